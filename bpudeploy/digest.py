@@ -1,0 +1,45 @@
+"""Digests of bytes and of canonical values: the only names that the store and the keys know."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NewType
+
+Digest = NewType("Digest", str)
+"""sha256 of some bytes, as 64 lower-case hex digits."""
+
+Key = NewType("Key", str)
+"""sha256 of a tagged canonical value, as 64 lower-case hex digits."""
+
+
+def digest_bytes(data: bytes) -> Digest:
+    """Return the sha256 of ``data``."""
+    return Digest(hashlib.sha256(data).hexdigest())
+
+
+def digest_file(path: Path) -> Digest:
+    """Return the sha256 of a file's bytes, read in bounded memory."""
+    with path.open("rb") as stream:
+        return Digest(hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def canonical(value: object) -> str:
+    """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN.
+
+    Raises:
+        ValueError: for NaN or infinity.
+        TypeError: for anything that JSON cannot say.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key_of(tag: str, parts: object) -> Key:
+    """Return the key of ``parts``, tagged with what it is a key of."""
+    return Key(hashlib.sha256(canonical([tag, parts]).encode()).hexdigest())
+
+
+def short(digest: str) -> str:
+    """Return the first 12 digits, which is what people read."""
+    return digest[:12]

