@@ -15,6 +15,8 @@ from bpudeploy.events import Event
 class Kind(StrEnum):
     """What an artifact holds. Each is one file."""
 
+    CHECKPOINT = "checkpoint"  # trained weights as published: .safetensors, .pth or .onnx
+    ARCHIVE = "archive"  # .whl, .zip or .tar of images
     MODEL = "model"  # .safetensors: a timm state dict; metadata names the architecture
     PREPROCESS = "preprocess"  # .json: the resolved preprocessing
     DATASET = "dataset"  # .zip: encoded images and index.json (evaluation and calibration sets)

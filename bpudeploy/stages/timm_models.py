@@ -1,0 +1,207 @@
+"""The one door to timm: every other module gets its models, transforms and configs through here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpudeploy.errors import StageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+METADATA_KEY = "bpudeploy.model"
+
+
+@dataclass(frozen=True)
+class ModelMeta:
+    """What a MODEL artifact says of itself: enough to build the network that its weights fit."""
+
+    architecture: str
+    image_size: int
+    num_classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A resolved preprocessing: from an encoded image to the pixels that the network was trained on.
+
+    ``size`` is (height, width) in pixels; ``mean`` and ``std`` are RGB in 0..1 units.
+    """
+
+    size: tuple[int, int]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def read(cls, path: Path) -> Preprocess:
+        """Read a PREPROCESS artifact."""
+        raw = json.loads(path.read_text())
+        return cls(
+            size=(raw["size"][0], raw["size"][1]),
+            interpolation=raw["interpolation"],
+            crop_pct=raw["crop_pct"],
+            crop_mode=raw["crop_mode"],
+            mean=(raw["mean"][0], raw["mean"][1], raw["mean"][2]),
+            std=(raw["std"][0], raw["std"][1], raw["std"][2]),
+        )
+
+
+def timm() -> Any:
+    """Import timm, also where torch is a build that torchvision's binary operators do not fit.
+
+    timm imports torchvision's transforms. With a CPU build of torch and a CUDA build of torchvision,
+    torchvision fails at import because ``torchvision::nms`` was never registered. Declaring the two
+    missing operators (never calling them: nothing here draws boxes) is enough. Where torchvision's own
+    library loads, the operators exist and nothing is declared.
+    """
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        _forget("torchvision")
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor x) -> Tensor")
+        _LIBRARIES.append(library)
+    import timm as package
+
+    return package
+
+
+_LIBRARIES: list[Any] = []  # torch unregisters an operator library when it is collected
+
+
+def _forget(package: str) -> None:
+    import sys
+
+    for name in [n for n in sys.modules if n == package or n.startswith(package + ".")]:
+        del sys.modules[name]
+
+
+def create(architecture: str, *, image_size: int | None, num_classes: int | None) -> torch.nn.Module:
+    """Build an untrained timm model in eval mode.
+
+    Args:
+        architecture: timm's name, without a pretrained tag.
+        image_size: input height and width; None for the architecture's own.
+        num_classes: size of the classifier; 0 for none; None for the architecture's own.
+
+    Raises:
+        StageError: timm has no such model, or it takes no other image size.
+    """
+    package = timm()
+    if not package.is_model(architecture):
+        raise StageError(
+            f"timm {package.__version__} has no architecture {architecture!r}", hint=_nearest(package, architecture)
+        )
+    wanted: dict[str, Any] = {"num_classes": num_classes} if num_classes is not None else {}
+    try:
+        model: torch.nn.Module = package.create_model(architecture, **wanted, img_size=image_size)
+    except TypeError:  # fully convolutional networks take any size and have no such argument
+        model = package.create_model(architecture, **wanted)
+    return model.eval()
+
+
+def _nearest(package: Any, name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, package.list_models(), n=3)
+    return f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
+
+
+def describe(model: torch.nn.Module, architecture: str, image_size: int | None) -> ModelMeta:
+    """Return what timm's pretrained_cfg says of a model's input, at the size that it was built for."""
+    timm()
+    from timm.data import resolve_data_config
+
+    args = {"input_size": (3, image_size, image_size)} if image_size else {}
+    config = resolve_data_config(args, model=model)
+    return ModelMeta(
+        architecture=architecture,
+        image_size=config["input_size"][1],
+        num_classes=int(model.num_classes),  # type: ignore[arg-type]
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+    )
+
+
+def save_model(model: torch.nn.Module, meta: ModelMeta, path: Path) -> None:
+    """Write a MODEL artifact: every parameter and buffer, and the metadata to rebuild the network."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous().clone() for name, tensor in sorted(model.state_dict().items())}
+    save_file(state, path, metadata={METADATA_KEY: json.dumps(asdict(meta), sort_keys=True)})
+
+
+def read_meta(path: Path) -> ModelMeta:
+    """Return the metadata of a MODEL artifact without reading its weights."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as tensors:
+        raw = json.loads(tensors.metadata()[METADATA_KEY])
+    return ModelMeta(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})
+
+
+def load_model(path: Path) -> tuple[torch.nn.Module, ModelMeta]:
+    """Rebuild a MODEL artifact's network with its weights, in eval mode; every name must match."""
+    from safetensors.torch import load_file
+
+    meta = read_meta(path)
+    model = create(meta.architecture, image_size=meta.image_size, num_classes=meta.num_classes)
+    model.load_state_dict(load_file(path), strict=True)
+    return model, meta
+
+
+def checkpoint_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pass a published state dict through the architecture's own filter (renames, resized embeddings)."""
+    import sys
+
+    module = sys.modules[type(model).__module__]
+    filter_fn = getattr(module, "checkpoint_filter_fn", None)
+    return dict(filter_fn(state, model)) if filter_fn else state
+
+
+def pixel_transform(preprocess: Preprocess) -> Callable[[Image.Image], np.ndarray[Any, Any]]:
+    """Return timm's own evaluation transform up to, and without, normalisation.
+
+    The result maps a PIL image to uint8 (H, W, 3): what a camera would hand to the board.
+    """
+    timm()
+    from timm.data import create_transform
+
+    transform = create_transform(
+        input_size=(3, *preprocess.size),
+        is_training=False,
+        use_prefetcher=True,  # leaves normalisation, and so the float conversion, to its caller
+        interpolation=preprocess.interpolation,
+        crop_pct=preprocess.crop_pct,
+        crop_mode=preprocess.crop_mode,
+    )
+
+    def apply(image: Image.Image) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        pixels = np.asarray(transform(image.convert("RGB")))
+        return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+    return apply
