@@ -50,14 +50,14 @@ class Options(Protocol):
     def canonical(self) -> Mapping[str, Any]: ...
 
 
-O = TypeVar("O", bound=Options)
+StageOptions = TypeVar("StageOptions", bound=Options)
 
 Fingerprint = Mapping[str, str]
 """Tool name to version (or content digest), for example ``{"torch": "2.13.0"}``."""
 
 
 @dataclass(frozen=True)
-class Stage(Generic[O]):
+class Stage(Generic[StageOptions]):
     """A pure function with a name and a version; ``run`` returns one path per kind in ``gives``.
 
     ``version`` is raised when the bytes that ``run`` would write change.
@@ -69,6 +69,6 @@ class Stage(Generic[O]):
     version: int
     takes: tuple[Kind, ...]
     gives: tuple[Kind, ...]
-    run: Callable[[Work, O, tuple[Artifact, ...]], tuple[Path, ...]]
+    run: Callable[[Work, StageOptions, tuple[Artifact, ...]], tuple[Path, ...]]
     tools: tuple[str, ...] = ()
     fingerprint: Fingerprint = field(default_factory=dict)

@@ -78,7 +78,7 @@ def _features(
     resolved = Preprocess.read(preprocess.path)
     mean, std = torch.tensor(resolved.mean).view(3, 1, 1), torch.tensor(resolved.std).view(3, 1, 1)
     rows = []
-    with safe_open(samples.path, framework="pt") as tensors, torch.inference_mode():
+    with safe_open(samples.path, framework="pt") as tensors, torch.no_grad():
         pixels, labels = tensors.get_slice("pixels"), tensors.get_tensor("labels")
         for start in range(0, len(labels), _BATCH):
             batch = pixels[start : start + _BATCH].permute(0, 3, 1, 2).float() / 255

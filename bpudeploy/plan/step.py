@@ -1,0 +1,112 @@
+"""A plan: steps in order, each a stage bound to its options and to the outputs of earlier steps."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from bpudeploy.digest import Digest, Key, key_of
+from bpudeploy.errors import UsageError
+from bpudeploy.stage import Kind, Stage
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The ``index``-th output of the step named ``step``."""
+
+    step: str
+    index: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage bound to options and inputs. ``name`` is GROUP or GROUP/PART, such as ``fetch/model``."""
+
+    name: str
+    stage: Stage[Any]
+    options: Any
+    inputs: tuple[Ref, ...]
+
+    @property
+    def group(self) -> str:
+        """The stage that people name: fetch, restructure, quantize, compile."""
+        return self.name.split("/")[0]
+
+    def key_parts(self, inputs: tuple[Digest, ...]) -> Mapping[str, Any]:
+        """Return everything that the key is made of, readable."""
+        return {
+            "stage": self.stage.name,
+            "version": self.stage.version,
+            "options": self.options.canonical(),
+            "inputs": {
+                f"{i} {ref.step}": digest for i, (ref, digest) in enumerate(zip(self.inputs, inputs, strict=True))
+            },
+            "tools": {name: _version(name) for name in self.stage.tools} | dict(self.stage.fingerprint),
+        }
+
+
+def step_key(parts: Mapping[str, Any]) -> Key:
+    """Return the key of a step: input DIGESTS in order (not who made them), options, version, tools."""
+    return key_of("step", {**parts, "inputs": list(parts["inputs"].values())})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in an order in which each comes after those that it takes from."""
+
+    recipe: str
+    steps: tuple[Step, ...]
+
+    def select(self, names: Collection[str]) -> frozenset[str]:
+        """Return the step names that ``names`` (steps or groups) stand for.
+
+        Raises:
+            UsageError: a name that is neither.
+        """
+        chosen: set[str] = set()
+        for name in names:
+            found = [s.name for s in self.steps if name in (s.name, s.group)]
+            if not found:
+                raise UsageError(f"no stage or step is named {name!r}", hint=_nearest(name, self.steps))
+            chosen.update([name] if name in found and "/" in name else found)
+        return frozenset(chosen)
+
+    def until(self, name: str | None) -> Plan:
+        """Return the plan up to and with the last step that ``name`` stands for."""
+        if name is None:
+            return self
+        chosen = self.select([name])
+        last = max(i for i, step in enumerate(self.steps) if step.name in chosen)
+        return Plan(self.recipe, self.steps[: last + 1])
+
+    def step(self, name: str) -> Step:
+        """Return the step of that name.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise UsageError(f"no step is named {name!r}", hint=_nearest(name, self.steps))
+
+
+def _nearest(name: str, steps: Iterable[Step]) -> str:
+    names = list(dict.fromkeys(n for s in steps for n in (s.group, s.name)))
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}?" if near else f"names: {', '.join(names)}"
+
+
+@cache
+def _version(distribution: str) -> str:
+    """Return a distribution's version from its metadata, without importing it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"

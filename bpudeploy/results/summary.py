@@ -1,0 +1,93 @@
+"""Everything one run has to say, as one frozen value: the terminal, --json and report.html draw it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from bpudeploy.results.measurement import Interval, Measurement, Provenance
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Drop(_Value):
+    """Loss against float on the same images, in percentage points (positive: worse than float)."""
+
+    points: Interval
+    p_value: float
+    """Exact McNemar test on the images that one of the two gets right and the other wrong."""
+
+
+class Accuracy(_Value):
+    """Top-1 of one form of the network over the evaluation set, in percent."""
+
+    form: str
+    where: str
+    top1: Interval
+    correct: int
+    images: int
+    drop: Drop | None
+    """None for float itself."""
+    agreement: float | None
+    """Percent of images whose top-1 is float's; None for float itself."""
+    provenance: Provenance
+
+
+class Step(_Value):
+    """One step of the plan as it went."""
+
+    name: str
+    cache: str
+    seconds: float
+    peak_mb: float | None
+    digests: tuple[str, ...]
+    bytes: int
+
+
+class Gate(_Value):
+    """One gate of ``check:``."""
+
+    name: str
+    limit: float
+    value: float
+    unit: str
+    holds: bool
+
+
+class Install(_Value):
+    """What push did."""
+
+    changed: bool
+    bytes_sent: int
+    seconds: float
+
+
+class Summary(_Value):
+    """One run of one recipe, from sources to board."""
+
+    schema_version: int = 1
+    recipe: str
+    target: str
+    backend: str
+    started: str
+    """UTC, ISO 8601."""
+    release: str
+    preprocess: str
+    proof_difference: float
+    """Worst |restructured - float| over the range of the float logits."""
+    proof_images: int
+    accuracy: tuple[Accuracy, ...]
+    measurement: Measurement
+    install: Install
+    steps: tuple[Step, ...]
+    gates: tuple[Gate, ...]
+    sizes: dict[str, int]
+    """Artifact to bytes."""
+    versions: dict[str, str]
+    run_directory: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.holds for gate in self.gates)

@@ -1,0 +1,51 @@
+"""The run directory: what was planned, what happened, what came out. Never read back by a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bpudeploy.errors import StoreError
+from bpudeploy.events import Event, Progress
+
+
+def new_run_directory(parent: Path, recipe: str) -> Path:
+    """Make ``parent/2026-11-24T091500-RECIPE``, with ``-2`` and so on when that second is taken.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S")
+    for number in range(1, 1000):
+        path = parent / (f"{stamp}-{recipe}" + (f"-{number}" if number > 1 else ""))
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StoreError(
+                f"cannot make {path}: {error.strerror}", hint="run in a folder that you can write"
+            ) from error
+        return path
+    raise StoreError(f"a thousand runs of {recipe} began in one second in {parent}", hint="use another folder")
+
+
+def event_writer(directory: Path) -> Callable[[Event], None]:
+    """Return a listener that appends each event but Progress to ``events.jsonl``, at once."""
+    path = directory / "events.jsonl"
+
+    def write(event: Event) -> None:
+        if isinstance(event, Progress):
+            return
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": type(event).__name__,
+            **asdict(event),
+        }
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    return write

@@ -1,0 +1,159 @@
+"""The small loop over a plan. It knows steps, keys and the store; not stages, boards or metrics."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpudeploy.digest import Digest, Key
+from bpudeploy.errors import StageContractError, StoreError
+from bpudeploy.events import Event, StepFinished, StepStarted, StepWaiting
+from bpudeploy.plan.step import Plan, Step, step_key
+from bpudeploy.stage import Artifact, Work
+from bpudeploy.store.files import storing
+from bpudeploy.store.locks import step_lock, store_in_use
+from bpudeploy.store.objects import add_object, object_path
+from bpudeploy.store.steps import Output, Record, find_record, record_path, remember, write_record
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step's record and whether it came from the store."""
+
+    record: Record
+    hit: bool
+    artifacts: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Results by step name, in the plan's order."""
+
+    steps: dict[str, StepResult]
+
+    @property
+    def ran(self) -> list[str]:
+        """The steps that were not in the store."""
+        return [name for name, result in self.steps.items() if not result.hit]
+
+    def artifact(self, step: str, index: int = 0) -> Artifact:
+        """Return one output of a step."""
+        return self.steps[step].artifacts[index]
+
+
+def run(plan: Plan, root: Path, emit: Callable[[Event], None], force: Collection[str] = ()) -> RunResult:
+    """Bring every step of ``plan`` into the store at ``root``, running what is not there.
+
+    Safe to stop at any moment: a step is in the store when its record is, and that is written last.
+    Other processes may run the same or other plans on the same store.
+
+    Raises:
+        BpudeployError: from a stage, or StoreError from the store itself.
+    """
+    forced = plan.select(force)
+    results: dict[str, StepResult] = {}
+    with store_in_use(root):
+        for step in plan.steps:
+            inputs = tuple(results[ref.step].artifacts[ref.index] for ref in step.inputs)
+            parts = step.key_parts(tuple(a.digest for a in inputs))
+            key = step_key(parts)
+            record = None if step.name in forced else find_record(root, key)
+            hit = record is not None
+            if record is None:
+                before = _written(root, key)
+                with step_lock(root, key, lambda step=step: emit(StepWaiting(step.name))):  # type: ignore[misc]
+                    if step.name not in forced or _written(root, key) != before:
+                        record = find_record(root, key)  # another process may have made it while we waited
+                    hit = record is not None
+                    if record is None:
+                        emit(StepStarted(step.name))
+                        record = _run_step(step, inputs, key, parts, root, emit)
+                        write_record(root, plan.recipe, record)
+            if hit:
+                remember(root, plan.recipe, record)
+            results[step.name] = StepResult(record, hit, _artifacts(step, record, root))
+            digests = tuple(o.digest for o in record.outputs)
+            emit(StepFinished(step.name, "hit" if hit else "miss", digests, record.seconds, record.peak_mb))
+    return RunResult(results)
+
+
+def _written(root: Path, key: Key) -> int | None:
+    """Return when a record was written: to tell that another forced run has just renewed it."""
+    try:
+        return record_path(root, key).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _run_step(
+    step: Step, inputs: tuple[Artifact, ...], key: Key, parts: object, root: Path, emit: Callable[[Event], None]
+) -> Record:
+    """Run one step in a fresh folder and move what it gives into the store. The caller holds its lock."""
+    folder = root / "work" / key
+    with storing(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed: we hold its lock now
+        folder.mkdir(parents=True)
+    reset_peak_memory()
+    started = time.perf_counter()
+    try:
+        paths = step.stage.run(Work(folder, emit), step.options, inputs)
+        seconds = time.perf_counter() - started
+        _check(step, paths, folder)
+        outputs = tuple(
+            Output(kind, add_object(root, path), object_size)
+            for kind, path in zip(step.stage.gives, paths, strict=True)
+            for object_size in (path.stat().st_size,)
+        )
+    except OSError as error:
+        raise StoreError(
+            f"{step.name}: {error}", hint="check the space and the permissions of the store and of temporary folders"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert isinstance(parts, dict)
+    return Record(step.name, key, parts, outputs, seconds, peak_memory_mb())
+
+
+def _check(step: Step, paths: tuple[Path, ...], folder: Path) -> None:
+    """Hold a stage to what it declared."""
+    if len(paths) != len(step.stage.gives):
+        raise StageContractError(
+            f"{step.name} gave {len(paths)} files and declares {len(step.stage.gives)}",
+            hint="correct the stage's `gives`",
+        )
+    for path in paths:
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file() or path.is_symlink():
+            raise StageContractError(
+                f"{step.name} gave {path}, which is not a file of its own under its work folder",
+                hint="write under work.dir, or return the path of a file copied there",
+            )
+
+
+def _artifacts(step: Step, record: Record, root: Path) -> tuple[Artifact, ...]:
+    return tuple(
+        Artifact(kind, Digest(o.digest), object_path(root, o.digest))
+        for kind, o in zip(step.stage.gives, record.outputs, strict=True)
+    )
+
+
+def reset_peak_memory() -> None:
+    """Start a new high-water mark of this process's resident memory, where Linux allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # peak_memory_mb then gives the peak since the process began: an upper bound
+
+
+def peak_memory_mb() -> float:
+    """Return the resident high-water mark in MB (10^6 bytes) since the last reset."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

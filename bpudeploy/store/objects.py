@@ -1,0 +1,63 @@
+"""Bytes by sha256: they arrive by rename, are read-only, and never change."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bpudeploy.digest import Digest, digest_file
+from bpudeploy.errors import StoreError
+from bpudeploy.store.files import storing, sync
+
+
+def default_root() -> Path:
+    """Return $BPUDEPLOY_STORE, else bpudeploy's folder in the user's cache directory."""
+    if chosen := os.environ.get("BPUDEPLOY_STORE"):
+        return Path(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "bpudeploy"
+
+
+def object_path(root: Path, digest: Digest) -> Path:
+    """Return where an object lies, whether or not it does."""
+    return root / "objects" / digest[:2] / digest[2:]
+
+
+def add_object(root: Path, source: Path) -> Digest:
+    """Move the file ``source`` (on the store's file system) in by its digest.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    digest = digest_file(source)
+    path = object_path(root, digest)
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sync(source)
+        source.chmod(0o444)
+        source.replace(path)  # equal bytes replace equal bytes
+        sync(path.parent)
+    return digest
+
+
+def object_digests(root: Path) -> list[Digest]:
+    """Return the digest of every object, sorted."""
+    return sorted(Digest(p.parent.name + p.name) for p in (root / "objects").glob("??/*"))
+
+
+def remove_object(root: Path, digest: Digest) -> None:
+    """Remove an object; one that is not there is no error."""
+    with storing(object_path(root, digest)):
+        object_path(root, digest).unlink(missing_ok=True)
+
+
+def check_object(root: Path, digest: Digest) -> bool:
+    """Return whether an object's bytes are still those of its name. Reads all of them.
+
+    Raises:
+        StoreError: the object is not there.
+    """
+    path = object_path(root, digest)
+    if not path.is_file():
+        raise StoreError(f"the store has no object {digest}", hint="run the recipe again: it is rebuilt")
+    return digest_file(path) == digest
