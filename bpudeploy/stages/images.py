@@ -29,7 +29,9 @@ class Labelled:
 class Files(Protocol):
     """Read access to the files of a source, by relative POSIX path."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]: ...
+
 
     def read(self, name: str) -> bytes: ...
 

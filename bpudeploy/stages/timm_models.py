@@ -136,7 +136,7 @@ def describe(model: torch.nn.Module, architecture: str, image_size: int | None) 
     return ModelMeta(
         architecture=architecture,
         image_size=config["input_size"][1],
-        num_classes=int(model.num_classes),  # type: ignore[arg-type]
+        num_classes=int(model.num_classes),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=config["interpolation"],
