@@ -1,0 +1,106 @@
+"""Intervals and tests: no number without its spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from bpudeploy.results.measurement import Interval, Latency
+from bpudeploy.results.summary import Drop
+
+_Z = 1.959963984540054  # 97.5 % point of the normal distribution
+
+
+def wilson(correct: int, images: int) -> Interval:
+    """Return a proportion in percent with Wilson's 95 % score interval (E. B. Wilson, JASA 22, 1927).
+
+    Raises:
+        ValueError: unless 0 <= correct <= images and images > 0.
+    """
+    if not 0 <= correct <= images or images == 0:
+        raise ValueError(f"{correct} of {images} is no proportion")
+    p, n, z2 = correct / images, images, _Z * _Z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return Interval(value=100 * p, low=100 * max(0.0, centre - half), high=100 * min(1.0, centre + half))
+
+
+def paired_drop(before: Sequence[bool], after: Sequence[bool]) -> Drop:
+    """Return the loss from ``before`` to ``after`` on the same images, in percentage points.
+
+    With b images right only before and c right only after, the loss is (b - c) / n. The interval is
+    Agresti and Min's adjusted Wald for matched pairs (Stat. Med. 24, 2005): half an image is added to each
+    of the four cells. The p-value is the exact McNemar test: two-sided binomial of min(b, c) in b + c, 1/2.
+
+    Raises:
+        ValueError: no images, or not the same number.
+    """
+    n = len(before)
+    if n == 0 or n != len(after):
+        raise ValueError("paired images are wanted")
+    b = sum(x and not y for x, y in zip(before, after, strict=True))
+    c = sum(y and not x for x, y in zip(before, after, strict=True))
+    bb, cc, nn = b + 0.5, c + 0.5, n + 2
+    centre = (bb - cc) / nn
+    half = _Z * math.sqrt((bb + cc) - (bb - cc) ** 2 / nn) / nn
+    points = Interval(value=100 * (b - c) / n, low=100 * (centre - half), high=100 * (centre + half))
+    return Drop(points=points, p_value=_mcnemar(b, c))
+
+
+def _mcnemar(b: int, c: int) -> float:
+    n, k = b + c, min(b, c)
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+
+
+def quantile(ordered: Sequence[float], q: float) -> Interval:
+    """Return a quantile with a distribution-free 95 % interval from order statistics.
+
+    The interval runs between the order statistics whose ranks bracket the central 95 % of Binomial(n, q)
+    (David and Nagaraja, Order Statistics, 7.1). Where the sample is too small for an upper rank (p99 of
+    fewer than about 370), the bound is the maximum and the coverage is less: 1 - q^n of the upper tail.
+
+    Args:
+        ordered: ascending, at least one value.
+    """
+    n = len(ordered)
+    value = ordered[min(n - 1, max(0, math.ceil(q * n) - 1))]
+    low, high = _binomial_ranks(n, q)
+    return Interval(value=value, low=ordered[max(0, low - 1)], high=ordered[min(n, high) - 1])
+
+
+def _binomial_ranks(n: int, q: float) -> tuple[int, int]:
+    """Return 1-based ranks (low, high) with P(low <= count below < high) >= 95 %, count ~ Binomial(n, q)."""
+    total, low = 0.0, 0
+    for k in range(n + 1):
+        log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        total += math.exp(log + k * math.log(q) + (n - k) * math.log1p(-q))
+        if total <= 0.025:
+            low = k + 1
+        if total >= 0.975:
+            return low, k + 1
+    return low, n
+
+
+def latency_of(samples_ms: Sequence[float]) -> Latency:
+    """Summarise single-stream latencies in ms.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    n = len(samples_ms)
+    if n < 2:
+        raise ValueError("a spread needs two frames")
+    ordered = sorted(samples_ms)
+    mean = math.fsum(samples_ms) / n
+    return Latency(
+        p50_ms=quantile(ordered, 0.50),
+        p90_ms=quantile(ordered, 0.90),
+        p99_ms=quantile(ordered, 0.99),
+        mean_ms=mean,
+        std_ms=math.sqrt(math.fsum((x - mean) ** 2 for x in samples_ms) / (n - 1)),
+        min_ms=ordered[0],
+        max_ms=ordered[-1],
+        frames=n,
+        fps=1000 / mean,
+        samples_ms=tuple(samples_ms),
+    )
