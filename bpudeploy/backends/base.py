@@ -26,6 +26,7 @@ class CompileInputs:
     quantized: Artifact  # QUANTIZED: QDQ, same node names
     calibration: Artifact  # SAMPLES
     preprocess: Artifact  # PREPROCESS
+    march: str  # the target's
 
 
 class Backend(Protocol):

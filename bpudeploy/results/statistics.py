@@ -49,7 +49,7 @@ def paired_drop(before: Sequence[bool], after: Sequence[bool]) -> Drop:
 
 def _mcnemar(b: int, c: int) -> float:
     n, k = b + c, min(b, c)
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+    return min(1.0, float(2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n))
 
 
 def quantile(ordered: Sequence[float], q: float) -> Interval:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from bpudeploy.spec.frozen import Frozen
 
@@ -48,7 +48,14 @@ class HbCompileOptions(Frozen):
 
 
 class CompileOptions(Frozen):
-    """One section a backend; only the section of the target's backend is read."""
+    """One section a backend; only the section of the target's backend is read.
+
+    A backend of another package may have a section under its own name: ``spec.load`` refuses names that are
+    not installed, and the backend's own model validates what is in it.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Any]]
 
     ort: OrtOptions | None = None
     hb_mapper: HbMapperOptions | None = None

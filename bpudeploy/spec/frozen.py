@@ -6,6 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """Unknown keys and wrong types are errors; nothing is coerced ("8" is not 8, ``yes`` is not 1)."""
+    """Unknown keys and wrong types are errors; nothing is coerced ("8" is not 8, ``yes`` is not 1).
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    Validators are built when first used: a recipe has a dozen sections, and only the whole is ever
+    validated. The text under a field is its description in the JSON Schema (see ``spec.schema``).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)

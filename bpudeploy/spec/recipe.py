@@ -108,7 +108,8 @@ class CalibrationSpec(Frozen):
     source: SourceText | None = None
     """An image tree of its own; when left out, drawn from the dataset's images outside evaluation."""
     sha256: Sha256 | None = None
-    count: Annotated[int, Field(ge=1, le=100_000)] = 64
+    count: Annotated[int, Field(ge=1, le=100_000)] | None = 64
+    """Number of images; null for all that are not in evaluation."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -179,5 +180,5 @@ class RecipeFile(Recipe):
 
     extends: str | None = None
     """Another recipe file, relative to this one; maps merge, lists and scalars replace."""
-    matrix: dict[str, list[Any]] = {}
+    matrix: dict[str, list[Any]] = Field(default_factory=dict)
     """Dotted field to the values it takes: one recipe for each combination."""

@@ -6,9 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-_PYPI = re.compile(
-    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+_-]+)(?:#(?P<member>[^\s#]+))?"
-)
+_PYPI = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+_-]+)(?:#(?P<member>[^\s#]+))?")
 _TIMM = re.compile(r"[a-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
 
 
@@ -19,6 +17,25 @@ class SourceKind(StrEnum):
     FILE = "file"
     HTTPS = "https"
     PYPI = "pypi"
+
+
+class CheckpointFormat(StrEnum):
+    """How published weights are encoded. None of them is ever unpickled."""
+
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+    ONNX = "onnx"
+
+    @classmethod
+    def of(cls, name: str) -> CheckpointFormat | None:
+        """Return the format that a file name's ending says, None for an ending that is none of ours."""
+        return next((f for ending, f in cls.endings().items() if name.lower().endswith(ending)), None)
+
+    @classmethod
+    def endings(cls) -> dict[str, CheckpointFormat]:
+        """Return file ending to format."""
+        torch = dict.fromkeys((".pth", ".pt", ".bin"), cls.TORCH)
+        return {".safetensors": cls.SAFETENSORS, **torch, ".onnx": cls.ONNX}
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class Source:
     @property
     def remote(self) -> bool:
         """Whether the bytes can change without us: such a source needs a ``sha256``."""
-        return self.kind in (SourceKind.HTTPS, SourceKind.PYPI)
+        return self.kind is not SourceKind.FILE
 
     @classmethod
     def parse(cls, text: str) -> Source:
@@ -54,10 +71,10 @@ class Source:
                 raise ValueError("expected timm:MODEL or timm:MODEL.TAG, like timm:deit_tiny_patch16_224.fb_in1k")
             return cls(SourceKind.TIMM, rest)
         if scheme == "https":
-            url, _, member = text.partition("#")
+            url, _, inside = text.partition("#")
             if not re.fullmatch(r"https://[^\s/]+/\S*", url):
                 raise ValueError("expected https://HOST/PATH")
-            return cls(SourceKind.HTTPS, url, member=member or None)
+            return cls(SourceKind.HTTPS, url, member=inside or None)
         if scheme == "pypi":
             found = _PYPI.fullmatch(rest)
             member = found["member"] if found else None

@@ -46,7 +46,7 @@ class Target(Frozen):
     backend: str
     """The name of a compile backend (``bpudeploy backends``)."""
     board: BoardSpec = BoardSpec()
-    allowed: dict[str, list[str | int]] = {}
+    allowed: dict[str, list[str | int]] = Field(default_factory=dict)
     """Option of the backend to the values that this march has; an option not named here does not exist."""
-    sources: dict[str, str] = {}
+    sources: dict[str, str] = Field(default_factory=dict)
     """Fact to where it was read."""

@@ -24,13 +24,12 @@ _TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class DownloadOptions:
-    """A source, the folder that a relative path starts from, and the digest its bytes must have.
+    """A source and the digest that its bytes must have.
 
     ``sha256`` None is for ``pin`` only: a plan always knows the digest.
     """
 
     source: Source
-    base: Path
     sha256: Digest | None
 
     def canonical(self) -> Mapping[str, Any]:
@@ -48,7 +47,7 @@ def download(work: Work, options: DownloadOptions, step: str) -> Path:
     work.emit(Note(step, f"from {describe(source)}"))
     match source.kind:
         case SourceKind.FILE:
-            path = _copy(options.base / source.locator, work.dir / "file")
+            path = _copy(Path(source.locator), work.dir / "file")
         case SourceKind.HTTPS:
             path = _https(work, source.locator, step)
         case SourceKind.PYPI:

@@ -6,49 +6,19 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note
 from bpudeploy.spec.recipe import PreprocessSpec
+from bpudeploy.spec.source import CheckpointFormat
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 
 if TYPE_CHECKING:
     import torch
 
 STEP = "fetch/model"
-
-
-class CheckpointFormat(StrEnum):
-    """How published weights are encoded. None of them is ever unpickled."""
-
-    SAFETENSORS = "safetensors"
-    TORCH = "torch"
-    ONNX = "onnx"
-
-    @classmethod
-    def of(cls, name: str) -> CheckpointFormat:
-        """Return the format that a file name's ending says.
-
-        Raises:
-            StageError: an ending that is none of ours.
-        """
-        endings = {
-            ".safetensors": cls.SAFETENSORS,
-            ".pth": cls.TORCH,
-            ".pt": cls.TORCH,
-            ".bin": cls.TORCH,
-            ".onnx": cls.ONNX,
-        }
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix not in endings:
-            raise StageError(
-                f"cannot tell the format of {name!r} from its ending",
-                hint=f"endings that are read: {', '.join(endings)}",
-            )
-        return endings[suffix]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ class Files(Protocol):
     @property
     def names(self) -> Sequence[str]: ...
 
-
     def read(self, name: str) -> bytes: ...
 
 

@@ -1,0 +1,80 @@
+"""Backend `ort`: the board's CPU under onnxruntime. A real device, and never a BPU."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpudeploy.backends.base import CompileInputs, Runtime
+from bpudeploy.backends.samples import Normalisation
+from bpudeploy.events import Note
+from bpudeploy.spec.compile_options import OrtOptions
+from bpudeploy.stage import Fingerprint, Work
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class OrtBackend:
+    """Puts the pixels' normalisation in front of the QDQ graph; onnxruntime compiles it where it runs."""
+
+    name = "ort"
+    version = 1
+    runtime = Runtime.ONNXRUNTIME
+    options_type = OrtOptions
+
+    def fingerprint(self) -> Fingerprint:
+        return {"onnx": version("onnx")}
+
+    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+        """Write the binary: uint8 RGB (1, H, W, 3) in, float32 logits (1, classes) out, opset 13."""
+        import onnx
+
+        model = onnx.load(inputs.quantized.path)
+        bound = with_pixels(model, Normalisation.read(inputs.preprocess.path))
+        out = work.dir / "model.onnx"
+        onnx.save(bound, out)
+        size = out.stat().st_size / 1e6
+        work.emit(Note("compile", f"{len(bound.graph.node)} nodes, {size:.1f} MB, for onnxruntime on the board's CPU"))
+        return out
+
+
+def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.ModelProto:
+    """Return ``model`` with uint8 NHWC pixels as input and (1, classes) logits as output.
+
+    (x / 255 - mean) / std is one multiplication and one addition per channel: x * scale + shift.
+    """
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    graph = out.graph
+    (given,), (made,) = graph.input, graph.output
+    height, width = normalisation.size
+    pixels = helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, [1, height, width, 3])
+    classes = int(np.prod([d.dim_value for d in made.type.tensor_type.shape.dim]))
+    logits = helper.make_tensor_value_info("logits.flat", onnx.TensorProto.FLOAT, [1, classes])
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(normalisation.scale, np.float32).reshape(1, 3, 1, 1), "pixels.scale"),
+            numpy_helper.from_array(np.array(normalisation.shift, np.float32).reshape(1, 3, 1, 1), "pixels.shift"),
+            numpy_helper.from_array(np.array([1, classes], np.int64), "logits.flat.shape"),
+        ]
+    )
+    front = [
+        helper.make_node("Transpose", ["pixels"], ["pixels.nchw"], name="pixels.transpose", perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["pixels.nchw"], ["pixels.float"], name="pixels.cast", to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixels.float", "pixels.scale"], ["pixels.scaled"], name="pixels.scale"),
+        helper.make_node("Add", ["pixels.scaled", "pixels.shift"], [given.name], name="pixels.shift"),
+    ]
+    back = helper.make_node("Reshape", [made.name, "logits.flat.shape"], ["logits.flat"], name="logits.flatten")
+    nodes = [*front, *graph.node, back]
+    del graph.node[:], graph.input[:], graph.output[:]
+    graph.node.extend(nodes)
+    graph.input.append(pixels)
+    graph.output.append(logits)
+    onnx.checker.check_model(out, full_check=True)
+    return out

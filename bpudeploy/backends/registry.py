@@ -1,0 +1,37 @@
+"""Finding backends by their entry points: names from metadata, code only for the chosen one."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from bpudeploy.backends.base import Backend
+from bpudeploy.errors import UsageError
+
+GROUP = "bpudeploy.backends"
+PLANNED = ("hb_mapper", "hb_compile")
+"""Backends that targets name and that this version does not have yet."""
+
+
+def backend_names() -> list[str]:
+    """Return the names of the installed backends; imports none of them."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def load_backend(name: str) -> Backend | None:
+    """Return a backend, or None for one that this version does not have yet.
+
+    Raises:
+        UsageError: nobody knows that name, or its package cannot be imported.
+    """
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            try:
+                backend: Backend = point.load()()
+            except Exception as error:  # a third party's import may raise anything
+                raise UsageError(
+                    f"backend {name!r} ({point.value}) cannot be loaded: {error}", hint="reinstall its package"
+                ) from error
+            return backend
+    if name in PLANNED:
+        return None
+    raise UsageError(f"no backend is named {name!r}", hint=f"installed: {', '.join(backend_names())}")

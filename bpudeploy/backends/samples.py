@@ -1,0 +1,108 @@
+"""What a network eats: the images of a SAMPLES artifact, and the PREPROCESS artifact's mean and scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from bpudeploy.errors import StageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Normalisation(BaseModel):
+    """The part of a PREPROCESS artifact that acts after resize and crop; other keys are not read here.
+
+    ``size`` is (H, W) in pixels; ``mean`` and ``std`` are per RGB channel in 0..1 units.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def read(cls, path: Path) -> Normalisation:
+        """Read a PREPROCESS artifact."""
+        return cls.model_validate_json(path.read_bytes())
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """Per channel, what a pixel of 0..255 is multiplied by."""
+        return tuple(1.0 / (255.0 * std) for std in self.std)
+
+    @property
+    def shift(self) -> tuple[float, ...]:
+        """Per channel, what is added after the scale."""
+        return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+
+    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return uint8 RGB (N, H, W, 3) as normalised float32 (N, 3, H, W)."""
+        import numpy as np
+
+        scale, shift = np.array(self.scale, np.float32), np.array(self.shift, np.float32)
+        return np.ascontiguousarray((pixels.astype(np.float32) * scale + shift).transpose(0, 3, 1, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Images and their labels: ``pixels`` uint8 RGB (N, H, W, 3), ``labels`` int64 (N,)."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, path: Path) -> Samples:
+        """Read a SAMPLES artifact.
+
+        Raises:
+            StageError: when it holds something else.
+        """
+        tensors = _load(path)
+        pixels, labels = tensors.get("pixels"), tensors.get("labels")
+        if pixels is None or labels is None or pixels.dtype != "uint8" or pixels.ndim != 4 or pixels.shape[3] != 3:
+            raise StageError(f"{path} does not hold uint8 pixels (N, H, W, 3) and labels", hint="run fetch again")
+        if not len(pixels) or len(pixels) != len(labels):
+            raise StageError(f"{path} holds {len(pixels)} images and {len(labels)} labels", hint="run fetch again")
+        return cls(pixels.astype("uint8", copy=False), labels.astype("int64"))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a network said: ``logits`` float32 (N, classes) for ``labels`` int64 (N,)."""
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, path: Path) -> Scores:
+        """Read a SCORES artifact."""
+        tensors = _load(path)
+        return cls(tensors["logits"].astype("float32"), tensors["labels"].astype("int64"))
+
+    def write(self, path: Path) -> Path:
+        """Write a SCORES artifact and return its path."""
+        from safetensors.numpy import save_file
+
+        save_file({"logits": self.logits.astype("float32"), "labels": self.labels.astype("int64")}, path)
+        return path
+
+    @property
+    def top1(self) -> float:
+        """The share of images whose largest logit is at the label."""
+        return float((self.logits.argmax(axis=1) == self.labels).mean())
+
+
+def _load(path: Path) -> dict[str, NDArray[np.generic]]:
+    from safetensors.numpy import load_file
+
+    tensors: dict[str, NDArray[np.generic]] = load_file(path)
+    return tensors

@@ -1,0 +1,153 @@
+"""recipe + target -> Plan: the whole pipeline, to be read from top to bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bpudeploy.backends.base import Backend
+from bpudeploy.digest import Digest, digest_file, key_of
+from bpudeploy.errors import SpecError
+from bpudeploy.plan.builder import PlanBuilder
+from bpudeploy.plan.step import Plan, Ref
+from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.recipe import CalibrationSpec, ModelSpec
+from bpudeploy.spec.source import CheckpointFormat, Source, SourceKind
+from bpudeploy.stage import Kind
+from bpudeploy.stages.compile import CompileStageOptions, compile_with
+from bpudeploy.stages.download import DownloadOptions, download_stage
+from bpudeploy.stages.fetch_data import DatasetOptions, Origin, Tree, dataset_stage
+from bpudeploy.stages.fetch_model import (
+    FETCH_MODEL,
+    FETCH_MODEL_WITH_HEAD,
+    PREPROCESS,
+    ModelOptions,
+    PreprocessOptions,
+)
+from bpudeploy.stages.head import FIT_HEAD, HeadOptions
+from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions, ScoreOptions
+from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, ReferenceOptions, RestructureOptions
+from bpudeploy.stages.samples import SAMPLES, SamplesOptions, Subset
+
+BINARY = "compile"
+EVALUATION = "fetch/evaluation"
+CALIBRATION = "fetch/calibration"
+PREPROCESSING = "fetch/preprocess"
+FLOAT_SCORES = "restructure/reference"
+GRAPH = "restructure"  # gives the graph, then its scores
+QUANTIZED = "quantize"
+INT8_SCORES = "quantize/scores"
+HEAD = "head/fit"
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    model: Ref
+    preprocess: Ref
+    evaluation: Ref
+    calibration: Ref
+
+
+def plan(resolved: Resolved, backend: Backend | None) -> Plan:
+    """Bind a recipe to stages; ``backend`` None (its driver is not installed) ends the plan at quantize.
+
+    Hashes local sources; reads nothing else, runs nothing.
+
+    Raises:
+        SpecError: a local source cannot be read.
+    """
+    recipe = resolved.recipe
+    p = PlanBuilder(recipe.name)
+    fetched = _fetch(p, resolved)
+    model, preprocess, evaluation, calibration = (
+        fetched.model,
+        fetched.preprocess,
+        fetched.evaluation,
+        fetched.calibration,
+    )
+    (scores,) = p.add(REFERENCE, FLOAT_SCORES, ReferenceOptions(), model, preprocess, evaluation)
+    options = RestructureOptions(recipe.restructure.tolerance)
+    graph, _ = p.add(RESTRUCTURE, GRAPH, options, model, preprocess, evaluation, scores)
+    quantize = QuantizeOptions.of(recipe.quantize)
+    (quantized,) = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
+    p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), quantized, preprocess, evaluation)
+    if backend is not None:
+        chosen = CompileStageOptions.of(resolved, backend)
+        p.add(compile_with(backend), BINARY, chosen, graph, quantized, calibration, preprocess)
+    return p.build()
+
+
+def plan_head(resolved: Resolved, l2: float) -> Plan:
+    """Plan the fit of a linear head on every image of the dataset that is not in evaluation."""
+    recipe = resolved.recipe
+    training = recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"head": None}),
+            "calibration": CalibrationSpec(count=None, seed=0),
+        }
+    )
+    p = PlanBuilder(f"{recipe.name}-head")
+    fetched = _fetch(p, replace(resolved, recipe=training))
+    p.add(FIT_HEAD, HEAD, HeadOptions(l2), fetched.model, fetched.preprocess, fetched.calibration)
+    return p.build()
+
+
+def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
+    recipe = resolved.recipe
+    source = Source.parse(recipe.model.source)
+    checkpoints = [_download(p, "fetch/weights", Kind.CHECKPOINT, source, recipe.model.sha256)]
+    head = recipe.model.head
+    if head is not None:
+        checkpoints.append(_download(p, "fetch/head", Kind.CHECKPOINT, Source.parse(head.source), head.sha256))
+    stage = FETCH_MODEL_WITH_HEAD if head else FETCH_MODEL
+    (model,) = p.add(stage, "fetch/model", _model_options(recipe.model, source), *checkpoints)
+    (preprocess,) = p.add(PREPROCESS, PREPROCESSING, PreprocessOptions(recipe.preprocess), model)
+    archives: list[Ref] = []
+    origin = _origin(p, "fetch/archive", recipe.dataset.source, recipe.dataset.sha256, archives)
+    calibration = recipe.calibration
+    other = (
+        _origin(p, "fetch/calibration-archive", calibration.source, calibration.sha256, archives)
+        if calibration.source
+        else None
+    )
+    options = DatasetOptions(recipe.dataset, origin, calibration, other)
+    (dataset,) = p.add(dataset_stage(len(archives)), "fetch/dataset", options, *archives)
+    (evaluated,) = p.add(SAMPLES, EVALUATION, SamplesOptions(Subset.EVALUATION), dataset, preprocess)
+    (calibrated,) = p.add(SAMPLES, CALIBRATION, SamplesOptions(Subset.CALIBRATION), dataset, preprocess)
+    return _Inputs(model, preprocess, evaluated, calibrated)
+
+
+def _model_options(spec: ModelSpec, source: Source) -> ModelOptions:
+    name = "model.safetensors" if source.kind is SourceKind.TIMM else (source.member or source.locator)
+    architecture = spec.architecture or source.locator.split(".")[0]
+    encoded = CheckpointFormat.of(name)
+    assert encoded is not None  # spec.checks refuses other endings
+    return ModelOptions(architecture, spec.image_size, encoded, source.member, spec.head is not None)
+
+
+def _download(p: PlanBuilder, step: str, kind: Kind, source: Source, pinned: str | None) -> Ref:
+    digest = Digest(pinned) if pinned else _digest_local(Path(source.locator))
+    (ref,) = p.add(download_stage(step, kind), step, DownloadOptions(source, digest))
+    return ref
+
+
+def _origin(p: PlanBuilder, step: str, text: str, pinned: str | None, archives: list[Ref]) -> Origin:
+    """Return where a set's images are; a source that is a file is fetched first, a folder is read in place."""
+    source = Source.parse(text)
+    if source.kind is SourceKind.FILE and (Path(source.locator)).is_dir():
+        return Origin(Tree(Path(source.locator), _digest_tree(Path(source.locator))), None)
+    archives.append(_download(p, step, Kind.ARCHIVE, source, pinned))
+    return Origin(None, source.member)
+
+
+def _digest_local(path: Path) -> Digest:
+    try:
+        return digest_file(path)
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}", hint="correct the source's path") from error
+
+
+def _digest_tree(root: Path) -> Digest:
+    """Digest a folder by the relative path and the bytes of every file in it."""
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    return Digest(key_of("tree", [[p.relative_to(root).as_posix(), _digest_local(p)] for p in files]))

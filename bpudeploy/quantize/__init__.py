@@ -1,0 +1,1 @@
+"""Static INT8: observers that stream, and the QDQ form of a restructured graph."""

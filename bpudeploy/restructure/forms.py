@@ -1,0 +1,53 @@
+"""The form that a BPU takes: opset 11, 4-D throughout, static shapes, only known operators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bpudeploy.errors import StageError
+from bpudeploy.restructure.graph import IR_VERSION, OPSET
+
+if TYPE_CHECKING:
+    import onnx
+
+ALLOWED = frozenset(
+    {"Conv", "MatMul", "Softmax", "Erf", "Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal"}
+    | {"Transpose", "Reshape", "Slice", "Concat", "GlobalAveragePool"}
+)
+
+
+def faults(model: onnx.ModelProto) -> list[str]:
+    """Return everything that keeps ``model`` from the form, each as one line naming the node; empty when none.
+
+    Rank is that of each node's output by ONNX's shape inference; constants may have any rank.
+    """
+    import onnx
+
+    found = [f"opset {entry.version} of {entry.domain or 'onnx'!r}" for entry in _foreign(model)]
+    if model.ir_version > IR_VERSION:
+        found.append(f"IR version {model.ir_version}, above {IR_VERSION}")
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    infos = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
+    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in infos}
+    for node in model.graph.node:
+        if node.op_type not in ALLOWED:
+            found.append(f"{node.name}: operator {node.op_type}")
+        for output in node.output:
+            shape = shapes.get(output)
+            if shape is None or len(shape) != 4 or 0 in shape:
+                found.append(f"{node.name}: output of shape {shape}")
+    return found
+
+
+def check_forms(model: onnx.ModelProto) -> None:
+    """Raise StageError with the first few faults of ``model``, if it has any."""
+    found = faults(model)
+    if found:
+        raise StageError(
+            f"the rewritten graph has {len(found)} nodes that a BPU does not take: {'; '.join(found[:5])}",
+            hint="this is a fault of the rewrite; report the model's name",
+        )
+
+
+def _foreign(model: onnx.ModelProto) -> list[onnx.OperatorSetIdProto]:
+    return [entry for entry in model.opset_import if entry.domain or entry.version != OPSET]

@@ -1,0 +1,125 @@
+"""A recipe's file to what is built: composed, validated, and checked against its target."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bpudeploy.errors import SpecError
+from bpudeploy.spec.checks import problems
+from bpudeploy.spec.compose import compose, expand, nearest, put
+from bpudeploy.spec.recipe import Recipe
+from bpudeploy.spec.source import Source, SourceKind
+from bpudeploy.spec.target import Target
+from bpudeploy.spec.validate import all_of, problem, validate
+from bpudeploy.spec.yamlmarks import Node, load_yaml
+
+_SOURCES = (("model", "source"), ("model", "head", "source"), ("dataset", "source"), ("calibration", "source"))
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A valid recipe with its target. Local sources are relative to the working directory.
+
+    ``root`` is the recipe as it was written, for errors that need a place.
+    """
+
+    recipe: Recipe
+    target: Target
+    files: tuple[Path, ...]
+    root: Node = field(compare=False, repr=False)
+
+
+def load_recipe(
+    path: Path, sets: Sequence[str] = (), backends: Callable[[], Collection[str]] = tuple
+) -> tuple[Resolved, ...]:
+    """Load every recipe that ``path`` stands for (several, when it has a ``matrix:``).
+
+    Args:
+        sets: ``a.b=c``, laid over the file.
+        backends: names of the installed backends; asked only for a ``compile:`` section that is not ours.
+
+    Raises:
+        SpecError: the first of all errors found, with the rest in ``others``.
+    """
+    composed = compose(path, sets)
+    return tuple(_resolve(root, composed.files, backends) for root in expand(composed.root))
+
+
+def _resolve(root: Node, files: tuple[Path, ...], backends: Callable[[], Collection[str]]) -> Resolved:
+    root = _paths_from_here(root)
+    recipe = validate(Recipe, root)
+    written = root.get(("target",))
+    assert written is not None
+    try:
+        target, target_file = load_target(recipe.target, written.folder)
+    except SpecError as error:
+        if error.where is not None:
+            raise
+        raise SpecError(error.message, where=written.mark, field="target", hint=error.hint) from error
+    found = problems(recipe, target, root)
+    extra = recipe.compile.model_extra or {}
+    if extra:
+        found += [_unknown_backend(root, name, backends()) for name in extra if name not in backends()]
+    if found:
+        raise all_of(found)
+    return Resolved(recipe, target, (*files, target_file), root)
+
+
+def _unknown_backend(root: Node, name: str, installed: Collection[str]) -> SpecError:
+    names = sorted({*installed, "hb_mapper", "hb_compile"})
+    near = nearest(name, names)
+    hint = f"did you mean {near}?" if near else f"backends: {', '.join(names)}"
+    return problem(root, ("compile", name), f"no backend is named {name!r}", hint)
+
+
+def _paths_from_here(root: Node) -> Node:
+    """Turn each local source into a path from the working directory: it was written from its file's folder."""
+    for path in _SOURCES:
+        node, key = root.get(path), root.key_mark(path)
+        if node is None or key is None or not isinstance(node.scalar, str):
+            continue
+        try:
+            source = Source.parse(node.scalar)
+        except ValueError:
+            continue  # reported with the rest of the recipe
+        if source.kind is SourceKind.FILE:
+            local = os.path.normpath(node.folder / source.locator)
+            root = put(root, path, Node(node.mark, node.folder, scalar=local), key)
+    return root
+
+
+def built_in_targets() -> Path:
+    """Return the folder of the targets that come with bpudeploy: in the package, or in the checkout."""
+    package = Path(__file__).parents[1]
+    return next(p for p in (package / "targets", package.parent / "targets") if p.is_dir())
+
+
+def list_targets(folder: Path) -> dict[str, Path]:
+    """Return target name to file: those in ``folder``/targets, then the built-in ones."""
+    places = (built_in_targets(), folder / "targets")
+    return {file.stem: file for place in places for file in sorted(place.glob("*.yaml"))}
+
+
+def load_target(name: str, folder: Path) -> tuple[Target, Path]:
+    """Load a target by name, or by path from ``folder`` when ``name`` ends in .yaml.
+
+    Raises:
+        SpecError: there is none, or its file is wrong.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(os.path.normpath(folder / name))
+    else:
+        known = list_targets(folder)
+        if name not in known:
+            near = nearest(name, list(known))
+            hint = f"did you mean {near}?" if near else f"targets: {', '.join(sorted(known))}"
+            raise SpecError(f"no target is named {name!r}", hint=hint)
+        path = known[name]
+    root = load_yaml(path)
+    target = validate(Target, root)
+    if not name.endswith((".yaml", ".yml")) and target.name != path.stem:
+        raise problem(root, ("name",), f"{path.name} names itself {target.name!r}", "a target is named as its file is")
+    return target, path

@@ -1,0 +1,59 @@
+"""compile: a backend as a stage, so that the runner never meets one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from bpudeploy.backends.base import Backend, CompileInputs
+from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.validate import validate
+from bpudeploy.stage import Artifact, Kind, Stage, Work
+
+
+@dataclass(frozen=True)
+class CompileStageOptions:
+    """The backend's own options, and what it compiles for."""
+
+    march: str
+    options: BaseModel
+
+    @classmethod
+    def of(cls, resolved: Resolved, backend: Backend) -> CompileStageOptions:
+        """Take the recipe's section of this backend, held to the backend's own model.
+
+        Raises:
+            SpecError: the section is wrong (a section of ours was validated with the recipe).
+        """
+        section = getattr(resolved.recipe.compile, backend.name, None)
+        if isinstance(section, dict):
+            at = ("compile", backend.name)
+            node = resolved.root.get(at)
+            assert node is not None
+            section = validate(backend.options_type, node, at)
+        return cls(resolved.target.march.value, section or backend.options_type())
+
+    def canonical(self) -> Mapping[str, Any]:
+        return {"march": self.march, **self.options.model_dump(mode="json", exclude_none=True)}
+
+
+def compile_with(backend: Backend) -> Stage[CompileStageOptions]:
+    """Return the stage that runs ``backend``; its name, version and tools are in the key."""
+
+    def run(work: Work, options: CompileStageOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+        graph, quantized, calibration, preprocess = inputs
+        given = CompileInputs(graph, quantized, calibration, preprocess, options.march)
+        return (backend.compile(work, given, options.options),)
+
+    return Stage(
+        f"compile with {backend.name}",
+        backend.version,
+        takes=(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS),
+        gives=(Kind.BINARY,),
+        run=run,
+        fingerprint=backend.fingerprint(),
+    )
