@@ -54,21 +54,21 @@ def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.Mo
     graph = out.graph
     (given,), (made,) = graph.input, graph.output
     height, width = normalisation.size
-    pixels = helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, [1, height, width, 3])
+    pixels = helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [1, height, width, 3])
     classes = int(np.prod([d.dim_value for d in made.type.tensor_type.shape.dim]))
     logits = helper.make_tensor_value_info("logits.flat", onnx.TensorProto.FLOAT, [1, classes])
     graph.initializer.extend(
         [
-            numpy_helper.from_array(np.array(normalisation.scale, np.float32).reshape(1, 3, 1, 1), "pixels.scale"),
-            numpy_helper.from_array(np.array(normalisation.shift, np.float32).reshape(1, 3, 1, 1), "pixels.shift"),
+            numpy_helper.from_array(np.array(normalisation.scale, np.float32).reshape(1, 3, 1, 1), "image.scale"),
+            numpy_helper.from_array(np.array(normalisation.shift, np.float32).reshape(1, 3, 1, 1), "image.shift"),
             numpy_helper.from_array(np.array([1, classes], np.int64), "logits.flat.shape"),
         ]
     )
     front = [
-        helper.make_node("Transpose", ["pixels"], ["pixels.nchw"], name="pixels.transpose", perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["pixels.nchw"], ["pixels.float"], name="pixels.cast", to=onnx.TensorProto.FLOAT),
-        helper.make_node("Mul", ["pixels.float", "pixels.scale"], ["pixels.scaled"], name="pixels.scale"),
-        helper.make_node("Add", ["pixels.scaled", "pixels.shift"], [given.name], name="pixels.shift"),
+        helper.make_node("Transpose", ["image"], ["image.nchw"], name="image.transpose", perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["image.nchw"], ["image.float"], name="image.cast", to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["image.float", "image.scale"], ["image.scaled"], name="image.scale"),
+        helper.make_node("Add", ["image.scaled", "image.shift"], [given.name], name="image.shift"),
     ]
     back = helper.make_node("Reshape", [made.name, "logits.flat.shape"], ["logits.flat"], name="logits.flatten")
     nodes = [*front, *graph.node, back]

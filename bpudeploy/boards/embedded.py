@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import json
 import os
@@ -40,6 +41,15 @@ def open_embedded(
         BoardError: no server could be started or reached.
     """
     directory = directory.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs would disturb each other's measurements: they take turns
+        with _opened(directory, name, root, server) as board:
+            yield board
+
+
+@contextmanager
+def _opened(directory: Path, name: str, root: str, server: ServerKind | None) -> Iterator[SshBoard]:
     client_key, host_key = _keys(directory)
     kinds = [server] if server else [ServerKind.OPENSSH, ServerKind.PYTHON]
     for kind in kinds:
@@ -99,7 +109,6 @@ def _server(directory: Path, kind: ServerKind, name: str) -> Iterator[int | None
 
 def _keys(directory: Path) -> tuple[Path, str]:
     """Return the client's private key file and the host's public key, made on first use."""
-    directory.mkdir(parents=True, exist_ok=True)
     for key in ("host_key", "client_key"):
         if not (directory / key).exists() or not (directory / f"{key}.pub").exists():
             _generate(directory, key)

@@ -146,7 +146,8 @@ def main() -> None:
     say("loaded", seconds=loaded)
     measure(infer, pixels, args.warmup, args.min_frames, args.min_seconds)
     for i in range(len(labels)):
-        say("logits", index=i, label=int(labels[i]), values=[float(v) for v in infer(pixels[i][None]).reshape(-1)])
+        values = [float(v) for v in infer(pixels[i][None]).reshape(-1)]
+        say("logits", index=i, of=len(labels), label=int(labels[i]), values=values)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     say("done", images=len(labels), peak_memory_mb=peak)
     sys.stdout.flush()

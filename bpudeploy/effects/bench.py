@@ -47,6 +47,7 @@ class _Latencies(_Line):
 class _Logits(_Line):
     kind: Literal["logits"]
     index: int
+    of: int
     label: int
     values: tuple[float, ...]
 
@@ -66,7 +67,6 @@ def bench(
     release: Release,
     samples: Artifact,
     method: BenchmarkSpec,
-    images: int,
     emit: Callable[[Event], None],
 ) -> Measurement:
     """Measure the board's current release: latency first, then accuracy on ``samples``.
@@ -95,7 +95,7 @@ def bench(
                 emit(Progress(STEP, len(latencies), max(method.min_frames, len(latencies)), "frames"))
             case _Logits():
                 answers.append(line)
-                emit(Progress(STEP, len(answers), images, "images"))
+                emit(Progress(STEP, len(answers), line.of, "images"))
             case _Done():
                 done = line
     if facts is None or loaded is None or done is None or [a.index for a in answers] != list(range(done.images)):

@@ -37,6 +37,7 @@ FLOAT_SCORES = "restructure/reference"
 GRAPH = "restructure"  # gives the graph, then its scores
 QUANTIZED = "quantize"
 INT8_SCORES = "quantize/scores"
+MODEL = "fetch/model"
 HEAD = "head/fit"
 
 
@@ -100,7 +101,7 @@ def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
     if head is not None:
         checkpoints.append(_download(p, "fetch/head", Kind.CHECKPOINT, Source.parse(head.source), head.sha256))
     stage = FETCH_MODEL_WITH_HEAD if head else FETCH_MODEL
-    (model,) = p.add(stage, "fetch/model", _model_options(recipe.model, source), *checkpoints)
+    (model,) = p.add(stage, MODEL, _model_options(recipe.model, source), *checkpoints)
     (preprocess,) = p.add(PREPROCESS, PREPROCESSING, PreprocessOptions(recipe.preprocess), model)
     archives: list[Ref] = []
     origin = _origin(p, "fetch/archive", recipe.dataset.source, recipe.dataset.sha256, archives)

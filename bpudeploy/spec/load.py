@@ -91,6 +91,18 @@ def _paths_from_here(root: Node) -> Node:
     return root
 
 
+def remote_sources(path: Path, sets: Sequence[str] = ()) -> tuple[tuple[str, Source], ...]:
+    """Return the section and source of each remote source, pinned or not, of every recipe in ``path``."""
+    found: dict[tuple[str, Source], None] = {}
+    for root in expand(compose(path, sets).root):
+        validate(Recipe, root)
+        for place in _SOURCES:
+            node = root.get(place)
+            if node is not None and (source := Source.parse(str(node.scalar))).remote:
+                found[".".join(place[:-1]), source] = None
+    return tuple(found)
+
+
 def built_in_targets() -> Path:
     """Return the folder of the targets that come with bpudeploy: in the package, or in the checkout."""
     package = Path(__file__).parents[1]

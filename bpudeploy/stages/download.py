@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpudeploy.digest import Digest, digest_file, short
+from bpudeploy.digest import Digest, digest_file
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.spec.source import Source, SourceKind
@@ -139,8 +139,6 @@ def download_stage(step: str, kind: Kind) -> Stage[DownloadOptions]:
     """Return the stage that fetches one pinned file as an artifact of ``kind``."""
 
     def run(work: Work, options: DownloadOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-        path = download(work, options, step)
-        work.emit(Note(step, f"sha256 {short(options.sha256 or '')} as pinned"))
-        return (path,)
+        return (download(work, options, step),)
 
     return Stage("download", version=1, takes=(), gives=(kind,), run=run)

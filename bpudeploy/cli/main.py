@@ -1,0 +1,139 @@
+"""The command line: arguments in, an exit code out. Imports nothing heavy; verbs are imported when called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from bpudeploy import __version__
+from bpudeploy.errors import BpudeployError, ExitCode
+
+_EXAMPLES = """\
+examples:
+  bpudeploy plan recipes/quickstart.yaml             what would run, what is in the store, and why
+  bpudeploy run recipes/quickstart.yaml              all the way to numbers from the board
+  bpudeploy run R.yaml --set calibration.count=32    the same with one field changed
+  bpudeploy run R.yaml --until quantize              build only, no board
+  bpudeploy run R.yaml --board sunrise@192.168.1.10  on a board over SSH
+  bpudeploy explain R.yaml quantize                  why one step runs, part by part of its key
+
+exit codes: 0 done, 2 wrong recipe or usage, 3 a stage failed, 4 a gate of check: is broken, 5 the board,
+130 stopped by Ctrl-C (run again to go on)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="bpudeploy",
+        description="Vision transformers onto BPU boards: one recipe, one command.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"bpudeploy {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _recipe_verbs(verbs)
+    _list_verbs(verbs)
+    cache = _verb(verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run")
+    cache.add_argument("what", choices=("ls", "gc", "verify"), help="list records, remove old ones, hash every object")
+    cache.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="for gc (default: 30)")
+    cache.add_argument("--dry-run", action="store_true", help="for gc: say what would go")
+    _store(cache)
+    return top
+
+
+def _recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = _verb(verbs, "run", "build, push and benchmark", "bpudeploy run recipes/quickstart.yaml --until quantize")
+    _recipe(run)
+    _keys(run)
+    run.add_argument("--until", metavar="STEP", help="stop after this stage or step; no board is touched")
+    run.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that is reached over SSH")
+    run.add_argument("--dry-run", action="store_true", help="the same as plan")
+    plan = _verb(verbs, "plan", "say what run would do", "bpudeploy plan R.yaml --force quantize")
+    _recipe(plan)
+    _keys(plan)
+    plan.add_argument("--until", metavar="STEP", help="look no further than this stage or step")
+    explain = _verb(verbs, "explain", "why a step is a hit or a miss", "bpudeploy explain R.yaml quantize")
+    _recipe(explain)
+    explain.add_argument("step", help="a stage (quantize) or a step (quantize/scores)")
+    _store(explain)
+    validate = _verb(verbs, "validate", "check recipes; reads them only", "bpudeploy validate recipes/*.yaml")
+    validate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    validate.add_argument("--set", action="append", default=[], dest="sets", metavar="FIELD=VALUE")
+    pin = _verb(verbs, "pin", "fetch remote sources and print their sha256", "bpudeploy pin R.yaml")
+    _recipe(pin)
+    head = _verb(
+        verbs, "fit-head", "fit a linear classifier on a backbone", "bpudeploy fit-head recipes/quickstart-head.yaml"
+    )
+    _recipe(head)
+    head.add_argument("--l2", type=float, default=10.0, help="weight of the penalty on the weights (default: 10)")
+    head.add_argument("--out", type=Path, metavar="FILE", help="default: the recipe's name with .safetensors")
+    _store(head)
+
+
+def _list_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    schema = _verb(verbs, "schema", "the JSON Schema of recipes, for editors", "bpudeploy schema > recipe.schema.json")
+    schema.add_argument("what", nargs="?", choices=("recipe", "target"), default="recipe")
+    _verb(verbs, "targets", "the kinds of board that a recipe can name", "bpudeploy targets")
+    _verb(verbs, "backends", "the compile backends that are installed", "bpudeploy backends")
+    report = _verb(
+        verbs, "report", "draw a run again: table and report.html", "bpudeploy report .bpudeploy/runs/2026-11-24T..."
+    )
+    report.add_argument("run", type=Path, metavar="RUN_DIRECTORY")
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, example: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("--json", action="store_true", help="one JSON document a line on standard output")
+    return verb
+
+
+def _recipe(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file (.yaml)")
+    verb.add_argument(
+        "--set", action="append", default=[], dest="sets", metavar="FIELD=VALUE", help="change a field, such as a.b=c"
+    )
+
+
+def _keys(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--force", action="append", default=[], metavar="STEP", help="run it though it is in the store")
+    _store(verb)
+
+
+def _store(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--store", type=Path, metavar="FOLDER", help="default: $BPUDEPLOY_STORE, or bpudeploy in the user's cache"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. The only place that catches a BpudeployError."""
+    args = parser().parse_args(argv)
+    try:
+        return int(import_module("bpudeploy.cli.verbs").VERBS[args.verb](args))
+    except BpudeployError as error:
+        from bpudeploy.cli.render import show_error
+
+        show_error(error, args.json)
+        return error.exit_code
+    except KeyboardInterrupt:
+        from bpudeploy.cli.render import show_interrupted
+
+        show_interrupted()
+        return ExitCode.INTERRUPTED
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""The only printer: events and results to the terminal, or the same values as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpudeploy.digest import short
+from bpudeploy.errors import BpudeployError, SpecError
+from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, StepWaiting
+
+if TYPE_CHECKING:
+    from bpudeploy.backends.base import Backend
+    from bpudeploy.plan.look import Outlook
+    from bpudeploy.results.measurement import Interval
+    from bpudeploy.results.summary import Summary
+    from bpudeploy.run.runner import RunResult
+    from bpudeploy.spec.load import Resolved
+    from bpudeploy.spec.target import Target
+    from bpudeploy.store.gc import Collected, Entry
+
+_REDRAW_S = 0.1
+
+
+class Live:
+    """Draws events as they come: on standard output, or on standard error when that is for JSON."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._out = sys.stderr if as_json else sys.stdout
+        self._tty = self._out.isatty()
+        self._drawn = 0.0
+        self._open = False
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def draw(self, event: Event) -> None:
+        """Draw one event."""
+        match event:
+            case StepStarted(step):
+                if self._tty:
+                    self._line(f"  {step} ...")
+            case StepWaiting(step):
+                self._say(f"  {step:<22} another run is making it: waiting")
+            case StepFinished(step, cache, digests, seconds, peak_mb):
+                took = "stored" if cache == "hit" else f"{seconds:.1f} s"
+                memory = f"{peak_mb:.0f} MB" if cache == "miss" and peak_mb else ""
+                self._say(f"  {step:<22} {took:>8} {memory:>8}  {' '.join(short(d) for d in digests)}")
+            case Note(step, text):
+                self._say(f"  {step:<22} {text}")
+            case Progress(step, done, total, unit):
+                now = time.monotonic()
+                if self._tty and (now - self._drawn > _REDRAW_S or done == total):
+                    self._drawn = now
+                    self._line(f"  {step:<22} {_amount(done, total, unit)}")
+
+    def _say(self, text: str) -> None:
+        self._clear()
+        print(text, file=self._out, flush=True)
+
+    def _line(self, text: str) -> None:
+        print(f"\r\x1b[K{text}", end="", file=self._out, flush=True)
+        self._open = True
+
+    def _clear(self) -> None:
+        if self._open:
+            print("\r\x1b[K", end="", file=self._out, flush=True)
+            self._open = False
+
+
+def _amount(done: int, total: int, unit: str) -> str:
+    if unit == "bytes":
+        return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+    return f"{done} of {total} {unit}"
+
+
+def show_json(value: Any, indent: int | None = None) -> None:
+    """Print one JSON document."""
+    print(json.dumps(value, indent=indent))
+
+
+def show_error(error: BpudeployError, as_json: bool) -> None:
+    """Print an error, with every other one that was found with it, on standard error."""
+    errors = [error, *(error.others if isinstance(error, SpecError) else ())]
+    if as_json:
+        found = [
+            {
+                "message": e.message,
+                "where": str(e.where) if e.where else None,
+                "field": getattr(e, "field", None),
+                "hint": e.hint,
+            }
+            for e in errors
+        ]
+        print(json.dumps({"errors": found}), file=sys.stderr)
+        return
+    for one in errors:
+        place = f"{one.where}: " if one.where else ""
+        print(f"error: {place}{one.message}", file=sys.stderr)
+        field = getattr(one, "field", None)
+        if field and field not in one.message:
+            print(f"  field: {field}", file=sys.stderr)
+        if one.hint:
+            print(f"  fix: {one.hint}", file=sys.stderr)
+
+
+def show_interrupted() -> None:
+    """Say that Ctrl-C came and that nothing is broken."""
+    print("\nstopped; what was finished is in the store, run again to go on", file=sys.stderr)
+
+
+def show_plan(resolved: Resolved, outlooks: Sequence[Outlook], effects: bool, as_json: bool) -> None:
+    """Print what a run would do, step by step."""
+    recipe, target = resolved.recipe, resolved.target
+    if as_json:
+        steps = [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in outlooks]
+        show_json(
+            {"recipe": recipe.name, "target": target.name, "files": [str(f) for f in resolved.files], "steps": steps}
+        )
+        return
+    print(f"{recipe.name} for {target.name} ({target.description})")
+    for o in outlooks:
+        print(
+            f"  {o.step:<22} {o.state:<6} {'' if o.reason.startswith('after ') else o.reason}{o.after or ''}".rstrip()
+        )
+    if not effects:
+        return
+    if any(o.step == "compile" for o in outlooks):
+        print(f"  {'push':<22} asks the board which release it has; sends only a new one")
+        print(f"  {'benchmark':<22} always measures")
+    else:
+        print(f"  compile: backend {target.backend} is not in this version; `run --until quantize` ends here")
+
+
+def show_explanation(outlooks: Sequence[Outlook], as_json: bool) -> None:
+    """Print each step's state, reason and key parts."""
+    if as_json:
+        show_json(
+            [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key, "parts": o.parts} for o in outlooks]
+        )
+        return
+    for o in outlooks:
+        print(f"{o.step}: {o.state}, {o.reason}")
+        if o.parts is None:
+            print("  its key is known when that step has run")
+            continue
+        print(f"  key {o.key}")
+        for name, value in o.parts.items():
+            print(f"  {name}: {json.dumps(value) if isinstance(value, dict) else value}")
+
+
+def show_built(name: str, result: RunResult, as_json: bool) -> None:
+    """Print the artifacts of a run that stopped before the board."""
+    if as_json:
+        steps = {
+            step: {"cache": "hit" if r.hit else "miss", "artifacts": {a.digest: str(a.path) for a in r.artifacts}}
+            for step, r in result.steps.items()
+        }
+        show_json({"recipe": name, "steps": steps})
+        return
+    last = list(result.steps.values())[-1].artifacts[-1]
+    print(f"{name}: {len(result.ran)} of {len(result.steps)} steps ran; the last artifact is {last.path}")
+
+
+def show_summary(summary: Summary, as_json: bool) -> None:
+    """Print a run's figures."""
+    if as_json:
+        print(summary.model_dump_json())
+        return
+    m, latency = summary.measurement, summary.measurement.latency
+    print(f"\n{summary.recipe} on {summary.target}, release {short(summary.release)}, device {m.device}")
+    print(f"\n  {'accuracy':<14} {'computed on':<19} {'top-1 %':>8}  {'95 % interval':<15} lost, points")
+    for a in summary.accuracy:
+        lost = f"{a.drop.points.value:+.1f} ({_span(a.drop.points)}), p = {a.drop.p_value:.2g}" if a.drop else ""
+        print(f"  {a.form:<14} {a.where:<19} {a.top1.value:>8.1f}  {_span(a.top1):<15} {lost}".rstrip())
+    print(f"  the rewrite differs from float by {summary.proof_difference:.1e} of the logits' range at worst")
+    print(f"\n  latency on the board, measured, {latency.frames} frames after {m.warmup_frames} of warm-up")
+    for name, value in (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms)):
+        print(f"  {name} {value.value:8.2f} ms  ({_span(value, 2)})")
+    print(f"  mean {latency.mean_ms:.2f} ± {latency.std_ms:.2f} ms, {latency.fps:.1f} frames/s, one stream")
+    print(f"  peak memory {m.peak_memory_mb:.0f} MB; {m.facts.cpu or m.facts.machine}, {m.facts.cores} cores")
+    for g in summary.gates:
+        print(f"  gate {g.name} {g.limit:g} {g.unit}: {g.value:.3g}, {'holds' if g.holds else 'BROKEN'}")
+    print(f"\n  report: {summary.run_directory}/report.html")
+
+
+def _span(value: Interval, digits: int = 1) -> str:
+    return f"{value.low:.{digits}f} to {value.high:.{digits}f}"
+
+
+def show_valid(path: Path, resolved: Resolved, as_json: bool) -> None:
+    """Print that a recipe is valid."""
+    if as_json:
+        show_json({"file": str(path), "recipe": resolved.recipe.model_dump(mode="json")})
+        return
+    print(f"{path}: {resolved.recipe.name} for {resolved.target.name} is valid")
+
+
+def show_pin(field: str, digest: str, as_json: bool) -> None:
+    """Print a digest as the recipe should have it."""
+    if as_json:
+        show_json({"field": field, "sha256": digest})
+        return
+    print(f"{field}.sha256: {digest}")
+
+
+def show_head(path: Path, digest: str, as_json: bool) -> None:
+    """Print where a fitted head is."""
+    if as_json:
+        show_json({"file": str(path), "sha256": digest})
+        return
+    print(f"{path}: sha256 {digest}")
+
+
+def show_targets(targets: Sequence[Target], installed: Sequence[str], as_json: bool) -> None:
+    """Print the targets."""
+    if as_json:
+        show_json([t.model_dump(mode="json") for t in targets])
+        return
+    for t in targets:
+        missing = "" if t.backend in installed else " (not in this version)"
+        print(f"  {t.name:<10} {t.march:<11} {t.backend + missing:<34} {t.description}")
+
+
+def show_backends(backends: Sequence[Backend], as_json: bool) -> None:
+    """Print the installed backends."""
+    if as_json:
+        show_json([{"name": b.name, "runtime": b.runtime, "tools": dict(b.fingerprint())} for b in backends])
+        return
+    for b in backends:
+        tools = ", ".join(f"{tool} {version}" for tool, version in b.fingerprint().items())
+        print(f"  {b.name:<10} runs on {b.runtime:<12} {tools}")
+
+
+def show_usage(root: Path, entries: Sequence[Entry], as_json: bool) -> None:
+    """Print the store's records, oldest first."""
+    if as_json:
+        show_json([{"step": e.record.step, "key": e.record.key, "days": e.age_days, "bytes": e.size} for e in entries])
+        return
+    for e in entries:
+        print(f"  {e.record.step:<22} {short(e.record.key)} {e.size / 1e6:>9.2f} MB {e.age_days:>6.1f} days")
+    objects = {o.digest: o.size for e in entries for o in e.record.outputs}
+    print(f"{root}: {len(entries)} records, {len(objects)} objects, {sum(objects.values()) / 1e6:.1f} MB")
+
+
+def show_collected(collected: Collected, dry_run: bool, as_json: bool) -> None:
+    """Print what gc removed."""
+    if as_json:
+        show_json({"records": collected.records, "objects": collected.objects, "bytes": collected.size})
+        return
+    verb = "would remove" if dry_run else "removed"
+    print(f"{verb} {collected.records} records and {collected.objects} objects, {collected.size / 1e6:.1f} MB")
+
+
+def show_verified(count: int, damaged: Sequence[str], as_json: bool) -> None:
+    """Print what verify found."""
+    if as_json:
+        show_json({"objects": count, "damaged": list(damaged)})
+        return
+    for digest in damaged:
+        print(f"  {digest} was damaged and is removed; the next run makes it again")
+    print(f"{count} objects read, {len(damaged)} damaged")

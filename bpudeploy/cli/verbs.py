@@ -1,0 +1,207 @@
+"""One function a verb: parsed arguments to calls of the rooms, and what they return to the renderer."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from bpudeploy.backends.registry import backend_names, load_backend
+from bpudeploy.cli import render
+from bpudeploy.errors import ExitCode, UsageError
+from bpudeploy.spec.load import Resolved, list_targets, load_recipe, load_target, remote_sources
+from bpudeploy.store.objects import default_root
+
+
+def _store(args: Namespace) -> Path:
+    root: Path = args.store or default_root()
+    return root
+
+
+def _recipes(args: Namespace) -> tuple[Resolved, ...]:
+    return load_recipe(args.recipe, args.sets, backend_names)
+
+
+def run(args: Namespace) -> int:
+    """Build, push, measure; with ``--until`` build only."""
+    from bpudeploy.deploy import board_opener, deploy
+    from bpudeploy.plan import pipeline
+    from bpudeploy.run.runner import run as run_plan
+
+    if args.dry_run:
+        return plan(args)
+    recipes = _recipes(args)
+    if args.until is None:
+        for resolved in recipes:
+            if load_backend(resolved.target.backend) is None:
+                raise _no_backend(resolved)
+            board_opener(resolved.target, args.board)  # a wrong address is said before an hour of work
+    code = ExitCode.OK
+    for resolved in recipes:
+        backend = load_backend(resolved.target.backend)
+        live = render.Live(args.json)
+        if args.until is not None:
+            chosen = pipeline.plan(resolved, backend).until(args.until)
+            with live:
+                result = run_plan(chosen, _store(args), live.draw, args.force)
+            render.show_built(resolved.recipe.name, result, args.json)
+            continue
+        assert backend is not None
+        with live:
+            summary = deploy(resolved, backend, _store(args), args.board, live.draw, args.force)
+        render.show_summary(summary, args.json)
+        if not summary.holds:
+            code = ExitCode.CHECK
+    return code
+
+
+def _no_backend(resolved: Resolved) -> UsageError:
+    target = resolved.target
+    return UsageError(
+        f"target {target.name} is compiled by {target.backend}, which this version does not have",
+        hint="`--until quantize` builds everything before it; `--set target=local` runs on this machine's CPU",
+    )
+
+
+def plan(args: Namespace) -> int:
+    """Say what a run would do."""
+    from bpudeploy.plan import pipeline
+    from bpudeploy.plan.look import look
+
+    for resolved in _recipes(args):
+        chosen = pipeline.plan(resolved, load_backend(resolved.target.backend)).until(args.until)
+        render.show_plan(resolved, look(chosen, _store(args), args.force), args.until is None, args.json)
+    return ExitCode.OK
+
+
+def explain(args: Namespace) -> int:
+    """Say why the chosen steps are what they are, with every part of their keys."""
+    from bpudeploy.plan import pipeline
+    from bpudeploy.plan.look import look
+
+    for resolved in _recipes(args):
+        whole = pipeline.plan(resolved, load_backend(resolved.target.backend))
+        wanted = whole.select([args.step])
+        render.show_explanation([o for o in look(whole, _store(args)) if o.step in wanted], args.json)
+    return ExitCode.OK
+
+
+def validate(args: Namespace) -> int:
+    """Load every recipe; the first that is wrong raises with all of its errors."""
+    for path in args.recipes:
+        for resolved in load_recipe(path, args.sets, backend_names):
+            render.show_valid(path, resolved, args.json)
+    return ExitCode.OK
+
+
+def pin(args: Namespace) -> int:
+    """Fetch each remote source once and print the digest that a recipe should pin."""
+    from bpudeploy.digest import digest_file
+    from bpudeploy.stage import Work
+    from bpudeploy.stages.download import DownloadOptions, download
+
+    for field, source in remote_sources(args.recipe, args.sets):
+        with tempfile.TemporaryDirectory() as folder, render.Live(args.json) as live:
+            path = download(Work(Path(folder), live.draw), DownloadOptions(source, None), field)
+            digest = digest_file(path)
+        render.show_pin(field, digest, args.json)
+    return ExitCode.OK
+
+
+def fit_head(args: Namespace) -> int:
+    """Fit a head on everything outside evaluation and write it beside the recipe."""
+    from bpudeploy.plan import pipeline
+    from bpudeploy.run.runner import run as run_plan
+
+    if args.l2 < 0:
+        raise UsageError(f"--l2 {args.l2:g} is below 0", hint="give a weight of 0 or more")
+    for resolved in _recipes(args):
+        with render.Live(args.json) as live:
+            result = run_plan(pipeline.plan_head(resolved, args.l2), _store(args), live.draw)
+        head = result.artifact(pipeline.HEAD)
+        out = args.out or args.recipe.with_name(f"{resolved.recipe.name}.safetensors")
+        beside = out.with_name(f".{out.name}.new")
+        try:
+            shutil.copyfile(head.path, beside)
+            beside.replace(out)
+        except OSError as error:
+            raise UsageError(f"cannot write {out}: {error.strerror}", hint="name another --out") from error
+        render.show_head(out, head.digest, args.json)
+    return ExitCode.OK
+
+
+def schema(args: Namespace) -> int:
+    """Print a JSON Schema."""
+    from bpudeploy.spec.schema import recipe_schema, target_schema
+
+    render.show_json(recipe_schema() if args.what == "recipe" else target_schema(), indent=2)
+    return ExitCode.OK
+
+
+def targets(args: Namespace) -> int:
+    """List targets: built in, and those in ./targets."""
+    found = [load_target(name, Path())[0] for name in sorted(list_targets(Path()))]
+    render.show_targets(found, backend_names(), args.json)
+    return ExitCode.OK
+
+
+def backends(args: Namespace) -> int:
+    """List the installed backends with their tools."""
+    loaded = [backend for name in backend_names() if (backend := load_backend(name)) is not None]
+    render.show_backends(loaded, args.json)
+    return ExitCode.OK
+
+
+def cache(args: Namespace) -> int:
+    """List, collect or verify the store."""
+    from bpudeploy.store.gc import collect, usage, verify
+
+    root = _store(args)
+    if args.what == "ls":
+        render.show_usage(root, usage(root), args.json)
+        return ExitCode.OK
+    if args.what == "gc":
+        collected = collect(root, older_than_days=args.older_than, dry_run=args.dry_run)
+        render.show_collected(collected, args.dry_run, args.json)
+        return ExitCode.OK
+    count, damaged = verify(root)
+    render.show_verified(count, damaged, args.json)
+    return ExitCode.STAGE if damaged else ExitCode.OK
+
+
+def report(args: Namespace) -> int:
+    """Draw a finished run again from its summary.json."""
+    from pydantic import ValidationError
+
+    from bpudeploy.results.report import write_report
+    from bpudeploy.results.summary import Summary
+
+    path = args.run / "summary.json"
+    try:
+        summary = Summary.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="name the directory of a finished run"
+        ) from error
+    except ValidationError as error:
+        raise UsageError(f"{path} is not a summary of this version: {error}", hint="run the recipe again") from error
+    write_report(summary, args.run / "report.html")
+    render.show_summary(summary, args.json)
+    return ExitCode.OK if summary.holds else ExitCode.CHECK
+
+
+VERBS: dict[str, Callable[[Namespace], int]] = {
+    "run": run,
+    "plan": plan,
+    "explain": explain,
+    "validate": validate,
+    "pin": pin,
+    "fit-head": fit_head,
+    "schema": schema,
+    "targets": targets,
+    "backends": backends,
+    "cache": cache,
+    "report": report,
+}

@@ -1,0 +1,137 @@
+"""What a run made and measured, as one Summary: accuracies with intervals, gates, sizes, digests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpudeploy.backends.samples import Scores
+from bpudeploy.effects.push import Pushed
+from bpudeploy.plan import pipeline
+from bpudeploy.release import Release
+from bpudeploy.restructure.record import GraphRecord, Proof
+from bpudeploy.results.measurement import Measurement, Provenance
+from bpudeploy.results.statistics import paired_drop, wilson
+from bpudeploy.results.summary import Accuracy, Gate, Install, Step, Summary
+from bpudeploy.run.runner import RunResult
+from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.recipe import CheckSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_TOOLS = ("bpudeploy", "torch", "timm", "onnx", "onnxruntime", "numpy", "asyncssh")
+_SIZES = {
+    "float weights": pipeline.MODEL,
+    "restructured float graph": pipeline.GRAPH,
+    "int8 graph": pipeline.QUANTIZED,
+    "binary": pipeline.BINARY,
+}
+
+
+def summarise(
+    resolved: Resolved,
+    result: RunResult,
+    release: Release,
+    pushed: Pushed,
+    measured: Measurement,
+    started: datetime,
+    directory: Path,
+) -> Summary:
+    """Put together what the report, the terminal and ``--json`` draw. Computes no figure of its own kind."""
+    from bpudeploy.stages.fetch_model import describe_preprocess
+    from bpudeploy.stages.timm_models import Preprocess
+
+    recipe = resolved.recipe
+    accuracy = accuracies(result, measured)
+    proof = _proof(result.artifact(pipeline.GRAPH).path)
+    return Summary(
+        recipe=recipe.name,
+        target=resolved.target.name,
+        backend=resolved.target.backend,
+        started=started.isoformat(timespec="seconds"),
+        release=release.digest,
+        preprocess=describe_preprocess(Preprocess.read(result.artifact(pipeline.PREPROCESSING).path)),
+        proof_difference=proof.max_relative_difference,
+        proof_images=proof.images,
+        accuracy=accuracy,
+        measurement=measured,
+        install=Install(changed=pushed.changed, bytes_sent=pushed.bytes_sent, seconds=pushed.seconds),
+        steps=_steps(result),
+        gates=gates(recipe.check, accuracy[-1], measured),
+        sizes={what: result.artifact(step).path.stat().st_size for what, step in _SIZES.items()},
+        versions={tool: version(tool) for tool in _TOOLS},
+        run_directory=str(directory),
+    )
+
+
+def accuracies(result: RunResult, measured: Measurement) -> tuple[Accuracy, ...]:
+    """Return top-1 of each form on the same images: float, restructured, int8, and the board last."""
+    import numpy as np
+
+    truth = Scores.read(result.artifact(pipeline.FLOAT_SCORES).path)
+    restructured = Scores.read(result.artifact(pipeline.GRAPH, 1).path)
+    int8 = Scores.read(result.artifact(pipeline.INT8_SCORES).path)
+    board = np.array(measured.logits, dtype=np.float32)
+    rows = (
+        ("float", "host, torch", truth.logits),
+        ("restructured", "host, onnxruntime", restructured.logits),
+        ("int8", "host, onnxruntime", int8.logits),
+        ("on the board", measured.device, board),
+    )
+    return tuple(_accuracy(form, where, logits, truth) for form, where, logits in rows)
+
+
+def _accuracy(form: str, where: str, logits: NDArray[np.float32], truth: Scores) -> Accuracy:
+    chosen, original = logits.argmax(axis=1), truth.logits.argmax(axis=1)
+    right = [bool(x) for x in chosen == truth.labels]
+    reference = logits is truth.logits
+    return Accuracy(
+        form=form,
+        where=where,
+        top1=wilson(sum(right), len(right)),
+        correct=sum(right),
+        images=len(right),
+        drop=None if reference else paired_drop([bool(x) for x in original == truth.labels], right),
+        agreement=None if reference else 100 * float((chosen == original).mean()),
+        provenance=Provenance.MEASURED,
+    )
+
+
+def gates(check: CheckSpec, board: Accuracy, measured: Measurement) -> tuple[Gate, ...]:
+    """Hold what was measured on the board against the recipe's ``check:``."""
+    found = []
+    if check.max_drop is not None and board.drop is not None:
+        drop = board.drop.points.value
+        found.append(
+            Gate(name="max_drop", limit=check.max_drop, value=drop, unit="points", holds=drop <= check.max_drop)
+        )
+    if check.max_p50_ms is not None:
+        p50 = measured.latency.p50_ms.value
+        found.append(
+            Gate(name="max_p50_ms", limit=check.max_p50_ms, value=p50, unit="ms", holds=p50 <= check.max_p50_ms)
+        )
+    return tuple(found)
+
+
+def _steps(result: RunResult) -> tuple[Step, ...]:
+    return tuple(
+        Step(
+            name=name,
+            cache="hit" if step.hit else "miss",
+            seconds=step.record.seconds,
+            peak_mb=step.record.peak_mb,
+            digests=tuple(a.digest for a in step.artifacts),
+            bytes=sum(o.size for o in step.record.outputs),
+        )
+        for name, step in result.steps.items()
+    )
+
+
+def _proof(graph: Path) -> Proof:
+    import onnx
+
+    return GraphRecord.read(onnx.load(graph)).proof
