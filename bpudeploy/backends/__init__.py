@@ -1,1 +1,1 @@
-
+"""Compile backends: the protocol, the registry, and `ort`."""

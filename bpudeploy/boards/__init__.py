@@ -1,1 +1,1 @@
-
+"""Boards: one SSH connection each, and an embedded one to try things on."""

@@ -1,1 +1,1 @@
-
+"""What is done to a board: push and benchmark."""

@@ -41,7 +41,9 @@ def look(plan: Plan, root: Path, force: Collection[str] = ()) -> tuple[Outlook, 
     outlooks = []
     for step in plan.steps:
         unknown = next((ref.step for ref in step.inputs if known[ref.step] is None), None)
-        if unknown is not None:
+        if unknown is not None and step.name in forced:
+            outlook = Outlook(step.name, State.MISS, "forced", None, None)
+        elif unknown is not None:
             outlook = Outlook(step.name, State.AFTER, f"after {unknown}", None, None, after=unknown)
         else:
             outlook = _look_at(plan, step, _digests(step, known), root, step.name in forced)

@@ -1,1 +1,1 @@
-
+"""Measurements, their statistics, and the report."""

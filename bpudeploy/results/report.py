@@ -71,9 +71,11 @@ def _latency(summary: Summary) -> Figure:
     latency = summary.measurement.latency
     figure, axes = _figure(2.6)
     axes.hist(latency.samples_ms, bins=40, color=_ACCENT, alpha=0.75)
-    for name, value in (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms)):
+    marks = (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms))
+    for row, (name, value) in enumerate(marks):  # one below the other: they may stand close
         axes.axvline(value.value, color=_INK, linewidth=1, linestyle=":")
-        axes.annotate(name, (value.value, 1), (2, -8), xycoords=("data", "axes fraction"), textcoords="offset points")
+        below = (2, -8 - 11 * row)
+        axes.annotate(name, (value.value, 1), below, xycoords=("data", "axes fraction"), textcoords="offset points")
     axes.set_xlabel("ms a frame")
     axes.set_ylabel("frames")
     return figure
@@ -94,5 +96,5 @@ def _steps(summary: Summary) -> Figure:
     figure, axes = _figure(0.28 * len(rows) + 0.8)
     colours = [_ACCENT if row.cache == "miss" else _QUIET for row in rows]
     axes.barh([row.name for row in rows], [row.seconds for row in rows], color=colours)
-    axes.set_xlabel("seconds (grey: taken from the store; the time is that of the run that made it)")
+    axes.set_xlabel("seconds (grey: from the store, time of the run that made it)")
     return figure

@@ -1,1 +1,1 @@
-
+"""The loop over a plan, and the run directory."""

@@ -1,1 +1,1 @@
-
+"""Recipes and targets: YAML to typed, located values."""

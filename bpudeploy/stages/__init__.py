@@ -1,1 +1,1 @@
-
+"""The pure stages, one file each."""

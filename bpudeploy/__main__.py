@@ -1,0 +1,5 @@
+"""``python -m bpudeploy``."""
+
+from bpudeploy.cli.main import entry
+
+entry()

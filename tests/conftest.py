@@ -1,0 +1,59 @@
+"""A whole project in miniature: random weights and noise images. It proves mechanics, never accuracy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+RECIPE = """\
+name: tiny
+model:
+  source: backbone.safetensors
+  architecture: test_vit
+  image_size: 64
+  head: {source: head.safetensors}
+dataset:
+  source: images
+  evaluation: {count: 6, seed: 0}
+calibration: {count: 4, seed: 1}
+target: local
+benchmark: {warmup: 1, min_frames: 5, min_seconds: 0}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a recipe, a backbone, a head and twelve images in two classes."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    from bpudeploy.stages.timm_models import timm
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    backbone = timm().create_model("test_vit", pretrained=False, num_classes=0)
+    save_file(backbone.state_dict(), folder / "backbone.safetensors")
+    width = backbone.num_features
+    save_file({"weight": torch.randn(2, width) * 0.1, "bias": torch.zeros(2)}, folder / "head.safetensors")
+    noise = np.random.default_rng(0)
+    for kind in ("bad", "good"):
+        (folder / "images" / kind).mkdir(parents=True)
+        for i in range(6):
+            pixels = noise.integers(0, 256, (70, 80, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / kind / f"{i}.png")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the tiny recipe; the working directory and the store are this test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BPUDEPLOY_STORE", str(tmp_path / "store"))
+    return tiny_files / "tiny.yaml"

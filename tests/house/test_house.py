@@ -1,0 +1,159 @@
+"""The house: imports point one way, one door to each big library, files and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bpudeploy.cli.main import main, parser
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "bpudeploy"
+
+WORDS = {"errors", "digest", "events"}
+MAY_IMPORT = {
+    "errors": set(),
+    "digest": set(),
+    "events": set(),
+    "spec": WORDS,
+    "stage": WORDS,
+    "release": WORDS | {"stage"},
+    "store": WORDS | {"stage"},
+    "backends": WORDS | {"stage", "spec"},
+    "boards": WORDS,
+    "restructure": WORDS,
+    "quantize": WORDS | {"spec"},
+    "stages": WORDS | {"stage", "backends", "spec", "restructure", "quantize"},
+    "plan": WORDS | {"stage", "stages", "backends", "spec", "store"},
+    "run": WORDS | {"stage", "plan", "store"},
+    "results": WORDS,
+    "effects": WORDS | {"stage", "boards", "results", "release", "spec"},
+    "summarise": WORDS | {"stages", "backends", "plan", "run", "results", "effects", "release", "restructure", "spec"},
+    "deploy": WORDS
+    | {"stage", "backends", "plan", "run", "results", "effects", "release", "spec", "boards", "summarise"},
+    "cli": WORDS
+    | {"stage", "stages", "backends", "plan", "run", "results", "store", "release", "spec", "deploy", "boards"},
+}
+DOORS = {
+    "timm": {"stages/timm_models.py"},
+    "asyncssh": {"boards/ssh.py", "boards/embedded.py", "boards/embedded_server.py"},
+    "yaml": {"spec/yamlmarks.py"},
+    "jinja2": {"results/report.py"},
+    "matplotlib": {"results/report.py"},
+    "argparse": {"cli/main.py", "cli/verbs.py", "effects/agent.py"},
+}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    own = room(path)
+    if own in ("__init__", "__main__"):
+        return
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("bpudeploy.")} - {own, "__version__"}
+    assert used <= MAY_IMPORT[own], f"{own} must not import {used - MAY_IMPORT[own]}"
+
+
+def test_the_allowed_arrows_have_no_circle() -> None:
+    order: list[str] = []
+    left = dict(MAY_IMPORT)
+    while left:
+        free = [name for name, needs in left.items() if needs <= set(order)]
+        assert free, f"a circle among {sorted(left)}"
+        order += free
+        left = {name: needs for name, needs in left.items() if name not in free}
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_library_has_its_door(library: str) -> None:
+    users = {
+        str(path.relative_to(PACKAGE)) for path in SOURCES if library in {name.split(".")[0] for name in imports(path)}
+    }
+    assert users <= DOORS[library]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_are_small_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 400
+    assert ast.get_docstring(tree), "a module says in one sentence what it is"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None and node.end_lineno - node.lineno < 60, node.name
+
+
+def test_nothing_unpickles_and_nothing_joins_a_shell_line() -> None:
+    for path in SOURCES:
+        text = path.read_text()
+        assert "shell=True" not in text and "pickle.load" not in text and "os.system" not in text
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call
+
+
+def commands(path: Path) -> list[list[str]]:
+    """Return every bpudeploy command in a page's indented or fenced blocks."""
+    found = []
+    for line in path.read_text().splitlines():
+        match = re.match(r"^(?:    |\$ )?\$? ?(bpudeploy [a-z].*)$", line)
+        if match:
+            found.append(shlex.split(match[1], comments=True)[1:])
+    return found
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_docs_commands_parse_and_name_files_that_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for argv in commands(page):
+        args = parser().parse_args(argv)
+        recipe = getattr(args, "recipe", None)
+        if recipe is not None and recipe.parts[0] == "recipes":
+            assert recipe.exists(), argv
+            assert main(["validate", str(recipe)]) == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_docs_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_docs_light_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("BPUDEPLOY_STORE", str(tmp_path))
+    ran = 0
+    for page in PAGES:
+        for argv in commands(page):
+            light = argv[0] in ("plan", "validate", "schema", "targets", "backends") or argv[:2] == ["cache", "ls"]
+            if light and not any(a.startswith("my") for a in argv):
+                assert main(argv) == 0, argv
+                ran += 1
+    assert ran >= 5
+    assert not list(tmp_path.iterdir()), "planning writes nothing"
+
+
+def test_published_files_name_no_private_place() -> None:
+    for path in [*SOURCES, *PAGES, *ROOT.glob("recipes/*.yaml"), *ROOT.glob("targets/*.yaml")]:
+        assert "/work/" not in path.read_text()

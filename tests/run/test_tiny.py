@@ -1,0 +1,97 @@
+"""The real pipeline on a miniature: plan and run agree, edit after edit; the command line goes all the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from bpudeploy.backends.registry import load_backend
+from bpudeploy.cli.main import main
+from bpudeploy.plan import pipeline
+from bpudeploy.plan.look import State, look
+from bpudeploy.run.runner import run
+from bpudeploy.spec.load import load_recipe
+
+EDITS = {
+    "calibration.count": ["3", "4", "5", "6"],
+    "calibration.seed": ["1", "2"],
+    "dataset.evaluation.count": ["5", "6"],
+    "dataset.evaluation.seed": ["0", "1"],
+    "quantize.observer": ["mse", "minmax", "percentile"],
+    "restructure.tolerance": ["1e-5", "1e-4"],
+    "preprocess.crop_pct": ["0.9", "1.0"],
+    "model.image_size": ["64", "80"],
+    "check.max_drop": ["1", "2"],
+    "benchmark.warmup": ["1", "2"],
+    "name": ["tiny", "other"],
+}
+
+
+def test_plan_and_run_agree_over_random_edits(tiny: Path, tmp_path: Path) -> None:
+    rng, backend, chosen = random.Random(3), load_backend("ort"), dict[str, str]()
+    checked = 0
+    for _ in range(int(os.environ.get("BPUDEPLOY_EDITS", "12"))):
+        field = rng.choice(list(EDITS))
+        chosen[field] = rng.choice(EDITS[field])
+        (resolved,) = load_recipe(tiny, [f"{f}={v}" for f, v in chosen.items()])
+        plan = pipeline.plan(resolved, backend)
+        force = [rng.choice(plan.steps).name] if rng.random() < 0.2 else []
+        said = look(plan, tmp_path / "store", force)
+        did = run(plan, tmp_path / "store", lambda event: None, force)
+        for o in said:
+            assert o.state is State.AFTER or did.steps[o.step].hit == (o.state is State.HIT), (o, chosen)
+            checked += o.state is not State.AFTER
+        assert all(o.state is State.HIT for o in look(plan, tmp_path / "store"))
+    assert checked
+
+
+def test_gates_and_benchmark_are_in_no_key(tiny: Path, tmp_path: Path) -> None:
+    backend = load_backend("ort")
+    (one,) = load_recipe(tiny)
+    run(pipeline.plan(one, backend), tmp_path / "store", lambda event: None)
+    (other,) = load_recipe(tiny, ["check.max_drop=5", "benchmark.min_frames=9", "name=other"])
+    assert run(pipeline.plan(other, backend), tmp_path / "store", lambda event: None).ran == []
+
+
+def test_the_whole_way_through(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(tiny), "--json"]) == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert [a["form"] for a in summary["accuracy"]] == ["float", "restructured", "int8", "on the board"]
+    assert summary["proof_difference"] < 1e-5
+    measured = summary["measurement"]
+    assert measured["provenance"] == "measured" and measured["device"] == "CPU (onnxruntime)"
+    assert measured["latency"]["frames"] >= 5 and measured["images"] == 6
+    assert summary["accuracy"][3]["correct"] == measured["correct"] == summary["accuracy"][2]["correct"]
+    assert summary["install"]["changed"] and "compile" in err
+    page = (tmp_path / summary["run_directory"] / "report.html").read_text()
+    assert all(digest in page for step in summary["steps"] for digest in step["digests"])
+    assert main(["run", str(tiny), "--json", "--set", "check.max_p50_ms=0.000001"]) == 4
+    again = json.loads(capsys.readouterr().out)
+    assert not again["install"]["changed"] and again["install"]["bytes_sent"] == 0
+    assert {s["cache"] for s in again["steps"]} == {"hit"} and again["release"] == summary["release"]
+    assert main(["report", again["run_directory"]]) == 4
+    assert "BROKEN" in capsys.readouterr().out
+
+
+def test_a_matrix_shares_steps(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = tmp_path / "both.yaml"
+    both.write_text(f"extends: {tiny}\nmatrix: {{quantize.observer: [mse, minmax]}}\n")
+    assert main(["run", str(both), "--until", "compile", "--json"]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (first["recipe"], second["recipe"]) == ("tiny-observer.mse", "tiny-observer.minmax")
+    assert second["steps"]["restructure"]["cache"] == "hit" and second["steps"]["quantize"]["cache"] == "miss"
+
+
+def test_a_head_is_fitted_and_used(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "fitted.safetensors"
+    assert main(["fit-head", str(tiny), "--out", str(out)]) == 0
+    made = out.read_bytes()
+    assert main(["fit-head", str(tiny), "--out", str(out), "--store", str(tmp_path / "fresh")]) == 0
+    assert out.read_bytes() == made, "the same images give the same head"
+    assert main(["run", str(tiny), "--set", f"model.head.source={out}", "--until", "restructure"]) == 0
+    capsys.readouterr()
