@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from bpudeploy.plan import pipeline
 from bpudeploy.plan.look import State, look
 from bpudeploy.run.runner import run
 from bpudeploy.spec.load import load_recipe
+from bpudeploy.store.gc import verify
 
 EDITS = {
     "calibration.count": ["3", "4", "5", "6"],
@@ -95,3 +99,30 @@ def test_a_head_is_fitted_and_used(tiny: Path, tmp_path: Path, capsys: pytest.Ca
     assert out.read_bytes() == made, "the same images give the same head"
     assert main(["run", str(tiny), "--set", f"model.head.source={out}", "--until", "restructure"]) == 0
     capsys.readouterr()
+
+
+def test_the_whole_way_through_killed_anywhere_needs_no_repair(tiny: Path, tmp_path: Path) -> None:
+    rng = random.Random(2)
+    run_it = [sys.executable, "-m", "bpudeploy", "run", str(tiny), "--force"]
+    moments = []
+    for _ in range(int(os.environ.get("BPUDEPLOY_KILLS", "3"))):
+        forced = rng.choice(["fetch/model", "restructure", "quantize", "compile"])
+        process = subprocess.Popen([*run_it, forced], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(rng.uniform(0.2, 4.5))
+        moments.append(process.poll() is None)
+        process.kill()
+        process.communicate()
+    assert any(moments), "some were killed while they ran"
+    assert main(["run", str(tiny)]) == 0
+    assert verify(tmp_path / "store")[1] == []
+    board = tmp_path / ".bpudeploy" / "boards" / "local" / "board"
+    assert (board / "current" / "model.bin").is_file()
+    left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _bytes(p)]
+    assert not left, "no server and no agent outlives its run"
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
