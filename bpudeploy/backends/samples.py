@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,10 +52,11 @@ class Normalisation(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Images and their labels: ``pixels`` uint8 RGB (N, H, W, 3), ``labels`` int64 (N,)."""
+    """Images and their labels: ``pixels`` uint8 RGB (N, H, W, 3), ``labels`` int64 (N,), class names by label."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Samples:
@@ -63,13 +65,17 @@ class Samples:
         Raises:
             StageError: when it holds something else.
         """
+        from safetensors import safe_open
+
         tensors = _load(path)
+        with safe_open(path, framework="numpy") as file:
+            classes = json.loads((file.metadata() or {}).get("classes", "[]"))
         pixels, labels = tensors.get("pixels"), tensors.get("labels")
         if pixels is None or labels is None or pixels.dtype != "uint8" or pixels.ndim != 4 or pixels.shape[3] != 3:
             raise StageError(f"{path} does not hold uint8 pixels (N, H, W, 3) and labels", hint="run fetch again")
         if not len(pixels) or len(pixels) != len(labels):
             raise StageError(f"{path} holds {len(pixels)} images and {len(labels)} labels", hint="run fetch again")
-        return cls(pixels.astype("uint8", copy=False), labels.astype("int64"))
+        return cls(pixels.astype("uint8", copy=False), labels.astype("int64"), tuple(classes))
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
+from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 
@@ -31,15 +32,24 @@ class RestructureOptions:
 
 
 def reference(work: Work, options: ReferenceOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Score the evaluation set with the original model, float32, in the framework that it was trained in."""
+    """Score the evaluation set with the original model, float32, in the framework that it was trained in.
+
+    Raises:
+        StageError: the model's classes are not as many as the dataset's.
+    """
     import numpy as np
 
     from bpudeploy.restructure.proof import infer
     from bpudeploy.stages.timm_models import load_model
 
     model, preprocess, samples = inputs
-    network, _ = load_model(model.path)
+    network, meta = load_model(model.path)
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
+    if meta.num_classes != len(images.classes):
+        raise StageError(
+            f"the model has {meta.num_classes} classes, the dataset {len(images.classes)}",
+            hint="dataset.classes names all of the model's classes in its order; a backbone needs a model.head",
+        )
     rows = []
     for i in range(len(images)):
         rows.append(infer(network, normalise.apply(images.pixels[i : i + 1])))
