@@ -23,6 +23,7 @@ from typing import Any
 
 _UNAVAILABLE = 3
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: orphans of our children become ours, so we can end them
+_POLITE = 25  # rounds of 20 ms
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -56,6 +57,7 @@ def _openssh(directory: Path) -> int:
         f"AllowUsers {user}\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
         "KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nX11Forwarding no\nAllowTcpForwarding no\n"
         "PrintMotd no\nSubsystem sftp internal-sftp\n"
+        f"SetEnv {_quoted(Path(f'HOME={directory}'))}\n"  # the user's own ~/.bashrc is not the board's
     )
     server = subprocess.Popen([sshd, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=sys.stderr)
     for _ in range(100):
@@ -114,7 +116,15 @@ async def _serve_command(process: Any, directory: Path) -> None:
         return
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", process.command, cwd=directory, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        "/bin/sh",
+        "-c",
+        process.command,
+        cwd=directory,
+        env={**os.environ, "HOME": str(directory)},
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        start_new_session=True,
     )
     assert child.stdin and child.stdout and child.stderr
     feeding = asyncio.create_task(_feed(process.stdin, child))
@@ -156,14 +166,14 @@ def _end_group(child: asyncio.subprocess.Process) -> None:
 
 
 def _end_children() -> None:
-    """Kill every descendant. Orphans come to us (subreaper), so looking again finds them all."""
-    for _ in range(50):
+    """End every descendant, first politely. Orphans come to us (subreaper), so looking again finds them all."""
+    for attempt in range(100):
         children = _children(os.getpid())
         if not children:
             return
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM if attempt < _POLITE else signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
