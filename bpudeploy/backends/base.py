@@ -39,7 +39,11 @@ class Backend(Protocol):
     name: str
     version: int
     runtime: Runtime
-    options_type: type[BaseModel]
+
+    @property
+    def options_type(self) -> type[BaseModel]:
+        """The frozen model of ``compile:``'s section of this backend's name."""
+        ...
 
     def fingerprint(self) -> Fingerprint:
         """Return the tool's name and version; must not import or start anything heavy."""

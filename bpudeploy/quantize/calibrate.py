@@ -41,7 +41,8 @@ def observe(
     (fed,) = (value.name for value in session.get_inputs())
     histograms = {name: Histogram() for name in taps}
     for done, image in enumerate(images, 1):
-        values = dict(zip(inside, session.run(inside, {fed: image}), strict=True)) | {fed: image}
+        made = session.run(inside, {fed: image}) if inside else []
+        values = dict(zip(inside, made, strict=True)) | {fed: image}
         for name in taps:
             try:
                 histograms[name].add(values[name])

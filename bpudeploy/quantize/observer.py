@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 BINS = 2048
 LEVELS = 127
 """Symmetric int8 runs from -127 to 127; scale = threshold / 127."""
+SMALLEST = 2.0**-100
+"""A tap that never exceeds this is as good as zero; smaller bins would overflow float32."""
 _CANDIDATES = 100
 _SMALLEST_SHARE = 0.2
 
@@ -44,8 +46,6 @@ class Histogram:
         largest = float(size.max(initial=0.0))
         if not math.isfinite(largest):
             raise ValueError("a value is not finite")
-        if largest == 0.0 and self.edge == 0.0:
-            self.edge = 2.0**-126
         self.maximum = max(self.maximum, largest)
         self._widen(largest)
         size *= np.float32(BINS / self.edge)
@@ -56,7 +56,7 @@ class Histogram:
         import numpy as np
 
         if self.edge == 0.0:
-            self.edge = 2.0 ** (math.floor(math.log2(largest)) + 1)
+            self.edge = max(SMALLEST, 2.0 ** (math.floor(math.log2(largest)) + 1) if largest else 0.0)
         while largest >= self.edge:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, dtype=np.int64)])
             self.edge *= 2.0
@@ -70,13 +70,13 @@ class Histogram:
 
 
 def threshold(histogram: Histogram, observer: Observer, percentile: float) -> float:
-    """Return where to clip |x|, above 0 and at most its maximum (1 for a tap that is zero everywhere).
+    """Return where to clip |x|, above 0 and at most its maximum (1 for a tap that is as good as zero).
 
     minmax: the maximum. percentile: the upper edge of the bin where ``percentile`` % of the values are
     reached. mse: the threshold T that minimises sum of h(b) (b - Q_T(b))^2 over the bins' centres, Q_T
     being symmetric int8 with scale T / 127.
     """
-    if histogram.maximum == 0.0:
+    if histogram.maximum < SMALLEST:
         return 1.0
     match observer:
         case Observer.MINMAX:

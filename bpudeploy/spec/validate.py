@@ -83,7 +83,8 @@ def _located(model: type[BaseModel], root: Node, detail: ErrorDetails, at: Field
         hint = f"did you mean {near}?" if near else f"keys here: {', '.join(fields)}"
         return SpecError(f"unknown key {path[-1]!r}", where=root.key_mark(path), field=name, hint=hint)
     if kind == "missing":
-        return problem(root, path, f"{name} is missing", f"add `{path[-1]}:`", at)
+        hint = "the list is too short" if isinstance(path[-1], int) else f"add `{path[-1]}:`"
+        return problem(root, path, f"{name} is missing", hint, at)
     if kind in ("enum", "literal_error"):
         words = str(context.get("expected", ""))
         options = [w.strip(" '") for w in words.replace(" or ", ", ").split(",")]

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "stage": WORDS,
     "release": WORDS | {"stage"},
     "store": WORDS | {"stage"},
-    "backends": WORDS | {"stage", "spec"},
+    "backends": WORDS | {"stage", "spec", "quantize"},
     "boards": WORDS,
     "restructure": WORDS,
     "quantize": WORDS | {"spec"},

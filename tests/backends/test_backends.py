@@ -1,0 +1,98 @@
+"""Backends: ours passes the conformance check, and broken ones fail it by name of what is broken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from bpudeploy.backends.base import CompileInputs
+from bpudeploy.backends.check import check_backend
+from bpudeploy.backends.ort import OrtBackend
+from bpudeploy.backends.registry import backend_names, load_backend
+from bpudeploy.errors import StageContractError, UsageError
+from bpudeploy.spec.compile_options import OrtOptions
+from bpudeploy.stage import Fingerprint, Work
+
+
+def test_ours_conforms(tmp_path: Path) -> None:
+    check_backend(OrtBackend(), tmp_path)
+
+
+class Loose(BaseModel):
+    """Takes anything."""
+
+
+class NoTools(OrtBackend):
+    def fingerprint(self) -> Fingerprint:
+        return {}
+
+
+class LooseOptions(OrtBackend):
+    options_type = Loose  # type: ignore[assignment]
+
+
+class Outside(OrtBackend):
+    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+        made = super().compile(work, inputs, options)
+        return made.rename(work.dir.parent / f"{work.dir.name}.onnx")
+
+
+class Random(OrtBackend):
+    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+        made = super().compile(work, inputs, options)
+        made.write_bytes(made.read_bytes() + os.urandom(8))
+        return made
+
+
+class ForgetsTheMean(OrtBackend):
+    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+        wrong = work.dir / "p.json"
+        wrong.write_text('{"size": [8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]}')
+        preprocess = type(inputs.preprocess)(inputs.preprocess.kind, inputs.preprocess.digest, wrong)
+        changed = CompileInputs(inputs.graph, inputs.quantized, inputs.calibration, preprocess, inputs.march)
+        return super().compile(work, changed, options)
+
+
+class NoPixels(OrtBackend):
+    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+        made = work.dir / "model.onnx"
+        made.write_bytes(inputs.quantized.path.read_bytes())
+        return made
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (NoTools, "fingerprint names no tool"),
+        (LooseOptions, "options_type is not frozen"),
+        (Outside, "outside its work folder"),
+        (Random, "give other bytes"),
+        (ForgetsTheMean, "is the mean inside"),
+        (NoPixels, "not uint8"),
+    ],
+)
+def test_a_broken_backend_is_told_what_is_broken(tmp_path: Path, broken: Any, message: str) -> None:
+    with pytest.raises(StageContractError, match=message):
+        check_backend(broken(), tmp_path)
+
+
+def test_backends_are_found_by_entry_point() -> None:
+    assert "ort" in backend_names()
+    assert isinstance(load_backend("ort"), OrtBackend)
+    assert load_backend("hb_mapper") is None, "planned: named by targets, not in this version"
+    with pytest.raises(UsageError, match="no backend is named 'nobody'"):
+        load_backend("nobody")
+
+
+def test_a_fingerprint_imports_no_framework() -> None:
+    code = (
+        "import sys; from bpudeploy.backends.registry import load_backend; load_backend('ort').fingerprint(); "
+        "print([n for n in ('torch', 'onnx', 'onnxruntime', 'numpy') if n in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
