@@ -1,0 +1,238 @@
+"""Boards over SSH, against real servers: what arrives, what is refused, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bpudeploy.boards.embedded import ServerKind, open_embedded
+from bpudeploy.boards.ssh import Address, Identity, SshBoard, open_ssh
+from bpudeploy.errors import BoardError, UsageError
+
+HAS_SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin") is not None
+KINDS = [
+    pytest.param(ServerKind.OPENSSH, marks=pytest.mark.skipif(not HAS_SSHD, reason="OpenSSH's sshd is not installed")),
+    ServerKind.PYTHON,
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
+    with open_embedded(tmp_path_factory.mktemp("board"), server=request.param) as opened:
+        yield opened
+
+
+def run(board: SshBoard, *argv: str) -> tuple[int, str, str]:
+    out = board.run(list(argv), timeout=10, step="test")
+    return out.status, out.stdout, out.stderr
+
+
+def test_a_command_s_status_and_both_outputs_come_back(board: SshBoard) -> None:
+    assert run(board, "sh", "-c", "echo out; echo err >&2; exit 3") == (3, "out\n", "err\n")
+    assert run(board, "sh", "-c", "kill -9 $$")[0] != 0
+    assert run(board, "no such command")[0] == 127
+
+
+ODD = ["", " ", "a b", "'", '"', "$(touch /tmp/owned)", "`id`", "; exit 9", "a\nb", "ü€", "-n", "*", "\\", "~", "#"]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_no_argument_reaches_a_shell_as_anything_but_itself(board: SshBoard, text: str) -> None:
+    assert run(board, "printf", "%s|", text, "end") == (0, f"{text}|end|", "")
+
+
+def test_lines_stream_as_they_come(board: SshBoard) -> None:
+    started, seen = time.monotonic(), []
+    for line in board.stream(["sh", "-c", "echo one; sleep 0.5; echo two"], timeout=10, step="test"):
+        seen.append((line, time.monotonic() - started))
+    assert [line for line, _ in seen] == ["one", "two"] and seen[1][1] - seen[0][1] > 0.3
+
+
+def test_a_stream_that_fails_says_why(board: SshBoard) -> None:
+    with pytest.raises(BoardError, match="it exited 7: the reason"):
+        list(board.stream(["sh", "-c", "echo fine; echo the reason >&2; exit 7"], timeout=10, step="test"))
+
+
+def test_silence_has_an_end(board: SshBoard) -> None:
+    with pytest.raises(BoardError, match=r"no word for 0\.3 s"):
+        list(board.stream(["sleep", "60"], timeout=0.3, step="test"))
+    with pytest.raises(BoardError, match=r"did not end in 0\.3 s"):
+        board.run(["sleep", "60"], timeout=0.3, step="test")
+
+
+def test_closing_a_stream_ends_what_runs(board: SshBoard) -> None:
+    script = "import sys, threading, os; print(os.getpid(), flush=True); sys.stdin.read(); os._exit(1)"
+    lines = board.stream([sys.executable, "-c", script], timeout=10, step="test")
+    pid = int(next(lines))
+    lines.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 5
+    while running(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not running(pid)
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_file_arrives_byte_for_byte_with_progress(board: SshBoard, tmp_path: Path) -> None:
+    local, remote = tmp_path / "a file'\"", PurePosixPath(tmp_path) / "it's $HOME.bin"
+    local.write_bytes(os.urandom(3_000_000))
+    seen: list[tuple[int, int]] = []
+    board.put(local, remote, step="test", progress=lambda done, total: seen.append((done, total)))
+    assert Path(remote).read_bytes() == local.read_bytes()
+    assert seen[-1] == (3_000_000, 3_000_000) and [d for d, _ in seen] == sorted(d for d, _ in seen)
+    with pytest.raises(BoardError, match="test"):
+        board.put(local, PurePosixPath("/no/such/folder/x"), step="test")
+
+
+def test_the_user_s_own_shell_settings_are_not_the_board_s(board: SshBoard) -> None:
+    assert run(board, "sh", "-c", "echo $HOME")[1].strip() != str(Path.home())
+
+
+# --- keys and addresses
+
+
+def port_of(board: SshBoard) -> int:
+    return int(board._connection.get_extra_info("peername")[1])
+
+
+def connect(board: SshBoard, identity: Identity | None) -> None:
+    with open_ssh(
+        Address("127.0.0.1", None, port_of(board)), name="b", python="p", root=PurePosixPath("r"), identity=identity
+    ):
+        pytest.fail("it let us in")
+
+
+def test_a_changed_host_key_is_refused(board: SshBoard, tmp_path: Path) -> None:
+    import asyncssh
+
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    client = tmp_path / "key"
+    client.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
+    with pytest.raises(BoardError, match="host key") as caught:
+        connect(board, Identity(client, other))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("known", [None, ""])
+def test_an_unknown_host_key_is_refused(
+    board: SshBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if known is not None:
+        (tmp_path / ".ssh").mkdir()
+        (tmp_path / ".ssh" / "known_hosts").write_text(known)
+    with pytest.raises(BoardError, match="host key"):
+        connect(board, None)
+
+
+def test_a_key_that_is_not_ours_is_not_let_in(board: SshBoard, tmp_path: Path) -> None:
+    import asyncssh
+
+    client = tmp_path / "key"
+    client.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
+    client.chmod(0o600)
+    host = board._connection.get_server_host_key()
+    assert host is not None
+    with pytest.raises(BoardError, match="board 'b', connect"):
+        connect(board, Identity(client, host.export_public_key().decode().strip()))
+
+
+def test_nobody_there_is_a_board_error() -> None:
+    with (
+        pytest.raises(BoardError, match="board 'b', connect"),
+        open_ssh(Address("127.0.0.1", "u", 1), name="b", python="p", root=PurePosixPath("r")),
+    ):
+        pytest.fail("it connected")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("rdk", Address("rdk")),
+        ("sunrise@rdk-1:2222", Address("rdk-1", "sunrise", 2222)),
+        ("u@[::1]:22", Address("::1", "u", 22)),
+        ("192.168.1.10", Address("192.168.1.10")),
+    ],
+)
+def test_addresses(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+
+
+@given(st.text(max_size=30))
+def test_no_address_can_be_an_option_or_a_command(text: str) -> None:
+    try:
+        address = Address.parse(text)
+    except UsageError:
+        return
+    assert not address.host.startswith("-") and not set(address.host) & set(" ;$`'\"\n|&")
+
+
+# --- what is left behind
+
+
+def processes(of: Path) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(of) in text:
+            found.append(text)
+    return found
+
+
+def gone(of: Path) -> bool:
+    deadline = time.monotonic() + 10
+    while processes(of) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not processes(of)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_board_is_stopped_with_all_that_it_runs(tmp_path: Path, kind: ServerKind) -> None:
+    with open_embedded(tmp_path, server=kind) as opened:
+        opened.run(["sh", "-c", f"(sleep 1000; : {tmp_path}) >/dev/null 2>&1 &"], timeout=5, step="test")
+        assert processes(tmp_path)
+    assert gone(tmp_path), processes(tmp_path)
+    assert (tmp_path / "client_key").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_leaves_no_board(tmp_path: Path, kind: ServerKind) -> None:
+    code = (
+        "import time, sys; from pathlib import Path; from bpudeploy.boards.embedded import *\n"
+        f"with open_embedded(Path({str(tmp_path)!r}), server=ServerKind({kind.value!r})): "
+        "print('up', flush=True); time.sleep(100)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"up\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert gone(tmp_path), processes(tmp_path)
+
+
+def test_two_runs_on_one_board_take_turns(tmp_path: Path) -> None:
+    code = (
+        "import time; from pathlib import Path; from bpudeploy.boards.embedded import *\n"
+        f"with open_embedded(Path({str(tmp_path)!r})): "
+        "print(time.time(), flush=True); time.sleep(0.5); print(time.time())"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    spans = sorted([float(x) for x in p.communicate()[0].split()] for p in both)
+    assert spans[0][1] <= spans[1][0]

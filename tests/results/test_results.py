@@ -1,0 +1,178 @@
+"""Figures and their spread, and a report that needs no network."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bpudeploy.results.measurement import BoardFacts, Measurement, Provenance
+from bpudeploy.results.report import write_report
+from bpudeploy.results.statistics import latency_of, paired_drop, quantile, wilson
+from bpudeploy.results.summary import Accuracy, Gate, Install, Step, Summary
+
+
+@pytest.mark.parametrize(
+    ("correct", "images", "low", "high"),  # R: binom::binom.confint(method = "wilson")
+    [(0, 10, 0.0, 27.753), (5, 10, 23.659, 76.341), (81, 263, 25.530, 36.618), (10, 10, 72.247, 100.0)],
+)
+def test_wilson_against_published_values(correct: int, images: int, low: float, high: float) -> None:
+    found = wilson(correct, images)
+    assert found.low == pytest.approx(low, abs=0.01) and found.high == pytest.approx(high, abs=0.01)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_its_value_inside_0_to_100(pair: tuple[int, int]) -> None:
+    found = wilson(*pair)
+    assert 0 <= found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high <= 100
+
+
+@pytest.mark.parametrize(("correct", "images"), [(1, 0), (-1, 5), (6, 5)])
+def test_no_proportion_is_refused(correct: int, images: int) -> None:
+    with pytest.raises(ValueError, match="no proportion"):
+        wilson(correct, images)
+
+
+def outcomes(both: int, before: int, after: int, neither: int) -> tuple[list[bool], list[bool]]:
+    pairs = [(True, True)] * both + [(True, False)] * before + [(False, True)] * after + [(False, False)] * neither
+    return [b for b, _ in pairs], [a for _, a in pairs]
+
+
+def test_a_drop_is_paired() -> None:
+    found = paired_drop(*outcomes(150, 18, 10, 22))
+    assert found.points.value == pytest.approx(4.0)
+    assert found.points.low < 4.0 < found.points.high
+    assert found.p_value == pytest.approx(0.18493, abs=1e-4)  # R: binom.test(10, 28)
+    assert paired_drop(*outcomes(10, 0, 0, 5)).p_value == 1.0
+    assert paired_drop(*outcomes(10, 5, 0, 5)).p_value == pytest.approx(2 / 32)
+
+
+@given(st.tuples(*[st.integers(0, 40)] * 4).filter(any))
+def test_a_drop_the_other_way_is_its_negative(counts: tuple[int, int, int, int]) -> None:
+    before, after = outcomes(*counts)
+    one, other = paired_drop(before, after), paired_drop(after, before)
+    assert one.points.value == -other.points.value and one.p_value == other.p_value
+    assert one.points.low == pytest.approx(-other.points.high)
+
+
+@pytest.mark.parametrize(("q", "n"), [(0.5, 40), (0.5, 200), (0.9, 200), (0.99, 600)])
+def test_quantile_intervals_hold_the_truth_as_often_as_they_say(q: float, n: int) -> None:
+    rng, held, rounds = random.Random(5), 0, 1500
+    for _ in range(rounds):
+        found = quantile(sorted(rng.random() for _ in range(n)), q)
+        held += found.low <= q <= found.high
+    assert held / rounds >= 0.94
+
+
+@given(st.lists(st.floats(0.01, 1e4), min_size=2, max_size=300))
+def test_latencies_are_in_order(samples: list[float]) -> None:
+    found = latency_of(samples)
+    assert found.min_ms <= found.p50_ms.value <= found.p90_ms.value <= found.p99_ms.value <= found.max_ms
+    assert found.p50_ms.low <= found.p50_ms.value <= found.p50_ms.high
+    assert found.samples_ms == tuple(samples) and found.fps == pytest.approx(1000 / found.mean_ms)
+
+
+def test_one_frame_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="two frames"):
+        latency_of([1.0])
+
+
+def summary(name: str = "r") -> Summary:
+    rng = random.Random(1)
+    right = [rng.random() < 0.8 for _ in range(50)]
+    measured = Measurement(
+        provenance=Provenance.MEASURED,
+        device="CPU (onnxruntime)",
+        board="local",
+        release="f" * 64,
+        facts=BoardFacts(
+            hostname="h",
+            machine="aarch64",
+            cpu=None,
+            cores=4,
+            memory_mb=None,
+            os="Linux",
+            python="3.10",
+            runtime="onnxruntime 1",
+            temperature_c=None,
+            governor=None,
+            load_1min=0.1,
+        ),
+        latency=latency_of([5 + rng.random() for _ in range(60)]),
+        images=50,
+        correct=sum(right),
+        logits=((0.0, 1.0),) * 50,
+        peak_memory_mb=100,
+        load_seconds=0.1,
+        warmup_frames=2,
+    )
+    forms = [
+        Accuracy(
+            form=form,
+            where="host",
+            top1=wilson(sum(right), 50),
+            correct=sum(right),
+            images=50,
+            drop=None if form == "float" else paired_drop(right, right),
+            agreement=None if form == "float" else 100.0,
+            provenance=Provenance.MEASURED,
+        )
+        for form in ("float", "int8", "on the board")
+    ]
+    return Summary(
+        recipe=name,
+        target="local",
+        backend="ort",
+        started="2026-11-24T00:00:00+00:00",
+        release="f" * 64,
+        preprocess="224x224",
+        proof_difference=1e-6,
+        proof_images=50,
+        accuracy=tuple(forms),
+        measurement=measured,
+        install=Install(changed=True, bytes_sent=10, seconds=0.1),
+        steps=(Step(name="quantize", cache="miss", seconds=1, peak_mb=10, digests=("a" * 64, "b" * 64), bytes=10),),
+        gates=(Gate(name="max_drop", limit=1, value=2, unit="points", holds=False),),
+        sizes={"binary": 10},
+        versions={"onnx": "1"},
+        run_directory=".",
+    )
+
+
+def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
+    write_report(summary(), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") >= 4
+    assert not re.search(r"<(script|link|img|iframe)|@import|\bsrc=", page)
+    assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', page))
+    assert "a" * 64 in page and "b" * 64 in page and "f" * 64 in page
+    assert "BROKEN" in page and "measured" in page and "not readable" in page
+
+
+def test_the_report_escapes_what_it_is_told(tmp_path: Path) -> None:
+    write_report(summary("<script>alert(1)</script>"), tmp_path / "report.html")
+    assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_summary_survives_json() -> None:
+    assert Summary.model_validate_json(summary().model_dump_json()) == summary()
+
+
+def test_the_report_draws_in_a_browser(tmp_path: Path) -> None:
+    from PIL import Image
+
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here")
+    write_report(summary(), tmp_path / "report.html")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,1600"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'shot.png'}"]
+    subprocess.run([*command, f"file://{tmp_path / 'report.html'}"], check=True, capture_output=True, timeout=120)
+    with Image.open(tmp_path / "shot.png") as shot:
+        assert shot.size == (1200, 1600) and len(shot.convert("RGB").getcolors(1 << 22) or []) > 100
