@@ -243,7 +243,9 @@ def test_the_schema_explains_fields() -> None:
 
 # --- properties
 
-texts = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]))  # YAML has no surrogate pairs
+texts = st.text(
+    st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=20
+)  # YAML: no surrogate pairs, short keys
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
