@@ -147,10 +147,10 @@ def show_explanation(outlooks: Sequence[Outlook], as_json: bool) -> None:
         )
         return
     for o in outlooks:
-        print(f"{o.step}: {o.state}, {o.reason}")
         if o.parts is None:
-            print("  its key is known when that step has run")
+            print(f"{o.step}: {o.reason}" + (", its key is known when that step has run" if o.after else ""))
             continue
+        print(f"{o.step}: {o.state}, {o.reason}")
         print(f"  key {o.key}")
         for name, value in o.parts.items():
             print(f"  {name}: {json.dumps(value) if isinstance(value, dict) else value}")
@@ -180,6 +180,7 @@ def show_summary(summary: Summary, as_json: bool) -> None:
     for a in summary.accuracy:
         lost = f"{a.drop.points.value:+.1f} ({_span(a.drop.points)}), p = {a.drop.p_value:.2g}" if a.drop else ""
         print(f"  {a.form:<14} {a.where:<19} {a.top1.value:>8.1f}  {_span(a.top1):<15} {lost}".rstrip())
+    print(f"  preprocessing {summary.preprocess}")
     print(f"  the rewrite differs from float by {summary.proof_difference:.1e} of the logits' range at worst")
     print(f"\n  latency on the board, measured, {latency.frames} frames after {m.warmup_frames} of warm-up")
     for name, value in (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms)):
