@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _list_verbs(verbs)
     cache = _verb(verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run")
     cache.add_argument("what", choices=("ls", "gc", "verify"), help="list records, remove old ones, hash every object")
-    cache.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="for gc (default: 30)")
+    cache.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="for gc: unused so long (30)")
     cache.add_argument("--dry-run", action="store_true", help="for gc: say what would go")
     _store(cache)
     return top

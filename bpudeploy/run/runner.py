@@ -82,9 +82,9 @@ def run(plan: Plan, root: Path, emit: Callable[[Event], None], force: Collection
 
 
 def _written(root: Path, key: Key) -> int | None:
-    """Return when a record was written: to tell that another forced run has just renewed it."""
+    """Return a record's inode, which each write changes: to tell that another forced run has just renewed it."""
     try:
-        return record_path(root, key).stat().st_mtime_ns
+        return record_path(root, key).stat().st_ino
     except FileNotFoundError:
         return None
 

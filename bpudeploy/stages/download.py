@@ -116,8 +116,10 @@ def _pypi(work: Work, source: Source) -> Path:
 def _timm_hub(work: Work, source: Source) -> Path:
     from bpudeploy.stages.timm_models import timm
 
-    config = timm().models.get_pretrained_cfg(source.locator)
-    repository = getattr(config, "hf_hub_id", None)
+    try:
+        repository = getattr(timm().models.get_pretrained_cfg(source.locator), "hf_hub_id", None)
+    except RuntimeError:  # a known model with an unknown tag
+        repository = None
     if not repository:
         raise StageError(
             f"timm knows no pretrained weights named {source.locator!r}",

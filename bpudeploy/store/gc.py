@@ -15,7 +15,7 @@ from bpudeploy.store.steps import Record, all_records, record_path
 
 @dataclass(frozen=True)
 class Entry:
-    """One step record, with its age (since it was written) and the bytes that it names."""
+    """One step record, with its age (since it was last used) and the bytes that it names."""
 
     record: Record
     age_days: float
@@ -32,7 +32,7 @@ class Collected:
 
 
 def usage(root: Path) -> list[Entry]:
-    """Return every record, oldest first."""
+    """Return every record, the longest unused first."""
     now = time.time()
     entries = [
         Entry(r, (now - record_path(root, r.key).stat().st_mtime) / 86_400, sum(o.size for o in r.outputs))
@@ -42,7 +42,7 @@ def usage(root: Path) -> list[Entry]:
 
 
 def collect(root: Path, *, older_than_days: float, dry_run: bool) -> Collected:
-    """Remove records of at least that age, then every object that no record names, and dead work folders.
+    """Remove records unused for at least that long, then every object that no record names, and dead work folders.
 
     Raises:
         StoreError: a run is in progress.

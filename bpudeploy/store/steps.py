@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,9 @@ def all_records(root: Path) -> list[Record]:
 
 
 def remember(root: Path, recipe: str, record: Record) -> None:
-    """Note that ``recipe`` used ``record`` now (a hit), if that is news."""
+    """Note that ``recipe`` used ``record`` now (a hit): for ``explain``, and so that gc keeps it."""
+    with storing(record_path(root, record.key)), suppress(FileNotFoundError):
+        os.utime(record_path(root, record.key))
     path = _latest(root, recipe, record.step)
     try:
         known = path.read_text()

@@ -134,6 +134,16 @@ def test_gc_keeps_the_young_and_what_they_name(tmp_path: Path) -> None:
     assert usage(tmp_path) == [] and ran(tmp_path) == ALL
 
 
+def test_gc_keeps_what_is_used(tmp_path: Path) -> None:
+    ran(tmp_path)
+    ran(tmp_path, Change(tool="1.1"))
+    for path in tmp_path.glob("steps/*/*.json"):
+        os.utime(path, (0, 0))
+    assert ran(tmp_path) == []
+    assert collect(tmp_path, older_than_days=1, dry_run=False).records == 1, "the other compile"
+    assert ran(tmp_path) == []
+
+
 def test_gc_stays_out_of_a_run(tmp_path: Path) -> None:
     with store_in_use(tmp_path), pytest.raises(StoreError, match="a run is using the store"):
         collect(tmp_path, older_than_days=0, dry_run=False)

@@ -125,6 +125,16 @@ def test_https_refuses_a_certificate_that_nobody_signed(
         download(work(tmp_path), DownloadOptions(Source.parse(f"{https}/cert.pem"), None), "s")
 
 
+def test_the_hub_is_asked_for_timm_s_own_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source = Source.parse("timm:deit_tiny_patch16_224.fb_in1k")
+    with pytest.raises(StageError, match=r"timm/deit_tiny_patch16_224\.fb_in1k from the model hub") as caught:
+        download(work(tmp_path), DownloadOptions(source, None), "s")
+    assert "network" in str(caught.value.hint)
+    with pytest.raises(StageError, match="timm knows no pretrained weights"):
+        download(work(tmp_path), DownloadOptions(Source.parse("timm:deit_tiny_patch16_224.nobody"), None), "s")
+
+
 # --- weights
 
 
