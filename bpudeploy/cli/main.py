@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -132,6 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         show_interrupted()
         return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # who reads our output has enough, as in `bpudeploy cache ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
 
 
 def entry() -> None:

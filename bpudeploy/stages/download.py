@@ -105,7 +105,7 @@ def _pypi(work: Work, source: Source) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     wheels = sorted(folder.glob("*.whl")) if folder.is_dir() else []
     if done.returncode != 0 or len(wheels) != 1:
-        last = [line for line in done.stderr.splitlines() if "ERROR" in line] or [f"pip exited {done.returncode}"]
+        last = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"pip exited {done.returncode}"]
         raise StageError(
             f"pip cannot download {source.locator}=={source.version}: {last[-1].removeprefix('ERROR: ')}",
             hint="check the name, the version and that `pip download` reaches a package index from here",

@@ -126,6 +126,16 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["properties"]["calibration"]
 
 
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = [sys.executable, "-c", "from bpudeploy.cli.main import *; [main(['schema']) for _ in range(9)]"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0 and process.stderr.read() == ""
+    process.stderr.close()
+
+
 def test_ctrl_c_says_what_to_do_and_the_next_run_goes_on(tiny: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bpudeploy", "run", str(tiny)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
