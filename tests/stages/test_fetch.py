@@ -168,7 +168,7 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path: Path) -> 
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "owned",))
 
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"weight": Evil()}))
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"weight": Evil()}, protocol=2))
     with pytest.raises(StageError, match="cannot read the checkpoint"):
         load(tmp_path, tmp_path / "evil.pth", CheckpointFormat.TORCH)
     assert not (tmp_path / "owned").exists()
