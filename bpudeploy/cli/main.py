@@ -140,4 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    if code == ExitCode.INTERRUPTED:
+        # CPython remembers a Ctrl-C that hit an exec() (a dataclass being made by an import), and would end
+        # the process by the signal although it was handled.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
