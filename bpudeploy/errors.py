@@ -83,12 +83,6 @@ class StoreError(BpudeployError):
     exit_code = ExitCode.STAGE
 
 
-class CheckFailed(BpudeployError):
-    """Everything ran, and a gate of the recipe's ``check:`` does not hold."""
-
-    exit_code = ExitCode.CHECK
-
-
 class BoardError(BpudeployError):
     """A board is unreachable, refuses us, or failed at a named step."""
 

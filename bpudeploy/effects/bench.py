@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import Digest, digest_file
 from bpudeploy.effects.push import BINARY
+from bpudeploy.effects.remote import digests, do
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Progress
 from bpudeploy.release import Release
@@ -134,25 +135,12 @@ def _place(
 ) -> PurePosixPath:
     """Bring a file to the board under its digest, once; what is there is verified before it is trusted."""
     remote = board.root / folder / f"{digest}{suffix}"
-    if _matches(board, remote, digest):
+    if digest in digests(board, [remote], step=STEP).values():
         return remote
     beside = remote.with_name(f".{digest}-{secrets.token_hex(4)}")
-    _do(board, ["mkdir", "-p", str(remote.parent)])
+    do(board, ["mkdir", "-p", str(remote.parent)], step=STEP, timeout=_SILENCE_S)
     board.put(local, beside, step=STEP, progress=lambda d, t: emit(Progress(STEP, d, t, "bytes")))
-    if not _matches(board, beside, digest):
+    if digest not in digests(board, [beside], step=STEP).values():
         raise BoardError(f"{local.name} arrived damaged", board=board.name, step=STEP, hint="run again")
-    _do(board, ["mv", "-T", str(beside), str(remote)])
+    do(board, ["mv", "-T", str(beside), str(remote)], step=STEP, timeout=_SILENCE_S)
     return remote
-
-
-def _matches(board: Board, path: PurePosixPath, digest: Digest) -> bool:
-    out = board.run(["sha256sum", str(path)], timeout=_SILENCE_S, step=STEP)
-    return out.ok and out.stdout.removeprefix("\\").startswith(digest)
-
-
-def _do(board: Board, argv: list[str]) -> None:
-    out = board.run(argv, timeout=_SILENCE_S, step=STEP)
-    if not out.ok:
-        raise BoardError(
-            f"`{argv[0]}` failed: {out.stderr.strip()}", board=board.name, step=STEP, hint=f"check {board.root} there"
-        )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
+from bpudeploy.host import open_session
 from bpudeploy.quantize.observer import Histogram
 
 if TYPE_CHECKING:
@@ -22,10 +23,7 @@ def observe(
     Raises:
         StageError: a tap is not finite; it is named.
     """
-    import os
-
     import onnx
-    import onnxruntime
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -34,10 +32,7 @@ def observe(
     del copy.graph.output[:]
     for name in inside:
         copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(copy.SerializeToString())
     (fed,) = (value.name for value in session.get_inputs())
     histograms = {name: Histogram() for name in taps}
     for done, image in enumerate(images, 1):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
+from bpudeploy.host import open_session
 from bpudeploy.restructure.graph import LOGITS, PIXELS
 from bpudeploy.restructure.record import Proof
 
@@ -154,14 +155,7 @@ def _with_outputs(model: onnx.ModelProto, names: tuple[str, ...]) -> onnx.ModelP
 
 def _session(model: onnx.ModelProto) -> Callable[[F32], list[F32]]:
     """Return a function from normalised pixels (1, 3, H, W) to the outputs of ``model``."""
-    import os
-
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model.SerializeToString())
     names = [output.name for output in session.get_outputs()]
     if names[0] != LOGITS:
         raise ValueError(f"the first output is {names[0]}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Note, Progress
+from bpudeploy.host import open_session
 from bpudeploy.spec.recipe import Observer, QuantizeSpec
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 
@@ -77,17 +78,11 @@ def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...])
 
 def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Score the evaluation set with the QDQ graph in onnxruntime, on this machine."""
-    import os
-
     import numpy as np
-    import onnxruntime
 
     quantized, preprocess, samples = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
-    options_ = onnxruntime.SessionOptions()
-    options_.intra_op_num_threads = os.cpu_count() or 1
-    options_.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(quantized.path), options_, providers=["CPUExecutionProvider"])
+    session = open_session(str(quantized.path))
     (fed,) = (value.name for value in session.get_inputs())
     rows = []
     for i in range(len(images)):
