@@ -20,6 +20,7 @@ examples:
   bpudeploy run R.yaml --until quantize              build only, no board
   bpudeploy run R.yaml --board sunrise@192.168.1.10  on a board over SSH
   bpudeploy explain R.yaml quantize                  why one step runs, part by part of its key
+  bpudeploy inspect deit_tiny_patch16_224 --target rdk-x5   which operator would run where, and why
 
 exit codes: 0 done, 2 wrong recipe or usage, 3 a stage failed, 4 a gate of check: is broken, 5 the board,
 130 stopped by Ctrl-C (run again to go on)
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     _recipe_verbs(verbs)
     _list_verbs(verbs)
+    _inspect(verbs)
     cache = _verb(verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run")
     cache.add_argument("what", choices=("ls", "gc", "verify"), help="list records, remove old ones, hash every object")
     cache.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="for gc: unused so long (30)")
@@ -84,6 +86,27 @@ def _list_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         verbs, "report", "draw a run again: table and report.html", "bpudeploy report .bpudeploy/runs/2026-11-24T..."
     )
     report.add_argument("run", type=Path, metavar="RUN_DIRECTORY")
+
+
+def _inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inspect = _verb(
+        verbs,
+        "inspect",
+        "which operator would run on the BPU and which on the CPU, why, and what would help",
+        "bpudeploy inspect deit_tiny_patch16_224 --target rdk-x5\n"
+        "  bpudeploy inspect deit_tiny_patch16_224 --target rdk-x3,rdk-x5,rdk-ultra,rdk-s100\n"
+        "  bpudeploy inspect deit_tiny_patch16_224 --target rdk-x5 --original --all\n"
+        "  bpudeploy inspect recipes/quickstart.yaml --target rdk-x5 --html placement.html\n\n"
+        "It reads the vendors' operator lists; no compiler runs, nothing is fetched, no latency is predicted.",
+    )
+    inspect.add_argument("model", metavar="MODEL", help="an architecture of timm, an .onnx file, or a recipe (.yaml)")
+    inspect.add_argument(
+        "--target", action="append", metavar="NAME[,NAME...]", help="default: the recipe's; `bpudeploy targets` lists"
+    )
+    inspect.add_argument("--original", action="store_true", help="the graph as exported, not its 4-D form")
+    inspect.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width, not the model's own")
+    inspect.add_argument("--all", action="store_true", help="every node, not groups of equal ones")
+    inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a picture of the graph")
 
 
 def _verb(

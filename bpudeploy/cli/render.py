@@ -176,20 +176,27 @@ def show_summary(summary: Summary, as_json: bool) -> None:
         return
     m, latency = summary.measurement, summary.measurement.latency
     print(f"\n{summary.recipe} on {summary.target}, release {short(summary.release)}, device {m.device}")
-    print(f"\n  {'accuracy':<14} {'computed on':<19} {'top-1 %':>8}  {'95 % interval':<15} lost, points")
+    wide = max(14, *(len(a.form) for a in summary.accuracy))
+    print(f"\n  {'accuracy':<{wide}} {'computed on':<19} {'top-1 %':>8}  {'95 % interval':<15} lost, points")
     for a in summary.accuracy:
         lost = f"{a.drop.points.value:+.1f} ({_span(a.drop.points)}), p = {a.drop.p_value:.2g}" if a.drop else ""
-        print(f"  {a.form:<14} {a.where:<19} {a.top1.value:>8.1f}  {_span(a.top1):<15} {lost}".rstrip())
+        print(f"  {a.form:<{wide}} {a.where:<19} {a.top1.value:>8.1f}  {_span(a.top1):<15} {lost}".rstrip())
     print(f"  preprocessing {summary.preprocess}")
     print(f"  the rewrite differs from float by {summary.proof_difference:.1e} of the logits' range at worst")
     print(f"\n  latency on the board, measured, {latency.frames} frames after {m.warmup_frames} of warm-up")
     for name, value in (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms)):
         print(f"  {name} {value.value:8.2f} ms  ({_span(value, 2)})")
-    print(f"  mean {latency.mean_ms:.2f} ± {latency.std_ms:.2f} ms, {latency.fps:.1f} frames/s, one stream")
+    print(
+        f"  mean {latency.mean_ms:.2f} ± {latency.std_ms:.2f} ms, {latency.fps:.1f} images/s, one stream{_of(m.batch)}"
+    )
     print(f"  peak memory {m.peak_memory_mb:.0f} MB; {m.facts.cpu or m.facts.machine}, {m.facts.cores} cores")
     for g in summary.gates:
         print(f"  gate {g.name} {g.limit:g} {g.unit}: {g.value:.3g}, {'holds' if g.holds else 'BROKEN'}")
     print(f"\n  report: {summary.run_directory}/report.html")
+
+
+def _of(batch: int) -> str:
+    return f" of {batch} images at once" if batch > 1 else ""
 
 
 def _span(value: Interval, digits: int = 1) -> str:

@@ -192,6 +192,13 @@ def report(args: Namespace) -> int:
     return ExitCode.OK if summary.holds else ExitCode.CHECK
 
 
+def inspect(args: Namespace) -> int:
+    """Say where each operator would run."""
+    from bpudeploy.cli.inspect import inspect as run_inspect
+
+    return run_inspect(args)
+
+
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "run": run,
     "plan": plan,
@@ -204,4 +211,5 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "backends": backends,
     "cache": cache,
     "report": report,
+    "inspect": inspect,
 }

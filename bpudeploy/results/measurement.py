@@ -68,6 +68,8 @@ class Measurement(BaseModel):
     release: str
     facts: BoardFacts
     latency: Latency
+    batch: int = 1
+    """Images a frame: ``latency`` is for all of them together, its fps counts images."""
     images: int
     correct: int
     logits: tuple[tuple[float, ...], ...]

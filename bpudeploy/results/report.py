@@ -3,34 +3,76 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpudeploy.conformance.grouping import Group, groups
+from bpudeploy.conformance.picture import picture
+from bpudeploy.conformance.report import Inspection
+from bpudeploy.conformance.words import in_words, sums, why
 from bpudeploy.results.summary import Summary
 
 if TYPE_CHECKING:
+    import jinja2
     from matplotlib.figure import Figure
 
 _INK, _QUIET, _ACCENT = "#1f2937", "#9ca3af", "#2563eb"
 
 
+_TEMPLATES = ("report.html.jinja", "inspection.html.jinja", "placement.html.jinja", "page.css")
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """What a page shows of a placement."""
+
+    groups: tuple[Group, ...]
+    sums: tuple[tuple[str, str], ...]
+    picture: str
+
+    @classmethod
+    def of(cls, inspection: Inspection) -> _Placed:
+        p = inspection.placement
+        return cls(groups(p.nodes), tuple(sums(p)), picture(p))
+
+
 def write_report(summary: Summary, path: Path) -> None:
     """Draw ``summary`` as one self-contained HTML page at ``path``."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["megabytes"] = lambda n: f"{n / 1e6:,.2f} MB"
-    environment.filters["seconds"] = lambda s: f"{s:,.2f} s"
-    template = resources.files("bpudeploy.results").joinpath("report.html.jinja").read_text()
     plots = [
         ("Top-1, 95 % intervals", _svg(_accuracy(summary))),
         ("Latency on the board", _svg(_latency(summary))),
         ("Latency over the run", _svg(_over_time(summary))),
         ("Where the time went", _svg(_steps(summary))),
     ]
-    page = environment.from_string(template).render(s=summary, plots=plots)
+    placed = _Placed.of(summary.placement) if summary.placement is not None else None
+    page = _pages().get_template("report.html.jinja").render(s=summary, plots=plots, placed=placed)
     path.write_text(page, encoding="utf-8")
+
+
+def write_inspection(found: Sequence[Inspection], path: Path) -> None:
+    """Draw where each graph's operators would run as one self-contained HTML page at ``path``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    shown = [(one, _Placed.of(one)) for one in found]
+    path.write_text(_pages().get_template("inspection.html.jinja").render(found=shown), encoding="utf-8")
+
+
+def _pages() -> jinja2.Environment:
+    import jinja2
+
+    folder = resources.files("bpudeploy.results")
+    loader = jinja2.DictLoader({name: folder.joinpath(name).read_text() for name in _TEMPLATES})
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["megabytes"] = lambda n: f"{n / 1e6:,.2f} MB"
+    environment.filters["seconds"] = lambda s: f"{s:,.2f} s"
+    environment.filters["counted"] = in_words
+    environment.filters["why"] = why
+    return environment
 
 
 def _figure(height: float) -> tuple[Figure, Any]:

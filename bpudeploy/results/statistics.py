@@ -81,8 +81,8 @@ def _binomial_ranks(n: int, q: float) -> tuple[int, int]:
     return low, n
 
 
-def latency_of(samples_ms: Sequence[float]) -> Latency:
-    """Summarise single-stream latencies in ms.
+def latency_of(samples_ms: Sequence[float], batch: int = 1) -> Latency:
+    """Summarise single-stream latencies in ms, of ``batch`` images each.
 
     Raises:
         ValueError: fewer than two.
@@ -101,6 +101,6 @@ def latency_of(samples_ms: Sequence[float]) -> Latency:
         min_ms=ordered[0],
         max_ms=ordered[-1],
         frames=n,
-        fps=1000 / mean,
+        fps=1000 * batch / mean,
         samples_ms=tuple(samples_ms),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from bpudeploy.conformance.report import Inspection
 from bpudeploy.results.measurement import Interval, Measurement, Provenance
 
 
@@ -66,7 +67,7 @@ class Install(_Value):
 class Summary(_Value):
     """One run of one recipe, from sources to board."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     recipe: str
     target: str
     backend: str
@@ -84,6 +85,8 @@ class Summary(_Value):
     gates: tuple[Gate, ...]
     sizes: dict[str, int]
     """Artifact to bytes."""
+    placement: Inspection | None
+    """Where the graph's operators would run: on the target, or (a what-if) on another one where it has no BPU."""
     versions: dict[str, str]
     run_directory: str
 

@@ -18,6 +18,8 @@ class March(StrEnum):
     BAYES = "bayes"
     BAYES_E = "bayes-e"
     NASH_E = "nash-e"
+    NASH_M = "nash-m"
+    NASH_P = "nash-p"
 
 
 class Connection(StrEnum):

@@ -15,7 +15,20 @@ import pytest
 from bpudeploy.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["run", "plan", "explain", "validate", "pin", "fit-head", "schema", "targets", "backends", "report", "cache"]
+VERBS = [
+    "run",
+    "plan",
+    "explain",
+    "validate",
+    "pin",
+    "fit-head",
+    "schema",
+    "targets",
+    "backends",
+    "report",
+    "cache",
+    "inspect",
+]
 
 
 def bpudeploy(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

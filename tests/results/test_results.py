@@ -12,10 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy.conformance.placement import placement
+from bpudeploy.conformance.report import Inspection
 from bpudeploy.results.measurement import BoardFacts, Measurement, Provenance
 from bpudeploy.results.report import write_report
 from bpudeploy.results.statistics import latency_of, paired_drop, quantile, wilson
 from bpudeploy.results.summary import Accuracy, Gate, Install, Step, Summary
+from bpudeploy.spec.target import March
+from tests.conformance.graphs import graph
 
 
 @pytest.mark.parametrize(
@@ -83,6 +87,11 @@ def test_one_frame_has_no_spread() -> None:
         latency_of([1.0])
 
 
+def inspection() -> Inspection:
+    model = graph([("Relu", ["x"], ["y"], {}), ("Neg", ["y"], ["z"], {})], {"x": (1, 4, 4, 4)})
+    return Inspection(model="r", origin="a graph", target="rdk-x5", placement=placement(model, March.BAYES_E))
+
+
 def summary(name: str = "r") -> Summary:
     rng = random.Random(1)
     right = [rng.random() < 0.8 for _ in range(50)]
@@ -140,6 +149,7 @@ def summary(name: str = "r") -> Summary:
         steps=(Step(name="quantize", cache="miss", seconds=1, peak_mb=10, digests=("a" * 64, "b" * 64), bytes=10),),
         gates=(Gate(name="max_drop", limit=1, value=2, unit="points", holds=False),),
         sizes={"binary": 10},
+        placement=inspection(),
         versions={"onnx": "1"},
         run_directory=".",
     )
@@ -158,6 +168,19 @@ def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
 def test_the_report_escapes_what_it_is_told(tmp_path: Path) -> None:
     write_report(summary("<script>alert(1)</script>"), tmp_path / "report.html")
     assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_shows_another_boards_placement_as_a_what_if(tmp_path: Path) -> None:
+    write_report(summary(), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "What if: the same graph on rdk-x5" in page and "local has no BPU" in page
+    assert page.count("<svg") == 5 and "the RDK X5 list has it on the CPU only" in page
+    own = summary().model_copy(update={"target": "rdk-x5"})
+    write_report(own, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "What if" not in page and "before any compiler" in page
+    write_report(summary().model_copy(update={"placement": None}), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("<svg") == 4
 
 
 def test_a_summary_survives_json() -> None:

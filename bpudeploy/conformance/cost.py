@@ -1,0 +1,67 @@
+"""What a node costs, counted from shapes: multiply-accumulates, other arithmetic, bytes. Never a time."""
+
+from __future__ import annotations
+
+from math import prod
+
+from bpudeploy.conformance.graph import NodeView, Tensor
+from bpudeploy.conformance.report import Cost
+
+_LAYOUT = """
+Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Split Concat Gather GatherND Expand Tile Pad DepthToSpace
+SpaceToDepth Cast Shape ScatterND Constant Dropout
+"""
+_MOVES = frozenset(_LAYOUT.split())
+_PASSES = {
+    "Softmax": 5,
+    "LogSoftmax": 5,
+    "LayerNormalization": 8,
+    "InstanceNormalization": 8,
+    "Gelu": 4,
+    "HardSwish": 3,
+}
+"""How often every element is handled by an operator that the tools take apart (see the notes of the tables)."""
+
+
+def cost_of(node: NodeView) -> Cost:
+    """Return the node's cost; a tensor of unknown shape counts nothing."""
+    if node.folded:
+        return Cost()
+    macs = _macs(node)
+    return Cost(
+        macs=macs,
+        element_ops=0 if macs else _element_ops(node),
+        bytes_read=sum(map(_size, node.features)),
+        bytes_written=sum(map(_size, node.outputs)),
+        weight_bytes=sum(map(_size, node.constants)) if macs or node.op not in _MOVES else 0,
+    )
+
+
+def _size(tensor: Tensor) -> int:
+    return prod(tensor.shape) if tensor.shape is not None else 0
+
+
+def _macs(node: NodeView) -> int:
+    if len(node.inputs) < 2 or node.inputs[0] is None or node.inputs[1] is None or not node.outputs:
+        return 0
+    a, b, out = node.inputs[0], node.inputs[1], _size(node.outputs[0])
+    if a.shape is None or b.shape is None:
+        return 0
+    if node.op == "Conv" and b.shape:
+        return out * prod(b.shape[1:])
+    if node.op == "ConvTranspose" and b.shape:
+        return _size(a) * prod(b.shape[1:])
+    if node.op == "MatMul" and a.shape:
+        return out * a.shape[-1]
+    if node.op == "Gemm" and len(a.shape) == 2:
+        return out * a.shape[0 if node.attributes.get("transA", 0) else 1]
+    return 0
+
+
+def _element_ops(node: NodeView) -> int:
+    if node.op in _MOVES:
+        return 0
+    read, written = sum(map(_size, node.features)), sum(map(_size, node.outputs))
+    if node.op in ("MaxPool", "AveragePool"):
+        return written * prod(int(k) for k in node.attributes.get("kernel_shape", [1]))
+    return max(read if node.op.startswith(("Reduce", "Global", "Arg")) else 0, written) * _PASSES.get(node.op, 1)

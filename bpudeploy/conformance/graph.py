@@ -1,0 +1,223 @@
+"""An ONNX graph as the checks read it: every node with the shapes, constants and readers around it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.generic]
+
+_FOLDED_ELEMENTS = 1 << 14
+"""Constants up to this size are computed: shapes, indices and masks, never weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """``shape`` is None where it cannot be known; ``values`` only of constants that are at hand."""
+
+    name: str
+    shape: tuple[int, ...] | None
+    constant: bool = False
+    values: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class NodeView:
+    """One node. ``folded``: it depends on no input of the network, so it is computed once, when compiling.
+
+    An input that is left out is None. ``readers`` are the operators that read its outputs.
+    """
+
+    name: str
+    scope: str
+    op: str
+    domain: str
+    opset: int
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    attributes: Mapping[str, Any]
+    folded: bool
+    gives_output: bool
+    readers: tuple[str, ...]
+
+    @property
+    def features(self) -> tuple[Tensor, ...]:
+        """The inputs that depend on the network's input."""
+        return tuple(t for t in self.inputs if t is not None and not t.constant)
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """The inputs that do not: weights, shapes, indices."""
+        return tuple(t for t in self.inputs if t is not None and t.constant)
+
+
+@dataclass
+class _Reader:
+    """What is known while the nodes are read in order."""
+
+    model: onnx.ModelProto
+    opset: int
+    trained: bool
+    types: dict[str, onnx.TypeProto] = field(default_factory=dict)
+    constant: set[str] = field(default_factory=set)
+    values: dict[str, Array] = field(default_factory=dict)
+
+    def tensor(self, name: str) -> Tensor:
+        values = self.values.get(name)
+        if values is not None and values.dtype.kind == "f" and not self.trained:
+            values = None
+        return Tensor(name, self.shape(name), name in self.constant, values)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        if name in self.values:
+            return tuple(self.values[name].shape)
+        found = self.types.get(name)
+        if found is None or not found.tensor_type.HasField("shape"):
+            return None
+        dims = found.tensor_type.shape.dim
+        return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
+
+
+def read_graph(
+    model: onnx.ModelProto, constants: Collection[str] = (), *, trained: bool = True
+) -> tuple[NodeView, ...]:
+    """Return every node of ``model``, in order, with inferred shapes.
+
+    Args:
+        constants: inputs of the graph that are weights, as in an export without them.
+        trained: floats among the constants are real weights; else their values are not shown.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
+    reader = _Reader(model, opset, trained)
+    for info in (*graph.value_info, *graph.output, *graph.input):
+        reader.types[info.name] = info.type
+    reader.constant |= {v.name for v in graph.input if v.name in constants}
+    for tensor in graph.initializer:
+        reader.constant.add(tensor.name)
+        reader.values[tensor.name] = numpy_helper.to_array(tensor)
+    readers: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    outputs = {o.name for o in graph.output}
+    return tuple(_view(reader, node, index, readers, outputs) for index, node in enumerate(graph.node))
+
+
+def _view(
+    reader: _Reader, node: onnx.NodeProto, index: int, readers: Mapping[str, list[str]], outputs: set[str]
+) -> NodeView:
+    from onnx import helper
+
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.HasField("g")}
+    _infer(reader, node)
+    folded = _fold(reader, node, attributes)
+    if folded:
+        reader.constant.update(node.output)
+    return NodeView(
+        name=node.name or f"{node.op_type.lower()}.{index}",
+        scope=scope_of(node.name),
+        op=node.op_type,
+        domain="" if node.domain == "ai.onnx" else node.domain,
+        opset=reader.opset,
+        inputs=tuple(reader.tensor(name) if name else None for name in node.input),
+        outputs=tuple(reader.tensor(name) for name in node.output if name),
+        attributes=attributes,
+        folded=folded,
+        gives_output=any(name in outputs for name in node.output),
+        readers=tuple(r for name in node.output for r in readers.get(name, ())),
+    )
+
+
+def _infer(reader: _Reader, node: onnx.NodeProto) -> None:
+    """Add the types of the node's outputs, from its own schema; an operator without one adds nothing."""
+    from onnx import defs, numpy_helper, shape_inference
+
+    known = {
+        name: numpy_helper.from_array(reader.values[name])  # type: ignore[no-untyped-call, unused-ignore]
+        for name in node.input
+        if name in reader.values and reader.values[name].size <= _FOLDED_ELEMENTS
+    }
+    types = {name: _type(reader, name) for name in node.input if name in reader.types or name in reader.values}
+    try:
+        schema = defs.get_schema(node.op_type, reader.opset, node.domain)
+        found = shape_inference.infer_node_outputs(
+            schema, node, types, known, opset_imports=list(reader.model.opset_import)
+        )
+    except Exception:  # what onnx raises for an operator, a rank or a domain that it does not know
+        return
+    for name, kind in found.items():
+        if kind.tensor_type.HasField("shape") or name not in reader.types:
+            reader.types[name] = kind
+
+
+def _type(reader: _Reader, name: str) -> onnx.TypeProto:
+    from onnx import helper
+
+    if name not in reader.types:
+        values = reader.values[name]
+        reader.types[name] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
+    return reader.types[name]
+
+
+def _fold(reader: _Reader, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> bool:
+    """Return whether the node is constant; compute it where its inputs are at hand and small."""
+    import numpy as np
+
+    if node.op_type == "Shape" and (shape := reader.shape(node.input[0])) is not None:
+        chosen = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
+        reader.values[node.output[0]] = np.array(chosen, np.int64)
+        return True
+    names = [n for n in node.input if n]
+    if node.op_type != "Constant" and (not names or not reader.constant.issuperset(names)):
+        return False
+    if len(attributes) < len(node.attribute):  # a subgraph may read what is outside of it
+        return False
+    if all(n in reader.values and reader.values[n].size <= _FOLDED_ELEMENTS for n in names):
+        reader.values.update(_compute(reader, node))
+    return True
+
+
+def _compute(reader: _Reader, node: onnx.NodeProto) -> dict[str, Array]:
+    from onnx import helper
+    from onnx.reference import ReferenceEvaluator
+
+    made = [n for n in node.output if n]
+    if any((shape := reader.shape(n)) is not None and _elements(shape) > _FOLDED_ELEMENTS for n in made):
+        return {}
+    infos = [
+        [helper.make_tensor_value_info(n, 0, None) for n in names] for names in ([*filter(None, node.input)], made)
+    ]
+    graph = helper.make_graph([node], "one", *infos)
+    try:
+        one = helper.make_model(graph, opset_imports=list(reader.model.opset_import))
+        results = ReferenceEvaluator(one).run(None, {n: reader.values[n] for n in node.input if n})
+    except Exception:  # whatever onnx's reference does not know: the value stays unknown
+        return {}
+    import numpy as np
+
+    return {name: np.asarray(value) for name, value in zip(made, results, strict=True)}
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    product = 1
+    for n in shape:
+        product *= n
+    return product
+
+
+def scope_of(name: str) -> str:
+    """Return where a node stands: ``blocks.0.attn.qkv``, also for torch's ``/blocks/blocks.0/attn/qkv/MatMul``."""
+    if "/" not in name:
+        return name
+    parts = [p for p in name.split("/") if p]
+    inner = parts[:-1] if len(parts) > 1 else parts
+    return ".".join(p for p, after in zip(inner, [*inner[1:], ""], strict=True) if not after.startswith(f"{p}."))

@@ -1,0 +1,78 @@
+"""What would help a node that is not on the BPU: a rewrite, an option of ours or of the compiler, or nothing."""
+
+from __future__ import annotations
+
+from math import prod
+
+from bpudeploy.conformance.graph import NodeView
+from bpudeploy.conformance.report import Fix, Form, Hint
+from bpudeploy.conformance.table import Default, OnBoard, OpFact, OpTable
+
+_TAKEN_IN = """
+LayerNormalization GroupNormalization InstanceNormalization BatchNormalization Gemm Einsum Gelu HardSwish Mish Where Neg
+Squeeze Unsqueeze Flatten Split Gather Identity Cast ReduceMean ReduceSum ReduceMax Pow Expand Div Clip Pad Tile Reshape
+Transpose MatMul Add Sub Mul Concat Slice Softmax Sqrt Erf
+"""
+_REWRITTEN = frozenset(_TAKEN_IN.split())
+"""What the rewrite to 4-D takes in; whether the result lands on the BPU, `inspect` of the restructured graph says."""
+_LAYOUT = frozenset(("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"))
+
+
+def hint_for(node: NodeView, fact: OpFact | None, broken: bool, table: OpTable, form: Form) -> Hint | None:
+    """Return what would help a node that is not on the BPU.
+
+    Args:
+        broken: it breaks a limit of its operator.
+    """
+    if fact is not None and not broken and _can_be_asked(fact):
+        return Hint(fix=Fix.ASK, text=f"{fact.constraints.enable}")
+    if fact is not None and (node.op == "Erf" or (node.op in ("Div", "Mul") and set(node.readers) == {"Erf"})):
+        return _gelu(node, table)
+    if form is Form.ORIGINAL and node.op in _REWRITTEN:
+        return Hint(
+            fix=Fix.RESTRUCTURE, text="the restructured form has other operators there: inspect without --original"
+        )
+    if not table.complete:
+        return None
+    return _none_known(node, fact, table)
+
+
+def _can_be_asked(fact: OpFact) -> bool:
+    return (
+        fact.device is OnBoard.CONDITIONAL
+        and fact.default_placement is Default.CPU
+        and fact.constraints.enable is not None
+    )
+
+
+def _gelu(node: NodeView, table: OpTable) -> Hint:
+    option = "of a GELU: restructure.approximate.gelu"
+    limit = table.ops["Sigmoid"].constraints.max_chw
+    if limit is None:
+        return Hint(fix=Fix.APPROXIMATE, text=f"{option}, any form")
+    if max((prod(t.shape or ()) for t in node.features), default=0) <= limit:
+        return Hint(fix=Fix.APPROXIMATE, text=f"{option}: quick, its Sigmoid keeps C*H*W of at most {limit}")
+    return Hint(
+        fix=Fix.SMALLER,
+        text=f"of a GELU: C*H*W of at most {limit}, then restructure.approximate.gelu: quick; fewer tokens or a "
+        "smaller image",
+    )
+
+
+def _none_known(node: NodeView, fact: OpFact | None, table: OpTable) -> Hint:
+    if fact is not None and fact.constraints.max_chw is not None:
+        return Hint(
+            fix=Fix.SMALLER,
+            text=f"C*H*W of at most {fact.constraints.max_chw}: fewer tokens or a smaller image",
+        )
+    if node.op == "MatMul" and not node.constants:
+        return Hint(fix=Fix.NONE, text="of attention heads: no rewrite makes them fit this BPU")
+    if node.op in _LAYOUT:
+        return Hint(fix=Fix.NONE, text="layout changes: no rewrite; the tool folds some away")
+    if node.op == "Softmax":
+        return Hint(fix=Fix.NONE, text="inside a network this BPU has none")
+    if node.op == "Sub" and fact is not None and fact.device is OnBoard.CPU:
+        return Hint(fix=Fix.NONE, text="no rewrite yet; x - mean(x) could be one 1x1 convolution")
+    if node.op in ("Add", "Div") and node.constants:
+        return Hint(fix=Fix.NONE, text="of a constant: no rewrite beyond what is folded into convolutions")
+    return Hint(fix=Fix.NONE, text="no rewrite and no option known")

@@ -1,0 +1,208 @@
+"""What the vendors say about each operator of a march: data in ``ops/``, each fact with its source."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+
+from pydantic import Field
+
+from bpudeploy.spec.frozen import Frozen
+from bpudeploy.spec.target import March
+
+Range = tuple[int, int]
+
+
+class OnBoard(StrEnum):
+    """Where an operator can run."""
+
+    BPU = "bpu"
+    CONDITIONAL = "conditional"  # BPU if every limit holds, else CPU
+    CPU = "cpu"
+    COMPOSITE = "composite"  # decomposed by the tool into ``parts``
+    UNSUPPORTED = "unsupported"  # neither: the tool refuses the model
+
+
+class Default(StrEnum):
+    """Where an operator that keeps its limits lands when nobody asks."""
+
+    BPU = "bpu"
+    CPU = "cpu"
+
+
+class Rule(StrEnum):
+    """A limit in the vendor's words; each one is evaluated, or reported as not checked, in ``limits``."""
+
+    ANY = "any"
+    H_AND_W = "H,W only"
+    AS_MUL = "as Mul"
+    ADD_SAME = "NCHW+NCHW"
+    ADD_CHANNEL = "NCHW+NC11"
+    MUL_SAME = "1CHW*1CHW"
+    MUL_CHANNEL = "1CHW*1C11"
+    MUL_NUMBER = "1CHW*1111"
+    TWO_WAY_MERGED = "two-way; >4 dims only if mergeable"
+    TWO_WAY_NOT_FIRST = "two-way except dim 0"
+    ONE_SIDE = "one side only"
+    TWO_FEATURE_MAPS = "both feature maps"
+    POWER_OF_TWO_DILATION = "power of two that divides stride; h<=w"
+    STRIDE_WITH_ADD = "any; 1 or 2 when fused with a following Add"
+    STRIDE_ORDER = "stride_h <= stride_w"
+    HALF_KERNEL_PAD = "0..(k-1)/2"
+    DILATED = "stride 1, int8 output, H and W divisible by dilation"
+    SCALAR = "scalar"
+    POWER_OF_TWO_FACTOR = "power of two, H<=W"
+    INDICES = "int32 feature map, or int32/int64 constant"
+    CONST_WEIGHT = "K,MxK,1xMxK,1x1xMxK,BxMxK,1xBxMxK,AxBxMxK by KxN forms"
+    MATMUL_FEATURE_MAPS = "only 1xBxMxK by 1x1xKxN"
+    LIMITS_OF_CONV = "limits of Conv"
+    GEMM_IO = "before a BPU op H*W/8*C/4<=1024, else <2048"
+    PADDED = "after 8W4C or 32C padding"
+
+
+class Limits(Frozen):
+    """What must hold of a node, in the keys of the source; a range is (least, most)."""
+
+    rank: Range | Rule | None = None
+    max_rank: int | None = None
+    max_channels: int | None = None
+    max_channels_per_group: int | None = None
+    max_channels_plain: int | None = None
+    """Of a convolution with one group."""
+    max_channels_last_op: int | None = None
+    """Per group, where the convolution gives an output of the network."""
+    max_channels_hw1: int | None = None
+    """Where H = W = 1."""
+    kernel_nc: Range | None = None
+    kernel_hw: Range | None = None
+    kernel: Range | None = None
+    kernel_1x1: bool | None = None
+    max_kernel_volume: int | None = None
+    """Of a convolution C/group * kh * kw, of a pooling kh * kw."""
+    stride: Range | Rule | None = None
+    stride_in: tuple[int, ...] | None = None
+    stride_1x1: bool | None = None
+    stride_order: Rule | None = None
+    dilation: Range | Rule | None = None
+    dilation_gt1: Rule | None = None
+    pad: Range | Rule | None = None
+    output_padding: Range | None = None
+    max_hw: int | None = None
+    h: Range | None = None
+    w: Range | None = None
+    max_chw: int | None = None
+    chw_padding: Rule | None = None
+    max_first_dim: int | None = None
+    max_dim: int | None = None
+    axis: tuple[int, ...] | None = None
+    onnx_axis: tuple[int, ...] | None = None
+    torch_axis: tuple[int, ...] | None = None
+    not_axis: int | None = None
+    axes: tuple[int, ...] | Rule | None = None
+    n_axes: int | None = None
+    axes_hw_together: bool | None = None
+    keepdims: int | None = None
+    max_axis: int | None = None
+    """Size of the reduced axis."""
+    equal_parts: bool | None = None
+    dims_changed: int | None = None
+    blocksize: int | None = None
+    mode: tuple[str, ...] | None = None
+    coord: tuple[str, ...] | None = None
+    nearest_factor: Rule | None = None
+    padding: tuple[str, ...] | None = None
+    exponent: Rule | None = None
+    shapes: tuple[Rule, ...] | Rule | None = None
+    both_featuremaps: bool | None = None
+    operands: Rule | None = None
+    values_nonzero: bool | None = None
+    broadcast: Rule | None = None
+    max_const_inputs: int | None = None
+    same_rank: bool | None = None
+    max_mkn: int | None = None
+    max_other_dim: int | None = None
+    const_weight: Rule | None = None
+    two_featuremaps: Rule | None = None
+    indices: Rule | None = None
+    only_graph_output: bool | None = None
+    hw_le_7: Rule | None = None
+    io: Rule | None = None
+    enable: str | None = None
+    """How the tool is asked to put it on the BPU."""
+    lowered_to: str | None = None
+    parts: tuple[str, ...] | None = None
+    note: str | None = None
+
+    def given(self) -> tuple[str, ...]:
+        """Return the names of the limits that are set."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+
+class OpFact(Frozen):
+    """One operator on one march."""
+
+    device: OnBoard
+    dtypes: tuple[str, ...]
+    """What its activations may be, on ``device``."""
+    constraints: Limits
+    default_placement: Default
+    source: str
+    confidence: str
+
+
+class General(Frozen):
+    """What holds of every tensor on the BPU."""
+
+    dtypes: tuple[str, ...]
+    rank: int | None = None
+    max_batch: int | None = None
+    max_n: int | None = None
+    max_dim: int | None = None
+    max_tensor_bytes: int | None = None
+    source: str
+
+
+class ModelRules(Frozen):
+    """What the compiler asks of a whole model."""
+
+    opset: Range
+    max_ir_version: int | None = None
+    max_outputs: int | None = None
+    input_rank: int | None = None
+    input_batch: int | None = None
+    needs_conv: bool = False
+    source: str
+
+
+class OpTable(Frozen):
+    """All that is known of a march. ``complete``: an operator that is not in it is in no vendor's list."""
+
+    march: March
+    board: str
+    general: General
+    model: ModelRules
+    complete: bool
+    notes: tuple[str, ...]
+    same_as: March | None = None
+    confidence: str | None = None
+    """Of every fact that is taken over from ``same_as``."""
+    ops: dict[str, OpFact] = Field(default_factory=dict)
+
+
+@cache
+def op_table(march: March) -> OpTable:
+    """Return the table of a BPU march.
+
+    Raises:
+        KeyError: the march is no BPU.
+    """
+    if march is March.CPU:
+        raise KeyError(march)
+    text = resources.files("bpudeploy.conformance").joinpath("ops", f"{march}.json").read_text()
+    table = OpTable.model_validate_json(text)
+    if table.same_as is None:
+        return table
+    assumed = {"confidence": table.confidence}
+    ops = {name: fact.model_copy(update=assumed) for name, fact in op_table(table.same_as).ops.items()}
+    return table.model_copy(update={"ops": ops})

@@ -1,0 +1,200 @@
+"""What `inspect` looks at: an architecture, an ONNX file or a recipe's model, as a graph. Fetches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from bpudeploy.conformance.report import Form, Inspection
+from bpudeploy.errors import StageError, UsageError
+from bpudeploy.spec.approximate import ApproximateSpec
+from bpudeploy.spec.load import Resolved, load_recipe
+from bpudeploy.spec.recipe import ModelSpec, Outputs
+from bpudeploy.spec.source import Source, SourceKind
+from bpudeploy.spec.target import Target
+
+if TYPE_CHECKING:
+    import onnx
+
+    from bpudeploy.restructure.imported import Network
+
+T = TypeVar("T")
+Size = int | tuple[int, int] | None
+RANDOM = "random weights: placement depends on shapes alone"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A graph to look at. ``constants`` are inputs of the graph that are weights; ``trained``: they are real."""
+
+    name: str
+    form: Form
+    origin: str
+    model: onnx.ModelProto
+    constants: frozenset[str]
+    trained: bool
+
+    def on(self, target: Target) -> Inspection:
+        """Return where its nodes would run on ``target``."""
+        from bpudeploy.conformance.placement import placement
+
+        found = placement(self.model, target.march, self.constants, self.form, trained=self.trained)
+        return Inspection(model=self.name, origin=self.origin, target=target.name, placement=found)
+
+
+def subjects(text: str, *, original: bool, image_size: int | None) -> tuple[tuple[Subject, Target | None], ...]:
+    """Return every graph that ``text`` stands for, each with the target that its recipe names.
+
+    Args:
+        text: an architecture of timm, an .onnx file, or a recipe's .yaml.
+        original: the graph as exported, not the 4-D form.
+
+    Raises:
+        UsageError: there is no such model, file or image size.
+        StageError: the model has no 4-D form, or cannot be exported.
+    """
+    form = Form.ORIGINAL if original else Form.RESTRUCTURED
+    if text.endswith((".yaml", ".yml")):
+        return tuple(_recipe(resolved, form, image_size) for resolved in load_recipe(Path(text), (), _any_backend))
+    if text.endswith(".onnx"):
+        return ((_onnx(Path(text), form, image_size, 1), None),)
+    if "/" in text or text.endswith((".pth", ".pt", ".bin", ".safetensors")):
+        raise UsageError(
+            f"{text!r} is no model that can be inspected",
+            hint="give an architecture of timm (deit_tiny_patch16_224), an .onnx file, or a recipe (.yaml)",
+        )
+    name = text.removeprefix("timm:").split(".")[0]
+    return ((_architecture(name, form, image_size), None),)
+
+
+def _any_backend() -> Collection[str]:
+    from bpudeploy.backends.registry import backend_names
+
+    return backend_names()
+
+
+def _recipe(resolved: Resolved, form: Form, image_size: int | None) -> tuple[Subject, Target]:
+    spec = resolved.recipe.model
+    size = image_size or spec.image_size
+    source = Source.parse(spec.named)
+    if spec.onnx is not None:
+        if source.kind is not SourceKind.FILE:
+            raise UsageError(
+                f"the network of {resolved.recipe.name} is at {spec.onnx}: inspect fetches nothing",
+                hint="give the .onnx file itself, or run the recipe `--until restructure` and look at its report",
+            )
+        return _exactly(_onnx(Path(source.locator), form, size, spec.batch), resolved), resolved.target
+    name = spec.architecture or source.locator.split(".")[0]
+    found = _architecture(name, form, size, spec, _classes(resolved))
+    return _exactly(found, resolved), resolved.target
+
+
+def _exactly(subject: Subject, resolved: Resolved) -> Subject:
+    """Say so where the recipe approximates: that needs its weights and images."""
+    if resolved.recipe.restructure.approximate == ApproximateSpec():
+        return subject
+    return replace(subject, origin=f"{subject.origin}; exact, without the recipe's restructure.approximate")
+
+
+def _classes(resolved: Resolved) -> int | None:
+    """Return how many classes the recipe's network has, where that can be said without fetching."""
+    head = resolved.recipe.model.head
+    if head is None:
+        return None
+    source = Source.parse(head.source)
+    if source.kind is SourceKind.FILE and Path(source.locator).is_file():
+        from safetensors import safe_open
+
+        with safe_open(source.locator, framework="numpy") as tensors:
+            return int(tensors.get_slice("weight").get_shape()[0])
+    return len(resolved.recipe.dataset.classes) or None
+
+
+def _architecture(
+    name: str, form: Form, size: Size, spec: ModelSpec | None = None, classes: int | None = None
+) -> Subject:
+    from bpudeploy.restructure.export import export, network_of_module
+    from bpudeploy.stages import timm_models
+
+    try:
+        model = timm_models.create(name, image_size=size, num_classes=classes)
+    except StageError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    shape = (spec.batch if spec else 1, 3, *timm_models.describe(model, name, size).image_size)
+    if spec is not None and spec.outputs is Outputs.FEATURES:
+        model = timm_models.feature_maps(model, spec.layers)
+    model = timm_models.reparameterized(model)
+    origin = f"{shape[2]}x{shape[3]} pixels, {RANDOM}"
+    if form is Form.ORIGINAL:
+        weights = frozenset(model.state_dict())
+        return Subject(name, form, origin, _fits(lambda: export(model, shape), size), weights, False)
+    network = _fits(lambda: network_of_module(model, shape), size)
+    return Subject(name, form, origin, _rewritten(name, network), frozenset(), False)
+
+
+def _fits(make: Callable[[], T], size: Size) -> T:
+    """Return what ``make`` makes; a network that cannot take the size that was asked for is the user's mistake."""
+    try:
+        return make()
+    except StageError as error:
+        if size is None:
+            raise
+        raise UsageError(
+            f"the network does not take images of {size} pixels: {error.message}",
+            hint="leave --image-size out, or take a multiple of the patch and window sizes",
+        ) from error
+
+
+def _rewritten(name: str, network: Network) -> onnx.ModelProto:
+    from bpudeploy.restructure.rewrite import rewrite
+
+    try:
+        return rewrite(network).model
+    except StageError as error:
+        hint = f"{error.hint or ''}; `--original` inspects {name} as it was exported".lstrip("; ")
+        raise StageError(error.message, hint=hint) from error
+
+
+def _onnx(path: Path, form: Form, size: Size, batch: int) -> Subject:
+    from bpudeploy.restructure.imported import read_network
+    from bpudeploy.stages.fetch_onnx import read_onnx
+
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}", hint="give the path of an .onnx model")
+    try:
+        model = read_onnx(path)
+    except StageError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    shape = _fix(model, size, batch)
+    origin = f"input {'x'.join(map(str, shape))}"
+    if form is Form.RESTRUCTURED:
+        model = _rewritten(path.name, read_network(model))
+    return Subject(path.name, form, origin, model, frozenset(), True)
+
+
+def _fix(model: onnx.ModelProto, size: Size, batch: int) -> tuple[int, ...]:
+    """Give the first input of the network a fixed shape, and return it."""
+    weights = {t.name for t in model.graph.initializer}
+    images = next((i for i in model.graph.input if i.name not in weights), None)
+    dims = images.type.tensor_type.shape.dim if images is not None else []
+    if images is None or not dims:
+        raise UsageError("the ONNX network has no input with a rank", hint="export it again")
+    wanted: Sequence[int | None] = [batch, *[None] * (len(dims) - 1)]
+    if len(dims) == 4 and size is not None:
+        h, w = (size, size) if isinstance(size, int) else size
+        last = dims[3].dim_value in (1, 3) and dims[1].dim_value not in (1, 3)
+        wanted = [batch, h, w, None] if last else [batch, None, h, w]
+    for axis, (dim, n) in enumerate(zip(dims, wanted, strict=True)):
+        if n is not None and axis > 0 and dim.dim_value and dim.dim_value != n:
+            raise UsageError(
+                f"input {images.name!r} has {dim.dim_value} on axis {axis}, not {n}",
+                hint="the shape in the file is fixed: leave --image-size out, or export the model again",
+            )
+        if not dim.dim_value:
+            if n is None:
+                raise UsageError(f"axis {axis} of input {images.name!r} is not fixed", hint="add --image-size")
+            dim.Clear()
+            dim.dim_value = n
+    return tuple(d.dim_value for d in dims)
