@@ -1,8 +1,9 @@
-"""This machine's onnxruntime: one way to open a session, for proofs, calibration and scores."""
+"""This machine's onnxruntime: one way to open a session, and to feed it images batch by batch."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -14,3 +15,12 @@ def open_session(model: str | bytes) -> Any:
     options.intra_op_num_threads = os.cpu_count() or 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def batches(count: int, size: int) -> Iterator[tuple[list[int], int]]:
+    """Yield the indices 0 to ``count`` - 1 in lists of ``size``, and how many of each list count.
+
+    The last list is filled up with its last index.
+    """
+    for start in range(0, count, size):
+        yield [min(i, count - 1) for i in range(start, start + size)], min(size, count - start)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Scores
+from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
 from bpudeploy.plan import pipeline
 from bpudeploy.release import Release
@@ -16,14 +17,19 @@ from bpudeploy.results.measurement import Measurement, Provenance
 from bpudeploy.results.statistics import paired_drop, wilson
 from bpudeploy.results.summary import Accuracy, Gate, Install, Step, Summary
 from bpudeploy.run.runner import RunResult
-from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.approximate import ApproximateSpec
+from bpudeploy.spec.load import Resolved, load_target
 from bpudeploy.spec.recipe import CheckSpec
+from bpudeploy.spec.target import March
+from bpudeploy.stages.approximate import approximations
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _TOOLS = ("bpudeploy", "torch", "timm", "onnx", "onnxruntime", "numpy", "asyncssh")
+WHAT_IF = "rdk-x5"
+"""The board whose placement a report shows when the run's own has no BPU."""
 _SIZES = {
     "float weights": pipeline.MODEL,
     "restructured float graph": pipeline.GRAPH,
@@ -46,7 +52,7 @@ def summarise(
     from bpudeploy.stages.timm_models import Preprocess
 
     recipe = resolved.recipe
-    accuracy = accuracies(result, measured)
+    accuracy = accuracies(recipe.restructure.approximate, result, measured)
     proof = _proof(result.artifact(pipeline.GRAPH).path)
     return Summary(
         recipe=recipe.name,
@@ -62,23 +68,26 @@ def summarise(
         install=Install(changed=pushed.changed, bytes_sent=pushed.bytes_sent, seconds=pushed.seconds),
         steps=_steps(result),
         gates=gates(recipe.check, accuracy[-1], measured),
-        sizes={what: result.artifact(step).path.stat().st_size for what, step in _SIZES.items()},
+        sizes=_sizes(recipe.restructure.approximate, result),
+        placement=_placement(resolved, result),
         versions={tool: version(tool) for tool in _TOOLS},
         run_directory=str(directory),
     )
 
 
-def accuracies(result: RunResult, measured: Measurement) -> tuple[Accuracy, ...]:
-    """Return top-1 of each form on the same images: float, restructured, int8, and the board last."""
+def accuracies(spec: ApproximateSpec, result: RunResult, measured: Measurement) -> tuple[Accuracy, ...]:
+    """Return top-1 of each form on the same images: float, restructured, each approximation, int8, the board last."""
     import numpy as np
 
     truth = Scores.read(result.artifact(pipeline.FLOAT_SCORES).path)
     restructured = Scores.read(result.artifact(pipeline.GRAPH, 1).path)
     int8 = Scores.read(result.artifact(pipeline.INT8_SCORES).path)
     board = np.array(measured.logits, dtype=np.float32)
+    changed = [(a.label, result.artifact(a.step, 1).path) for a in approximations(spec)]
     rows = (
         ("float", "host, torch", truth.logits),
         ("restructured", "host, onnxruntime", restructured.logits),
+        *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in changed),
         ("int8", "host, onnxruntime", int8.logits),
         ("on the board", measured.device, board),
     )
@@ -128,6 +137,27 @@ def _steps(result: RunResult) -> tuple[Step, ...]:
             bytes=sum(o.size for o in step.record.outputs),
         )
         for name, step in result.steps.items()
+    )
+
+
+def _sizes(spec: ApproximateSpec, result: RunResult) -> dict[str, int]:
+    """Return what the report calls an artifact to its bytes."""
+    changed = {f"float graph, {a.label}": a.step for a in approximations(spec)}
+    return {what: result.artifact(step).path.stat().st_size for what, step in (_SIZES | changed).items()}
+
+
+def _placement(resolved: Resolved, result: RunResult) -> Inspection:
+    """Return where the graph that was quantized would run: on the target, or on ``WHAT_IF`` where it has no BPU."""
+    import onnx
+
+    from bpudeploy.conformance.placement import placement
+
+    target = resolved.target if resolved.target.march is not March.CPU else load_target(WHAT_IF, Path())[0]
+    changed = approximations(resolved.recipe.restructure.approximate)
+    step = changed[-1].step if changed else pipeline.GRAPH
+    found = placement(onnx.load(result.artifact(step).path), target.march)
+    return Inspection(
+        model=resolved.recipe.name, origin=f"the graph of step {step}", target=target.name, placement=found
     )
 
 

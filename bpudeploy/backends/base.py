@@ -32,8 +32,8 @@ class CompileInputs:
 class Backend(Protocol):
     """A compiler for some marches. Instances hold no state; options are a frozen pydantic model.
 
-    The board's contract: the binary takes one uint8 tensor (N=1, H, W, 3), RGB after resize and crop,
-    and gives float32 logits (1, classes). Mean and scale are inside the binary.
+    The board's contract: the binary takes one uint8 tensor (N, H, W, 3), RGB after resize and crop, N being
+    the recipe's ``model.batch``, and gives float32 logits (N, classes). Mean and scale are inside the binary.
     """
 
     name: str

@@ -20,7 +20,7 @@ class OrtBackend:
     """Puts the pixels' normalisation in front of the QDQ graph; onnxruntime compiles it where it runs."""
 
     name = "ort"
-    version = 1
+    version = 2
     runtime = Runtime.ONNXRUNTIME
     options_type = OrtOptions
 
@@ -28,7 +28,10 @@ class OrtBackend:
         return {"onnx": version("onnx")}
 
     def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
-        """Write the binary: uint8 RGB (1, H, W, 3) in, float32 logits (1, classes) out, opset 13."""
+        """Write the binary: uint8 RGB (N, H, W, 3) in, float32 logits (N, classes) out, opset 13.
+
+        A network that gives features keeps its 4-D outputs.
+        """
         import onnx
 
         model = onnx.load(inputs.quantized.path)
@@ -41,7 +44,9 @@ class OrtBackend:
 
 
 def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.ModelProto:
-    """Return ``model`` with uint8 NHWC pixels as input and (1, classes) logits as output.
+    """Return ``model`` with uint8 NHWC pixels as input and (N, classes) logits as output.
+
+    Outputs that are not one vector an image stay as they are.
 
     (x / 255 - mean) / std is one multiplication and one addition per channel: x * scale + shift.
     """
@@ -52,16 +57,14 @@ def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.Mo
     out = onnx.ModelProto()
     out.CopyFrom(model)
     graph = out.graph
-    (given,), (made,) = graph.input, graph.output
+    (given,) = graph.input
+    batch = given.type.tensor_type.shape.dim[0].dim_value
     height, width = normalisation.size
-    pixels = helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [1, height, width, 3])
-    classes = int(np.prod([d.dim_value for d in made.type.tensor_type.shape.dim]))
-    logits = helper.make_tensor_value_info("logits.flat", onnx.TensorProto.FLOAT, [1, classes])
+    pixels = helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [batch, height, width, 3])
     graph.initializer.extend(
         [
             numpy_helper.from_array(np.array(normalisation.scale, np.float32).reshape(1, 3, 1, 1), "image.scale"),
             numpy_helper.from_array(np.array(normalisation.shift, np.float32).reshape(1, 3, 1, 1), "image.shift"),
-            numpy_helper.from_array(np.array([1, classes], np.int64), "logits.flat.shape"),
         ]
     )
     front = [
@@ -70,11 +73,16 @@ def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.Mo
         helper.make_node("Mul", ["image.float", "image.scale"], ["image.scaled"], name="image.scale"),
         helper.make_node("Add", ["image.scaled", "image.shift"], [given.name], name="image.shift"),
     ]
-    back = helper.make_node("Reshape", [made.name, "logits.flat.shape"], ["logits.flat"], name="logits.flatten")
-    nodes = [*front, *graph.node, back]
-    del graph.node[:], graph.input[:], graph.output[:]
+    nodes = [*front, *graph.node]
+    shape = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
+    if len(graph.output) == 1 and shape[2:] == [1, 1]:
+        made = graph.output[0].name
+        graph.initializer.append(numpy_helper.from_array(np.array(shape[:2], np.int64), "logits.flat.shape"))
+        nodes.append(helper.make_node("Reshape", [made, "logits.flat.shape"], ["logits.flat"], name="logits.flatten"))
+        del graph.output[:]
+        graph.output.append(helper.make_tensor_value_info("logits.flat", onnx.TensorProto.FLOAT, shape[:2]))
+    del graph.node[:], graph.input[:]
     graph.node.extend(nodes)
     graph.input.append(pixels)
-    graph.output.append(logits)
     onnx.checker.check_model(out, full_check=True)
     return out

@@ -98,8 +98,8 @@ def read_samples(path: Path) -> tuple[Any, Any]:
     return pixels, labels
 
 
-def load(model: str, threads: int) -> tuple[Callable[[Any], Any], str]:
-    """Return a function from pixels (1, H, W, 3) to logits, and the runtime's name."""
+def load(model: str, threads: int) -> tuple[Callable[[Any], Any], int, str]:
+    """Return a function from pixels (N, H, W, 3) to logits (N, classes), its N, and the runtime's name."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -107,19 +107,27 @@ def load(model: str, threads: int) -> tuple[Callable[[Any], Any], str]:
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (given,), (wanted,) = session.get_inputs(), session.get_outputs()
-    return lambda pixels: session.run([wanted.name], {given.name: pixels})[0], f"onnxruntime {onnxruntime.__version__}"
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    return lambda pixels: session.run([wanted.name], {given.name: pixels})[0], int(given.shape[0]), runtime
 
 
-def measure(infer: Callable[[Any], Any], pixels: Any, warmup: int, min_frames: int, min_seconds: float) -> None:
-    """Time single frames, one after another, until both minima are met; warm-up frames are not timed."""
+def frame(pixels: Any, first: int, batch: int) -> Any:
+    """Return ``batch`` images from ``first`` on, beginning again at the end."""
+    return pixels[[(first + i) % len(pixels) for i in range(batch)]]
+
+
+def measure(
+    infer: Callable[[Any], Any], pixels: Any, batch: int, warmup: int, min_frames: int, min_seconds: float
+) -> None:
+    """Time frames of ``batch`` images, one after another, until both minima are met; warm-up is not timed."""
     for i in range(warmup):
-        infer(pixels[i % len(pixels)][None])
+        infer(frame(pixels, i * batch, batch))
     chunk: list[float] = []
     frames, started = 0, time.perf_counter()
     while frames < min_frames or time.perf_counter() - started < min_seconds:
-        frame = pixels[frames % len(pixels)][None]
+        fed = frame(pixels, frames * batch, batch)
         before = time.perf_counter_ns()
-        infer(frame)
+        infer(fed)
         chunk.append((time.perf_counter_ns() - before) / 1e6)
         frames += 1
         if len(chunk) == _CHUNK:
@@ -140,14 +148,16 @@ def main() -> None:
     leave_with_the_connection()
     pixels, labels = read_samples(args.samples)
     started = time.perf_counter()
-    infer, runtime = load(args.model, args.threads)
+    infer, batch, runtime = load(args.model, args.threads)
     loaded = time.perf_counter() - started
     say("facts", **facts(runtime))
-    say("loaded", seconds=loaded)
-    measure(infer, pixels, args.warmup, args.min_frames, args.min_seconds)
-    for i in range(len(labels)):
-        values = [float(v) for v in infer(pixels[i][None]).reshape(-1)]
-        say("logits", index=i, of=len(labels), label=int(labels[i]), values=values)
+    say("loaded", seconds=loaded, batch=batch)
+    measure(infer, pixels, batch, args.warmup, args.min_frames, args.min_seconds)
+    for first in range(0, len(labels), batch):
+        rows = infer(frame(pixels, first, batch)).reshape(batch, -1)
+        for i in range(first, min(first + batch, len(labels))):
+            values = [float(v) for v in rows[i - first]]
+            say("logits", index=i, of=len(labels), label=int(labels[i]), values=values)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     say("done", images=len(labels), peak_memory_mb=peak)
     sys.stdout.flush()

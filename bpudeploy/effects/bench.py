@@ -38,6 +38,7 @@ class _Facts(BoardFacts):
 class _Loaded(_Line):
     kind: Literal["loaded"]
     seconds: float
+    batch: int
 
 
 class _Latencies(_Line):
@@ -107,7 +108,8 @@ def bench(
         board=board.name,
         release=release.digest,
         facts=BoardFacts(**facts.model_dump(exclude={"kind"})),
-        latency=latency_of(latencies),
+        latency=latency_of(latencies, loaded.batch),
+        batch=loaded.batch,
         images=done.images,
         correct=sum(max(range(len(a.values)), key=a.values.__getitem__) == a.label for a in answers),
         logits=tuple(a.values for a in answers),

@@ -11,9 +11,10 @@ from bpudeploy.errors import SpecError
 from bpudeploy.plan.builder import PlanBuilder
 from bpudeploy.plan.step import Plan, Ref
 from bpudeploy.spec.load import Resolved
-from bpudeploy.spec.recipe import CalibrationSpec, ModelSpec
+from bpudeploy.spec.recipe import CalibrationSpec, ModelSpec, Outputs
 from bpudeploy.spec.source import CheckpointFormat, Source, SourceKind
 from bpudeploy.stage import Kind
+from bpudeploy.stages.approximate import approximations
 from bpudeploy.stages.compile import CompileStageOptions, compile_with
 from bpudeploy.stages.download import DownloadOptions, download_stage
 from bpudeploy.stages.fetch_data import DatasetOptions, Origin, Tree, dataset_stage
@@ -24,6 +25,7 @@ from bpudeploy.stages.fetch_model import (
     ModelOptions,
     PreprocessOptions,
 )
+from bpudeploy.stages.fetch_onnx import FETCH_ONNX, OnnxOptions
 from bpudeploy.stages.head import FIT_HEAD, HeadOptions
 from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions, ScoreOptions
 from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, ReferenceOptions, RestructureOptions
@@ -69,9 +71,13 @@ def plan(resolved: Resolved, backend: Backend | None) -> Plan:
     (scores,) = p.add(REFERENCE, FLOAT_SCORES, ReferenceOptions(), model, preprocess, evaluation)
     options = RestructureOptions(recipe.restructure.tolerance)
     graph, _ = p.add(RESTRUCTURE, GRAPH, options, model, preprocess, evaluation, scores)
+    for change in approximations(recipe.restructure.approximate):
+        calibrated = (calibration,) if change.calibrated else ()
+        graph, _ = p.add(change.stage, change.step, change.options, graph, *calibrated, preprocess, evaluation)
     quantize = QuantizeOptions.of(recipe.quantize)
     (quantized,) = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
-    p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), quantized, preprocess, evaluation)
+    if recipe.model.outputs is Outputs.LOGITS:
+        p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), quantized, preprocess, evaluation)
     if backend is not None:
         chosen = CompileStageOptions.of(resolved, backend)
         p.add(compile_with(backend), BINARY, chosen, graph, quantized, calibration, preprocess)
@@ -95,13 +101,7 @@ def plan_head(resolved: Resolved, l2: float) -> Plan:
 
 def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
     recipe = resolved.recipe
-    source = Source.parse(recipe.model.source)
-    checkpoints = [_download(p, "fetch/weights", Kind.CHECKPOINT, source, recipe.model.sha256)]
-    head = recipe.model.head
-    if head is not None:
-        checkpoints.append(_download(p, "fetch/head", Kind.CHECKPOINT, Source.parse(head.source), head.sha256))
-    stage = FETCH_MODEL_WITH_HEAD if head else FETCH_MODEL
-    (model,) = p.add(stage, MODEL, _model_options(recipe.model, source), *checkpoints)
+    model = _fetch_model(p, recipe.model)
     (preprocess,) = p.add(PREPROCESS, PREPROCESSING, PreprocessOptions(recipe.preprocess), model)
     archives: list[Ref] = []
     origin = _origin(p, "fetch/archive", recipe.dataset.source, recipe.dataset.sha256, archives)
@@ -118,12 +118,37 @@ def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
     return _Inputs(model, preprocess, evaluated, calibrated)
 
 
+def _fetch_model(p: PlanBuilder, spec: ModelSpec) -> Ref:
+    source = Source.parse(spec.named)
+    checkpoints = [_download(p, "fetch/weights", Kind.CHECKPOINT, source, spec.sha256)]
+    features = spec.outputs is Outputs.FEATURES
+    if spec.onnx is not None:
+        options = OnnxOptions(spec.image_size, spec.batch, features, source.member)
+        (model,) = p.add(FETCH_ONNX, MODEL, options, *checkpoints)
+        return model
+    if spec.head is not None:
+        named = Source.parse(spec.head.source)
+        checkpoints.append(_download(p, "fetch/head", Kind.CHECKPOINT, named, spec.head.sha256))
+    stage = FETCH_MODEL_WITH_HEAD if spec.head else FETCH_MODEL
+    (model,) = p.add(stage, MODEL, _model_options(spec, source), *checkpoints)
+    return model
+
+
 def _model_options(spec: ModelSpec, source: Source) -> ModelOptions:
     name = "model.safetensors" if source.kind is SourceKind.TIMM else (source.member or source.locator)
     architecture = spec.architecture or source.locator.split(".")[0]
     encoded = CheckpointFormat.of(name)
     assert encoded is not None  # spec.checks refuses other endings
-    return ModelOptions(architecture, spec.image_size, encoded, source.member, spec.head is not None)
+    return ModelOptions(
+        architecture,
+        spec.image_size,
+        encoded,
+        source.member,
+        spec.head is not None,
+        spec.batch,
+        spec.outputs is Outputs.FEATURES,
+        spec.layers,
+    )
 
 
 def _download(p: PlanBuilder, step: str, kind: Kind, source: Source, pinned: str | None) -> Ref:

@@ -1,111 +1,162 @@
-"""A thin builder of ONNX graphs: every node is named after the tensor that it gives."""
+"""The 4-D network while it is being made: nodes by the name of their one output, and constants."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from bpudeploy.restructure.atoms import Dims
 
 if TYPE_CHECKING:
-    import numpy as np
-    import onnx
     from numpy.typing import NDArray
 
-    from bpudeploy.restructure.weights import Linear
-
-OPSET = 11
-IR_VERSION = 7
-PIXELS = "pixels"
-LOGITS = "logits"
+MOVE = "Move"
+"""A change of layout; it becomes Reshapes and Transposes when the graph is written."""
 
 
-class GraphBuilder:
-    """Collects nodes and constants in order; ``model`` checks and returns them.
+@dataclass
+class Node:
+    """One operator. Its output has its name; ``shape`` is that output's, always of four numbers.
 
-    ``keep_float`` collects the nodes that stand inside a norm: INT8 has too little range for a square.
+    A Move has ``source`` and ``target``, over atoms of its own. ``keep_float`` marks what stands inside a
+    norm, where INT8 has too little range for a square.
     """
 
-    def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
-        self._keep_float: list[str] = []
+    op: str
+    name: str
+    inputs: list[str]
+    shape: tuple[int, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    source: Dims | None = None
+    target: Dims | None = None
+    keep_float: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """How an output of the original is read from ours, which is ``physical``: as ``fine``, transposed, as ``shape``."""
+
+    name: str
+    physical: tuple[int, ...]
+    fine: tuple[int, ...]
+    perm: tuple[int, ...]
+    shape: tuple[int, ...]
 
     @property
-    def keep_float(self) -> tuple[str, ...]:
-        """Names of the nodes that a quantizer must leave in float."""
-        return tuple(self._keep_float)
+    def back(self) -> tuple[int, ...]:
+        """The permutation that undoes ``perm``."""
+        return tuple(sorted(range(len(self.perm)), key=self.perm.__getitem__))
 
-    def node(
-        self, op: str, name: str, inputs: Sequence[str], *, keep_float: bool = False, **attributes: int | list[int]
-    ) -> str:
-        """Append a node with one output and return that output's name, which is ``name``."""
-        from onnx import helper
+    def read(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return our 4-D tensor as the original would give it."""
+        return array.reshape(self.fine).transpose(self.perm).reshape(self.shape)
 
-        self._nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
-        if keep_float:
-            self._keep_float.append(name)
+
+@dataclass(frozen=True)
+class Twin:
+    """A tensor of ours that must equal ``original`` of the imported network, read by ``output``.
+
+    ``cuts`` are the parts (axis, start, stop) that are left of it, one after the other.
+    """
+
+    original: str
+    layer: str
+    output: Output
+    cuts: tuple[tuple[int, int, int], ...] = ()
+
+    def placed(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the original's tensor laid out and cut as ours is."""
+        full = array.reshape([self.output.fine[p] for p in self.output.perm]).transpose(self.output.back)
+        laid = full.reshape(self.output.physical)
+        for axis, start, stop in self.cuts:
+            laid = laid.take(range(start, stop), axis=axis)
+        return laid
+
+
+class Graph:
+    """Nodes in an order in which each comes after what it reads; constants by name, any dtype."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.constants: dict[str, NDArray[Any]] = {}
+        self.inputs: dict[str, tuple[int, ...]] = {}
+        self.outputs: list[Output] = []
+        self.twins: list[Twin] = []
+        self.centred: set[str] = set()
+        """Tensors from which a rule took their mean over axis 1."""
+        self._given: set[str] = set()
+
+    def add(self, node: Node) -> str:
+        """Append a node and return its name."""
+        self.nodes[node.name] = node
+        return node.name
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor or a constant."""
+        if name in self.nodes:
+            return self.nodes[name].shape
+        return self.inputs.get(name) or tuple(self.constants[name].shape)
+
+    def fresh(self, base: str) -> str:
+        """Return ``base``, with a number behind it where that name was given before."""
+        name, n = base, 1
+        while name in self._given or name in self.nodes or name in self.constants or name in self.inputs:
+            n += 1
+            name = f"{base}.{n}"
+        self._given.add(name)
         return name
 
-    def constant(self, name: str, value: NDArray[np.float64]) -> str:
-        """Store ``value`` as float32 and return its name."""
-        from onnx import numpy_helper
+    def readers(self) -> dict[str, list[Node]]:
+        """Return tensor to the nodes that read it, once for each place where they do."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes.values():
+            for name in node.inputs:
+                found.setdefault(name, []).append(node)
+        return found
 
-        return self._store(name, numpy_helper.from_array(value.astype("float32"), name))
+    @property
+    def output_names(self) -> set[str]:
+        """The tensors that the network gives."""
+        return {output.name for output in self.outputs}
 
-    def integers(self, name: str, values: Sequence[int]) -> str:
-        """Store a vector of int64 (a shape, or where a slice starts) and return its name."""
-        from onnx import TensorProto, helper
+    def rename_reads(self, old: str, new: str) -> None:
+        """Make everybody who reads ``old`` read ``new``."""
+        for node in self.nodes.values():
+            node.inputs = [new if name == old else name for name in node.inputs]
 
-        return self._store(name, helper.make_tensor(name, TensorProto.INT64, [len(values)], list(values)))
+    def cut_twin(self, name: str, axis: int, start: int, stop: int) -> None:
+        """Say that only [``start``, ``stop``) of an axis is left of ``name``."""
+        self.twins = [
+            replace(t, cuts=(*t.cuts, (axis, start, stop))) if t.output.name == name else t for t in self.twins
+        ]
 
-    def scalar(self, name: str, value: float) -> str:
-        """Store a float32 of rank 0, shared by all who ask for the same name."""
-        from onnx import TensorProto, helper
+    def rename_twin(self, old: str, new: str) -> None:
+        """Say that the original's tensor that ``old`` was equal to is now equal to ``new``."""
+        self.twins = [
+            replace(t, output=replace(t.output, name=new)) if t.output.name == old else t for t in self.twins
+        ]
 
-        return self._store(name, helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
+    def insert_before(self, name: str, nodes: Sequence[Node]) -> None:
+        """Put ``nodes`` before the node ``name``."""
+        self._insert(name, nodes, 0)
 
-    def _store(self, name: str, tensor: onnx.TensorProto) -> str:
-        self._constants.setdefault(name, tensor)
-        return name
+    def insert_after(self, name: str, nodes: Sequence[Node]) -> None:
+        """Put ``nodes`` after the node ``name``, or first of all where it is an input."""
+        if name in self.nodes:
+            self._insert(name, nodes, 1)
+        else:
+            self.nodes = {**{n.name: n for n in nodes}, **self.nodes}
 
-    def conv(self, name: str, x: str, linear: Linear, *, kernel: tuple[int, int] = (1, 1), group: int = 1) -> str:
-        """Append a Conv with stride = kernel and no padding; a bias that is zero everywhere is left out.
+    def _insert(self, name: str, nodes: Sequence[Node], offset: int) -> None:
+        ordered = [*self.nodes.values()]
+        at = [*self.nodes].index(name) + offset
+        self.nodes = {n.name: n for n in (*ordered[:at], *nodes, *ordered[at:])}
 
-        ``linear.weight`` is (out, in/group · kernel height · kernel width).
-        """
-        out = linear.weight.shape[0]
-        weight = self.constant(f"{name}.weight", linear.weight.reshape(out, -1, *kernel))
-        inputs = [x, weight]
-        if linear.bias.any():
-            inputs.append(self.constant(f"{name}.bias", linear.bias))
-        return self.node("Conv", name, inputs, kernel_shape=list(kernel), strides=list(kernel), group=group)
-
-    def reshape(self, name: str, x: str, shape: Sequence[int]) -> str:
-        """Append a Reshape to a static shape."""
-        return self.node("Reshape", name, [x, self.integers(f"shape.{'x'.join(map(str, shape))}", shape)])
-
-    def columns(self, name: str, x: str, start: int, stop: int) -> str:
-        """Append a Slice of the token axis, [start, stop)."""
-        bounds = [self.integers(f"index.{value}", [value]) for value in (start, stop, 3)]
-        return self.node("Slice", name, [x, *bounds])
-
-    def model(self, image: tuple[int, int], output: str, shape: Sequence[int]) -> onnx.ModelProto:
-        """Return the checked model: input ``pixels`` float32 (1, 3, H, W), output ``logits`` of ``shape``."""
-        import onnx
-        from onnx import TensorProto, helper
-
-        self._nodes[-1].output[0] = LOGITS
-        if self._nodes[-1].name != output:
-            raise ValueError(f"{output} is not the last node")
-        graph = helper.make_graph(
-            self._nodes,
-            "bpudeploy",
-            [helper.make_tensor_value_info(PIXELS, TensorProto.FLOAT, [1, 3, *image])],
-            [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, list(shape))],
-            list(self._constants.values()),
-        )
-        opset = helper.make_opsetid("", OPSET)
-        model: onnx.ModelProto = helper.make_model(
-            graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="bpudeploy"
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model
+    def chain(self, name: str, readers: Mapping[str, Sequence[Node]]) -> Iterator[Node]:
+        """Yield the nodes that follow ``name`` as long as each tensor has exactly one reader and is no output."""
+        outputs = self.output_names
+        while len(readers.get(name, ())) == 1 and name not in outputs:
+            (node,) = readers[name]
+            yield node
+            name = node.name

@@ -15,8 +15,9 @@ KEY = "bpudeploy.restructure"
 class Proof(BaseModel):
     """How exact the rewrite was measured to be.
 
-    Differences are worst |Δ| over (max - min) of the reference logits of all images; ``random`` is the
-    same on one seeded random input. Top-1 was equal on all ``images``, or there is no Proof.
+    Differences are worst |Δ| over (max - min) of the reference outputs of all images, the worst output
+    where there are several; ``random`` is the same on one seeded random input. Top-1 was equal on all
+    ``images``, or there is no Proof; ``top1_equal`` is None where the outputs are not class scores.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,21 +25,24 @@ class Proof(BaseModel):
     tolerance: float
     max_relative_difference: float
     random_relative_difference: float
-    top1_equal: int
+    top1_equal: int | None
 
 
 class GraphRecord(BaseModel):
-    """The proof, the nodes by operator, the residual stream's tensors and the nodes that stay in float."""
+    """The proof, the nodes by operator, the nodes that stay in float, and what each rule did."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     proof: Proof
     nodes: dict[str, int]
-    taps: tuple[str, ...]
     keep_float: tuple[str, ...]
+    rules: dict[str, int]
 
     def write(self, model: onnx.ModelProto) -> None:
-        """Put the record into ``model``'s metadata."""
-        model.metadata_props.add(key=KEY, value=self.model_dump_json())
+        """Put the record into ``model``'s metadata, in place of an earlier one."""
+        kept = [(e.key, e.value) for e in model.metadata_props if e.key != KEY]
+        del model.metadata_props[:]
+        for key, value in [*kept, (KEY, self.model_dump_json())]:
+            model.metadata_props.add(key=key, value=value)
 
     @classmethod
     def read(cls, model: onnx.ModelProto) -> GraphRecord:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bpudeploy.errors import SpecError
+from bpudeploy.spec import approximate
 from bpudeploy.spec.compose import nearest
-from bpudeploy.spec.recipe import DatasetFormat, Observer, Recipe
+from bpudeploy.spec.recipe import DatasetFormat, ModelSpec, Observer, Outputs, Recipe
 from bpudeploy.spec.source import CheckpointFormat, Source, SourceKind
 from bpudeploy.spec.target import Target
 from bpudeploy.spec.validate import FieldPath, problem
@@ -22,6 +23,7 @@ def problems(recipe: Recipe, target: Target, root: Node) -> list[SpecError]:
         _sources,
         _model,
         _labels,
+        _approximate,
         _quantize,
         _preprocess,
         _calibration,
@@ -32,18 +34,19 @@ def problems(recipe: Recipe, target: Target, root: Node) -> list[SpecError]:
 
 def _sources(recipe: Recipe, target: Target) -> Found:
     head = recipe.model.head
-    named = [
-        (("model",), recipe.model.source, recipe.model.sha256),
-        (("dataset",), recipe.dataset.source, recipe.dataset.sha256),
+    named: list[tuple[FieldPath, str | None, str | None]] = [
+        (("model", "source"), recipe.model.source, recipe.model.sha256),
+        (("model", "onnx"), recipe.model.onnx, recipe.model.sha256),
+        (("dataset", "source"), recipe.dataset.source, recipe.dataset.sha256),
+        (("calibration", "source"), recipe.calibration.source, recipe.calibration.sha256),
     ]
     if head is not None:
-        named.append((("model", "head"), head.source, head.sha256))  # type: ignore[arg-type]
-    if recipe.calibration.source is not None:
-        named.append((("calibration",), recipe.calibration.source, recipe.calibration.sha256))
-    for place, text, sha256 in named:
-        source = Source.parse(text)
-        field: FieldPath = (*place, "source")
-        if source.kind is SourceKind.TIMM and place != ("model",):
+        named.append((("model", "head", "source"), head.source, head.sha256))
+    for field, text, sha256 in named:
+        if text is None:
+            continue
+        source, place = Source.parse(text), [str(part) for part in field[:-1]]
+        if source.kind is SourceKind.TIMM and field != ("model", "source"):
             yield field, "timm: is a source of models only", "use https:, pypi: or a path"
         elif source.remote and sha256 is None:
             yield field, f"{text} is not pinned", f"`bpudeploy pin RECIPE` prints the {'.'.join(place)}.sha256 to add"
@@ -53,7 +56,25 @@ def _sources(recipe: Recipe, target: Target) -> Found:
 
 def _model(recipe: Recipe, target: Target) -> Found:
     model = recipe.model
-    source = Source.parse(model.source)
+    if (model.source is None) == (model.onnx is None):
+        both = model.source is not None
+        yield (
+            ("model",),
+            "model.source and model.onnx are both there" if both else "model.source is missing",
+            "keep the one that is meant"
+            if both
+            else "add `source:` (weights of a timm model) or `onnx:` (a whole network)",
+        )
+    elif model.onnx is not None:
+        yield from _onnx(recipe)
+    else:
+        yield from _checkpoint(model)
+    if model.layers and model.outputs is not Outputs.FEATURES:
+        yield ("model", "layers"), "layers is read for outputs: features only", "add `outputs: features`, or remove it"
+
+
+def _checkpoint(model: ModelSpec) -> Found:
+    source = Source.parse(model.named)
     if source.kind is not SourceKind.TIMM and model.architecture is None:
         yield (
             ("model",),
@@ -65,6 +86,31 @@ def _model(recipe: Recipe, target: Target) -> Found:
     elif source.kind is not SourceKind.TIMM and CheckpointFormat.of(source.member or source.locator) is None:
         endings = ", ".join(CheckpointFormat.endings())
         yield ("model", "source"), f"cannot tell the format of {model.source} from its ending", f"known: {endings}"
+
+
+def _onnx(recipe: Recipe) -> Found:
+    """An ONNX file is the whole network, and does not say how its images are prepared."""
+    model, source = recipe.model, Source.parse(recipe.model.named)
+    if CheckpointFormat.of(source.member or source.locator) is not CheckpointFormat.ONNX:
+        yield (
+            ("model", "onnx"),
+            f"{model.onnx} does not end in .onnx",
+            "name an .onnx file, or use `source:` for weights",
+        )
+    for name, why in (
+        ("architecture", "an ONNX file is a whole network"),
+        ("head", "an ONNX file has its own head"),
+        ("layers", "an ONNX file gives what it was exported with"),
+    ):
+        if getattr(model, name):
+            yield ("model", name), f"{name} is not read with onnx: {why}", "remove it"
+    missing = [n for n in ("mean", "std", "interpolation", "crop_pct") if getattr(recipe.preprocess, n) is None]
+    if missing:
+        yield (
+            ("preprocess",),
+            f"an ONNX file does not say how its images are prepared: {', '.join(missing)} missing",
+            "add them under `preprocess:`, as the network was trained (mean and std in 0..1 units)",
+        )
 
 
 def _labels(recipe: Recipe, target: Target) -> Found:
@@ -81,6 +127,18 @@ def _labels(recipe: Recipe, target: Target) -> Found:
         )
     if len(set(dataset.classes)) != len(dataset.classes):
         yield ("dataset", "classes"), "a class is named twice", "name each once"
+
+
+def _approximate(recipe: Recipe, target: Target) -> Found:
+    spec, place = recipe.restructure.approximate, ("restructure", "approximate")
+    if recipe.model.outputs is not Outputs.LOGITS and spec != approximate.ApproximateSpec():
+        yield (
+            place,
+            "what an approximation costs is measured as top-1, and outputs: features has none",
+            "remove it, or use `outputs: logits`",
+        )
+    for path, text, hint in approximate.problems(spec):
+        yield (*place, *path), text, hint
 
 
 def _quantize(recipe: Recipe, target: Target) -> Found:

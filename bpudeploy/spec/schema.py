@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bpudeploy.spec import compile_options, recipe, target
+from bpudeploy.spec import approximate, compile_options, recipe, target
 from bpudeploy.spec.recipe import Recipe, RecipeFile
 from bpudeploy.spec.target import Target
 
@@ -35,7 +35,7 @@ def _described(model: type[BaseModel]) -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     classes = {
         name: value
-        for module in (recipe, target, compile_options)
+        for module in (recipe, target, approximate, compile_options)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseModel)
     }

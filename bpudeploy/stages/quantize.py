@@ -9,7 +9,7 @@ from typing import Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Note, Progress
-from bpudeploy.host import open_session
+from bpudeploy.host import batches, open_session
 from bpudeploy.spec.recipe import Observer, QuantizeSpec
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 
@@ -53,11 +53,12 @@ def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...])
     model = onnx.load(graph.path)
     taps = find_taps(model, frozenset(GraphRecord.read(model).keep_float))
     images, normalise = Samples.read(calibration.path), Normalisation.read(preprocess.path)
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     histograms = observe(
         model,
         taps.observed,
-        (normalise.apply(images.pixels[i : i + 1]) for i in range(len(images))),
-        lambda done: work.emit(Progress("quantize", done, len(images), "images")),
+        (normalise.apply(images.pixels[chosen]) for chosen, _ in batches(len(images), batch)),
+        lambda done: work.emit(Progress("quantize", min(done * batch, len(images)), len(images), "images")),
     )
     limits = {name: threshold(h, options.observer, options.percentile or 100.0) for name, h in histograms.items()}
     quantized = to_qdq(model, taps, limits)
@@ -85,9 +86,10 @@ def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, .
     session = open_session(str(quantized.path))
     (fed,) = (value.name for value in session.get_inputs())
     rows = []
-    for i in range(len(images)):
-        rows.append(session.run(None, {fed: normalise.apply(images.pixels[i : i + 1])})[0].reshape(1, -1))
-        work.emit(Progress("quantize/scores", i + 1, len(images), "images"))
+    for chosen, kept in batches(len(images), session.get_inputs()[0].shape[0]):
+        made = session.run(None, {fed: normalise.apply(images.pixels[chosen])})[0]
+        rows.append(made.reshape(len(chosen), -1)[:kept])
+        work.emit(Progress("quantize/scores", chosen[0] + kept, len(images), "images"))
     scores = Scores(np.concatenate(rows), images.labels)
     work.emit(Note("quantize/scores", f"int8 top-1 {100 * scores.top1:.2f} % of {len(images)} images"))
     return (scores.write(work.dir / "scores.safetensors"),)

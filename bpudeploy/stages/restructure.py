@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
+from bpudeploy.host import batches
 from bpudeploy.stage import Artifact, Kind, Stage, Work
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    F32 = NDArray[np.float32]
+
+FEATURE_IMAGES = 16
+"""Feature maps are large: the proof holds them for this many images, class scores for all."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class ReferenceOptions:
 
 @dataclass(frozen=True)
 class RestructureOptions:
-    """``tolerance``: worst allowed |difference| over the range of the reference logits."""
+    """``tolerance``: worst allowed |difference| over the range of the reference outputs."""
 
     tolerance: float
 
@@ -32,30 +42,36 @@ class RestructureOptions:
 
 
 def reference(work: Work, options: ReferenceOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Score the evaluation set with the original model, float32, in the framework that it was trained in.
+    """Score the evaluation set with the original model, float32, in the framework that defines it.
+
+    Of a network that gives features, the outputs of one image stand side by side in one row.
 
     Raises:
         StageError: the model's classes are not as many as the dataset's.
     """
     import numpy as np
 
-    from bpudeploy.restructure.proof import infer
-    from bpudeploy.stages.timm_models import load_model
+    from bpudeploy.stages.originals import open_original
 
     model, preprocess, samples = inputs
-    network, meta = load_model(model.path)
+    original = open_original(model.path)
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
-    if meta.num_classes != len(images.classes):
+    meta = original.meta
+    if not meta.features and meta.num_classes != len(images.classes):
         raise StageError(
             f"the model has {meta.num_classes} classes, the dataset {len(images.classes)}",
-            hint="dataset.classes names all of the model's classes in its order; a backbone needs a model.head",
+            hint="dataset.classes names all of the model's classes in its order; a backbone needs a model.head; "
+            "`outputs: features` is for networks that give no class scores",
         )
+    count = min(len(images), FEATURE_IMAGES) if meta.features else len(images)
     rows = []
-    for i in range(len(images)):
-        rows.append(infer(network, normalise.apply(images.pixels[i : i + 1])))
-        work.emit(Progress("restructure/reference", i + 1, len(images), "images"))
-    scores = Scores(np.concatenate(rows), images.labels)
-    work.emit(Note("restructure/reference", f"float top-1 {100 * scores.top1:.2f} % of {len(images)} images"))
+    for chosen, kept in batches(count, meta.batch if original.runs_on == "onnxruntime" else 1):
+        made = original.infer(normalise.apply(images.pixels[chosen]))
+        rows.append(np.concatenate([output.reshape(len(chosen), -1) for output in made], axis=1)[:kept])
+        work.emit(Progress("restructure/reference", chosen[0] + kept, count, "images"))
+    scores = Scores(np.concatenate(rows), images.labels[:count])
+    said = f"{scores.logits.shape[1]} features" if meta.features else f"float top-1 {100 * scores.top1:.2f} %"
+    work.emit(Note("restructure/reference", f"{said} of {count} images, by {original.runs_on}"))
     return (scores.write(work.dir / "scores.safetensors"),)
 
 
@@ -63,52 +79,72 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
     """Rewrite the model into 4-D convolutions and prove it on every evaluation image.
 
     Raises:
-        StageError: the model is not understood, the form is not 4-D, or the proof fails; it names where.
+        StageError: an operation has no 4-D form, or the proof fails; it names where.
     """
+    import numpy as np
     import onnx
 
-    from bpudeploy.restructure.forms import check_forms
-    from bpudeploy.restructure.proof import Reference, prove
-    from bpudeploy.restructure.read_vit import read_vit
+    from bpudeploy.restructure.proof import Reference, prove, random_input
     from bpudeploy.restructure.record import GraphRecord, count_nodes
-    from bpudeploy.restructure.vit import rewrite
-    from bpudeploy.stages.timm_models import load_model
+    from bpudeploy.restructure.rewrite import rewrite
+    from bpudeploy.stages.originals import open_original
 
     model, preprocess, samples, scores = inputs
-    network, _ = load_model(model.path)
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
-    rewritten = rewrite(read_vit(network))
-    check_forms(rewritten.model)
-    proof, logits = prove(
+    original = open_original(model.path)
+    noise = original.infer(random_input((original.meta.batch, 3, *original.meta.image_size)))
+    rewritten = rewrite(original.network())
+    features = original.meta.features
+    del original  # its weights are now those of the rewritten graph
+    truth = Scores.read(scores.path)
+    proof, answers = prove(
         rewritten,
-        Reference(network, Scores.read(scores.path).logits, lambda i: normalise.apply(images.pixels[i : i + 1])),
+        Reference(
+            _by_output(truth.logits, noise) if features else [truth.logits],
+            lambda i: normalise.apply(images.pixels[i : i + 1]),
+            noise,
+            lambda: open_original(model.path).as_onnx(),
+        ),
         tolerance=options.tolerance,
-        progress=lambda done: work.emit(Progress("restructure", done, len(images), "images")),
+        progress=lambda done: work.emit(Progress("restructure", done, len(truth.labels), "images")),
     )
     nodes = count_nodes(rewritten.model)
-    GraphRecord(proof=proof, nodes=nodes, taps=rewritten.taps, keep_float=rewritten.keep_float).write(rewritten.model)
+    GraphRecord(proof=proof, nodes=nodes, keep_float=rewritten.keep_float, rules=rewritten.applied).write(
+        rewritten.model
+    )
+    top1 = f"top-1 equal on all {proof.images} images" if proof.top1_equal else f"on {proof.images} images"
     work.emit(
         Note(
             "restructure",
-            f"{sum(nodes.values())} nodes, {nodes['Conv']} Conv, all 4-D, opset 11; worst difference "
-            f"{proof.max_relative_difference:.1e} of the logits' range, top-1 equal on all {proof.images} images",
+            f"{sum(nodes.values())} nodes, {nodes.get('Conv', 0)} Conv, all 4-D, opset 11; worst difference "
+            f"{proof.max_relative_difference:.1e} of the outputs' range, {top1}",
         )
     )
     onnx.save(rewritten.model, work.dir / "graph.onnx")
-    return work.dir / "graph.onnx", Scores(logits, images.labels).write(work.dir / "scores.safetensors")
+    rows = np.concatenate([a.reshape(len(a), -1) for a in answers], axis=1)
+    return work.dir / "graph.onnx", Scores(rows, truth.labels).write(work.dir / "scores.safetensors")
+
+
+def _by_output(rows: F32, noise: Sequence[F32]) -> list[F32]:
+    """Cut rows of outputs side by side into one array (images, ...) for each output, shaped as in ``noise``."""
+    import numpy as np
+
+    shapes = [output.shape[1:] for output in noise]
+    cuts = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+    return [part.reshape(len(rows), *shape) for part, shape in zip(np.split(rows, cuts, axis=1), shapes, strict=True)]
 
 
 REFERENCE = Stage(
     "reference",
-    version=1,
+    version=2,
     takes=(Kind.MODEL, Kind.PREPROCESS, Kind.SAMPLES),
     gives=(Kind.SCORES,),
     run=reference,
-    tools=("torch", "timm"),
+    tools=("torch", "timm", "onnxruntime"),
 )
 RESTRUCTURE = Stage(
     "restructure",
-    version=1,
+    version=2,
     takes=(Kind.MODEL, Kind.PREPROCESS, Kind.SAMPLES, Kind.SCORES),
     gives=(Kind.GRAPH, Kind.SCORES),
     run=restructure,

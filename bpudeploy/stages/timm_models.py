@@ -23,13 +23,24 @@ class ModelMeta:
     """What a MODEL artifact says of itself: enough to build the network that its weights fit."""
 
     architecture: str
-    image_size: int
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
     num_classes: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
     crop_pct: float
     crop_mode: str
+    batch: int = 1
+    features: bool = False
+    """Whether the network gives feature maps, or anything else than one score a class."""
+    layers: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> ModelMeta:
+        """Read what ``json.dumps(asdict(meta))`` wrote."""
+        raw: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        return cls(**raw)
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,10 @@ def timm() -> Any:
             library.define(f"{name}(Tensor x) -> Tensor")
         _LIBRARIES.append(library)
     import timm as package
+    from timm.layers import set_exportable, set_fused_attn
 
+    set_fused_attn(False)  # attention in its parts: what is exported, and what a BPU has
+    set_exportable(True)
     return package
 
 
@@ -95,7 +109,7 @@ def _forget(package: str) -> None:
         del sys.modules[name]
 
 
-def create(architecture: str, *, image_size: int | None, num_classes: int | None) -> torch.nn.Module:
+def create(architecture: str, *, image_size: int | tuple[int, int] | None, num_classes: int | None) -> torch.nn.Module:
     """Build an untrained timm model in eval mode.
 
     Args:
@@ -116,6 +130,11 @@ def create(architecture: str, *, image_size: int | None, num_classes: int | None
         model: torch.nn.Module = package.create_model(architecture, **wanted, img_size=image_size)
     except TypeError:  # fully convolutional networks take any size and have no such argument
         model = package.create_model(architecture, **wanted)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise StageError(
+            f"{architecture} cannot be built for {image_size} pixels: {str(error) or type(error).__name__}",
+            hint="leave image_size out, or take a multiple of the patch and window sizes",
+        ) from error
     return model.eval()
 
 
@@ -126,16 +145,18 @@ def _nearest(package: Any, name: str) -> str:
     return f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
 
 
-def describe(model: torch.nn.Module, architecture: str, image_size: int | None) -> ModelMeta:
+def describe(model: torch.nn.Module, architecture: str, image_size: int | tuple[int, int] | None) -> ModelMeta:
     """Return what timm's pretrained_cfg says of a model's input, at the size that it was built for."""
     timm()
     from timm.data import resolve_data_config
 
-    args = {"input_size": (3, image_size, image_size)} if image_size else {}
+    args: dict[str, Any] = {}
+    if image_size is not None:
+        args = {"input_size": (3, *((image_size, image_size) if isinstance(image_size, int) else image_size))}
     config = resolve_data_config(args, model=model)
     return ModelMeta(
         architecture=architecture,
-        image_size=config["input_size"][1],
+        image_size=tuple(config["input_size"][1:]),
         num_classes=int(model.num_classes),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -158,8 +179,7 @@ def read_meta(path: Path) -> ModelMeta:
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as tensors:
-        raw = json.loads(tensors.metadata()[METADATA_KEY])
-    return ModelMeta(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})
+        return ModelMeta.parse(tensors.metadata()[METADATA_KEY])
 
 
 def load_model(path: Path) -> tuple[torch.nn.Module, ModelMeta]:
@@ -170,6 +190,43 @@ def load_model(path: Path) -> tuple[torch.nn.Module, ModelMeta]:
     model = create(meta.architecture, image_size=meta.image_size, num_classes=meta.num_classes)
     model.load_state_dict(load_file(path), strict=True)
     return model, meta
+
+
+def reparameterized(model: torch.nn.Module) -> torch.nn.Module:
+    """Return ``model`` with its training-time branches merged (RepVGG, FastVIT, ...), in place; others as they are."""
+    timm()
+    from timm.utils.model import reparameterize_model
+
+    merged: torch.nn.Module = reparameterize_model(model, inplace=True)
+    return merged.eval()
+
+
+def feature_maps(model: torch.nn.Module, layers: tuple[int, ...]) -> torch.nn.Module:
+    """Return a module that gives the maps (N, C, h, w) after each of ``layers``; the last one's when none is named.
+
+    Raises:
+        StageError: the architecture does not give its inner maps.
+    """
+    import torch
+
+    class Maps(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+            chosen: list[int] | int = list(layers) or 1
+            made: list[torch.Tensor] = self.model.forward_intermediates(
+                pixels, indices=chosen, intermediates_only=True, output_fmt="NCHW"
+            )
+            return made
+
+    if not hasattr(model, "forward_intermediates"):
+        raise StageError(
+            f"{type(model).__name__} does not give feature maps in timm",
+            hint="use `outputs: logits`, or export the backbone to ONNX and use `model.onnx`",
+        )
+    return Maps().eval()
 
 
 def checkpoint_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

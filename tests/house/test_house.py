@@ -26,18 +26,23 @@ MAY_IMPORT = {
     "backends": WORDS | {"stage", "spec", "quantize"},
     "boards": WORDS,
     "host": set(),
+    "conformance": WORDS | {"spec"},
     "restructure": WORDS | {"host"},
+    "approximate": WORDS | {"spec", "host", "restructure"},
     "quantize": WORDS | {"spec", "host"},
-    "stages": WORDS | {"stage", "backends", "spec", "restructure", "quantize", "host"},
+    "stages": WORDS | {"stage", "backends", "spec", "restructure", "approximate", "quantize", "host"},
     "plan": WORDS | {"stage", "stages", "backends", "spec", "store"},
     "run": WORDS | {"stage", "plan", "store"},
-    "results": WORDS,
+    "results": WORDS | {"conformance"},
+    "inspection": WORDS | {"spec", "backends", "stages", "restructure", "conformance"},
     "effects": WORDS | {"stage", "boards", "results", "release", "spec"},
-    "summarise": WORDS | {"stages", "backends", "plan", "run", "results", "effects", "release", "restructure", "spec"},
+    "summarise": WORDS
+    | {"stages", "backends", "plan", "run", "results", "effects", "release", "restructure", "spec", "conformance"},
     "deploy": WORDS
     | {"stage", "backends", "plan", "run", "results", "effects", "release", "spec", "boards", "summarise"},
     "cli": WORDS
-    | {"stage", "stages", "backends", "plan", "run", "results", "store", "release", "spec", "deploy", "boards"},
+    | {"stage", "stages", "backends", "plan", "run", "results", "store", "release", "spec", "deploy", "boards"}
+    | {"conformance", "inspection"},
 }
 DOORS = {
     "timm": {"stages/timm_models.py"},
@@ -45,7 +50,7 @@ DOORS = {
     "yaml": {"spec/yamlmarks.py"},
     "jinja2": {"results/report.py"},
     "matplotlib": {"results/report.py"},
-    "argparse": {"cli/main.py", "cli/verbs.py", "effects/agent.py"},
+    "argparse": {"cli/main.py", "cli/verbs.py", "cli/inspect.py", "effects/agent.py"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

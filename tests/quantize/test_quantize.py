@@ -100,8 +100,8 @@ def graph() -> Any:
     """Return a restructured tiny vision transformer."""
     import torch
 
-    from bpudeploy.restructure.read_vit import read_vit
-    from bpudeploy.restructure.vit import rewrite
+    from bpudeploy.restructure.export import network_of_module
+    from bpudeploy.restructure.rewrite import rewrite
     from bpudeploy.stages.timm_models import create
 
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def graph() -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    return rewrite(read_vit(model))
+    return rewrite(network_of_module(model, (1, 3, 64, 64)))
 
 
 IMAGES = np.random.default_rng(2).standard_normal((6, 1, 3, 64, 64)).astype(np.float32)

@@ -1,0 +1,21 @@
+"""How much a graph computes."""
+
+from __future__ import annotations
+
+from math import prod
+
+from bpudeploy.restructure.graph import Graph
+
+
+def multiply_adds(graph: Graph) -> int:
+    """Return the multiply-adds of all Conv and MatMul for one run; other operators are not counted.
+
+    Conv: outputs · input channels of a group · kernel. MatMul: outputs · length of the contraction.
+    """
+    total = 0
+    for node in graph.nodes.values():
+        if node.op == "Conv":
+            total += prod(node.shape) * prod(graph.shape(node.inputs[1])[1:])
+        elif node.op == "MatMul":
+            total += prod(node.shape) * graph.shape(node.inputs[0])[3]
+    return total

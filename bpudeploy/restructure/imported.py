@@ -1,0 +1,136 @@
+"""A network as it came in: ONNX nodes of any rank and opset, in order, with their constants as arrays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bpudeploy.errors import StageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One node; ``path`` is where it stands in the original, such as ``blocks.0.attn.qkv``."""
+
+    op: str
+    path: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    proto: onnx.NodeProto
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """``inputs`` are the shapes of what is fed; ``opset`` is that of the standard domain."""
+
+    operations: tuple[Operation, ...]
+    constants: Mapping[str, Array]
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: tuple[str, ...]
+    opset: int
+    readers: Mapping[str, tuple[Operation, ...]] = field(default_factory=dict)
+
+    def sole_reader(self, tensor: str) -> Operation | None:
+        """Return the only node that reads ``tensor``, None when there are others or it is an output."""
+        readers = self.readers.get(tensor, ())
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+
+def read_network(model: onnx.ModelProto, weights: Mapping[str, Array] | None = None) -> Network:
+    """Return ``model`` as a Network; an input that is named in ``weights`` is a constant, not copied.
+
+    Raises:
+        StageError: an input's shape is not static, or the model uses operators that are not ONNX's own.
+    """
+    from onnx import helper, numpy_helper
+
+    graph, weights = model.graph, dict(weights or {})
+    constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    operations, paths = [], Counter[str]()
+    _refuse_foreign(model)
+    for index, node in enumerate(graph.node):
+        path = _path(node, index)
+        paths[path] += 1
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Constant":
+            constants[node.output[0]] = _constant(attributes)
+            continue
+        operations.append(Operation(node.op_type, path, tuple(node.input), tuple(node.output), attributes, node))
+    inputs = {}
+    for value in graph.input:
+        if value.name in weights:
+            constants[value.name] = weights[value.name]
+        elif value.name not in constants:
+            inputs[value.name] = _static(value)
+    opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
+    return connected(operations, constants, inputs, tuple(o.name for o in graph.output), opset)
+
+
+def connected(
+    operations: list[Operation],
+    constants: Mapping[str, Array],
+    inputs: Mapping[str, tuple[int, ...]],
+    outputs: tuple[str, ...],
+    opset: int,
+) -> Network:
+    """Return a Network of ``operations`` that knows who reads what."""
+    readers: dict[str, tuple[Operation, ...]] = {}
+    for operation in operations:
+        for name in operation.inputs:
+            readers[name] = (*readers.get(name, ()), operation)
+    return Network(tuple(operations), constants, inputs, outputs, opset, readers)
+
+
+def _refuse_foreign(model: onnx.ModelProto) -> None:
+    foreign = {e.domain for e in model.opset_import} - {"", "ai.onnx"}
+    used = next((n for n in model.graph.node if n.domain in foreign and n.domain), None)
+    if used is not None:
+        raise StageError(
+            f"node {used.name or used.op_type} uses {used.op_type} of {used.domain!r}, which is not standard ONNX",
+            hint="export the float model again with standard operators (before any vendor's or runtime's optimiser)",
+        )
+
+
+def _static(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    if not shape or min(shape) < 1:
+        dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        raise StageError(
+            f"input {value.name!r} has the shape {dims}, which is not fixed",
+            hint="name it in the recipe (`model.image_size`, `model.batch`), or export with fixed shapes",
+        )
+    return shape
+
+
+def _constant(attributes: Mapping[str, Any]) -> Array:
+    import numpy as np
+    from onnx import numpy_helper
+
+    ((kind, value),) = attributes.items()
+    if kind == "value":
+        array: Array = numpy_helper.to_array(value)
+        return array
+    return np.array(value, dtype=np.int64 if kind.startswith("value_int") else np.float32)
+
+
+def _path(node: onnx.NodeProto, index: int) -> str:
+    """Return ``blocks.0.attn.qkv`` for torch's node name ``/blocks/blocks.0/attn/qkv/MatMul``.
+
+    torch names a node after its modules, each by its path below the last one that is named like it.
+    """
+    parts = [p for p in node.name.split("/") if p]
+    if not parts:
+        return f"{node.op_type.lower()}.{index}"
+    inner = parts[:-1] if len(parts) > 1 else parts
+    kept = [p for p, after in zip(inner, [*inner[1:], ""], strict=True) if not after.startswith(f"{p}.")]
+    return ".".join(kept)

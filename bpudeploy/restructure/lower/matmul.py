@@ -1,0 +1,149 @@
+"""MatMul: a linear layer when one side is a constant, else a 4-D MatMul with heads and windows in front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpudeploy.restructure.atoms import Atoms, Dims, flat, new_axis, size, sizes
+from bpudeploy.restructure.lower.context import Lowering
+from bpudeploy.restructure.lower.layouts import restricted
+from bpudeploy.restructure.lower.linear import contract
+from bpudeploy.restructure.moves import transposes
+from bpudeploy.restructure.value import Value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_KEEPS_LAST_AXIS = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "Identity", "Clip", "Cast"})
+
+
+def matmul(ctx: Lowering) -> None:
+    """MatMul with numpy's rules for batch axes."""
+    left, right = ctx.get(0), ctx.get(1)
+    if isinstance(left, Value) and isinstance(right, Value):
+        ctx.bind(product(ctx, left, right))
+    elif isinstance(left, Value):
+        assert right is not None
+        ctx.bind(_with_constant(ctx, left, np.asarray(right)))
+    else:
+        assert isinstance(right, Value) and left is not None
+        turned = _with_constant(ctx, _turned(right), np.swapaxes(np.asarray(left), -1, -2))
+        ctx.bind(_turned(turned))
+
+
+def _turned(value: Value) -> Value:
+    *batch, rows, columns = value.axes
+    return replace(value, axes=(*batch, columns, rows))
+
+
+def _with_constant(ctx: Lowering, value: Value, weight: NDArray[Any]) -> Value:
+    """Return ``value`` @ ``weight``; a constant with batch axes of its own stays one side of a MatMul."""
+    squeezed = weight.reshape(weight.shape[-2:]) if all(n == 1 for n in weight.shape[:-2]) else weight
+    if squeezed.ndim == 2:
+        extra = ((),) * (weight.ndim - len(value.axes))
+        value = replace(value, axes=extra + value.axes)
+        return contract(ctx, value, len(value.axes) - 1, squeezed.T)
+    rank = max(weight.ndim, len(value.axes))
+    if rank > 4:
+        raise ctx.refuse(f"its constant has the shape {weight.shape}")
+    shape = [1] * (rank - weight.ndim) + list(weight.shape)
+    atoms = tuple(new_axis(n) for n in shape)
+    name = ctx.store(weight.reshape([1] * (4 - rank) + shape), "weight")
+    padded = ((),) * (4 - rank) + atoms
+    constant = Value(name, (padded[0], padded[1], padded[2], padded[3]), atoms)
+    return product(ctx, value, constant)
+
+
+def product(ctx: Lowering, left: Value, right: Value) -> Value:
+    """Return ``left`` (..., M, K) @ ``right`` (..., K, N) as one MatMul of two 4-D tensors.
+
+    (g0, g1, M, K) x (g0, g1, K, N). Its transpose, right' x left', is taken when that moves fewer values
+    and no softmax wants the last axis of the product to be the last in memory.
+    """
+    left, right = ctx.settle(left), ctx.settle(right)
+    rank = max(len(left.axes), len(right.axes))
+    left, right = (replace(v, axes=((),) * (rank - len(v.axes)) + v.axes, maker=None) for v in (left, right))
+    left, right = _contracted(ctx, left, right)
+    batch = tuple(a or b for a, b in zip(left.axes[:-2], right.axes[:-2], strict=True))
+    rows, inner, columns = left.axes[-2], left.axes[-1], right.axes[-1]
+    groups = _batch_groups(flat(batch), left, right)
+    if groups is None:
+        left, right = _widened(ctx, left, batch), _widened(ctx, right, batch)
+        groups = _batch_groups(flat(batch), left, right)
+        assert groups is not None
+    g0, g1 = groups
+    rows, inner, columns = _as_stored(left, rows), _as_stored(right, inner), _as_stored(right, columns)
+    straight = ((g0, g1, rows, inner), (g0, g1, inner, columns))
+    turned = ((g0, g1, inner, rows), (g0, g1, columns, inner))
+    cost, cost_turned = (
+        sum(_moved(v, d) for v, d in zip((left, right), form, strict=True)) for form in (straight, turned)
+    )
+    swap = cost_turned < cost and not _softmax_follows(ctx)
+    left, right = (
+        ctx.relayout(v, restricted(d, v)) for v, d in zip((left, right), turned if swap else straight, strict=True)
+    )
+    dims: Dims = (g0, g1, columns, rows) if swap else (g0, g1, rows, columns)
+    inputs = [right.name, left.name] if swap else [left.name, right.name]
+    name = ctx.emit("MatMul", inputs, sizes(dims))
+    return Value(name, dims, (*batch, left.axes[-2], right.axes[-1]))
+
+
+def _contracted(ctx: Lowering, left: Value, right: Value) -> tuple[Value, Value]:
+    """Return both over common atoms: the batch axes, and the last of one with the last but one of the other."""
+    *batch, k, n = right.axes
+    left, turned = ctx.align([left, replace(right, axes=(*batch, n, k))], skip=(len(left.axes) - 2,))
+    *batch, n, k = turned.axes
+    right = replace(turned, axes=(*batch, k, n))
+    needed = {a for v in (left, right) for axis in v.axes[-2:] for a in axis}
+    return tuple(ctx.fill(v) if needed & (set(flat(v.axes)) - v.stored) else v for v in (left, right))  # type: ignore[return-value]
+
+
+def _batch_groups(batch: Atoms, left: Value, right: Value) -> tuple[Atoms, Atoms] | None:
+    """Cut the batch axes into two groups, each of which both values store whole or not at all."""
+    ordered = [
+        *(a for a in flat(left.dims) if a in batch),
+        *(a for a in flat(right.dims) if a in batch and a not in left.stored),
+    ]
+    broadcast = [a for a in batch if a not in ordered]
+    if broadcast:
+        return None
+    natural = sum(1 for a in ordered if a in left.dims[0] or a in right.dims[0])
+    for cut in sorted(range(len(ordered) + 1), key=lambda c: abs(c - natural)):
+        groups = tuple(ordered[:cut]), tuple(ordered[cut:])
+        if all(len({a in v.stored for a in g}) <= 1 for g in groups for v in (left, right)):
+            return groups
+    return None
+
+
+def _widened(ctx: Lowering, value: Value, batch: Sequence[Atoms]) -> Value:
+    """Return ``value`` with all batch axes stored."""
+    return ctx.fill(replace(value, axes=(*batch, *value.axes[-2:])))
+
+
+def _as_stored(value: Value, atoms: Atoms) -> Atoms:
+    """Return ``atoms`` in the order in which ``value`` stores them: the same for both sides, so any will do."""
+    return tuple(a for a in flat(value.dims) if a in atoms)
+
+
+def _moved(value: Value, dims: Dims) -> int:
+    return size(value.stored) if transposes(value.dims, restricted(dims, value)) else 0
+
+
+def _softmax_follows(ctx: Lowering) -> bool:
+    """Whether the product goes, through steps that keep its last axis, into a softmax over that axis."""
+    tensor = ctx.at.outputs[0]
+    for _ in range(8):
+        readers = ctx.network.readers.get(tensor, ())
+        if len(readers) != 1:
+            return any(r.op == "Softmax" for r in readers)
+        (reader,) = readers
+        if reader.op == "Softmax":
+            return int(reader.attributes.get("axis", -1)) != -2
+        if reader.op not in _KEEPS_LAST_AXIS:
+            return False
+        tensor = reader.outputs[0]
+    return False

@@ -1,0 +1,141 @@
+"""Slice, Split and Gather by constants: rows of the convolution before where there is one, else a Slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bpudeploy.restructure.atoms import Atoms, Dims, new_axis, size, sizes
+from bpudeploy.restructure.lower.context import Lowering
+from bpudeploy.restructure.lower.layouts import exposing_layout
+from bpudeploy.restructure.value import Value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ENDS = (np.iinfo(np.int64).max, np.iinfo(np.int32).max)
+
+
+def slice_(ctx: Lowering) -> None:
+    """Slice by constant bounds."""
+    value = ctx.value()
+    starts, ends = ctx.numbers("starts", 1), ctx.numbers("ends", 2)
+    axes = ctx.numbers("axes", 3) or list(range(len(starts)))
+    steps = ctx.numbers("steps", 4) or [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        n = value.shape[axis]
+        value = selected(
+            ctx, value, axis % len(value.axes), range(n)[slice(start, None if end in _ENDS or end < -n else end, step)]
+        )
+    ctx.bind(value)
+
+
+def split(ctx: Lowering) -> None:
+    """Split: one selection an output."""
+    value = ctx.value()
+    axis = int(ctx.at.attributes.get("axis", 0)) % len(value.axes)
+    n, count = value.shape[axis], len(ctx.at.outputs)
+    lengths = ctx.numbers("split", 1)
+    if not lengths:
+        each = -(-n // count)
+        lengths = [min(each, n - i * each) for i in range(count)]
+    start = 0
+    for index, length in enumerate(lengths):
+        if ctx.at.outputs[index]:
+            ctx.bind(selected(ctx, value, axis, range(start, start + length)), index)
+        start += length
+
+
+def gather(ctx: Lowering) -> None:
+    """Gather by a constant index; a single number takes the axis away."""
+    value, index = ctx.value(), ctx.constant(1)
+    assert index is not None
+    axis = int(ctx.at.attributes.get("axis", 0)) % len(value.axes)
+    n = value.shape[axis]
+    wanted = [int(i) % n for i in index.reshape(-1)]
+    steps = {b - a for a, b in pairwise(wanted)} or {1}
+    even = len(steps) == 1 and steps != {0}
+    chosen = range(wanted[0], wanted[-1] + (1 if min(steps) > 0 else -1), min(steps)) if even else wanted
+    made = selected(ctx, value, axis, chosen)
+    before, after = made.axes[:axis], made.axes[axis + 1 :]
+    if index.ndim == 1:
+        return ctx.bind(made)
+    if index.ndim == 0:
+        return ctx.bind(replace(made, axes=before + after))
+    from bpudeploy.restructure.lower.views import reshaped
+
+    shape = made.shape
+    ctx.bind(reshaped(ctx, made, [*shape[:axis], *index.shape, *shape[axis + 1 :]]))
+
+
+def selected(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int]) -> Value:
+    """Return ``value`` with only the places ``index`` of ``axis``, in that order."""
+    atoms, n = value.axes[axis], value.shape[axis]
+    if list(index) == list(range(n)):
+        return value
+    if not len(index):
+        raise ctx.refuse("it selects nothing")
+    if not any(a in value.stored for a in atoms):
+        return replace(value, axes=_put(value.axes, axis, new_axis(len(index))))
+    if any(a not in value.stored for a in atoms):
+        value = ctx.fill(value)
+    if value.maker is not None and value.maker.group == 1 and set(atoms) <= set(value.dims[1]):
+        return _rows(ctx, value, axis, index)
+    if value.pending is not None and set(value.pending.atoms) & set(atoms):
+        value = ctx.settle(value)
+    return _sliced(ctx, value, axis, index)
+
+
+def _put(axes: tuple[Atoms, ...], axis: int, atoms: Atoms) -> tuple[Atoms, ...]:
+    return tuple(atoms if i == axis else a for i, a in enumerate(axes))
+
+
+def _rows(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int]) -> Value:
+    """Return the convolution with only the chosen output channels: W[rows] x + b[rows]."""
+    assert value.maker is not None
+    maker, channels, atoms = value.maker, value.dims[1], value.axes[axis]
+    place = {a: i for i, a in enumerate(channels)}
+    others = tuple(a for a in channels if a not in atoms)
+    grid = np.arange(size(channels)).reshape([a.size for a in channels])
+    grid = grid.transpose([place[a] for a in (*atoms, *others)]).reshape(size(atoms), -1)
+    chosen = grid[list(index)]
+    kept = new_axis(len(index))
+    first = bool(atoms) and atoms[0] is channels[0]
+    rows = chosen.reshape(-1) if first else chosen.T.reshape(-1)
+    order = kept + others if first else others + kept
+    contiguous = bool((np.diff(rows) == 1).all())
+    pick: slice | NDArray[np.int64] = slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else rows
+    weight, bias = maker.weight[pick], None if maker.bias is None else maker.bias[pick]
+    dims: Dims = (value.dims[0], order, value.dims[2], value.dims[3])
+    made = replace(maker, weight=weight, bias=bias)
+    name = ctx.convolve(made, sizes(dims))
+    return Value(name, dims, _put(value.axes, axis, kept), made)
+
+
+def _sliced(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int]) -> Value:
+    """Return a Slice of the physical axis that holds ``axis``, laid out anew if none holds it alone."""
+    atoms = value.axes[axis]
+    runs = isinstance(index, range)
+    g = next((g for g, group in enumerate(value.dims) if group[: len(atoms)] == atoms), None)
+    if g is None or (value.dims[g] != atoms and not (runs and index.step == 1)):  # type: ignore[union-attr]
+        value = exposed(ctx, value, atoms)
+        g = value.dims.index(atoms)
+    inner = value.dims[g][len(atoms) :]
+    kept, unit = new_axis(len(index)), size(inner)
+    dims: Dims = tuple(kept + inner if i == g else group for i, group in enumerate(value.dims))  # type: ignore[assignment]
+    if isinstance(index, range):
+        stop = index.stop * unit if index.step == 1 else (index.stop if index.stop >= 0 else -(2**31) + 1)
+        bounds = [ctx.vector([n]) for n in (index.start * unit, stop, g, index.step)]
+        name = ctx.emit("Slice", [value.name, *bounds], sizes(dims), "slice")
+    else:
+        name = ctx.emit("Gather", [value.name, ctx.vector(list(index))], sizes(dims), axis=g)
+    return replace(value, name=name, dims=dims, axes=_put(value.axes, axis, kept), maker=None)
+
+
+def exposed(ctx: Lowering, value: Value, atoms: Atoms) -> Value:
+    """Return ``value`` in the nearest layout in which ``atoms`` are a physical axis of their own."""
+    return ctx.relayout(value, exposing_layout(value.dims, atoms))

@@ -1,0 +1,144 @@
+"""Biases that cancel around a softmax.
+
+Key: q·(k + b) = q·k + q·b, the same for every key, and softmax over the keys removes it: b goes.
+Value: softmax rows sum to 1, so A(v + b) = Av + b, and the projection behind carries it: b' = b + W_proj b_v.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpudeploy.restructure.graph import MOVE, Graph, Node
+from bpudeploy.restructure.moves import move_array
+
+_BEFORE_SOFTMAX = frozenset({"Add", "Sub", "Mul", "Div", "Conv"})
+
+
+def drop_key_biases(graph: Graph) -> int:
+    """Remove the biases of convolutions that make keys; return how many."""
+    readers, count = graph.readers(), 0
+    for node in graph.nodes.values():
+        product = _product_before(graph, readers, node) if node.op == "Softmax" else None
+        moves, maker = _made_by(graph, readers, product.inputs[1]) if product is not None else ([], None)
+        if product is None or maker is None or len(maker.inputs) < 3:
+            continue
+        maker.inputs = maker.inputs[:2]
+        changed = {maker.name, product.name, *(m.name for m in moves), *_between(graph, product, node)}
+        graph.twins = [t for t in graph.twins if t.output.name not in changed]
+        count += 1
+    return count
+
+
+def _product_before(graph: Graph, readers: dict[str, list[Node]], softmax: Node) -> Node | None:
+    """Return the MatMul whose rows are softmaxed, if only steps that keep a shift of whole rows stand between."""
+    name = softmax.inputs[0]
+    for _ in range(6):
+        node = graph.nodes.get(name)
+        if node is None or len(readers.get(name, ())) != 1 or name in graph.output_names:
+            return None
+        if node.op == "MatMul":
+            return node
+        if node.op not in _BEFORE_SOFTMAX or not _keeps_rows(graph, node):
+            return None
+        sources = [n for n in node.inputs[: 1 if node.op == "Conv" else 2] if n in graph.nodes]
+        if len(sources) != 1:
+            return None
+        name = sources[0]
+    return None
+
+
+def _keeps_rows(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` maps what is constant along axis 3 to what is constant along axis 3."""
+    if node.op == "Conv":
+        return node.attributes["kernel_shape"] == [1, 1] and not any(node.attributes["pads"])
+    if node.op in ("Mul", "Div"):
+        return any(n in graph.constants and graph.shape(n)[3] == 1 for n in node.inputs)
+    return True
+
+
+def _between(graph: Graph, product: Node, softmax: Node) -> Iterator[str]:
+    name = softmax.inputs[0]
+    while name != product.name:
+        yield name
+        name = next(n for n in graph.nodes[name].inputs if n in graph.nodes)
+
+
+def _made_by(graph: Graph, readers: dict[str, list[Node]], name: str) -> tuple[list[Node], Node | None]:
+    """Return the moves before ``name`` and the convolution before them, if nobody else reads any of these."""
+    moves: list[Node] = []
+    node = graph.nodes.get(name)
+    while node is not None and len(readers.get(node.name, ())) == 1 and node.name not in graph.output_names:
+        if node.op == "Conv":
+            return moves[::-1], node
+        if node.op != MOVE:
+            break
+        moves.append(node)
+        node = graph.nodes.get(node.inputs[0])
+    return [], None
+
+
+def move_value_biases(graph: Graph) -> int:
+    """Move the biases of convolutions that make values into the projection; return how many."""
+    readers, count = graph.readers(), 0
+    for node in [*graph.nodes.values()]:
+        side = _values(graph, node) if node.op == "MatMul" else None
+        moves, maker = _made_by(graph, readers, node.inputs[side]) if side is not None else ([], None)
+        if side is None or maker is None or len(maker.inputs) < 3:
+            continue
+        bias = graph.constants[maker.inputs[2]].astype(np.float64).reshape(1, -1, 1, 1)
+        shift = _moved(bias, moves)
+        after, projection = _projection(graph, readers, node)
+        if projection is None or shift.shape[2 if side == 1 else 3] != 1:
+            continue
+        shift = _moved(shift, after)
+        if shift.shape[0] != 1 or shift.shape[2:] != (1, 1):
+            continue
+        _carry(graph, projection, shift.reshape(-1))
+        maker.inputs = maker.inputs[:2]
+        changed = {maker.name, node.name, *(m.name for m in (*moves, *after))}
+        graph.twins = [t for t in graph.twins if t.output.name not in changed]
+        count += 1
+    return count
+
+
+def _values(graph: Graph, product: Node) -> int | None:
+    """Return which input of A V, or of its transpose V' A', is the values; None if A is no softmax over the keys."""
+    left, right = (graph.nodes.get(name) for name in product.inputs)
+    if left is not None and left.op == "Softmax":
+        return 1
+    if right is None or right.op != MOVE or right.source is None or right.target is None:
+        return None
+    weights = graph.nodes.get(right.inputs[0])
+    turned = right.target[2] == right.source[3]
+    return 0 if weights is not None and weights.op == "Softmax" and turned else None
+
+
+def _moved(array: NDArray[np.float64], moves: list[Node]) -> NDArray[np.float64]:
+    for move in moves:
+        assert move.source is not None and move.target is not None
+        array = move_array(array, move.source, move.target).astype(np.float64)
+    return array
+
+
+def _projection(graph: Graph, readers: dict[str, list[Node]], product: Node) -> tuple[list[Node], Node | None]:
+    moves: list[Node] = []
+    for node in graph.chain(product.name, readers):
+        if node.op == MOVE:
+            moves.append(node)
+            continue
+        plain = node.op == "Conv" and node.attributes["group"] == 1 and not any(node.attributes["pads"])
+        return moves, node if plain and node.inputs[0] == (moves[-1] if moves else product).name else None
+    return moves, None
+
+
+def _carry(graph: Graph, projection: Node, shift: NDArray[np.float64]) -> None:
+    """Add W · ``shift`` to the bias of ``projection``."""
+    weight = graph.constants[projection.inputs[1]]
+    bias = graph.constants[projection.inputs[2]].astype(np.float64) if len(projection.inputs) > 2 else 0.0
+    added = bias + np.einsum("oihw,i->o", weight, shift)
+    name = graph.fresh(f"{projection.name}.bias")
+    graph.constants[name] = added.astype(np.float32)
+    projection.inputs = [*projection.inputs[:2], name]

@@ -1,0 +1,101 @@
+"""The 4-D graph as an ONNX model: opset 11, IR 7, Moves as Reshapes and Transposes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bpudeploy.restructure.graph import MOVE, Graph, Node
+from bpudeploy.restructure.moves import steps
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+OPSET = 11
+IR_VERSION = 7
+LOGITS = "logits"
+
+
+def to_onnx(graph: Graph) -> onnx.ModelProto:
+    """Return ``graph`` as a model; an only output is called ``logits``. The graph's constants are used up.
+
+    Every node is named after the tensor that it gives.
+    """
+    import onnx
+    from onnx import helper
+
+    nodes: list[onnx.NodeProto] = []
+    shapes: dict[str, NDArray[Any]] = {}
+    for node in graph.nodes.values():
+        nodes += _move(node, shapes) if node.op == MOVE else [_plain(node)]
+    _name_outputs(graph, nodes)
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "bpudeploy",
+            [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in graph.inputs.items()],
+            [helper.make_tensor_value_info(o.name, onnx.TensorProto.FLOAT, graph.shape(o.name)) for o in graph.outputs],
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="bpudeploy",
+    )
+    used = {name for node in nodes for name in node.input}
+    for name in [*graph.constants]:
+        array = graph.constants.pop(name)
+        if name in used:
+            model.graph.initializer.append(_tensor(name, array))
+    for name, array in shapes.items():
+        model.graph.initializer.append(_tensor(name, array))
+    return model
+
+
+def _tensor(name: str, array: NDArray[Any]) -> onnx.TensorProto:
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(array, name)
+
+
+def _plain(node: Node) -> onnx.NodeProto:
+    from onnx import helper
+
+    return helper.make_node(node.op, node.inputs, [node.name], name=node.name, **node.attributes)
+
+
+def _move(node: Node, shapes: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
+    import numpy as np
+    from onnx import helper
+
+    assert node.source is not None and node.target is not None
+    made, tensor = [], node.inputs[0]
+    todo = steps(node.source, node.target)
+    if not todo:  # an output that is the same tensor as another
+        return [helper.make_node("Identity", [tensor], [node.name], name=node.name)]
+    for index, step in enumerate(todo):
+        name = node.name if index == len(todo) - 1 else f"{node.name}.step{index + 1}"
+        if step.perm:
+            made.append(helper.make_node("Transpose", [tensor], [name], name=name, perm=list(step.perm)))
+        else:
+            shape = f"shape.{'x'.join(map(str, step.shape))}"
+            shapes[shape] = np.array(step.shape, np.int64)
+            made.append(helper.make_node("Reshape", [tensor, shape], [name], name=name))
+        tensor = name
+    return made
+
+
+def _name_outputs(graph: Graph, nodes: list[onnx.NodeProto]) -> None:
+    """Call the only output ``logits``, as everybody downstream knows it."""
+    from dataclasses import replace
+
+    if len(graph.outputs) != 1:
+        return
+    (output,) = graph.outputs
+    for node in nodes:
+        if node.output[0] == output.name:
+            node.output[0] = LOGITS
+        node.input[:] = [LOGITS if n == output.name else n for n in node.input]
+    graph.nodes[LOGITS] = graph.nodes.pop(output.name)
+    graph.twins = [
+        replace(t, output=replace(t.output, name=LOGITS)) if t.output.name == output.name else t for t in graph.twins
+    ]
+    graph.outputs = [replace(output, name=LOGITS)]

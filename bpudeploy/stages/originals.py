@@ -1,0 +1,143 @@
+"""The network as it came, whatever it came as: what it says, and the graph that the rewrite takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bpudeploy.host import open_session
+from bpudeploy.stages.timm_models import METADATA_KEY, ModelMeta
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import torch
+    from numpy.typing import NDArray
+
+    from bpudeploy.restructure.imported import Network
+
+    F32 = NDArray[np.float32]
+
+_SAFETENSORS_HEADER = 8
+"""Bytes before the JSON: its length. An ONNX file's ninth byte is no brace."""
+
+
+class Original(Protocol):
+    """A trained network in the framework that defines it; ``runs_on`` names that framework."""
+
+    meta: ModelMeta
+    runs_on: str
+
+    def infer(self, pixels: F32) -> list[F32]:
+        """Return the outputs for normalised pixels float32 (N, 3, H, W)."""
+        ...
+
+    def network(self) -> Network:
+        """Return it for the rewrite, sharing its weights' memory; ``infer`` may not be called after."""
+        ...
+
+    def as_onnx(self) -> onnx.ModelProto:
+        """Return it as ONNX with its weights, its tensors named as in ``network``."""
+        ...
+
+
+def open_original(path: Path) -> Original:
+    """Open a MODEL artifact: a timm state dict, or an ONNX file."""
+    return TimmOriginal(path) if _is_safetensors(path) else OnnxOriginal(path)
+
+
+def meta_of(path: Path) -> ModelMeta:
+    """Return what a MODEL artifact says of itself, without its weights where that is possible."""
+    from bpudeploy.stages.timm_models import read_meta
+
+    return read_meta(path) if _is_safetensors(path) else _onnx_meta(path)[1]
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(_SAFETENSORS_HEADER + 1)[-1:] == b"{"
+
+
+class TimmOriginal:
+    """A timm model under torch."""
+
+    runs_on = "torch"
+
+    def __init__(self, path: Path) -> None:
+        from bpudeploy.stages.timm_models import feature_maps, load_model
+
+        self._model, self.meta = load_model(path)
+        if self.meta.features:
+            self._model = feature_maps(self._model, self.meta.layers)
+
+    def infer(self, pixels: F32) -> list[F32]:
+        import torch
+
+        with torch.inference_mode():
+            made = self._model(torch.from_numpy(pixels))
+        outputs: Sequence[torch.Tensor] = made if isinstance(made, list | tuple) else [made]
+        return [np_array(output) for output in outputs]
+
+    def network(self) -> Network:
+        from bpudeploy.restructure.export import network_of_module
+
+        return network_of_module(self._merged(), self._shape())
+
+    def as_onnx(self) -> onnx.ModelProto:
+        from onnx import numpy_helper
+
+        from bpudeploy.restructure.export import export
+
+        merged = self._merged()
+        model = export(merged, self._shape())
+        for name, tensor in merged.state_dict().items():
+            model.graph.initializer.append(numpy_helper.from_array(tensor.detach().numpy(), name))
+        return model
+
+    def _merged(self) -> torch.nn.Module:
+        from bpudeploy.stages.timm_models import reparameterized
+
+        return reparameterized(self._model)
+
+    def _shape(self) -> tuple[int, int, int, int]:
+        return (self.meta.batch, 3, *self.meta.image_size)
+
+
+class OnnxOriginal:
+    """A user's ONNX network under onnxruntime."""
+
+    runs_on = "onnxruntime"
+
+    def __init__(self, path: Path) -> None:
+        self._model, self.meta = _onnx_meta(path)
+        self._session: Any = None
+
+    def infer(self, pixels: F32) -> list[F32]:
+        self._session = self._session or open_session(self._model.SerializeToString())
+        given = self._session.get_inputs()[0]
+        fed = pixels if list(given.shape[1:]) == list(pixels.shape[1:]) else pixels.transpose(0, 2, 3, 1)
+        return list(self._session.run(None, {given.name: fed}))
+
+    def network(self) -> Network:
+        from bpudeploy.restructure.imported import read_network
+
+        self._session = None
+        return read_network(self._model)
+
+    def as_onnx(self) -> onnx.ModelProto:
+        return self._model
+
+
+def _onnx_meta(path: Path) -> tuple[onnx.ModelProto, ModelMeta]:
+    import onnx
+
+    model = onnx.load(path)
+    return model, ModelMeta.parse({e.key: e.value for e in model.metadata_props}[METADATA_KEY])
+
+
+def np_array(tensor: torch.Tensor) -> F32:
+    """Return a tensor as a float32 array of its own."""
+    import numpy as np
+
+    return np.array(tensor.numpy(), dtype=np.float32)

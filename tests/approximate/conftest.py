@@ -1,0 +1,158 @@
+"""Small transformers with random weights, rewritten exactly: what every approximation begins with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from bpudeploy.approximate.cost import multiply_adds
+from bpudeploy.approximate.read import kept_float, read_graph
+from bpudeploy.host import open_session
+from bpudeploy.restructure.export import network_of_module
+from bpudeploy.restructure.forms import faults
+from bpudeploy.restructure.graph import Graph
+from bpudeploy.restructure.rewrite import rewrite
+from bpudeploy.restructure.write import to_onnx
+from bpudeploy.stages.timm_models import timm
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from numpy.typing import NDArray
+
+    F32 = NDArray[np.float32]
+
+OPTIONS: dict[str, Any] = {"img_size": 64, "depth": 4, "num_classes": 5}
+SMALL = "vit_tiny_patch16_224"
+
+
+@dataclass
+class Exact:
+    """A torch model, and the ONNX graph that equals it."""
+
+    torch: torch.nn.Module
+    model: onnx.ModelProto
+    keep_float: tuple[str, ...]
+
+    def graph(self) -> Graph:
+        """Return the graph, to be edited."""
+        return read_graph(self.model, self.keep_float)
+
+    def size(self) -> tuple[int, int]:
+        """Return the input's height and width."""
+        dims = self.model.graph.input[0].type.tensor_type.shape.dim
+        return dims[2].dim_value, dims[3].dim_value
+
+    def images(self, count: int = 3, seed: int = 1) -> F32:
+        """Return normalised noise images."""
+        return np.random.default_rng(seed).standard_normal((count, 3, *self.size())).astype(np.float32)
+
+    def expected(self, change: Callable[[Any], None] = lambda model: None) -> F32:
+        """Return the logits of a copy of the torch model that ``change`` has changed, for ``images``."""
+        import torch
+
+        model = copy.deepcopy(self.torch)
+        change(model)
+        with torch.inference_mode():
+            return np.asarray(model(torch.from_numpy(self.images())).numpy(), np.float32)
+
+    def activations(self, images: F32) -> Callable[[Sequence[str]], Iterator[Mapping[str, F32]]]:
+        """Return what gives tensors of the exact graph, image after image."""
+
+        def give(names: Sequence[str]) -> Iterator[Mapping[str, F32]]:
+            for values in run(self.model, images, names):
+                yield dict(zip(names, values, strict=True))
+
+        return give
+
+
+MakeExact = Callable[..., Exact]
+
+
+@pytest.fixture(scope="session")
+def exact() -> MakeExact:
+    """Return ``exact(name, **options)``, made once for each."""
+    made: dict[str, Exact] = {}
+
+    def make(name: str = SMALL, **options: Any) -> Exact:
+        options = options or OPTIONS
+        key = f"{name} {sorted(options.items())}"
+        if key not in made:
+            model = _model(name, options)
+            size = options.get("img_size", 64)
+            rewritten = rewrite(network_of_module(copy.deepcopy(model), (1, 3, size, size)))
+            made[key] = Exact(model, rewritten.model, rewritten.keep_float)
+        return made[key]
+
+    return make
+
+
+def _model(name: str, options: dict[str, Any]) -> torch.nn.Module:
+    """Return a timm model with every parameter random, so that no missing one goes unnoticed."""
+    import torch
+
+    made = timm()
+    made.layers.set_fused_attn(False)  # the exporter takes no fused attention
+    torch.manual_seed(7)
+    model: torch.nn.Module = made.create_model(name, pretrained=False, **options).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            noise = torch.randn_like(parameter)
+            if key.endswith("gamma"):  # LayerScale starts at 1e-5, which would hide the whole branch
+                parameter.copy_(0.3 + 0.2 * noise)
+            else:
+                parameter.add_(noise * (0.2 if parameter.ndim == 1 else 0.05))
+    return model
+
+
+def run(model: onnx.ModelProto, images: F32, names: Sequence[str] = ()) -> Iterator[list[F32]]:
+    """Yield the outputs, or the tensors ``names``, for each image."""
+    import onnx
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for name in names:
+        copied.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = open_session(copied.SerializeToString())
+    for image in images:
+        yield session.run(list(names) or None, {"pixels": image[None]})
+
+
+def logits(model: onnx.ModelProto, images: F32) -> F32:
+    """Return (images, classes)."""
+    return np.concatenate([made[0].reshape(1, -1) for made in run(model, images)])
+
+
+def finish(graph: Graph) -> onnx.ModelProto:
+    """Return the graph as ONNX, after holding it to the form: 4-D, opset 11, and the shapes that it claims."""
+    import onnx
+
+    claimed = {node.name: node.shape for node in graph.nodes.values()}
+    kept = kept_float(graph)
+    model = to_onnx(graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert faults(model) == [] and model.opset_import[0].version == 11
+    again = read_graph(model, kept)
+    assert {node.name: node.shape for node in again.nodes.values()} == claimed
+    assert kept_float(again) == kept, "what stays in float is known by its names in the file"
+    return model
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    """Return how many numbers the float weights hold."""
+    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == 1)
+
+
+def cost(model: onnx.ModelProto) -> int:
+    """Return the multiply-adds."""
+    return multiply_adds(read_graph(model))
+
+
+def close(ours: F32, theirs: F32, tolerance: float = 1e-5) -> bool:
+    """Whether the worst difference is below ``tolerance`` times the range."""
+    return bool(np.abs(ours - theirs).max() <= tolerance * np.ptp(theirs))

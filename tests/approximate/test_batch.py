@@ -1,0 +1,59 @@
+"""Graphs that take several images at once change as those of one image do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bpudeploy.approximate.drop import drop_blocks
+from bpudeploy.approximate.gelu import approximate_gelu
+from bpudeploy.approximate.heads import prune_heads
+from bpudeploy.approximate.linear import Activations, linear_blocks
+from bpudeploy.approximate.parallel import parallel_blocks
+from bpudeploy.approximate.read import read_graph
+from bpudeploy.approximate.tokens import reduce_tokens
+from bpudeploy.host import open_session
+from bpudeploy.restructure.export import network_of_module
+from bpudeploy.restructure.graph import Graph
+from bpudeploy.restructure.rewrite import rewrite
+from bpudeploy.spec.approximate import GeluForm
+from tests.approximate.conftest import MakeExact, close, finish, logits
+
+CHANGES: dict[str, Callable[[Graph, Activations], str]] = {
+    "drop": lambda g, _: drop_blocks(g, [1]),
+    "linear": lambda g, seen: linear_blocks(g, [(1, 2)], seen),
+    "parallel": lambda g, _: parallel_blocks(g, [(1, 2)]),
+    "tokens": lambda g, _: reduce_tokens(g, 1, 2),
+    "heads": lambda g, seen: prune_heads(g, 0.25, (), seen),
+    "gelu": lambda g, _: approximate_gelu(g, GeluForm.QUICK),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_two_images_at_once(exact: MakeExact, name: str) -> None:
+    e, seen = exact(), exact().images(4, seed=3)
+    pair = rewrite(network_of_module(copy.deepcopy(e.torch), (2, 3, *e.size())))
+
+    def by_two(names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        import onnx
+
+        model = onnx.ModelProto()
+        model.CopyFrom(pair.model)
+        for n in names:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None))
+        session = open_session(model.SerializeToString())
+        for i in (0, 2):
+            yield dict(zip(names, session.run(list(names), {"pixels": seen[i : i + 2]}), strict=True))
+
+    one, two = e.graph(), read_graph(pair.model, pair.keep_float)
+    said = CHANGES[name](one, e.activations(seen)), CHANGES[name](two, by_two)
+    assert said[0] == said[1]
+    session = open_session(finish(two).SerializeToString())
+    both = session.run(None, {"pixels": e.images(2)})[0].reshape(2, -1)
+    tolerance = 1e-3 if name == "linear" else 1e-5  # a regression on two float32 streams
+    assert close(both, logits(finish(one), e.images(2)), tolerance)
+    assert np.ptp(both) > 0

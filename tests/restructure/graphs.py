@@ -1,0 +1,75 @@
+"""Small ONNX networks, and what onnxruntime says of them before and after the rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpudeploy.host import open_session
+from bpudeploy.restructure.forms import faults
+from bpudeploy.restructure.imported import read_network
+from bpudeploy.restructure.rewrite import Rewritten, rewrite
+
+Array = NDArray[Any]
+
+
+def network(
+    nodes: Sequence[Any],
+    constants: Mapping[str, Any],
+    shape: Sequence[int | str],
+    outputs: Sequence[str] = ("y",),
+    opset: int = 17,
+) -> Any:
+    """Return a checked model with the input ``x`` of ``shape``."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, list(shape))],
+        [helper.make_tensor_value_info(o, onnx.TensorProto.FLOAT, None) for o in outputs],
+        tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return model
+
+
+def noise(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
+    """Return seeded float32 noise."""
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def original(model: Any, x: Array) -> list[Array]:
+    """Return what the model says as it came."""
+    made: list[Array] = open_session(model.SerializeToString()).run(None, {"x": x})
+    return made
+
+
+def ours(rewritten: Rewritten, x: Array) -> list[Array]:
+    """Return what the rewritten model says, read as the original's outputs."""
+    session = open_session(rewritten.model.SerializeToString())
+    made = session.run([o.name for o in rewritten.outputs], {session.get_inputs()[0].name: x})
+    return [o.read(a) for o, a in zip(rewritten.outputs, made, strict=True)]
+
+
+def rewritten_exactly(model: Any, x: Array, *, fed: Array | None = None, worst: float = 2e-6) -> Rewritten:
+    """Rewrite ``model``, hold the form and the equality on ``x``, and return the rewrite for a closer look.
+
+    ``fed`` is what the rewrite is fed, where that is laid out otherwise than ``x``.
+    """
+    made = rewrite(read_network(model))
+    assert faults(made.model) == []
+    for mine, other in zip(ours(made, x if fed is None else fed), original(model, x), strict=True):
+        assert mine.shape == other.shape
+        assert np.abs(mine - other).max() <= worst * float(np.ptp(other) or np.abs(other).max())
+    return made
+
+
+def ops(made: Rewritten) -> list[str]:
+    """Return the operators in order."""
+    return [n.op_type for n in made.model.graph.node]

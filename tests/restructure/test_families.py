@@ -1,0 +1,232 @@
+"""Whole networks: every family that bpudeploy promises, exact, 4-D, proven; and a proof that can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bpudeploy.errors import StageError
+from bpudeploy.restructure.export import network_of_module
+from bpudeploy.restructure.forms import faults
+from bpudeploy.restructure.proof import Reference, prove, random_input
+from bpudeploy.restructure.record import GraphRecord, count_nodes
+from bpudeploy.restructure.rewrite import Rewritten, rewrite
+from bpudeploy.stages.originals import np_array
+from bpudeploy.stages.timm_models import feature_maps, reparameterized
+
+MakeModel = Callable[..., Any]
+
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("vit_tiny_patch16_224", {"img_size": 64, "depth": 2}),
+    ("deit_tiny_distilled_patch16_224", {"img_size": 64, "depth": 2}),
+    ("deit3_small_patch16_224", {"img_size": 64, "depth": 2}),
+    ("vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 2, "num_classes": 5}),
+    ("vit_base_patch32_clip_224", {"img_size": 64, "depth": 2}),
+    ("vit_base_patch16_siglip_224", {"img_size": 64, "depth": 2}),
+    ("beit_base_patch16_224", {"img_size": 64, "depth": 2}),
+    ("eva02_tiny_patch14_224", {"img_size": 56, "depth": 2}),
+    ("cait_xxs24_224", {"img_size": 64, "depth": 2}),
+    ("swin_tiny_patch4_window7_224", {"depths": (2, 2)}),
+    ("swinv2_tiny_window8_256", {"depths": (2, 2)}),
+    ("pvt_v2_b0", {}),
+    ("twins_svt_small", {"depths": (1, 1, 1, 1)}),
+    ("twins_pcpvt_small", {"depths": (1, 1, 1, 1)}),
+    ("levit_128s", {}),
+    ("efficientformer_l1", {}),
+    ("mobilevit_xxs", {}),
+    ("mobilevitv2_050", {}),
+    ("fastvit_t8", {}),
+    ("poolformer_s12", {}),
+    ("maxvit_pico_rw_256", {}),
+    ("coatnet_nano_rw_224", {}),
+    ("visformer_tiny", {}),
+    ("xcit_nano_12_p16_224", {}),
+    ("mixer_s32_224", {}),
+    ("convnext_atto", {}),
+    ("resnet18", {}),
+    ("mobilenetv3_small_050", {}),
+    ("efficientnet_b0", {}),
+    ("repvgg_a0", {}),
+]
+TOLERANCE = {"visformer_tiny": 3e-5}
+"""With these random weights torch's own float32 is 5e-6 of the range away from float64, and so is ours."""
+CNNS = ("resnet18", "mobilenetv3_small_050", "efficientnet_b0", "repvgg_a0")
+
+
+def reference(model: Any, shape: tuple[int, ...], images: int = 2) -> Reference:
+    import torch
+
+    def infer(pixels: Any) -> list[Any]:
+        with torch.inference_mode():
+            made = model(torch.from_numpy(pixels))
+        return [np_array(o) for o in (made if isinstance(made, list | tuple) else [made])]
+
+    pixels = np.random.default_rng(1).standard_normal((images, *shape[1:])).astype(np.float32)
+    rows = [infer(pixels[i : i + 1]) for i in range(images)]
+    answers = [np.concatenate(outputs) for outputs in zip(*rows, strict=True)]
+
+    def original() -> Any:
+        from onnx import numpy_helper
+
+        from bpudeploy.restructure.export import export
+
+        exported = export(model, shape)  # type: ignore[arg-type]
+        for name, tensor in model.state_dict().items():
+            exported.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), name))
+        return exported
+
+    return Reference(answers, lambda i: pixels[i : i + 1], infer(random_input(shape)), original)
+
+
+def shape_of(model: Any, batch: int = 1) -> tuple[int, int, int, int]:
+    patch = getattr(model, "patch_embed", None)
+    size = getattr(patch, "img_size", None) or model.pretrained_cfg["input_size"][1:]
+    return (batch, 3, size[0], size[1])
+
+
+@pytest.mark.parametrize(("name", "options"), FAMILIES, ids=[n for n, _ in FAMILIES])
+def test_every_family_is_exact_and_4d(make_model: MakeModel, name: str, options: dict[str, Any]) -> None:
+    model = make_model(name, **options)
+    shape = shape_of(model)
+    truth = reference(model, shape)
+    network = network_of_module(reparameterized(model), shape)
+    made = rewrite(network)
+    assert faults(made.model) == [] and made.model.opset_import[0].version == 11
+    proof, _ = prove(made, truth, tolerance=TOLERANCE.get(name, 1e-5))
+    assert proof.top1_equal == 2
+    if name in CNNS:
+        before = [o.op for o in network.operations]
+        after = count_nodes(made.model)
+        assert sum(after.values()) <= len(before) and after["Conv"] <= before.count("Conv") + before.count("Gemm")
+        assert not {"Transpose", "Reshape"} & set(after), "a CNN comes out with nothing moved"
+
+
+def test_a_plain_vit_has_no_mean_no_key_bias_and_a_narrow_end(make_model: MakeModel) -> None:
+    model = make_model("vit_tiny_patch16_224", img_size=64, depth=3)
+    made = rewrite(network_of_module(model, shape_of(model)))
+    nodes = count_nodes(made.model)
+    assert "Sub" not in nodes and "ReduceMean" not in nodes
+    assert {k: made.applied[k] for k in ("key biases", "value biases", "centre", "tokens")} == {
+        "key biases": 3, "value biases": 3, "centre": 7, "tokens": 1,
+    }  # fmt: skip
+    assert nodes["Transpose"] <= 3 * 3 and nodes["MatMul"] == 2 * 3
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_batches_sizes_and_heads(make_model: MakeModel, batch: int) -> None:
+    """A batch, an input that is not square and feature maps in one network."""
+    model = feature_maps(make_model("vit_tiny_patch16_224", img_size=(64, 96), depth=3), (0, 2))
+    shape = (batch, 3, 64, 96)
+    made = rewrite(network_of_module(model, shape))
+    assert [o.shape for o in made.outputs] == [(batch, 192, 4, 6)] * 2
+    physical = [tuple(d.dim_value for d in o.type.tensor_type.shape.dim) for o in made.model.graph.output]
+    assert physical == [(batch, 192, 4, 6)] * 2, "a detector reads them as they are"
+    proof, _ = prove(made, reference(model, shape, images=4), tolerance=1e-5)
+    assert proof.top1_equal is None and proof.images == 4
+
+
+def test_the_same_weights_give_the_same_bytes(make_model: MakeModel) -> None:
+    model = make_model("test_vit", img_size=64, num_classes=5)
+    first, second = (
+        rewrite(network_of_module(model, shape_of(model))).model.SerializeToString(deterministic=True) for _ in range(2)
+    )
+    assert first == second
+
+
+def disturbed(rewritten: Rewritten, part: str) -> Rewritten:
+    """Return a copy with one weight below ``part`` changed."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.ModelProto()
+    model.CopyFrom(rewritten.model)
+    used = [name for n in model.graph.node for name in n.input]
+    convs = [n for n in model.graph.node if n.op_type == "Conv" and n.name.startswith(part)]
+    node = next(n for n in convs if used.count(n.input[1]) == 1)  # the norms share their averaging weights
+    tensor = next(t for t in model.graph.initializer if t.name == node.input[1])
+    weights = numpy_helper.to_array(tensor).copy()
+    weights.flat[0] += 0.5
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    return replace(rewritten, model=model)
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("patch_embed", "patch_embed"),
+        ("blocks.0.attn", "blocks.0"),
+        ("blocks.1.mlp.fc1", "blocks.1.mlp"),
+        ("head", "head"),
+    ],
+)
+def test_a_disturbed_weight_fails_the_proof_and_its_layer_is_named(
+    make_model: MakeModel, part: str, named: str
+) -> None:
+    model = make_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
+    broken = disturbed(rewrite(network_of_module(model, shape_of(model))), part)
+    with pytest.raises(StageError, match=rf"the first layer that differs is {named}"):
+        prove(broken, reference(model, shape_of(model)), tolerance=1e-5)
+
+
+def test_nothing_differs_when_nothing_is_disturbed(make_model: MakeModel) -> None:
+    """Every twin that the failure report would look at is really equal: no layer is blamed falsely."""
+    from bpudeploy.restructure.locate import first_difference
+
+    for name, options in (FAMILIES[0], FAMILIES[7], FAMILIES[9], FAMILIES[10]):
+        model = make_model(name, **options)
+        shape = shape_of(model)
+        made = rewrite(network_of_module(model, shape))
+        assert len(made.twins) > 20
+        said = first_difference(made, reference(model, shape).original(), noise(shape), 1e-4)
+        assert said.startswith("no inner layer"), (name, said)
+
+
+def noise(shape: tuple[int, ...]) -> Any:
+    return np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+
+
+def test_a_top1_that_flips_fails_the_proof(make_model: MakeModel) -> None:
+    model = make_model("test_vit", img_size=64, num_classes=5)
+    truth = reference(model, shape_of(model))
+    flipped = np.array(truth.answers[0])
+    top = flipped[0].argsort()
+    flipped[0, top[-2]] = flipped[0, top[-1]] + 1e-7 * np.ptp(flipped)
+    made = rewrite(network_of_module(model, shape_of(model)))
+    with pytest.raises(StageError, match="top-1"):
+        prove(made, replace(truth, answers=[flipped]), tolerance=1e9)
+
+
+def test_the_record_travels_in_the_file(make_model: MakeModel) -> None:
+    model = make_model("test_vit", img_size=64, num_classes=5)
+    made = rewrite(network_of_module(model, shape_of(model)))
+    proof, _ = prove(made, reference(model, shape_of(model)), tolerance=1e-5)
+    record = GraphRecord(proof=proof, nodes=count_nodes(made.model), keep_float=made.keep_float, rules=made.applied)
+    record.write(made.model)
+    record.write(made.model)
+    assert GraphRecord.read(made.model) == record and len(made.model.metadata_props) == 1
+
+
+def test_a_gemm_and_a_norm_are_faults() -> None:
+    import onnx
+    from onnx import helper
+
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], name="fc")
+    x, w, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 2]) for n in "xwy")
+    model = helper.make_model(helper.make_graph([node], "g", [x, w], [y]), opset_imports=[helper.make_opsetid("", 11)])
+    found = faults(model)
+    assert any("Gemm" in fault for fault in found) and any("shape [2, 2]" in fault for fault in found)
+
+
+def test_what_torch_cannot_trace_is_an_error_with_its_words(make_model: MakeModel) -> None:
+    import torch
+
+    class Adaptive(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            raise RuntimeError("early exit")
+
+    with pytest.raises(StageError, match="early exit"):
+        network_of_module(Adaptive(), (1, 3, 8, 8))
