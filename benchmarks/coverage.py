@@ -1,8 +1,8 @@
 """Which of timm's models are restructured exactly: sweeps them and writes docs/coverage.md.
 
-    .venv/bin/python benchmarks/coverage.py declare    # coverage_names.json: which names, before any is tried
-    .venv/bin/python benchmarks/coverage.py sweep      # tries each once, appends to .bpudeploy/coverage.jsonl, resumes
-    .venv/bin/python benchmarks/coverage.py write      # docs/coverage.md from what was swept
+    .venv/bin/python -m benchmarks.coverage declare    # coverage_names.json: which names, before any is tried
+    .venv/bin/python -m benchmarks.coverage sweep      # tries each once, appends to .bpudeploy/coverage.jsonl, resumes
+    .venv/bin/python -m benchmarks.coverage write      # docs/coverage.md from what was swept
 
 Weights are random (seeded), with every parameter disturbed so that no fold hides behind a zero or a one: this
 proves the mechanics of the rewrite, never accuracy. The original runs under torch, the rewrite under onnxruntime.
@@ -11,6 +11,7 @@ proves the mechanics of the rewrite, never accuracy. The original runs under tor
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import sys
@@ -19,9 +20,11 @@ import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.coverage_page import FAMILIES, write_page
 from bpudeploy.errors import StageError
 
 NAMES = Path("benchmarks/coverage_names.json")
@@ -30,6 +33,7 @@ PAGE = Path("docs/coverage.md")
 SEED, COUNT = 20_261_124, 200
 LARGEST_M = 400
 """Millions of parameters: four times a larger model's weights do not fit beside each other in 24 GiB."""
+TOLERANCE = 1e-5
 MARCHES = ("bayes-e", "bernoulli2")
 _TASKS_A_PROCESS = 6
 
@@ -94,7 +98,6 @@ def _restructure(name: str) -> dict[str, Any]:
     from bpudeploy.restructure.rewrite import rewrite
     from bpudeploy.stages.timm_models import create, describe, reparameterized
 
-    torch.set_num_threads(1)
     model = create(name, image_size=None, num_classes=None)
     disturb(model)
     meta = describe(model, name, None)
@@ -104,21 +107,24 @@ def _restructure(name: str) -> dict[str, Any]:
     with torch.inference_mode():
         made = model(torch.from_numpy(pixels))
     expected = [np.array(o) for o in (made if isinstance(made, list | tuple) else [made])]
+    precise = copy.deepcopy(model)
     network = network_of_module(reparameterized(model), shape)
     before = Counter(o.op for o in network.operations)
     rewritten = rewrite(network)
     del model, network
     wrong = faults(rewritten.model)
     session = open_session(rewritten.model.SerializeToString())
-    answers = session.run([o.name for o in rewritten.outputs], {session.get_inputs()[0].name: pixels})
-    ours = [o.read(a) for o, a in zip(rewritten.outputs, answers, strict=True)]
+    answers = session.run([o.name for o in rewritten.reading.outputs], {session.get_inputs()[0].name: pixels})
+    ours = [o.read(a) for o, a in zip(rewritten.reading.outputs, answers, strict=True)]
     error = max(float(np.abs(a - b).max() / (np.ptp(b) or 1.0)) for a, b in zip(ours, expected, strict=True))
+    noise = None if error <= TOLERANCE else _noise(precise, pixels, expected, ours)
     return {
-        "passed": not wrong and error <= 1e-5,
-        "reason": "; ".join(wrong[:2]) or ("" if error <= 1e-5 else f"differs by {error:.1e} of the range"),
+        "passed": not wrong and error <= TOLERANCE,
+        "reason": "; ".join(wrong[:2]) or ("" if error <= TOLERANCE else f"differs by {error:.1e} of the range"),
         "parameters_m": round(parameters, 1),
         "size": meta.image_size[0],
         "error": error,
+        "noise": noise,
         "nodes_before": sum(before.values()),
         "convs_before": before["Conv"],
         "norms_before": before["BatchNormalization"] + before["LayerNormalization"],
@@ -126,6 +132,21 @@ def _restructure(name: str) -> dict[str, Any]:
         "rules": rewritten.applied,
         "cpu": {march: _cpu_ops(rewritten.model, march) for march in MARCHES},
     }
+
+
+def _noise(model: Any, pixels: Any, theirs: Any, ours: Any) -> dict[str, float]:
+    """Return how far torch's float32 and ours are from torch's float64, each over the range."""
+    import numpy as np
+    import torch
+
+    with torch.inference_mode():
+        made = model.double()(torch.from_numpy(pixels).double())
+    truth = [o.numpy() for o in (made if isinstance(made, list | tuple) else [made])]
+
+    def far(answers: Any) -> float:
+        return max(float(np.abs(a - t).max() / np.ptp(t)) for a, t in zip(answers, truth, strict=True))
+
+    return {"torch": far(theirs), "ours": far(ours)}
 
 
 def disturb(model: Any) -> None:
@@ -157,16 +178,17 @@ def _cpu_ops(model: Any, march: str) -> dict[str, int]:
 
 
 def sweep(only: list[str]) -> None:
-    """Try every declared name that has no result yet, two at a time, a fresh process every few models."""
+    """Try every declared name that has no result yet, a fresh process every few models."""
     declared = json.loads(NAMES.read_text())
     done = {json.loads(line)["name"] for line in RESULTS.read_text().splitlines()} if RESULTS.exists() else set()
-    names = [n for n in dict.fromkeys([*declared["smallest"].values(), *declared["sample"]]) if n not in done]
+    wanted = [*FAMILIES.values(), *declared["smallest"].values(), *declared["sample"]]
+    names = [n for n in dict.fromkeys(wanted) if n not in done]
     names = only or names
     RESULTS.parent.mkdir(exist_ok=True)
     while names:
-        with ProcessPoolExecutor(1, max_tasks_per_child=_TASKS_A_PROCESS) as pool:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             try:
-                for found in pool.map(try_one, names):
+                for found in pool.map(try_one, names[:_TASKS_A_PROCESS]):
                     _keep(found, len(names))
                     names = names[1:]
             except BrokenProcessPool:
@@ -193,6 +215,4 @@ if __name__ == "__main__":
     elif args.what == "sweep":
         sweep(args.names)
     else:
-        from coverage_page import write_page
-
         write_page(json.loads(NAMES.read_text()), [json.loads(x) for x in RESULTS.read_text().splitlines()], PAGE)

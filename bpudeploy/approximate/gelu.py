@@ -4,7 +4,7 @@
 |---|---|---|---|
 | tanh | 1 + tanh(√(2/π)·(x + 0.044715·x³)) | 0.00048 | Hendrycks and Gimpel, arXiv 1606.08415 |
 | quick | 2·sigmoid(1.702·x) | 0.0204 | the same |
-| piecewise | 1 + a·clip(x, ±m) + c·clip(x, ±b) | 0.0200 | ``fit_piecewise`` |
+| piecewise | 1 + a·clip(x, ±m) + c·clip(x, ±b) | 0.0201 | ``fit_piecewise`` |
 
 piecewise: 2Φ is made of straight lines, so GELU of parabolas; its operators are Clip, Mul and Add alone.
 """

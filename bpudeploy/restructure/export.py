@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.imported import Network, read_network
+from bpudeploy.restructure.traceable import traceable
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +33,7 @@ def export(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> onnx.Mod
     file = io.BytesIO()
     try:
         # torch prints the whole graph when it fails
-        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with torch.no_grad(), traceable(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model,

@@ -133,9 +133,7 @@ class Graph:
 
     def rename_twin(self, old: str, new: str) -> None:
         """Say that the original's tensor that ``old`` was equal to is now equal to ``new``."""
-        self.twins = [
-            replace(t, output=replace(t.output, name=new)) if t.output.name == old else t for t in self.twins
-        ]
+        self.twins = [replace(t, output=replace(t.output, name=new)) if t.output.name == old else t for t in self.twins]
 
     def insert_before(self, name: str, nodes: Sequence[Node]) -> None:
         """Put ``nodes`` before the node ``name``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,20 +51,9 @@ def read_network(model: onnx.ModelProto, weights: Mapping[str, Array] | None = N
     Raises:
         StageError: an input's shape is not static, or the model uses operators that are not ONNX's own.
     """
-    from onnx import helper, numpy_helper
-
     graph, weights = model.graph, dict(weights or {})
-    constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    operations, paths = [], Counter[str]()
     _refuse_foreign(model)
-    for index, node in enumerate(graph.node):
-        path = _path(node, index)
-        paths[path] += 1
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Constant":
-            constants[node.output[0]] = _constant(attributes)
-            continue
-        operations.append(Operation(node.op_type, path, tuple(node.input), tuple(node.output), attributes, node))
+    operations, constants = read_graph(graph)
     inputs = {}
     for value in graph.input:
         if value.name in weights:
@@ -74,6 +62,32 @@ def read_network(model: onnx.ModelProto, weights: Mapping[str, Array] | None = N
             inputs[value.name] = _static(value)
     opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
     return connected(operations, constants, inputs, tuple(o.name for o in graph.output), opset)
+
+
+def read_graph(graph: onnx.GraphProto) -> tuple[list[Operation], dict[str, Array]]:
+    """Return the operations of ``graph`` in order, and its constants; also of a branch of an If."""
+    from onnx import helper, numpy_helper
+
+    constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    operations = []
+    for index, node in enumerate(graph.node):
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Constant":
+            constants[node.output[0]] = _constant(attributes)
+            continue
+        inputs = (*node.input, *_captured(node)) if node.op_type == "If" else tuple(node.input)
+        operations.append(Operation(node.op_type, _path(node, index), inputs, tuple(node.output), attributes, node))
+    return operations, constants
+
+
+def _captured(node: onnx.NodeProto) -> list[str]:
+    """Return the outer tensors that the branches of an If read; ONNX does not list them as its inputs."""
+    found: dict[str, None] = {}
+    for attribute in node.attribute:
+        inside = {t.name for t in attribute.g.initializer} | {o for n in attribute.g.node for o in n.output}
+        found |= dict.fromkeys(i for n in attribute.g.node for i in n.input if i and i not in inside)
+        found |= dict.fromkeys(o.name for o in attribute.g.output if o.name not in inside)
+    return list(found)
 
 
 def connected(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from bpudeploy.restructure.rewrite import Rewritten
+    from bpudeploy.restructure.rewrite import Reading
 
     F32 = NDArray[np.float32]
 
@@ -20,7 +20,9 @@ _AT_ONCE = 64
 """Tensors looked at in one run: all of a big network's would not fit in memory."""
 
 
-def first_difference(rewritten: Rewritten, original: onnx.ModelProto, pixels: F32, tolerance: float) -> str:
+def first_difference(
+    rewritten: onnx.ModelProto, reading: Reading, original: onnx.ModelProto, pixels: F32, tolerance: float
+) -> str:
     """Say which layer of the original is the first whose output differs by more than ``tolerance`` of its range.
 
     Both run under onnxruntime on ``pixels`` (N, 3, H, W). Tensors whose mean over channels a rule took away
@@ -28,14 +30,14 @@ def first_difference(rewritten: Rewritten, original: onnx.ModelProto, pixels: F3
     """
     import numpy as np
 
-    twins = rewritten.twins
+    twins = reading.twins
     for start in range(0, len(twins), _AT_ONCE):
         chosen = twins[start : start + _AT_ONCE]
         theirs = _outputs(original, [t.original for t in chosen], pixels)
-        ours = _outputs(rewritten.model, [t.output.name for t in chosen], pixels)
+        ours = _outputs(rewritten, [t.output.name for t in chosen], pixels)
         for twin in chosen:
             mine, other = ours[twin.output.name], twin.placed(theirs[twin.original])
-            if twin.output.name in rewritten.centred:
+            if twin.output.name in reading.centred:
                 other = other - other.mean(axis=1, keepdims=True)
             if not np.abs(mine - other).max() <= tolerance * max(float(np.ptp(other)), 1e-30):
                 return f"the first layer that differs is {twin.layer}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
 from bpudeploy.host import batches, open_session
 from bpudeploy.restructure.locate import first_difference
 from bpudeploy.restructure.record import Proof
-from bpudeploy.restructure.rewrite import Rewritten
+from bpudeploy.restructure.rewrite import Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +39,14 @@ class Reference:
 
 
 def prove(
-    rewritten: Rewritten, reference: Reference, *, tolerance: float, progress: Callable[[int], None] = lambda done: None
+    graph: Path,
+    reading: Reading,
+    reference: Reference,
+    *,
+    tolerance: float,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Proof, list[F32]]:
-    """Run the rewritten graph on every image and return the proof with its own answers.
+    """Run the rewritten ``graph`` (.onnx) on every image and return the proof with its own answers.
 
     Raises:
         StageError: an output differs by more than ``tolerance`` times the range of the original's, or a top-1
@@ -48,7 +54,8 @@ def prove(
     """
     import numpy as np
 
-    run, batch = runner(rewritten)
+    run, shape = _runner(graph, reading)
+    batch = shape[0]
     answers: list[F32] = [np.empty_like(a) for a in reference.answers]
     count = len(answers[0])
     for chosen, kept in batches(count, batch):
@@ -58,14 +65,14 @@ def prove(
         progress(chosen[0] + kept)
     worst, at = _worst(answers, reference.answers)
     if not worst <= tolerance:
-        raise _failure(rewritten, reference, [reference.feeds(at)] * batch, worst, tolerance, f"image {at}")
+        raise _failure(graph, reading, reference, [reference.feeds(at)] * batch, worst, tolerance, f"image {at}")
     ranked = len(answers) == 1 and answers[0].ndim == 2
     if ranked:
         _hold_top1(answers[0], reference.answers[0])
-    noise = random_input(_input_shape(rewritten))
+    noise = random_input(shape)
     extra, _ = _worst(run(noise), reference.noise)
     if not extra <= tolerance:
-        raise _failure(rewritten, reference, [noise], extra, tolerance, "a random input")
+        raise _failure(graph, reading, reference, [noise], extra, tolerance, "a random input")
     return (
         Proof(
             images=count,
@@ -78,23 +85,19 @@ def prove(
     )
 
 
-def runner(rewritten: Rewritten) -> tuple[Callable[[F32], list[F32]], int]:
-    """Return a function from normalised pixels (N, 3, H, W) to the original's outputs, and its N."""
+def _runner(graph: Path, reading: Reading) -> tuple[Callable[[F32], list[F32]], tuple[int, ...]]:
+    """Return a function from normalised pixels (N, 3, H, W) to the original's outputs, and that shape."""
     import numpy as np
 
-    session = open_session(rewritten.model.SerializeToString())
-    ((fed,), names) = ([i.name for i in session.get_inputs()], [o.name for o in rewritten.outputs])
+    session = open_session(str(graph))
+    (fed,) = session.get_inputs()
+    names = [output.name for output in reading.outputs]
 
     def run(pixels: F32) -> list[F32]:
-        made = session.run(names, {fed: np.ascontiguousarray(pixels, np.float32)})
-        return [output.read(array) for output, array in zip(rewritten.outputs, made, strict=True)]
+        made = session.run(names, {fed.name: np.ascontiguousarray(pixels, np.float32)})
+        return [output.read(array) for output, array in zip(reading.outputs, made, strict=True)]
 
-    return run, _input_shape(rewritten)[0]
-
-
-def _input_shape(rewritten: Rewritten) -> tuple[int, ...]:
-    (given,) = rewritten.model.graph.input
-    return tuple(d.dim_value for d in given.type.tensor_type.shape.dim)
+    return run, tuple(fed.shape)
 
 
 def random_input(shape: Sequence[int]) -> F32:
@@ -128,11 +131,18 @@ def _hold_top1(ours: F32, theirs: F32) -> None:
 
 
 def _failure(
-    rewritten: Rewritten, reference: Reference, feed: Sequence[F32], difference: float, tolerance: float, which: str
+    graph: Path,
+    reading: Reading,
+    reference: Reference,
+    feed: Sequence[F32],
+    difference: float,
+    tolerance: float,
+    which: str,
 ) -> StageError:
     import numpy as np
+    import onnx
 
-    where = first_difference(rewritten, reference.original(), np.concatenate(feed), tolerance)
+    where = first_difference(onnx.load(graph), reading, reference.original(), np.concatenate(feed), tolerance)
     return StageError(
         f"the rewrite is not exact: on {which} the outputs differ by {difference:.2e} of their range "
         f"(allowed {tolerance:.0e}); {where}",

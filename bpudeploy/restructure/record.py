@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -43,6 +44,18 @@ class GraphRecord(BaseModel):
         del model.metadata_props[:]
         for key, value in [*kept, (KEY, self.model_dump_json())]:
             model.metadata_props.add(key=key, value=value)
+
+    def append(self, path: Path) -> None:
+        """Put the record behind a model's file that has none: protobuf reads messages in a row as one.
+
+        Source: https://protobuf.dev/programming-guides/encoding/#last-one-wins (repeated fields are joined).
+        """
+        import onnx
+
+        tail = onnx.ModelProto()
+        tail.metadata_props.add(key=KEY, value=self.model_dump_json())
+        with path.open("ab") as file:
+            file.write(tail.SerializeToString())
 
     @classmethod
     def read(cls, model: onnx.ModelProto) -> GraphRecord:

@@ -25,19 +25,25 @@ if TYPE_CHECKING:
     import onnx
 
 
-@dataclass(frozen=True, eq=False)
-class Rewritten:
-    """The new model and how to read it.
+@dataclass(frozen=True)
+class Reading:
+    """How to read a rewritten network; it holds no weights.
 
     ``outputs`` are the network's, in its order. ``twins`` are tensors of both networks that must be equal,
-    in the network's order; those in ``centred`` are equal but for their mean over axis 1. ``keep_float``
-    are the nodes inside norms. ``applied`` counts what each rule did.
+    in the network's order; those in ``centred`` are equal but for their mean over axis 1.
     """
 
-    model: onnx.ModelProto
     outputs: tuple[Output, ...]
     twins: tuple[Twin, ...]
     centred: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Rewritten:
+    """The new model. ``keep_float`` are the nodes inside norms; ``applied`` counts what each rule did."""
+
+    model: onnx.ModelProto
+    reading: Reading
     keep_float: tuple[str, ...]
     applied: dict[str, int]
 
@@ -45,14 +51,18 @@ class Rewritten:
 def rewrite(network: Network) -> Rewritten:
     """Return the exact 4-D form of ``network``: opset 11, static shapes, weights inherited.
 
+    Memory: the original's weights are let go on the way if the caller holds neither network nor module.
+
     Raises:
         StageError: naming the operation that has no 4-D form, and why.
     """
     graph = lower(recognise(network))
+    del network
     applied = simplify(graph)
     keep_float = tuple(node.name for node in graph.nodes.values() if node.keep_float)
     model = to_onnx(graph)
-    return Rewritten(model, tuple(graph.outputs), tuple(graph.twins), frozenset(graph.centred), keep_float, applied)
+    reading = Reading(tuple(graph.outputs), tuple(graph.twins), frozenset(graph.centred))
+    return Rewritten(model, reading, keep_float, applied)
 
 
 RULES: tuple[tuple[str, Callable[[Graph], int]], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.restructure.graph import MOVE, Graph, Node
@@ -99,3 +100,36 @@ def _name_outputs(graph: Graph, nodes: list[onnx.NodeProto]) -> None:
         replace(t, output=replace(t.output, name=LOGITS)) if t.output.name == output.name else t for t in graph.twins
     ]
     graph.outputs = [replace(output, name=LOGITS)]
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write ``model`` to ``path``, tensor by tensor; its initializers are used up.
+
+    ``onnx.save`` holds the weights three times while it serialises. This writes the same message:
+    ModelProto.graph is field 7 and GraphProto.initializer field 5, both length-delimited
+    (https://protobuf.dev/programming-guides/encoding, onnx.proto).
+    """
+    import onnx
+
+    tensors = model.graph.initializer
+    weights = [tensors.pop(0) for _ in range(len(tensors))]
+    graph, head = model.graph.SerializeToString(deterministic=True), onnx.ModelProto()
+    head.CopyFrom(model)
+    head.ClearField("graph")
+    framed = sum(1 + len(_varint(size)) + size for size in (t.ByteSize() for t in weights))
+    with path.open("wb") as file:
+        file.write(head.SerializeToString(deterministic=True))
+        file.write(b"\x3a" + _varint(len(graph) + framed) + graph)
+        for tensor in weights:
+            file.write(b"\x2a" + _varint(tensor.ByteSize()))
+            file.write(tensor.SerializeToString(deterministic=True))
+
+
+def _varint(number: int) -> bytes:
+    """Return ``number`` in protobuf's base-128 encoding, least significant group first."""
+    groups = []
+    while True:
+        number, low = number >> 7, number & 0x7F
+        groups.append(low | (0x80 if number else 0))
+        if not number:
+            return bytes(groups)

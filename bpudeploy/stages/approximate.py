@@ -158,32 +158,45 @@ def linear(work: Work, options: LinearOptions, inputs: tuple[Artifact, ...]) -> 
     """Replace chains of blocks by fitted linear maps."""
     from bpudeploy.approximate.linear import linear_blocks
 
-    change: Change = lambda g, seen: linear_blocks(g, options.ranges, seen, options.absent)  # noqa: E731
-    return _run(work, "approximate/linear-blocks", inputs, change)
+    return _run(
+        work,
+        "approximate/linear-blocks",
+        inputs,
+        lambda g, seen: linear_blocks(g, options.ranges, seen, options.absent),
+    )
 
 
 def parallel(work: Work, options: ParallelOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Put pairs of blocks side by side."""
     from bpudeploy.approximate.parallel import parallel_blocks
 
-    change: Change = lambda g, _: parallel_blocks(g, options.pairs, options.absent)  # noqa: E731
-    return _run(work, "approximate/parallel-blocks", inputs, change)
+    return _run(
+        work, "approximate/parallel-blocks", inputs, lambda g, _: parallel_blocks(g, options.pairs, options.absent)
+    )
 
 
 def tokens(work: Work, options: TokensOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Pool patch tokens."""
     from bpudeploy.approximate.tokens import reduce_tokens
 
-    change: Change = lambda g, _: reduce_tokens(g, options.after_block, options.factor, options.absent)  # noqa: E731
-    return _run(work, "approximate/reduce-tokens", inputs, change)
+    return _run(
+        work,
+        "approximate/reduce-tokens",
+        inputs,
+        lambda g, _: reduce_tokens(g, options.after_block, options.factor, options.absent),
+    )
 
 
 def heads(work: Work, options: HeadsOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Remove attention heads."""
     from bpudeploy.approximate.heads import prune_heads
 
-    change: Change = lambda g, seen: prune_heads(g, options.share, options.heads, seen, options.absent)  # noqa: E731
-    return _run(work, "approximate/prune-heads", inputs, change)
+    return _run(
+        work,
+        "approximate/prune-heads",
+        inputs,
+        lambda g, seen: prune_heads(g, options.share, options.heads, seen, options.absent),
+    )
 
 
 def gelu(work: Work, options: GeluOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:

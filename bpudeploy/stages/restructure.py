@@ -82,23 +82,26 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
         StageError: an operation has no 4-D form, or the proof fails; it names where.
     """
     import numpy as np
-    import onnx
 
     from bpudeploy.restructure.proof import Reference, prove, random_input
     from bpudeploy.restructure.record import GraphRecord, count_nodes
     from bpudeploy.restructure.rewrite import rewrite
+    from bpudeploy.restructure.write import save
     from bpudeploy.stages.originals import open_original
 
     model, preprocess, samples, scores = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
     original = open_original(model.path)
-    noise = original.infer(random_input((original.meta.batch, 3, *original.meta.image_size)))
-    rewritten = rewrite(original.network())
     features = original.meta.features
-    del original  # its weights are now those of the rewritten graph
+    noise = original.infer(random_input((original.meta.batch, 3, *original.meta.image_size)))
+    del original
+    rewritten = rewrite(open_original(model.path).network())
+    nodes, graph = count_nodes(rewritten.model), work.dir / "graph.onnx"
+    save(rewritten.model, graph)
     truth = Scores.read(scores.path)
     proof, answers = prove(
-        rewritten,
+        graph,
+        rewritten.reading,
         Reference(
             _by_output(truth.logits, noise) if features else [truth.logits],
             lambda i: normalise.apply(images.pixels[i : i + 1]),
@@ -108,10 +111,7 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
         tolerance=options.tolerance,
         progress=lambda done: work.emit(Progress("restructure", done, len(truth.labels), "images")),
     )
-    nodes = count_nodes(rewritten.model)
-    GraphRecord(proof=proof, nodes=nodes, keep_float=rewritten.keep_float, rules=rewritten.applied).write(
-        rewritten.model
-    )
+    GraphRecord(proof=proof, nodes=nodes, keep_float=rewritten.keep_float, rules=rewritten.applied).append(graph)
     top1 = f"top-1 equal on all {proof.images} images" if proof.top1_equal else f"on {proof.images} images"
     work.emit(
         Note(
@@ -120,9 +120,8 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
             f"{proof.max_relative_difference:.1e} of the outputs' range, {top1}",
         )
     )
-    onnx.save(rewritten.model, work.dir / "graph.onnx")
     rows = np.concatenate([a.reshape(len(a), -1) for a in answers], axis=1)
-    return work.dir / "graph.onnx", Scores(rows, truth.labels).write(work.dir / "scores.safetensors")
+    return graph, Scores(rows, truth.labels).write(work.dir / "scores.safetensors")
 
 
 def _by_output(rows: F32, noise: Sequence[F32]) -> list[F32]:

@@ -184,11 +184,17 @@ def read_meta(path: Path) -> ModelMeta:
 
 def load_model(path: Path) -> tuple[torch.nn.Module, ModelMeta]:
     """Rebuild a MODEL artifact's network with its weights, in eval mode; every name must match."""
-    from safetensors.torch import load_file
+    import torch
+    from safetensors import safe_open
 
     meta = read_meta(path)
     model = create(meta.architecture, image_size=meta.image_size, num_classes=meta.num_classes)
-    model.load_state_dict(load_file(path), strict=True)
+    state = model.state_dict()
+    with safe_open(path, framework="pt") as tensors, torch.no_grad():
+        if set(tensors.keys()) != set(state):
+            raise StageError(f"{path} is not the state of {meta.architecture}", hint="run fetch again")
+        for name, tensor in state.items():  # one at a time: both copies of all weights need not be here
+            tensor.copy_(tensors.get_tensor(name))
     return model, meta
 
 

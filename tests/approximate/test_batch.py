@@ -19,7 +19,7 @@ from bpudeploy.approximate.tokens import reduce_tokens
 from bpudeploy.host import open_session
 from bpudeploy.restructure.export import network_of_module
 from bpudeploy.restructure.graph import Graph
-from bpudeploy.restructure.rewrite import rewrite
+from bpudeploy.restructure.rewrite import Rewritten, rewrite
 from bpudeploy.spec.approximate import GeluForm
 from tests.approximate.conftest import MakeExact, close, finish, logits
 
@@ -33,10 +33,15 @@ CHANGES: dict[str, Callable[[Graph, Activations], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def pair(exact: MakeExact) -> Rewritten:
+    """Return the same network for two images at once."""
+    return rewrite(network_of_module(copy.deepcopy(exact().torch), (2, 3, *exact().size())))
+
+
 @pytest.mark.parametrize("name", CHANGES)
-def test_two_images_at_once(exact: MakeExact, name: str) -> None:
+def test_two_images_at_once(exact: MakeExact, pair: Rewritten, name: str) -> None:
     e, seen = exact(), exact().images(4, seed=3)
-    pair = rewrite(network_of_module(copy.deepcopy(e.torch), (2, 3, *e.size())))
 
     def by_two(names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         import onnx

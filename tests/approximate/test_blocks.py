@@ -17,7 +17,11 @@ from tests.approximate.conftest import MakeExact, close, cost, finish, logits, p
     [
         ("vit_tiny_patch16_224", {"img_size": 64, "depth": 4, "num_classes": 5}, 4),
         ("vit_tiny_patch16_224", {"img_size": 64, "depth": 3, "num_classes": 5, "global_pool": "avg"}, 3),
-        ("vit_small_patch14_reg4_dinov2", {"img_size": 28, "depth": 2, "num_classes": 5}, 2),
+        (
+            "vit_small_patch14_reg4_dinov2",
+            {"img_size": 28, "depth": 2, "embed_dim": 96, "num_heads": 3, "num_classes": 5},
+            2,
+        ),
         ("swin_tiny_patch4_window7_224", {"img_size": 224, "depths": (1, 2), "num_heads": (3, 6)}, 3),
         ("mixer_s32_224", {"img_size": 64}, 8),
     ],

@@ -62,7 +62,7 @@ def without(e: Exact, gone: list[tuple[int, int]], images: Any, size: int = SIZE
     return change
 
 
-@pytest.mark.parametrize("gone", [[(0, 0)], [(1, 2)], [(3, 1)], [(0, 1), (2, 0), (2, 2)]])
+@pytest.mark.parametrize("gone", [[(1, 2)], [(3, 1)], [(0, 1), (2, 0), (2, 2)]])
 def test_named_heads_give_their_mean(exact: MakeExact, gone: list[tuple[int, int]]) -> None:
     e, seen = exact(), exact().images(5, seed=4)
     graph = e.graph()

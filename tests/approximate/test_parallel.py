@@ -63,7 +63,10 @@ def test_a_merged_pair_is_one_block_by_its_first_number(exact: MakeExact) -> Non
 
 def test_layer_scale_qk_norm_and_registers(exact: MakeExact) -> None:
     for name, options in (
-        ("vit_small_patch14_reg4_dinov2", {"img_size": 28, "depth": 3, "num_classes": 5}),
+        (
+            "vit_small_patch14_reg4_dinov2",
+            {"img_size": 28, "depth": 3, "embed_dim": 96, "num_heads": 3, "num_classes": 5},
+        ),
         ("vit_tiny_patch16_224", {"img_size": 64, "depth": 3, "num_classes": 5, "qk_norm": True}),
     ):
         e = exact(name, **options)

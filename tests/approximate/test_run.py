@@ -50,6 +50,8 @@ def test_an_option_reruns_only_what_comes_after_it(tiny: Path, tmp_path: Path) -
     one = f"{PLACE}.gelu=quick"
     assert go(tiny, store, [one]).ran == ["approximate/gelu", "quantize", "quantize/scores"]
     assert "approximate/gelu" not in go(tiny, store, [one, "calibration.seed=9"]).ran, "it takes no calibration"
+    with pytest.raises(StageError, match="drop_blocks names block 6, and the graph has blocks 0 to 5"):
+        go(tiny, store, [f"{PLACE}.drop_blocks=[6]"])
 
 
 def test_each_graph_keeps_the_proof_of_the_exact_one_and_counts_its_own_nodes(tiny: Path, tmp_path: Path) -> None:
@@ -69,11 +71,6 @@ def test_each_graph_keeps_the_proof_of_the_exact_one_and_counts_its_own_nodes(ti
     assert "blocks 0 of 6 removed" in notes["approximate/drop-blocks"]
     assert "R² 0." in notes["approximate/linear-blocks"] or "R² 1." in notes["approximate/linear-blocks"]
     assert f"{sizes[0]} -> {sizes[1]} nodes" in notes["approximate/drop-blocks"]
-
-
-def test_a_refusal_names_the_repair(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="drop_blocks names block 6, and the graph has blocks 0 to 5"):
-        go(tiny, tmp_path / "store", [f"{PLACE}.drop_blocks=[6]"])
 
 
 def test_every_approximation_has_its_line_of_accuracy(
@@ -96,7 +93,7 @@ def test_every_approximation_has_its_line_of_accuracy(
     assert summary["accuracy"][-1]["correct"] == summary["accuracy"][-2]["correct"]
     page = (tmp_path / summary["run_directory"] / "report.html").read_text()
     assert all(f"<td>{label}</td>" in page for label in labels)
-    assert main(argv) == 0
+    assert main(["report", summary["run_directory"]]) == 0
     out = capsys.readouterr().out
     assert all(label in out for label in labels)
     rows = [line for line in out.splitlines() if "host, onnxruntime" in line]

@@ -31,12 +31,15 @@ def pooled(after: int, factor: int) -> Any:
 VITS: list[tuple[str, dict[str, Any]]] = [
     ("vit_tiny_patch16_224", {"img_size": 64, "depth": 4, "num_classes": 5}),
     ("vit_tiny_patch16_224", {"img_size": 64, "depth": 3, "num_classes": 5, "global_pool": "avg"}),
-    ("vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 3, "num_classes": 5}),
-    ("vit_base_patch32_clip_224", {"img_size": 64, "depth": 2, "num_classes": 5}),
+    ("vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 3, "embed_dim": 96, "num_heads": 3, "num_classes": 5}),
+    ("vit_base_patch32_clip_224", {"img_size": 64, "depth": 2, "embed_dim": 96, "num_heads": 3, "num_classes": 5}),
+    ("vit_base_patch16_siglip_224", {"img_size": 64, "depth": 3, "embed_dim": 96, "num_heads": 3, "num_classes": 5}),
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), VITS, ids=["cls", "average", "registers", "pre-norm"])
+@pytest.mark.parametrize(
+    ("name", "options"), VITS, ids=["cls", "average", "registers", "pre-norm", "no cls, attention pool"]
+)
 @pytest.mark.parametrize("after", [0, 1])
 def test_patch_tokens_are_pooled(exact: MakeExact, name: str, options: dict[str, Any], after: int) -> None:
     e = exact(name, **options)
@@ -70,9 +73,17 @@ def test_a_factor_that_does_not_divide_names_those_that_do(exact: MakeExact) -> 
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("beit_base_patch16_224", {"img_size": 64, "depth": 2}, "an entry for each token|depends on the number"),
-        ("swin_tiny_patch4_window7_224", {"img_size": 224, "depths": (1, 2), "num_heads": (3, 6)}, "reduce_tokens"),
-        ("mixer_s32_224", {"img_size": 64}, "no row of tokens"),
+        (
+            "beit_base_patch16_224",
+            {"img_size": 64, "depth": 2, "embed_dim": 96, "num_heads": 3},
+            "an entry for each token|depends on the number",
+        ),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 224, "depths": (1, 2), "num_heads": (3, 6)},
+            "no patch conv|windows",
+        ),
+        ("mixer_s32_224", {"img_size": 64}, "its weights are for that many tokens"),
     ],
 )
 def test_what_depends_on_the_number_of_tokens_is_refused(

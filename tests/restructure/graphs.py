@@ -53,8 +53,8 @@ def original(model: Any, x: Array) -> list[Array]:
 def ours(rewritten: Rewritten, x: Array) -> list[Array]:
     """Return what the rewritten model says, read as the original's outputs."""
     session = open_session(rewritten.model.SerializeToString())
-    made = session.run([o.name for o in rewritten.outputs], {session.get_inputs()[0].name: x})
-    return [o.read(a) for o, a in zip(rewritten.outputs, made, strict=True)]
+    made = session.run([o.name for o in rewritten.reading.outputs], {session.get_inputs()[0].name: x})
+    return [o.read(a) for o, a in zip(rewritten.reading.outputs, made, strict=True)]
 
 
 def rewritten_exactly(model: Any, x: Array, *, fed: Array | None = None, worst: float = 2e-6) -> Rewritten:

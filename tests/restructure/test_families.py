@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from bpudeploy.errors import StageError
 from bpudeploy.restructure.export import network_of_module
 from bpudeploy.restructure.forms import faults
 from bpudeploy.restructure.proof import Reference, prove, random_input
-from bpudeploy.restructure.record import GraphRecord, count_nodes
+from bpudeploy.restructure.record import GraphRecord, Proof, count_nodes
 from bpudeploy.restructure.rewrite import Rewritten, rewrite
 from bpudeploy.stages.originals import np_array
 from bpudeploy.stages.timm_models import feature_maps, reparameterized
@@ -57,6 +59,15 @@ TOLERANCE = {"visformer_tiny": 3e-5}
 CNNS = ("resnet18", "mobilenetv3_small_050", "efficientnet_b0", "repvgg_a0")
 
 
+def proven(made: Rewritten, truth: Reference, *, tolerance: float) -> tuple[Proof, list[Any]]:
+    """Prove ``made`` from a file, as the stage does."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(made.model, Path(folder) / "graph.onnx")
+        return prove(Path(folder) / "graph.onnx", made.reading, truth, tolerance=tolerance)
+
+
 def reference(model: Any, shape: tuple[int, ...], images: int = 2) -> Reference:
     import torch
 
@@ -96,7 +107,7 @@ def test_every_family_is_exact_and_4d(make_model: MakeModel, name: str, options:
     network = network_of_module(reparameterized(model), shape)
     made = rewrite(network)
     assert faults(made.model) == [] and made.model.opset_import[0].version == 11
-    proof, _ = prove(made, truth, tolerance=TOLERANCE.get(name, 1e-5))
+    proof, _ = proven(made, truth, tolerance=TOLERANCE.get(name, 1e-5))
     assert proof.top1_equal == 2
     if name in CNNS:
         before = [o.op for o in network.operations]
@@ -122,10 +133,10 @@ def test_batches_sizes_and_heads(make_model: MakeModel, batch: int) -> None:
     model = feature_maps(make_model("vit_tiny_patch16_224", img_size=(64, 96), depth=3), (0, 2))
     shape = (batch, 3, 64, 96)
     made = rewrite(network_of_module(model, shape))
-    assert [o.shape for o in made.outputs] == [(batch, 192, 4, 6)] * 2
+    assert [o.shape for o in made.reading.outputs] == [(batch, 192, 4, 6)] * 2
     physical = [tuple(d.dim_value for d in o.type.tensor_type.shape.dim) for o in made.model.graph.output]
     assert physical == [(batch, 192, 4, 6)] * 2, "a detector reads them as they are"
-    proof, _ = prove(made, reference(model, shape, images=4), tolerance=1e-5)
+    proof, _ = proven(made, reference(model, shape, images=4), tolerance=1e-5)
     assert proof.top1_equal is None and proof.images == 4
 
 
@@ -169,7 +180,7 @@ def test_a_disturbed_weight_fails_the_proof_and_its_layer_is_named(
     model = make_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
     broken = disturbed(rewrite(network_of_module(model, shape_of(model))), part)
     with pytest.raises(StageError, match=rf"the first layer that differs is {named}"):
-        prove(broken, reference(model, shape_of(model)), tolerance=1e-5)
+        proven(broken, reference(model, shape_of(model)), tolerance=1e-5)
 
 
 def test_nothing_differs_when_nothing_is_disturbed(make_model: MakeModel) -> None:
@@ -180,8 +191,8 @@ def test_nothing_differs_when_nothing_is_disturbed(make_model: MakeModel) -> Non
         model = make_model(name, **options)
         shape = shape_of(model)
         made = rewrite(network_of_module(model, shape))
-        assert len(made.twins) > 20
-        said = first_difference(made, reference(model, shape).original(), noise(shape), 1e-4)
+        assert len(made.reading.twins) > 20
+        said = first_difference(made.model, made.reading, reference(model, shape).original(), noise(shape), 1e-4)
         assert said.startswith("no inner layer"), (name, said)
 
 
@@ -197,17 +208,22 @@ def test_a_top1_that_flips_fails_the_proof(make_model: MakeModel) -> None:
     flipped[0, top[-2]] = flipped[0, top[-1]] + 1e-7 * np.ptp(flipped)
     made = rewrite(network_of_module(model, shape_of(model)))
     with pytest.raises(StageError, match="top-1"):
-        prove(made, replace(truth, answers=[flipped]), tolerance=1e9)
+        proven(made, replace(truth, answers=[flipped]), tolerance=1e9)
 
 
-def test_the_record_travels_in_the_file(make_model: MakeModel) -> None:
+def test_the_record_travels_in_the_file(make_model: MakeModel, tmp_path: Path) -> None:
+    import onnx
+
     model = make_model("test_vit", img_size=64, num_classes=5)
     made = rewrite(network_of_module(model, shape_of(model)))
-    proof, _ = prove(made, reference(model, shape_of(model)), tolerance=1e-5)
+    proof, _ = proven(made, reference(model, shape_of(model)), tolerance=1e-5)
     record = GraphRecord(proof=proof, nodes=count_nodes(made.model), keep_float=made.keep_float, rules=made.applied)
-    record.write(made.model)
-    record.write(made.model)
-    assert GraphRecord.read(made.model) == record and len(made.model.metadata_props) == 1
+    onnx.save(made.model, tmp_path / "graph.onnx")
+    record.append(tmp_path / "graph.onnx")
+    loaded = onnx.load(tmp_path / "graph.onnx")
+    assert GraphRecord.read(loaded) == record and len(loaded.graph.node) == len(made.model.graph.node)
+    record.write(loaded)
+    assert GraphRecord.read(loaded) == record and len(loaded.metadata_props) == 1, "written in place of the earlier one"
 
 
 def test_a_gemm_and_a_norm_are_faults() -> None:

@@ -146,6 +146,14 @@ class TestBiases:
     def test_rows_that_do_not_sum_to_one_keep_the_value_s(self) -> None:
         assert applied(move_value_biases, attention(talking=True))[0] == 0
 
+    def test_attention_over_channels_keeps_the_key_s(self) -> None:
+        """Each column has another key channel there, so its bias does not cancel (DaViT)."""
+        nodes = [CONV, *TO_TOKENS, N("MatMul", ["t", "wk"], ["k0"]), N("Add", ["k0", "b"], ["k"])]
+        nodes += [N("Transpose", ["t"], ["tt"], perm=[0, 2, 1]), N("MatMul", ["tt", "k"], ["l"])]
+        nodes += [N("Softmax", ["l"], ["a"], axis=-1), N("MatMul", ["t", "a"], ["y"])]
+        count, _ = applied(drop_key_biases, network(nodes, constants(wk=noise(8, 8, seed=7, scale=0.1)), SHAPE))
+        assert count == 0
+
     def test_without_biases_there_is_nothing_to_do(self) -> None:
         assert applied(drop_key_biases, attention(bias=False))[0] == 0
         assert applied(move_value_biases, attention(bias=False))[0] == 0

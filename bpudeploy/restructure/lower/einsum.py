@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bpudeploy.restructure.atoms import flat
 from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.linear import contract
-from bpudeploy.restructure.lower.matmul import product
+from bpudeploy.restructure.lower.matmul import as_value, product
 from bpudeploy.restructure.lower.reduce import mean
 from bpudeploy.restructure.value import Value
 
@@ -77,7 +77,7 @@ def _linear(ctx: Lowering, value: Value, weight: NDArray[Any], first: str, secon
     inner = [x for x in first if x in second and x not in made]
     out = [x for x in second if x not in first]
     if any(x in second and x in made for x in first):
-        raise ctx.refuse(f"the equation {first},{second}->{made} with a constant of its own for each {first}")
+        return _two(ctx, value, as_value(ctx, weight), first, second, made)
     axes = dict(zip(first, value.axes, strict=True))
     kept = [x for x in first if x not in inner]
     merged = replace(value, axes=(*(axes[x] for x in kept), flat(axes[x] for x in inner)))

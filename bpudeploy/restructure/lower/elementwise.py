@@ -105,10 +105,10 @@ def binary(ctx: Lowering) -> None:
         ctx.bind(binary_of(ctx, ctx.at.op, left, right))
     elif isinstance(left, Value):
         assert right is not None
-        ctx.bind(_with_constant(ctx, ctx.at.op, left, np.asarray(right), False))
+        ctx.bind(with_constant(ctx, ctx.at.op, left, np.asarray(right), False))
     else:
         assert isinstance(right, Value) and left is not None
-        ctx.bind(_with_constant(ctx, ctx.at.op, right, np.asarray(left), True))
+        ctx.bind(with_constant(ctx, ctx.at.op, right, np.asarray(left), True))
 
 
 def several(ctx: Lowering) -> None:
@@ -121,7 +121,7 @@ def several(ctx: Lowering) -> None:
         total = (
             binary_of(ctx, op, total, other)
             if isinstance(other, Value)
-            else _with_constant(ctx, op, total, other, False)
+            else with_constant(ctx, op, total, other, False)
         )
     if ctx.at.op == "Mean":
         total = apply_affine(ctx, total, (), np.array(1.0 / len(ctx.at.inputs)), np.array(0.0))
@@ -138,11 +138,11 @@ def where(ctx: Lowering) -> None:
         chosen, other, kept, mask = other, chosen, 1.0 - kept, ~mask.astype(bool)
     if not isinstance(chosen, Value) or isinstance(other, Value) or other is None:
         raise ctx.refuse("it chooses between two images' values")
-    value = _with_constant(ctx, "Mul", chosen, kept, False)
-    ctx.bind(_with_constant(ctx, "Add", value, np.where(mask, 0.0, other), False))
+    value = with_constant(ctx, "Mul", chosen, kept, False)
+    ctx.bind(with_constant(ctx, "Add", value, np.where(mask, 0.0, other), False))
 
 
-def _with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[Any], first: bool) -> Value:
+def with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[Any], first: bool) -> Value:
     """Return ``value op constant``, or ``constant op value`` where ``first``."""
     constant = constant.astype(np.float64)
     rank = max(constant.ndim, len(value.axes))

@@ -47,15 +47,18 @@ def _with_constant(ctx: Lowering, value: Value, weight: NDArray[Any]) -> Value:
         extra = ((),) * (weight.ndim - len(value.axes))
         value = replace(value, axes=extra + value.axes)
         return contract(ctx, value, len(value.axes) - 1, squeezed.T)
-    rank = max(weight.ndim, len(value.axes))
-    if rank > 4:
-        raise ctx.refuse(f"its constant has the shape {weight.shape}")
-    shape = [1] * (rank - weight.ndim) + list(weight.shape)
-    atoms = tuple(new_axis(n) for n in shape)
-    name = ctx.store(weight.reshape([1] * (4 - rank) + shape), "weight")
-    padded = ((),) * (4 - rank) + atoms
-    constant = Value(name, (padded[0], padded[1], padded[2], padded[3]), atoms)
-    return product(ctx, value, constant)
+    return product(ctx, value, as_value(ctx, weight))
+
+
+def as_value(ctx: Lowering, array: NDArray[Any]) -> Value:
+    """Return a constant as one side of a product; moves of it are done offline by the rule ``moves``."""
+    axes = tuple(new_axis(n) for n in array.shape)
+    shape = [n for n in array.shape if n > 1]
+    if len(shape) > 4:
+        raise ctx.refuse(f"its constant has the shape {array.shape}")
+    groups = [axis for axis in axes if axis]
+    groups = [()] * (4 - len(groups)) + groups
+    return Value(ctx.store(array.reshape(sizes(groups)), "weight"), (groups[0], groups[1], groups[2], groups[3]), axes)
 
 
 def product(ctx: Lowering, left: Value, right: Value) -> Value:

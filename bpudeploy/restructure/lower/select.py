@@ -28,9 +28,12 @@ def slice_(ctx: Lowering) -> None:
     steps = ctx.numbers("steps", 4) or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         n = value.shape[axis]
-        value = selected(
-            ctx, value, axis % len(value.axes), range(n)[slice(start, None if end in _ENDS or end < -n else end, step)]
-        )
+        index = range(n)[slice(start, None if end in _ENDS or end < -n else end, step)]
+        if not index:  # no token before the patches: a Concat leaves it out
+            shape = [0 if i == axis % len(value.axes) else m for i, m in enumerate(value.shape)]
+            ctx.constants[ctx.at.outputs[0]] = np.zeros(shape, np.float32)
+            return
+        value = selected(ctx, value, axis % len(value.axes), index)
     ctx.bind(value)
 
 

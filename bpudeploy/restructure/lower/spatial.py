@@ -11,6 +11,7 @@ import numpy as np
 from bpudeploy.restructure.atoms import Dims, new_axis, sizes
 from bpudeploy.restructure.lower.affine import absorbed
 from bpudeploy.restructure.lower.context import Lowering
+from bpudeploy.restructure.lower.select import exposed, selected
 from bpudeploy.restructure.value import Maker, Value
 
 
@@ -206,35 +207,38 @@ def pad(ctx: Lowering) -> None:
         for i, axis in enumerate(axes.reshape(-1)):
             full[int(axis) % rank], full[int(axis) % rank + rank] = amounts[i], amounts[i + len(axes)]
         amounts = full
-    if not any(amounts):
-        return ctx.bind(given)
-    if min(amounts) < 0:
-        raise ctx.refuse("it cuts (negative amounts)")
-    value = ctx.settle(native_axes(ctx, given, [i for i in range(rank) if amounts[i] or amounts[i + rank]]))
-    places = {
-        axis: g
-        for g, group in enumerate(value.dims)
-        for axis, atoms in enumerate(value.axes)
-        if atoms and group == atoms
-    }
-    physical, dims, axes_made = [0] * 8, list(value.dims), list(value.axes)
-    for i in range(rank):
-        if amounts[i] or amounts[i + rank]:
-            g = places[i]
-            physical[g], physical[g + 4] = amounts[i], amounts[i + rank]
-            dims[g] = axes_made[i] = new_axis(given.shape[i] + amounts[i] + amounts[i + rank])
     fill = ctx.constant(2) if ctx.network.opset >= 11 else np.float32(ctx.at.attributes.get("value", 0.0))
+    number = 0.0 if fill is None else float(np.asarray(fill).reshape(()))
+    ctx.bind(padded(ctx, given, amounts, number, ctx.at.attributes.get("mode", b"constant")))
+
+
+def padded(
+    ctx: Lowering, given: Value, amounts: Sequence[int], fill: float = 0.0, mode: str | bytes = b"constant"
+) -> Value:
+    """Return ``given`` with ``amounts`` (begin of each axis, then end of each) around it; a negative one cuts."""
+    rank = len(given.axes)
+    for i in range(rank):
+        cut = range(given.shape[i])[max(0, -amounts[i]) : given.shape[i] + min(0, amounts[i + rank])]
+        given = selected(ctx, given, i, cut)
+    amounts = [max(0, n) for n in amounts]
+    wanted = [i for i in range(rank) if amounts[i] or amounts[i + rank]]
+    if not wanted:
+        return given
+    value = ctx.settle(native_axes(ctx, given, wanted))
+    physical, dims, axes = [0] * 8, list(value.dims), list(value.axes)
+    for i in wanted:
+        g = value.dims.index(value.axes[i])
+        physical[g], physical[g + 4] = amounts[i], amounts[i + rank]
+        dims[g] = axes[i] = new_axis(given.shape[i] + amounts[i] + amounts[i + rank])
     inputs = [value.name, ctx.vector(physical)]
-    if fill is not None and float(np.asarray(fill).reshape(())) != 0:
+    if fill:
         inputs.append(ctx.store(np.asarray(fill, np.float32).reshape(()), "fill"))
-    name = ctx.emit("Pad", inputs, sizes(dims), mode=ctx.at.attributes.get("mode", b"constant"))
-    ctx.bind(Value(name, (dims[0], dims[1], dims[2], dims[3]), tuple(axes_made)))
+    name = ctx.emit("Pad", inputs, sizes(dims), mode=mode)
+    return Value(name, (dims[0], dims[1], dims[2], dims[3]), tuple(axes))
 
 
 def native_axes(ctx: Lowering, value: Value, wanted: Sequence[int]) -> Value:
     """Return ``value`` in a layout in which each of the ``wanted`` axes is a physical axis of its own."""
-    from bpudeploy.restructure.lower.select import exposed
-
     for axis in wanted:
         if not value.axes[axis] or any(a not in value.stored for a in value.axes[axis]):
             value = ctx.fill(value)

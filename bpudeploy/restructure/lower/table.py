@@ -11,10 +11,11 @@ from bpudeploy.errors import StageError
 from bpudeploy.restructure.atoms import Dims, flat, new_axis, sizes
 from bpudeploy.restructure.constants import evaluate
 from bpudeploy.restructure.graph import MOVE, Graph, Node
-from bpudeploy.restructure.imported import Network
+from bpudeploy.restructure.imported import Network, Operation, read_graph
 from bpudeploy.restructure.lower import elementwise, join, linear, matmul, reduce, select, spatial, views
 from bpudeploy.restructure.lower.context import Lowering, reading
 from bpudeploy.restructure.lower.einsum import einsum
+from bpudeploy.restructure.lower.scatter import scatter
 from bpudeploy.restructure.value import Value
 
 _UNARY = [
@@ -85,6 +86,7 @@ RULES: dict[str, Callable[[Lowering], None]] = {
     "Pad": spatial.pad,
     "Pow": elementwise.power,
     "Reshape": views.reshape,
+    "ScatterND": scatter,
     "Slice": select.slice_,
     "SpaceToDepth": views.space_to_depth,
     "Split": select.split,
@@ -94,11 +96,9 @@ RULES: dict[str, Callable[[Lowering], None]] = {
     "Unsqueeze": views.unsqueeze,
     "Where": elementwise.where,
 }
-DATA_DEPENDENT = frozenset(
+CONTROL = frozenset({"If", "Loop", "Scan"})
+DATA_DEPENDENT = CONTROL | frozenset(
     [
-        "If",
-        "Loop",
-        "Scan",
         "NonZero",
         "TopK",
         "Unique",
@@ -106,7 +106,6 @@ DATA_DEPENDENT = frozenset(
         "NonMaxSuppression",
         "GatherElements",
         "GatherND",
-        "ScatterND",
         "ScatterElements",
         "ArgMax",
         "ArgMin",
@@ -136,25 +135,40 @@ def lower(network: Network) -> Graph:
     ctx = Lowering(network)
     _feed(ctx)
     for operation in network.operations:
-        ctx.at = operation
-        given = [ctx.constants.get(n) if n else None for n in operation.inputs]
-        if operation.op == "Shape":
-            shape = ctx.constants[operation.inputs[0]].shape if given[0] is not None else ctx.value().shape
-            part = slice(operation.attributes.get("start", 0), operation.attributes.get("end"))
-            ctx.constants[operation.outputs[0]] = np.array(list(shape)[part], np.int64)
-        elif all(n in ctx.constants for n in operation.inputs if n) and operation.op not in DATA_DEPENDENT - {
-            "Range",
-            "GatherElements",
-            "GatherND",
-            "ScatterND",
-            "OneHot",
-        }:
-            for name, array in zip(operation.outputs, evaluate(operation, given, network.opset), strict=False):
-                ctx.constants[name] = np.asarray(array)
-        else:
-            _lower_one(ctx)
+        _step(ctx, operation)
     _give(ctx)
     return ctx.graph
+
+
+def _step(ctx: Lowering, operation: Operation) -> None:
+    """Lower one operation, or compute it if it is a constant."""
+    ctx.at = operation
+    given = [ctx.constants.get(n) if n else None for n in operation.inputs]
+    if operation.op == "Shape":
+        shape = ctx.value().shape if given[0] is None else list(given[0].shape)
+        part = slice(operation.attributes.get("start", 0), operation.attributes.get("end"))
+        ctx.constants[operation.outputs[0]] = np.array(shape[part], np.int64)
+    elif operation.op == "If" and given[0] is not None:
+        _branch(ctx, operation, bool(np.asarray(given[0]).reshape(())))
+    elif operation.op not in CONTROL and all(n in ctx.constants for n in operation.inputs if n):
+        for name, array in zip(operation.outputs, evaluate(operation, given, ctx.network.opset), strict=False):
+            ctx.constants[name] = np.asarray(array)
+    else:
+        _lower_one(ctx)
+
+
+def _branch(ctx: Lowering, operation: Operation, condition: bool) -> None:
+    """Lower the branch that a known condition takes: exporters write shapes' alternatives so."""
+    graph = operation.attributes["then_branch" if condition else "else_branch"]
+    operations, constants = read_graph(graph)
+    ctx.constants |= constants
+    for inner in operations:
+        _step(ctx, inner)
+    for name, inside in zip(operation.outputs, graph.output, strict=True):
+        if inside.name in ctx.constants:
+            ctx.constants[name] = ctx.constants[inside.name]
+        else:
+            ctx.values[name] = replace(ctx.values[inside.name], maker=None)
 
 
 def _lower_one(ctx: Lowering) -> None:

@@ -25,6 +25,8 @@ def drop_key_biases(graph: Graph) -> int:
         moves, maker = _made_by(graph, readers, product.inputs[1]) if product is not None else ([], None)
         if product is None or maker is None or len(maker.inputs) < 3:
             continue
+        if _moved(_column(graph, maker), moves).shape[3] != 1:
+            continue  # attention over channels: the bias is another for each column, and softmax sees it
         maker.inputs = maker.inputs[:2]
         changed = {maker.name, product.name, *(m.name for m in moves), *_between(graph, product, node)}
         graph.twins = [t for t in graph.twins if t.output.name not in changed]
@@ -88,8 +90,7 @@ def move_value_biases(graph: Graph) -> int:
         moves, maker = _made_by(graph, readers, node.inputs[side]) if side is not None else ([], None)
         if side is None or maker is None or len(maker.inputs) < 3:
             continue
-        bias = graph.constants[maker.inputs[2]].astype(np.float64).reshape(1, -1, 1, 1)
-        shift = _moved(bias, moves)
+        shift = _moved(_column(graph, maker), moves)
         after, projection = _projection(graph, readers, node)
         if projection is None or shift.shape[2 if side == 1 else 3] != 1:
             continue
@@ -114,6 +115,11 @@ def _values(graph: Graph, product: Node) -> int | None:
     weights = graph.nodes.get(right.inputs[0])
     turned = right.target[2] == right.source[3]
     return 0 if weights is not None and weights.op == "Softmax" and turned else None
+
+
+def _column(graph: Graph, maker: Node) -> NDArray[np.float64]:
+    """Return the bias of ``maker`` as it is added to its output, (1, C, 1, 1)."""
+    return graph.constants[maker.inputs[2]].astype(np.float64).reshape(1, -1, 1, 1)
 
 
 def _moved(array: NDArray[np.float64], moves: list[Node]) -> NDArray[np.float64]:

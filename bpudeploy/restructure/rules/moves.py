@@ -1,10 +1,10 @@
-"""Moves: one after another is one; one that changes nothing goes."""
+"""Moves: one after another is one; one that changes nothing goes; one of a constant is done offline."""
 
 from __future__ import annotations
 
 from bpudeploy.restructure.atoms import Atom, Atoms, Dims, matched, refinement, sizes
 from bpudeploy.restructure.graph import MOVE, Graph, Node
-from bpudeploy.restructure.moves import transposes
+from bpudeploy.restructure.moves import move_array, transposes
 
 
 def merge_moves(graph: Graph) -> int:
@@ -12,6 +12,12 @@ def merge_moves(graph: Graph) -> int:
     count = 0
     for node in [*graph.nodes.values()]:
         if node.op != MOVE:
+            continue
+        constant = graph.constants.get(node.inputs[0])
+        if constant is not None and node.source is not None and node.target is not None:
+            graph.constants[node.name] = move_array(constant, node.source, node.target)
+            del graph.nodes[node.name]
+            count += 1
             continue
         before = graph.nodes.get(node.inputs[0])
         if before is not None and before.op == MOVE and _append(before, node):

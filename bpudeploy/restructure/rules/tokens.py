@@ -18,7 +18,7 @@ def prepare_tokens(graph: Graph) -> int:
             continue
         axis, at, parts, before = joined.attributes["axis"], 0, [], []
         table = np.broadcast_to(graph.constants[node.inputs[1]], node.shape).astype(np.float64)
-        for index, name in enumerate(joined.inputs):
+        for name in joined.inputs:
             shape = graph.shape(name)
             piece = table.take(range(at, at + shape[axis]), axis=axis)
             at += shape[axis]

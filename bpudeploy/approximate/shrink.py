@@ -1,0 +1,188 @@
+"""What follows a smaller grid of tokens gets smaller: every axis that counts tokens, rows or columns of patches.
+
+A tensor counts tokens on one axis (1, C, 1, N), on two (attention, N x N), or rows and columns apart (1, C, H, W). A
+reshape may join rows and columns to tokens, or part them, where nothing but patches is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+
+import numpy as np
+
+from bpudeploy.approximate.read import BINARY, UNARY, shape_constant, store
+from bpudeploy.errors import StageError
+from bpudeploy.restructure.graph import Graph, Node
+
+_EACH = UNARY | BINARY
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``prefix`` tokens, then ``height`` · ``width`` patches row by row, then ``suffix`` tokens."""
+
+    prefix: int
+    height: int
+    width: int
+    suffix: int
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are."""
+        return self.prefix + self.height * self.width + self.suffix
+
+
+class Count(Enum):
+    """What an axis counts."""
+
+    TOKENS = "tokens"
+    ROWS = "rows"
+    COLUMNS = "columns"
+
+
+Axes = Mapping[int, Count]
+
+
+def shrink(graph: Graph, start: str, before: Sequence[int], nodes: Sequence[Node], grid: Grid, smaller: Grid) -> None:
+    """Make all that follows ``start``, whose shape was ``before``, as small as ``smaller`` is against ``grid``.
+
+    Args:
+        nodes: those that may follow, each after what it reads.
+
+    Raises:
+        StageError: one depends on the number of tokens in a way that cannot follow.
+    """
+    walk = _Walk(graph, grid, smaller)
+    walk.axes[start] = {2: Count.ROWS, 3: Count.COLUMNS} if before[2] > 1 else {3: Count.TOKENS}
+    walk.old[start] = tuple(before)
+    for node in nodes:
+        if any(name in walk.axes for name in node.inputs):
+            walk.visit(node)
+
+
+class _Walk:
+    """``axes``: tensor to what it counts where; ``old``: tensor to its shape before. Shapes in nodes are new."""
+
+    def __init__(self, graph: Graph, grid: Grid, smaller: Grid) -> None:
+        self.graph, self.grid, self.smaller = graph, grid, smaller
+        self.axes: dict[str, Axes] = {}
+        self.old: dict[str, tuple[int, ...]] = {}
+        self._fewer = {
+            Count.TOKENS: grid.tokens - smaller.tokens,
+            Count.ROWS: grid.height - smaller.height,
+            Count.COLUMNS: grid.width - smaller.width,
+        }
+
+    def visit(self, node: Node) -> None:
+        """Shrink one node."""
+        axes = self._after(node)
+        self.old[node.name] = node.shape
+        if axes:
+            self.axes[node.name] = axes
+            node.shape = tuple(n - self._fewer[axes[i]] if i in axes else n for i, n in enumerate(node.shape))
+            if node.op == "Reshape":
+                node.inputs[1] = shape_constant(self.graph, node.shape)
+
+    def _after(self, node: Node) -> Axes:
+        axes = self.axes.get(node.inputs[0], {})
+        if node.op in _EACH:
+            return self._each(node)
+        if node.op == "Softmax":
+            return axes
+        if node.op == "Conv":
+            kernel = self.graph.shape(node.inputs[1])[2:]
+            if 1 in axes or max(kernel) > 1 or list(node.attributes.get("strides", [1, 1])) != [1, 1]:
+                raise self._refuse(node, "its weights are for that many tokens, or mix neighbours")
+            return axes
+        if node.op == "Transpose":
+            return {i: axes[p] for i, p in enumerate(node.attributes["perm"]) if p in axes}
+        if node.op == "Reshape":
+            return self._reshaped(node)
+        if node.op == "MatMul":
+            return self._product(node)
+        if node.op == "Slice":
+            return self._slice(node)
+        if node.op in ("GlobalAveragePool", "ReduceMean"):
+            gone = node.attributes.get("axes", [2, 3])
+            return {i: count for i, count in axes.items() if i not in gone}
+        raise self._refuse(node, "it is not followed")
+
+    def _each(self, node: Node) -> Axes:
+        axes: dict[int, Count] = {}
+        for name in node.inputs:
+            axes |= self.axes.get(name, {})
+        for name in node.inputs:
+            if not name or self.axes.get(name) == axes:
+                continue
+            shape = (1,) * (4 - len(self.graph.shape(name))) + self.graph.shape(name)
+            if any(shape[a] > 1 and self.axes.get(name, {}).get(a) is not axes[a] for a in axes):
+                raise self._refuse(node, f"{name} has an entry for each token (a relative position?)")
+        return axes
+
+    def _reshaped(self, node: Node) -> Axes:
+        source = node.inputs[0]
+        left, before, found = dict(self.axes[source]), self.old[source], dict[int, Count]()
+        patches_only = not (self.grid.prefix or self.grid.suffix)
+        for axis in sorted(left):
+            if axis not in left:
+                continue
+            outer = prod(before[:axis])
+            new = _axis_at(node.shape, outer, before[axis])
+            if new is not None:
+                found[new] = left.pop(axis)
+            elif left[axis] is Count.TOKENS and patches_only:
+                row, column = (_axis_at(node.shape, outer * n, size) for n, size in _parts(self.grid))
+                if row is None or column is None:
+                    raise self._refuse(node, "it mixes tokens with something else (windows?)")
+                found |= {row: Count.ROWS, column: Count.COLUMNS}
+                del left[axis]
+            else:
+                column = next((i for i in left if left[axis] is Count.ROWS and left[i] is Count.COLUMNS), None)
+                joined = _axis_at(node.shape, outer, self.grid.tokens)
+                if column is None or joined is None or prod(before[axis + 1 : column]) != 1 or not patches_only:
+                    raise self._refuse(node, "it mixes tokens with something else (windows?)")
+                found[joined] = Count.TOKENS
+                del left[axis], left[column]
+        return found
+
+    def _product(self, node: Node) -> Axes:
+        left, right = (self.axes.get(name, {}) for name in node.inputs)
+        if left.get(3) is not right.get(2) or (left.keys() | right.keys()) & {0, 1}:
+            raise self._refuse(node, "only one side of it has fewer tokens")
+        axes = {2: left[2]} if 2 in left else {}
+        return axes | ({3: right[3]} if 3 in right else {})
+
+    def _slice(self, node: Node) -> Axes:
+        axes = self.axes[node.inputs[0]]
+        start, stop, axis = (int(self.graph.constants[name][0]) for name in node.inputs[1:4])
+        if axis not in axes:
+            return axes
+        whole = self.old[node.inputs[0]][axis]
+        if axes[axis] is not Count.TOKENS or whole != self.grid.tokens or start < 0:
+            raise self._refuse(node, "it cuts among the tokens")
+        if stop <= self.grid.prefix:
+            return {i: count for i, count in axes.items() if i != axis}
+        if start <= self.grid.prefix and stop >= whole - self.grid.suffix:
+            shorter = np.array([min(stop, whole) - self._fewer[Count.TOKENS]], np.int64)
+            node.inputs[2] = store(self.graph, shorter, f"{node.name}.bound")
+            return axes
+        raise self._refuse(node, "it cuts among the patch tokens")
+
+    def _refuse(self, node: Node, why: str) -> StageError:
+        return StageError(
+            f"reduce_tokens: {node.op} ({node.name}) depends on the number of tokens: {why}",
+            hint="pool before the part where that begins, or remove restructure.approximate.reduce_tokens",
+        )
+
+
+def _axis_at(shape: Sequence[int], outer: int, size: int) -> int | None:
+    """Return the axis of this size that has ``outer`` elements before it."""
+    return next((i for i in range(4) if shape[i] == size and prod(shape[:i]) == outer), None)
+
+
+def _parts(grid: Grid) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (elements before it within the tokens, size) of rows and of columns."""
+    return (1, grid.height), (grid.height, grid.width)
