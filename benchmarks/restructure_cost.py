@@ -72,10 +72,9 @@ def main() -> None:
         done = time.perf_counter()
         print(f"{name}: weights {weights:.0f} MB, {IMAGES} images, resident before {before:.0f} MB")
         print(f"  reference (torch)    {middle - started:6.1f} s, peak {reference_peak:6.0f} MB")
-        above = peak() - before
-        print(
-            f"  restructure, prove, export {done - middle:6.1f} s, peak {peak():6.0f} MB: {above / weights:.2f} x the weights above the start"
-        )
+        above = (peak() - before) / weights
+        print(f"  restructure, prove, export {done - middle:6.1f} s, peak {peak():6.0f} MB")
+        print(f"  {above:.2f} times the weights above the start")
 
 
 def resident() -> float:

@@ -22,6 +22,7 @@ from bpudeploy.spec.load import Resolved, load_target
 from bpudeploy.spec.recipe import CheckSpec
 from bpudeploy.spec.target import March
 from bpudeploy.stages.approximate import approximations
+from bpudeploy.stages.originals import framework_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +86,7 @@ def accuracies(spec: ApproximateSpec, result: RunResult, measured: Measurement) 
     board = np.array(measured.logits, dtype=np.float32)
     changed = [(a.label, result.artifact(a.step, 1).path) for a in approximations(spec)]
     rows = (
-        ("float", "host, torch", truth.logits),
+        ("float", f"host, {framework_of(result.artifact(pipeline.MODEL).path)}", truth.logits),
         ("restructured", "host, onnxruntime", restructured.logits),
         *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in changed),
         ("int8", "host, onnxruntime", int8.logits),

@@ -12,6 +12,7 @@ from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli import render
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.spec.load import Resolved, list_targets, load_recipe, load_target, remote_sources
+from bpudeploy.spec.recipe import Outputs
 from bpudeploy.store.objects import default_root
 
 
@@ -37,6 +38,11 @@ def run(args: Namespace) -> int:
         for resolved in recipes:
             if load_backend(resolved.target.backend) is None:
                 raise _no_backend(resolved)
+            if resolved.recipe.model.outputs is Outputs.FEATURES:
+                raise UsageError(
+                    f"{resolved.recipe.name} gives feature maps, and the benchmark measures a top-1",
+                    hint="`--until compile` builds all that there is to build",
+                )
             board_opener(resolved.target, args.board)  # a wrong address is said before an hour of work
     code = ExitCode.OK
     for resolved in recipes:

@@ -54,6 +54,11 @@ def meta_of(path: Path) -> ModelMeta:
     return read_meta(path) if _is_safetensors(path) else _onnx_meta(path)[1]
 
 
+def framework_of(path: Path) -> str:
+    """Return what computes a MODEL artifact's own answers: torch, or onnxruntime for an ONNX file."""
+    return TimmOriginal.runs_on if _is_safetensors(path) else OnnxOriginal.runs_on
+
+
 def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(_SAFETENSORS_HEADER + 1)[-1:] == b"{"
