@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.restructured_speed
     .venv/bin/python -m benchmarks.restructured_speed deit_small_patch16_224 --pairs 100
 
-Random weights: nothing here is an accuracy. The original is torch's own ONNX export (opset 17, weights inside);
+Random weights, so nothing here is an accuracy. The original is torch's own ONNX export (opset 17, weights inside);
 both run under onnxruntime with all its optimisations on this machine's CPU, in turn, frame by frame, neither spinning
 while the other works. A latency is a median; its ratio has a 95 % interval from the paired frames. **A CPU is not a BPU:**
 the ratio says that the rewrite costs nothing here, not what it gains there.

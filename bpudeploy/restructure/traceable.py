@@ -26,6 +26,7 @@ def traceable() -> Iterator[None]:
         stack.enter_context(patch.object(torch.nn.functional, "unfold", im2col))
         stack.enter_context(patch.object(torch.nn.functional, "fold", col2im))
         stack.enter_context(patch.object(torch.Tensor, "unfold", unfold))
+        stack.enter_context(patch.object(torch.Tensor, "expand", _expand()))
         yield
 
 
@@ -78,6 +79,20 @@ def _interpolate() -> Callable[..., torch.Tensor]:
         return torch.matmul(torch.matmul(matrix(rows, height, **kwargs), x), across.contiguous())
 
     return interpolate
+
+
+def _expand() -> Callable[..., torch.Tensor]:
+    """Return torch's expand with each -1 resolved: one of the exporter's passes overwrites a -1 that others share."""
+    import torch
+
+    own: Callable[..., torch.Tensor] = torch.Tensor.expand
+
+    def expand(x: torch.Tensor, *sizes: Any) -> torch.Tensor:
+        wanted = list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else list(sizes)
+        given = [1] * (len(wanted) - x.ndim) + [int(n) for n in x.shape]
+        return own(x, [n if int(m) == -1 else int(m) for n, m in zip(given, wanted, strict=True)])
+
+    return expand
 
 
 def bins(n: int, count: int) -> torch.Tensor:

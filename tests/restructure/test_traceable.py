@@ -49,6 +49,12 @@ def test_an_antialiased_resize(mode: str) -> None:
     torch.testing.assert_close(made, expected)
 
 
+def test_expand() -> None:
+    with traceable():
+        made = X[:, :1].expand(-1, 6, 13, -1), X.expand((3, -1, -1, -1, -1))
+    assert made[0].shape == (2, 6, 13, 10) and made[1].shape == (3, 2, 6, 13, 10)
+
+
 def test_torch_is_itself_again_after_a_trace_that_fails() -> None:
     before = (functional.fold, functional.interpolate, torch.Tensor.unfold, torch.rms_norm)
     with pytest.raises(ZeroDivisionError), traceable():

@@ -72,10 +72,25 @@ def _rows(ctx: Lowering, parts: Sequence[Part], axis: int) -> Value | None:
     weight = np.concatenate([_ordered(v.maker.weight, v, axis, order) for v in values if v.maker])
     bias = np.concatenate([_ordered(_bias(v.maker), v, axis, order) for v in values if v.maker])
     rows = move_array(np.arange(len(weight)).reshape(1, -1), [(), joined + order], [(), target]).reshape(-1)
-    maker = replace(lead.maker, weight=weight[rows], bias=bias[rows])
+    maker = _grouped(replace(lead.maker, weight=weight[rows], bias=bias[rows]))
     dims: Dims = (lead.dims[0], target, lead.dims[2], lead.dims[3])
     axes = tuple(joined if i == axis else a for i, a in enumerate(lead.axes))
     return Value(ctx.convolve(maker, sizes(dims)), dims, axes, maker)
+
+
+def _grouped(maker: Maker) -> Maker:
+    """Return a signed permutation that keeps within blocks of channels as a convolution of that many groups."""
+    weight = maker.weight[:, :, 0, 0]
+    out, given = weight.shape
+    if maker.weight.shape[2:] != (1, 1) or out != given or (np.count_nonzero(weight, axis=1) != 1).any():
+        return maker
+    places = np.abs(weight).argmax(axis=1)
+    for groups in range(out // 2, 1, -1):
+        block = out // groups
+        if out % groups == 0 and (places // block == np.arange(out) // block).all():
+            blocks = weight.reshape(groups, block, groups, block)[np.arange(groups), :, np.arange(groups)]
+            return replace(maker, weight=blocks.reshape(out, block, 1, 1), group=groups)
+    return maker
 
 
 def _bias(maker: Maker) -> NDArray[np.float32]:

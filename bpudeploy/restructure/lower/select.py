@@ -12,7 +12,7 @@ import numpy as np
 from bpudeploy.restructure.atoms import Atoms, Dims, new_axis, size, sizes
 from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.layouts import exposing_layout
-from bpudeploy.restructure.value import Value
+from bpudeploy.restructure.value import Maker, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,8 +86,11 @@ def selected(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int
         return replace(value, axes=_put(value.axes, axis, new_axis(len(index))))
     if any(a not in value.stored for a in atoms):
         value = ctx.fill(value)
-    if value.maker is not None and value.maker.group == 1 and set(atoms) <= set(value.dims[1]):
-        return _rows(ctx, value, axis, index)
+    if set(atoms) <= set(value.dims[1]):
+        if value.maker is not None and value.maker.group == 1:
+            return _rows(ctx, value, axis, index)
+        if _joined_again(ctx) and not (value.dims[1] == atoms and isinstance(index, range) and index.step == 1):
+            return _rows(ctx, _picked(ctx, value), axis, index)
     if value.pending is not None and set(value.pending.atoms) & set(atoms):
         value = ctx.settle(value)
     return _sliced(ctx, value, axis, index)
@@ -95,6 +98,29 @@ def selected(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int
 
 def _put(axes: tuple[Atoms, ...], axis: int, atoms: Atoms) -> tuple[Atoms, ...]:
     return tuple(atoms if i == axis else a for i, a in enumerate(axes))
+
+
+def _joined_again(ctx: Lowering) -> bool:
+    """Whether all that the operation selects goes, its sign changed at most, into a Concat: a rotation of channels."""
+    for tensor in ctx.at.outputs:
+        for _ in range(4):
+            reader = ctx.network.sole_reader(tensor)
+            if reader is None or reader.op not in ("Neg", "Unsqueeze", "Concat"):
+                return False
+            if reader.op == "Concat":
+                break
+            tensor = reader.outputs[0]
+    return True
+
+
+def _picked(ctx: Lowering, value: Value) -> Value:
+    """Return ``value`` as made by a convolution with the identity: rows of it pick channels.
+
+    A rotary embedding's rot(x) then becomes one convolution by a signed permutation.
+    """
+    value = ctx.settle(value)
+    identity = np.eye(size(value.dims[1]), dtype=np.float32)[:, :, None, None]
+    return replace(value, maker=Maker(value.name, identity, None))
 
 
 def _rows(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int]) -> Value:
