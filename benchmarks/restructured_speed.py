@@ -3,10 +3,10 @@
     .venv/bin/python -m benchmarks.restructured_speed
     .venv/bin/python -m benchmarks.restructured_speed deit_small_patch16_224 --pairs 100
 
-Random weights, so nothing here is an accuracy. The original is torch's own ONNX export (opset 17, weights inside);
-both run under onnxruntime with all its optimisations on this machine's CPU, in turn, frame by frame, neither spinning
-while the other works. A latency is a median; its ratio has a 95 % interval from the paired frames. **A CPU is not a BPU:**
-the ratio says that the rewrite costs nothing here, not what it gains there.
+Random weights, so nothing here is an accuracy. The original is torch's own ONNX export (opset 17, weights inside).
+Both run under onnxruntime with all its optimisations on this machine's CPU, in turn, frame by frame, neither spinning
+while the other works. A latency is a median; its ratio has a 95 % interval from the paired frames. **A CPU is not a
+BPU:** the ratio says what the rewrite costs or gains here, not there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from bpudeploy.conformance.placement import placement
+from bpudeploy.conformance.report import Form
 from bpudeploy.restructure.export import export, network_of_module
 from bpudeploy.restructure.proof import random_input
 from bpudeploy.restructure.rewrite import rewrite
+from bpudeploy.spec.target import March
 from bpudeploy.stages.timm_models import create, describe, reparameterized
 
 MODELS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224", "swin_tiny_patch4_window7_224")
@@ -32,11 +35,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    titles = (
-        "model, operations before, nodes after, Conv, MatMul, Transpose, error, original ms, ours ms, ours / original"
-    )
+    titles = "model, operations before, nodes after, Conv, MatMul, Transpose, GMAC before, GMAC after, error"
+    titles += ", original ms, ours ms, ours / original"
     print("| " + titles.replace(", ", " | ") + " |")
-    print("|---" * 10 + "|")
+    print("|---" * 12 + "|")
     for name in args.models:
         print(_row(name, args.pairs), flush=True)
 
@@ -63,12 +65,18 @@ def _row(name: str, pairs: int) -> str:
     error = float(np.abs(made - expected).max() / np.ptp(expected))
     times = _paired(lambda: before.run(None, {fed: pixels}), lambda: after.run(None, {"pixels": pixels}), pairs)
     low, ratio, high = _ratio(times)
+    before_macs, after_macs = _gmac(exported, Form.ORIGINAL), _gmac(rewritten.model, Form.RESTRUCTURED)
     ops = [n.op_type for n in rewritten.model.graph.node]
     one, two = np.median(times, axis=0) * 1e3
     return (
         f"| {name} | {len(network.operations)} | {len(ops)} | {ops.count('Conv')} | {ops.count('MatMul')} "
-        f"| {ops.count('Transpose')} | {error:.1e} | {one:.1f} | {two:.1f} | {ratio:.2f} ({low:.2f} to {high:.2f}) |"
+        f"| {ops.count('Transpose')} | {before_macs:.3f} | {after_macs:.3f} | {error:.1e} | {one:.1f} | {two:.1f} "
+        f"| {ratio:.2f} ({low:.2f} to {high:.2f}) |"
     )
+
+
+def _gmac(model: Any, form: Form) -> float:
+    return sum(n.cost.macs for n in placement(model, March.BAYES_E, (), form, trained=False).nodes) / 1e9
 
 
 def _session(model: bytes) -> Any:

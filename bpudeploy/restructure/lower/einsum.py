@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bpudeploy.restructure.atoms import flat
+from bpudeploy.restructure.atoms import flat, size
 from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.linear import contract
 from bpudeploy.restructure.lower.matmul import as_value, product
 from bpudeploy.restructure.lower.reduce import mean
+from bpudeploy.restructure.lower.views import reshaped
 from bpudeploy.restructure.value import Value
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ def einsum(ctx: Lowering) -> None:
 def _one(ctx: Lowering, value: Value, letters: str, made: str) -> Value:
     gone = [value.axes[i] for i, letter in enumerate(letters) if letter not in made]
     if gone:
-        from bpudeploy.restructure.atoms import size
-
         value = mean(ctx, value, gone, float(size(flat(gone))))
     return replace(value, axes=tuple(value.axes[letters.index(letter)] for letter in made))
 
@@ -65,8 +64,6 @@ def _two(ctx: Lowering, left: Value, right: Value, first: str, second: str, made
         ),
     )
     value = product(ctx, a, b)
-    from bpudeploy.restructure.lower.views import reshaped
-
     lengths = {x: left.shape[first.index(x)] for x in first} | {x: right.shape[second.index(x)] for x in second}
     order = [*batch, *rows, *columns]
     value = reshaped(ctx, value, [lengths[x] for x in order])
@@ -88,8 +85,6 @@ def _linear(ctx: Lowering, value: Value, weight: NDArray[Any], first: str, secon
         rows *= lengths[x]
     matrix = weight.transpose(order).reshape(rows, -1)
     made_value = contract(ctx, merged, len(kept), matrix)
-    from bpudeploy.restructure.lower.views import reshaped
-
     shape = [*made_value.shape[:-1], *(lengths[x] for x in out)]
     made_value = reshaped(ctx, made_value, shape)
     letters = [*kept, *out]

@@ -14,6 +14,7 @@ from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.elementwise import unary_of
 from bpudeploy.restructure.lower.layouts import convolution_layout
 from bpudeploy.restructure.lower.select import exposed
+from bpudeploy.restructure.lower.views import reshaped
 from bpudeploy.restructure.value import Maker, Value
 
 if TYPE_CHECKING:
@@ -175,8 +176,6 @@ def instance_norm(ctx: Lowering) -> None:
 
 def group_norm(ctx: Lowering) -> None:
     """GroupNormalization (opset 21): normalised over each group's channels and pixels."""
-    from bpudeploy.restructure.lower.views import reshaped
-
     value, scale, shift = ctx.value(), ctx.constant(1), ctx.constant(2)
     groups = int(ctx.at.attributes["num_groups"])
     n, channels, *rest = value.shape

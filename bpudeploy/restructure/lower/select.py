@@ -12,6 +12,7 @@ import numpy as np
 from bpudeploy.restructure.atoms import Atoms, Dims, new_axis, size, sizes
 from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.layouts import exposing_layout
+from bpudeploy.restructure.lower.views import reshaped
 from bpudeploy.restructure.value import Maker, Value
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ def gather(ctx: Lowering) -> None:
         return ctx.bind(made)
     if index.ndim == 0:
         return ctx.bind(replace(made, axes=before + after))
-    from bpudeploy.restructure.lower.views import reshaped
-
     shape = made.shape
     ctx.bind(reshaped(ctx, made, [*shape[:axis], *index.shape, *shape[axis + 1 :]]))
 

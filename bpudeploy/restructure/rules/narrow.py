@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bpudeploy.restructure.atoms import Dims, new_axis
 from bpudeploy.restructure.graph import MOVE, Graph, Node
 
 _EACH = frozenset(
@@ -127,8 +128,6 @@ def _resize(node: Node, axis: int, n: int) -> None:
 
 def _shrink(node: Node, axis: int, n: int) -> None:
     """Give the axis that a move carries whole its new size."""
-    from bpudeploy.restructure.atoms import Dims, new_axis
-
     assert node.source is not None and node.target is not None
     group, new = node.target[axis], new_axis(n)
     source: Dims = tuple(new if g == group else g for g in node.source)  # type: ignore[assignment]
