@@ -14,6 +14,34 @@ if TYPE_CHECKING:
 MOVE = "Move"
 """A change of layout; it becomes Reshapes and Transposes when the graph is written."""
 
+UNARY = frozenset(
+    [
+        "Relu",
+        "Sigmoid",
+        "Tanh",
+        "Erf",
+        "Exp",
+        "Log",
+        "Sqrt",
+        "Reciprocal",
+        "Abs",
+        "Elu",
+        "Selu",
+        "LeakyRelu",
+        "HardSigmoid",
+        "Softplus",
+        "Softsign",
+        "Sin",
+        "Cos",
+        "Floor",
+        "Ceil",
+        "Sign",
+        "ThresholdedRelu",
+        "Round",
+    ]
+)
+"""Operators of one input that act on each element alone."""
+
 
 @dataclass
 class Node:

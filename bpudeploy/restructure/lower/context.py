@@ -209,11 +209,23 @@ class Lowering:
                 continue
             factors = refinement(filled)
             if factors is None:
+                values = [self.fused(self.settle(v)) for v in values]
+                factors = refinement([v.axes[axis] for v in values if v.axes[axis]])
+            if factors is None:
                 values = [self._solid(v, axis) if v.axes[axis] else v for v in values]
                 factors = [size(filled[0])]
             common = tuple(Atom(n) for n in factors)
             values = [v.substituted(matched(v.axes[axis], common)) if v.axes[axis] else v for v in values]
         return values
+
+    def fused(self, value: Value) -> Value:
+        """Return ``value`` (settled) with each axis as one atom if its atoms lie side by side in memory; nothing moves."""
+        parts: dict[Atom, Atoms] = {}
+        for axis in value.axes:
+            for group in value.dims:
+                if len(axis) > 1 and any(group[i : i + len(axis)] == axis for i in range(len(group))):
+                    parts |= {axis[0]: (Atom(size(axis)),), **dict.fromkeys(axis[1:], ())}
+        return value.substituted(parts)
 
     def own(self, value: Value) -> Value:
         """Return ``value`` with atoms that no other value has."""

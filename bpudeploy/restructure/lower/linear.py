@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import Dims, new_axis, size, sizes
+from bpudeploy.restructure.atoms import Dims, flat, new_axis, size, sizes
 from bpudeploy.restructure.lower.affine import absorbed
 from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.layouts import convolution_layout
@@ -43,6 +43,8 @@ def contract(
     channels = value.axes[axis]
     if any(a not in value.stored for a in channels):
         value = ctx.fill(value)
+    if axis == len(value.axes) - 1:
+        value = _by_windows(ctx, value)
     value = ctx.relayout(value, convolution_layout(value.dims, channels))
     index = {a: i for i, a in enumerate(channels)}
     order = value.dims[1]
@@ -57,3 +59,15 @@ def contract(
     name = ctx.convolve(maker, sizes(dims))
     axes = tuple(out if i == axis else a for i, a in enumerate(value.axes))
     return Value(name, dims, axes, maker)
+
+
+def _by_windows(ctx: Lowering, value: Value) -> Value:
+    """Return windows of tokens, (windows, T, C) or (windows, H, W, C), with the windows as physical axis 0.
+
+    They are moved once here, and not once for each of q, k and v behind.
+    """
+    windows, *places, channels = value.axes
+    inside = tuple(a for a in flat(value.dims) if a in channels)
+    if len(places) not in (1, 2) or not windows or set(windows) & set(value.dims[0]):
+        return value
+    return ctx.relayout(value, (windows, inside, places[0] if len(places) == 2 else (), places[-1]))

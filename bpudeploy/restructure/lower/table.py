@@ -10,7 +10,7 @@ import numpy as np
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.atoms import Dims, flat, new_axis, sizes
 from bpudeploy.restructure.constants import evaluate
-from bpudeploy.restructure.graph import MOVE, Graph, Node
+from bpudeploy.restructure.graph import MOVE, UNARY, Graph, Node
 from bpudeploy.restructure.imported import Network, Operation, read_graph
 from bpudeploy.restructure.lower import elementwise, join, linear, matmul, reduce, select, spatial, views
 from bpudeploy.restructure.lower.context import Lowering, reading
@@ -18,32 +18,8 @@ from bpudeploy.restructure.lower.einsum import einsum
 from bpudeploy.restructure.lower.scatter import scatter
 from bpudeploy.restructure.value import Value
 
-_UNARY = [
-    "Relu",
-    "Sigmoid",
-    "Tanh",
-    "Erf",
-    "Exp",
-    "Log",
-    "Sqrt",
-    "Reciprocal",
-    "Abs",
-    "Elu",
-    "Selu",
-    "LeakyRelu",
-    "HardSigmoid",
-    "Softplus",
-    "Softsign",
-    "Sin",
-    "Cos",
-    "Floor",
-    "Ceil",
-    "Sign",
-    "ThresholdedRelu",
-    "Round",
-]
 RULES: dict[str, Callable[[Lowering], None]] = {
-    **dict.fromkeys(_UNARY, elementwise.unary),
+    **dict.fromkeys(UNARY, elementwise.unary),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "PRelu"), elementwise.binary),
     **dict.fromkeys(("Sum", "Min", "Max", "Mean"), elementwise.several),
     **dict.fromkeys(("Identity", "Dropout", "Cast", "CastLike"), views.same),

@@ -33,6 +33,9 @@ def reshaped(ctx: Lowering, value: Value, shape: Sequence[int]) -> Value:
         raise ctx.refuse(f"{value.shape} has not as many elements as {list(shape)}")
     found = regroup(flat(value.axes), shape)
     if found is None:
+        value = ctx.fused(ctx.settle(value))
+        found = regroup(flat(value.axes), shape)
+    if found is None:
         return _row_major(ctx, value, shape)
     axes, splits = found
     return replace(value.substituted(splits), axes=axes)

@@ -9,32 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from bpudeploy.restructure.atoms import Dims, new_axis
-from bpudeploy.restructure.graph import MOVE, Graph, Node
+from bpudeploy.restructure.graph import MOVE, UNARY, Graph, Node
 
-_EACH = frozenset(
-    [
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Relu",
-        "Sigmoid",
-        "Tanh",
-        "Erf",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Reciprocal",
-        "Abs",
-        "Elu",
-        "Selu",
-        "LeakyRelu",
-        "HardSigmoid",
-        "Softplus",
-        "Pow",
-        "Clip",
-    ]
-)
+_EACH = UNARY | {"Add", "Sub", "Mul", "Div", "Pow", "Clip"}
 
 
 def narrow(graph: Graph) -> int:
