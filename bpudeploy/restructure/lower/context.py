@@ -219,7 +219,7 @@ class Lowering:
         return values
 
     def fused(self, value: Value) -> Value:
-        """Return ``value`` (settled) with each axis as one atom if its atoms lie side by side in memory; nothing moves."""
+        """Return ``value`` (settled) with each axis whose atoms lie side by side in memory as one atom."""
         parts: dict[Atom, Atoms] = {}
         for axis in value.axes:
             for group in value.dims:
