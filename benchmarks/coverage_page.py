@@ -64,6 +64,7 @@ def write_page(declared: Mapping[str, Any], results: Iterable[Result], path: Pat
     families = [latest[n] for n in FAMILIES.values() if n in latest]
     lines = [HEAD, _summary(declared, sample, smallest, families)]
     lines += ["## The families that must pass\n", _families(latest)]
+    lines += ["## Convolutional networks come out no worse than they went in\n", _cnns(latest.values())]
     lines += ["## What fails, and why\n", _failures(latest.values())]
     lines += ["## The declared sample\n", _table(sample)]
     lines += ["## The smallest variant of each architecture file\n", _table(smallest)]
@@ -110,6 +111,17 @@ def _families(latest: Mapping[str, Result]) -> str:
         else:
             rows.append(f"| {family} | {name} | no | | | |")
     return "\n".join(rows) + "\n\nOperations before: of torch's export, without constants; many only compute shapes.\n"
+
+
+def _cnns(results: Iterable[Result]) -> str:
+    found = [r for r in results if r["passed"] and not {"MatMul", "Softmax", "Sqrt"} & set(r["nodes"])]
+    better = [r for r in found if _nodes(r) <= r["nodes_before"]]
+    moved = sum(r["nodes"].get("Reshape", 0) + r["nodes"].get("Transpose", 0) == 0 for r in found)
+    worse = ", ".join(f"{r['name']} ({r['nodes_before']} to {_nodes(r)})" for r in found if r not in better) or "none"
+    return (
+        f"Of {len(found)} networks without attention and without norms over channels, {len(better)} have no more nodes "
+        f"than torch's export of them, and {moved} no Reshape and no Transpose at all. With more nodes: {worse}.\n"
+    )
 
 
 def _failures(results: Iterable[Result]) -> str:

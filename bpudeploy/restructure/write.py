@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import MOVE, Graph, Node
 from bpudeploy.restructure.moves import steps
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 OPSET = 11
 IR_VERSION = 7
 LOGITS = "logits"
+_LARGEST = 2**31 - 2**20
+"""A protobuf message has at most 2 GiB; some of it is left for the nodes."""
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
@@ -25,6 +28,12 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     import onnx
     from onnx import helper
 
+    size = sum(array.nbytes for array in graph.constants.values())
+    if size > _LARGEST:
+        raise StageError(
+            f"the network's weights are {size / 2**30:.1f} GiB, and one ONNX file holds 2",
+            hint="choose a smaller variant; no BPU board takes this one",
+        )
     nodes: list[onnx.NodeProto] = []
     shapes: dict[str, NDArray[Any]] = {}
     for node in graph.nodes.values():

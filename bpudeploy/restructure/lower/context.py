@@ -118,12 +118,16 @@ class Lowering:
             )
         )
 
-    def store(self, array: NDArray[Any], suffix: str) -> str:
-        """Store a constant, floats as float32; small ones of equal bytes are stored once."""
+    def store(self, array: NDArray[Any], suffix: str, *, shared: bool = False) -> str:
+        """Store a constant, floats as float32; of equal bytes once, if small or ``shared``.
+
+        Tables are ``shared`` (a rotary embedding's are as large as a layer's output, and the same in every layer);
+        weights are not: hashing them would find nothing.
+        """
         if array.dtype.kind == "f":
             array = array.astype(np.float32, copy=False)
         key = ""
-        if array.nbytes <= _SMALL:
+        if shared or array.nbytes <= _SMALL:
             array = np.ascontiguousarray(array)
             key = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
             if key in self._known:

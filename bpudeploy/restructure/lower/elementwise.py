@@ -190,7 +190,7 @@ def _meet_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[np.fl
         value, dims = _with_room(ctx, value, grown)
     else:
         dims = value.dims
-    operand = ctx.store(spread(constant.reshape(-1), atoms, dims), "operand")
+    operand = ctx.store(spread(constant.reshape(-1), atoms, dims), "operand", shared=True)
     inputs = [operand, value.name] if first else [value.name, operand]
     return replace(value, name=ctx.emit(op, inputs, sizes(dims)), dims=dims)
 

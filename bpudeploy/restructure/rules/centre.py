@@ -81,7 +81,7 @@ def _follow(graph: Graph, readers: dict[str, list[Node]], norms: dict[str, Node]
             continue
         stream.places.add(place)
         name, axis = place
-        if name in outputs or (name, 5 - axis) in stream.places:
+        if name in outputs or any((name, other) in stream.places for other in range(4) if other != axis):
             return None
         _writer(graph, stream, place, todo)
         for reader in readers.get(name, ()):
