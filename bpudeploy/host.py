@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def open_session(model: str | bytes) -> Any:
+def open_session(model: str | bytes, *, lean: bool = False) -> Any:
     """Return an InferenceSession of a file or of serialised bytes: CPU, every core, errors only in its log.
 
-    Without onnxruntime's layout optimisations: they cost 1.5 times the weights' memory for 13 % of time
-    (DeiT-B, measured when this was decided; see docs/decisions).
+    ``lean`` leaves out onnxruntime's layout optimisations, which hold the weights 1.5 times more for an eighth of
+    the time (``benchmarks/restructure_cost.py``). What is compared with a board is not lean: a board is not.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count() or 1
     options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if lean:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -54,7 +54,7 @@ def _outputs(model: onnx.ModelProto, names: Sequence[str], pixels: F32) -> dict[
     del copy.graph.output[:]
     for name in wanted:
         copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = open_session(copy.SerializeToString())
+    session = open_session(copy.SerializeToString(), lean=True)
     weights = {t.name for t in copy.graph.initializer}
     (given,) = (i for i in session.get_inputs() if i.name not in weights)
     fed = pixels if list(given.shape[1:]) == list(pixels.shape[1:]) else pixels.transpose(0, 2, 3, 1)

@@ -89,7 +89,7 @@ def _runner(graph: Path, reading: Reading) -> tuple[Callable[[F32], list[F32]], 
     """Return a function from normalised pixels (N, 3, H, W) to the original's outputs, and that shape."""
     import numpy as np
 
-    session = open_session(str(graph))
+    session = open_session(str(graph), lean=True)
     (fed,) = session.get_inputs()
     names = [output.name for output in reading.outputs]
 

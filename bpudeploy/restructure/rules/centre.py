@@ -23,15 +23,15 @@ Place = tuple[str, int]
 
 @dataclass
 class _Stream:
-    """What one stream is made of."""
+    """What one stream is made of; each an ordered set, as the order decides names and so the bytes."""
 
-    places: set[Place] = field(default_factory=set)
-    convolutions: set[str] = field(default_factory=set)
-    constants: set[tuple[str, str, int]] = field(default_factory=set)
+    places: dict[Place, None] = field(default_factory=dict)
+    convolutions: dict[str, None] = field(default_factory=dict)
+    constants: dict[tuple[str, str, int], None] = field(default_factory=dict)
     """Reader, constant, axis."""
-    others: set[Place] = field(default_factory=set)
+    others: dict[Place, None] = field(default_factory=dict)
     """Tensors whose writers are not linear."""
-    norms: set[str] = field(default_factory=set)
+    norms: dict[str, None] = field(default_factory=dict)
 
 
 def centre(graph: Graph) -> int:
@@ -47,7 +47,7 @@ def centre(graph: Graph) -> int:
         done.add(norm.name)
         if stream is None or len(stream.others) >= len(stream.norms):
             continue
-        done |= stream.norms
+        done |= set(stream.norms)
         _fold(graph, stream)
         for name in stream.norms:
             graph.rename_reads(name, norms[name].inputs[0])
@@ -79,14 +79,14 @@ def _follow(graph: Graph, readers: dict[str, list[Node]], norms: dict[str, Node]
         place = todo.pop()
         if place in stream.places:
             continue
-        stream.places.add(place)
+        stream.places[place] = None
         name, axis = place
         if name in outputs or any((name, other) in stream.places for other in range(4) if other != axis):
             return None
         _writer(graph, stream, place, todo)
         for reader in readers.get(name, ()):
             if reader.name in norms and axis == 1:
-                stream.norms.add(reader.name)
+                stream.norms[reader.name] = None
             elif not (
                 _is_mean(graph, reader) and axis == 1 and all(r.name in norms for r in readers.get(reader.name, ()))
             ):
@@ -133,17 +133,17 @@ def _writer(graph: Graph, stream: _Stream, place: Place, todo: list[Place]) -> N
     name, axis = place
     node = graph.nodes.get(name)
     if node is None:
-        stream.others.add(place)
+        stream.others[place] = None
         return
     if node.op == "Conv" and axis == 1 and node.attributes.get("group", 1) == 1 and not _is_mean(graph, node):
-        stream.convolutions.add(name)
+        stream.convolutions[name] = None
         return
     if node.op == MOVE and node.source is not None and node.target is not None:
         group = node.target[axis]
         if group in node.source:
             todo.append((node.inputs[0], node.source.index(group)))
         else:
-            stream.others.add(place)
+            stream.others[place] = None
         return
     along = _moves_along(graph, node)
     inputs = node.inputs if node.op in {"Concat", *_POINTWISE} else node.inputs[:1]
@@ -153,12 +153,12 @@ def _writer(graph: Graph, stream: _Stream, place: Place, todo: list[Place]) -> N
     )
     whole = all(graph.shape(n)[axis] == node.shape[axis] for n in inputs) if node.op != "Mul" else True
     if not linear or not whole:
-        stream.others.add(place)
+        stream.others[place] = None
         return
     for source in node.inputs if node.op == "Mul" else inputs:
         if source in graph.constants:
             if node.op != "Mul":
-                stream.constants.add((name, source, axis))
+                stream.constants[name, source, axis] = None
         else:
             todo.append((source, axis))
 
