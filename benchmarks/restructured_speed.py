@@ -20,7 +20,7 @@ import numpy as np
 
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Form
-from bpudeploy.restructure.export import export, network_of_module
+from bpudeploy.restructure.export import export_whole, network_of_module
 from bpudeploy.restructure.proof import random_input
 from bpudeploy.restructure.rewrite import rewrite
 from bpudeploy.spec.target import March
@@ -44,8 +44,6 @@ def main() -> None:
 
 
 def _row(name: str, pairs: int) -> str:
-    from onnx import numpy_helper
-
     from benchmarks.coverage import disturb
 
     model = create(name, image_size=None, num_classes=None)
@@ -54,9 +52,7 @@ def _row(name: str, pairs: int) -> str:
     model = reparameterized(model)
     network = network_of_module(model, shape)
     rewritten = rewrite(network)
-    exported = export(model, shape)
-    for key, tensor in model.state_dict().items():
-        exported.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), key))
+    exported = export_whole(model, shape)
     pixels = random_input(shape)
     before, after = (_session(m.SerializeToString()) for m in (exported, rewritten.model))
     fed = before.get_inputs()[0].name

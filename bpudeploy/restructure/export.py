@@ -55,6 +55,16 @@ def export(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> onnx.Mod
     return exported
 
 
+def export_whole(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> onnx.ModelProto:
+    """Return ``model`` as ``export`` does, with its weights inside."""
+    from onnx import numpy_helper
+
+    exported = export(model, shape)
+    for name, tensor in model.state_dict().items():
+        exported.graph.initializer.append(numpy_helper.from_array(tensor.detach().numpy(), name))
+    return exported
+
+
 def network_of_module(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> Network:
     """Return ``model`` as a Network that shares its weights' memory."""
     weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bpudeploy.restructure.imported import Network, Operation, connected
-
-if TYPE_CHECKING:
-    from bpudeploy.restructure.imported import Array
 
 _CLOSE = 1e-4
 
@@ -21,7 +18,6 @@ class _Found:
 
     made: Operation
     inside: frozenset[str]
-    constants: dict[str, Array]
 
 
 def recognise(network: Network) -> Network:
@@ -29,17 +25,15 @@ def recognise(network: Network) -> Network:
     makers = {name: o for o in network.operations for name in o.outputs}
     replaced: dict[str, Operation] = {}
     gone: set[str] = set()
-    constants = dict(network.constants)
     for operation in network.operations:
         for rule in _RULES.get(operation.op, ()):
             found = rule(_Look(network, makers), operation)
             if found is not None and not found.inside & gone:
                 replaced[found.made.outputs[0]] = found.made
                 gone |= found.inside
-                constants |= found.constants
                 break
     kept = [replaced.get(o.outputs[0], o) for o in network.operations if o.outputs[0] not in gone]
-    return connected(kept, constants, network.inputs, network.outputs, network.opset)
+    return connected(kept, network.constants, network.inputs, network.outputs, network.opset)
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ def _gelu(look: _Look, last: Operation) -> _Found | None:
             inside = {half, total.outputs[0], bend.outputs[0], inner.outputs[0]} - {last.outputs[0]}
             if look.private(inside, last.outputs[0]):
                 made = replace(last, op="Gelu", path=bend.path, inputs=(x,), attributes={})
-                return _Found(made, frozenset(inside), {})
+                return _Found(made, frozenset(inside))
     return None
 
 
@@ -138,7 +132,7 @@ def _layer_norm(look: _Look, last: Operation) -> _Found | None:
         inside = {o.outputs[0] for o in (centred, root, total, variance, square, mean)}
         if look.private(inside, last.outputs[0]):
             made = replace(last, op="LayerNormalization", inputs=(x,), attributes={"axis": -1, "epsilon": eps})
-            return _Found(made, frozenset(inside), {})
+            return _Found(made, frozenset(inside))
     return None
 
 

@@ -66,6 +66,10 @@ class Value:
         """The atoms that are really there."""
         return frozenset(flat(self.dims))
 
+    def ranked(self, rank: int) -> Value:
+        """Return the same value with axes of size 1 in front, as numpy's broadcasting does."""
+        return replace(self, axes=((),) * (rank - len(self.axes)) + self.axes)
+
     def substituted(self, parts: Mapping[Atom, Atoms]) -> Value:
         """Return the same value with atoms split or renamed."""
         if not parts:

@@ -90,15 +90,9 @@ class TimmOriginal:
         return network_of_module(self._merged(), self._shape())
 
     def as_onnx(self) -> onnx.ModelProto:
-        from onnx import numpy_helper
+        from bpudeploy.restructure.export import export_whole
 
-        from bpudeploy.restructure.export import export
-
-        merged = self._merged()
-        model = export(merged, self._shape())
-        for name, tensor in merged.state_dict().items():
-            model.graph.initializer.append(numpy_helper.from_array(tensor.detach().numpy(), name))
-        return model
+        return export_whole(self._merged(), self._shape())
 
     def _merged(self) -> torch.nn.Module:
         from bpudeploy.stages.timm_models import reparameterized

@@ -91,11 +91,10 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
 
     model, preprocess, samples, scores = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
-    original = open_original(model.path)
-    features = original.meta.features
-    noise = original.infer(random_input((original.meta.batch, 3, *original.meta.image_size)))
-    del original
-    rewritten = rewrite(open_original(model.path).network())
+    held = [open_original(model.path)]
+    meta = held[0].meta
+    noise = held[0].infer(random_input((meta.batch, 3, *meta.image_size)))
+    rewritten = rewrite(held.pop().network())  # nobody here holds its weights while they are rewritten
     nodes, graph = count_nodes(rewritten.model), work.dir / "graph.onnx"
     save(rewritten.model, graph)
     truth = Scores.read(scores.path)
@@ -103,7 +102,7 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
         graph,
         rewritten.reading,
         Reference(
-            _by_output(truth.logits, noise) if features else [truth.logits],
+            _by_output(truth.logits, noise) if meta.features else [truth.logits],
             lambda i: normalise.apply(images.pixels[i : i + 1]),
             noise,
             lambda: open_original(model.path).as_onnx(),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.errors import StageError
-from bpudeploy.restructure.export import network_of_module
+from bpudeploy.restructure.export import export_whole, network_of_module
 from bpudeploy.restructure.forms import faults
 from bpudeploy.restructure.proof import Reference, prove, random_input
 from bpudeploy.restructure.record import GraphRecord, Proof, count_nodes
@@ -71,7 +71,7 @@ def proven(made: Rewritten, truth: Reference, *, tolerance: float) -> tuple[Proo
         return prove(Path(folder) / "graph.onnx", made.reading, truth, tolerance=tolerance)
 
 
-def reference(model: Any, shape: tuple[int, ...], images: int = 2) -> Reference:
+def reference(model: Any, shape: tuple[int, int, int, int], images: int = 2) -> Reference:
     import torch
 
     def infer(pixels: Any) -> list[Any]:
@@ -83,17 +83,9 @@ def reference(model: Any, shape: tuple[int, ...], images: int = 2) -> Reference:
     rows = [infer(pixels[i : i + 1]) for i in range(images)]
     answers = [np.concatenate(outputs) for outputs in zip(*rows, strict=True)]
 
-    def original() -> Any:
-        from onnx import numpy_helper
-
-        from bpudeploy.restructure.export import export
-
-        exported = export(model, shape)  # type: ignore[arg-type]
-        for name, tensor in model.state_dict().items():
-            exported.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), name))
-        return exported
-
-    return Reference(answers, lambda i: pixels[i : i + 1], infer(random_input(shape)), original)
+    return Reference(
+        answers, lambda i: pixels[i : i + 1], infer(random_input(shape)), lambda: export_whole(model, shape)
+    )
 
 
 def shape_of(model: Any, batch: int = 1) -> tuple[int, int, int, int]:
@@ -145,7 +137,7 @@ def test_batches_sizes_and_heads(make_model: MakeModel, batch: int) -> None:
 
 SAME_BYTES = """
 import hashlib, sys, torch
-from bpudeploy.restructure.export import network_of_module
+from bpudeploy.restructure.export import export_whole, network_of_module
 from bpudeploy.restructure.rewrite import rewrite
 from bpudeploy.stages.timm_models import timm
 torch.manual_seed(7)

@@ -191,13 +191,18 @@ class Lowering:
         missing = tuple(a for a in flat(value.axes) if a not in value.stored)
         if not missing:
             return value
-        free = next((g for g in (3, 2, 0, 1) if not value.dims[g]), None)
-        if free is None:
-            merged: Dims = (value.dims[0], value.dims[1], value.dims[2] + value.dims[3], ())
-            value, free = self.relayout(value, merged), 3
+        value, free = self.roomy(value)
         target: Dims = tuple(missing if g == free else value.dims[g] for g in range(4))  # type: ignore[assignment]
         name = self.emit("Expand", [value.name, self.vector(sizes(target))], sizes(target))
         return replace(value, name=name, dims=target, maker=None)
+
+    def roomy(self, value: Value) -> tuple[Value, int]:
+        """Return ``value`` in a layout with an empty physical axis, and which one that is."""
+        free = next((g for g in (3, 2, 0, 1) if not value.dims[g]), None)
+        if free is not None:
+            return value, free
+        a, b, c, d = value.dims
+        return self.relayout(value, (a, b, c + d, ())), 3
 
     def align(self, values: Sequence[Value], *, skip: Sequence[int] = ()) -> list[Value]:
         """Return ``values``, of equal rank, over common atoms: equal axes are made of the same atoms.

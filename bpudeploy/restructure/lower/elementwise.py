@@ -147,7 +147,7 @@ def with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[Any], 
     constant = constant.astype(np.float64)
     rank = max(constant.ndim, len(value.axes))
     constant = constant.reshape([1] * (rank - constant.ndim) + list(constant.shape))
-    value = replace(value, axes=((),) * (rank - len(value.axes)) + value.axes)
+    value = value.ranked(rank)
     line = _line(op, constant, first)
     varying = [i for i, n in enumerate(constant.shape) if n > 1]
     atoms = flat(value.axes[i] for i in varying)
@@ -197,10 +197,7 @@ def _meet_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[np.fl
 
 def _with_room(ctx: Lowering, value: Value, grown: Atoms) -> tuple[Value, Dims]:
     """Return ``value`` in a layout with an empty axis, and that layout with ``grown`` there."""
-    free = next((g for g in (3, 2, 0, 1) if not value.dims[g]), None)
-    if free is None:
-        a, b, c, d = value.dims
-        value, free = ctx.relayout(value, (a, b, c + d, ())), 3
+    value, free = ctx.roomy(value)
     made: Dims = tuple(grown if g == free else value.dims[g] for g in range(4))  # type: ignore[assignment]
     return value, made
 
@@ -208,9 +205,7 @@ def _with_room(ctx: Lowering, value: Value, grown: Atoms) -> tuple[Value, Dims]:
 def binary_of(ctx: Lowering, op: str, left: Value, right: Value) -> Value:
     """Return ``left op right``, both from the image, with numpy's broadcasting."""
     rank = max(len(left.axes), len(right.axes))
-    left, right = (
-        replace(v, axes=((),) * (rank - len(v.axes)) + v.axes) for v in (ctx.settle(left), ctx.settle(right))
-    )
+    left, right = (ctx.settle(v).ranked(rank) for v in (left, right))
     if left is right or (left.name == right.name and left.axes == right.axes):
         return replace(left, name=ctx.emit(op, [left.name, left.name], sizes(left.dims)), maker=None)
     left, right = ctx.align([left, right])

@@ -69,7 +69,7 @@ def product(ctx: Lowering, left: Value, right: Value) -> Value:
     """
     left, right = ctx.settle(left), ctx.settle(right)
     rank = max(len(left.axes), len(right.axes))
-    left, right = (replace(v, axes=((),) * (rank - len(v.axes)) + v.axes, maker=None) for v in (left, right))
+    left, right = (replace(v.ranked(rank), maker=None) for v in (left, right))
     left, right = _contracted(ctx, left, right)
     batch = tuple(a or b for a, b in zip(left.axes[:-2], right.axes[:-2], strict=True))
     rows, inner, columns = left.axes[-2], left.axes[-1], right.axes[-1]

@@ -22,7 +22,7 @@ def drop_key_biases(graph: Graph) -> int:
     readers, count = graph.readers(), 0
     for node in graph.nodes.values():
         product = _product_before(graph, readers, node) if node.op == "Softmax" else None
-        moves, maker = _made_by(graph, readers, product.inputs[1]) if product is not None else ([], None)
+        moves, maker = made_by(graph, readers, product.inputs[1]) if product is not None else ([], None)
         if product is None or maker is None or len(maker.inputs) < 3:
             continue
         if _moved(_column(graph, maker), moves).shape[3] != 1:
@@ -68,7 +68,7 @@ def _between(graph: Graph, product: Node, softmax: Node) -> Iterator[str]:
         name = next(n for n in graph.nodes[name].inputs if n in graph.nodes)
 
 
-def _made_by(graph: Graph, readers: dict[str, list[Node]], name: str) -> tuple[list[Node], Node | None]:
+def made_by(graph: Graph, readers: dict[str, list[Node]], name: str) -> tuple[list[Node], Node | None]:
     """Return the moves before ``name`` and the convolution before them, if nobody else reads any of these."""
     moves: list[Node] = []
     node = graph.nodes.get(name)
@@ -87,7 +87,7 @@ def move_value_biases(graph: Graph) -> int:
     readers, count = graph.readers(), 0
     for node in [*graph.nodes.values()]:
         side = _values(graph, node) if node.op == "MatMul" else None
-        moves, maker = _made_by(graph, readers, node.inputs[side]) if side is not None else ([], None)
+        moves, maker = made_by(graph, readers, node.inputs[side]) if side is not None else ([], None)
         if side is None or maker is None or len(maker.inputs) < 3:
             continue
         shift = _moved(_column(graph, maker), moves)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bpudeploy.restructure.graph import Graph, Node
-from bpudeploy.restructure.rules.biases import _made_by
+from bpudeploy.restructure.rules.biases import made_by
 
 
 def fold_scales(graph: Graph) -> int:
@@ -22,7 +22,7 @@ def fold_scales(graph: Graph) -> int:
         ):
             continue
         for side in product.inputs:
-            moves, maker = _made_by(graph, readers, side)
+            moves, maker = made_by(graph, readers, side)
             if maker is None or factor is None:
                 continue
             _scale(graph, maker, factor)
