@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.samples import Scores
+from bpudeploy.backends.samples import Scores, read_findings
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
 from bpudeploy.plan import pipeline
@@ -32,10 +32,10 @@ _TOOLS = ("bpudeploy", "torch", "timm", "onnx", "onnxruntime", "numpy", "asyncss
 WHAT_IF = "rdk-x5"
 """The board whose placement a report shows when the run's own has no BPU."""
 _SIZES = {
-    "float weights": pipeline.MODEL,
-    "restructured float graph": pipeline.GRAPH,
-    "int8 graph": pipeline.QUANTIZED,
-    "binary": pipeline.BINARY,
+    "float weights": (pipeline.MODEL, 0),
+    "restructured float graph": (pipeline.GRAPH, 0),
+    "int8 graph": (pipeline.QUANTIZED, 1),
+    "binary": (pipeline.BINARY, 0),
 }
 
 
@@ -62,6 +62,7 @@ def summarise(
         started=started.isoformat(timespec="seconds"),
         release=release.digest,
         preprocess=describe_preprocess(Preprocess.read(result.artifact(pipeline.PREPROCESSING).path)),
+        warnings=tuple(str(finding) for finding in read_findings(result.artifact(pipeline.CALIBRATION).path)),
         proof_difference=proof.max_relative_difference,
         proof_images=proof.images,
         accuracy=accuracy,
@@ -143,8 +144,8 @@ def _steps(result: RunResult) -> tuple[Step, ...]:
 
 def _sizes(spec: ApproximateSpec, result: RunResult) -> dict[str, int]:
     """Return what the report calls an artifact to its bytes."""
-    changed = {f"float graph, {a.label}": a.step for a in approximations(spec)}
-    return {what: result.artifact(step).path.stat().st_size for what, step in (_SIZES | changed).items()}
+    changed = {f"float graph, {a.label}": (a.step, 0) for a in approximations(spec)}
+    return {what: result.artifact(*which).path.stat().st_size for what, which in (_SIZES | changed).items()}
 
 
 def _placement(resolved: Resolved, result: RunResult) -> Inspection:

@@ -93,9 +93,9 @@ def _inputs(folder: Path, march: str) -> CompileInputs:
     import onnx
     from safetensors.numpy import save_file
 
-    from bpudeploy.quantize.calibrate import observe
-    from bpudeploy.quantize.qdq import to_qdq
-    from bpudeploy.quantize.taps import find_taps
+    from bpudeploy.quantize.scheme import quantize_graph
+    from bpudeploy.spec.precision import PrecisionRules
+    from bpudeploy.spec.quantize import QuantizeSpec
 
     numbers = np.random.default_rng(0)
     preprocess = folder / "preprocess.json"
@@ -103,11 +103,14 @@ def _inputs(folder: Path, march: str) -> CompileInputs:
     pixels = numbers.integers(0, 256, (4, _SIZE, _SIZE, 3), dtype=np.uint8)
     save_file({"pixels": pixels, "labels": np.zeros(4, np.int64)}, folder / "calibration.safetensors")
     model = _network(numbers.standard_normal((_CLASSES, 3, _SIZE, _SIZE)).astype(np.float32))
-    onnx.save(model, folder / "graph.onnx")
-    taps = find_taps(model, ())
-    images = (Normalisation.read(preprocess).apply(pixels[i : i + 1]) for i in range(len(pixels)))
-    histograms = observe(model, taps.observed, images, lambda done: None)
-    onnx.save(to_qdq(model, taps, {n: h.maximum for n, h in histograms.items()}), folder / "quantized.onnx")
+    normalise = Normalisation.read(preprocess)
+    rules, spec = PrecisionRules(), QuantizeSpec()
+    made = quantize_graph(
+        model, (), (), rules, spec, lambda i: normalise.apply(pixels[i : i + 1]), len(pixels), lambda done: None
+    )
+    onnx.save(made.prepared, folder / "graph.onnx")
+    made.record.write(made.qdq)
+    onnx.save(made.qdq, folder / "quantized.onnx")
     return CompileInputs(
         _artifact(Kind.GRAPH, folder / "graph.onnx"),
         _artifact(Kind.QUANTIZED, folder / "quantized.onnx"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from bpudeploy.errors import StageError
 
@@ -48,6 +49,52 @@ class Normalisation(BaseModel):
 
         scale, shift = np.array(self.scale, np.float32), np.array(self.shift, np.float32)
         return np.ascontiguousarray((pixels.astype(np.float32) * scale + shift).transpose(0, 3, 1, 2))
+
+
+class Flaw(StrEnum):
+    """What may be wrong with calibration images that can be decoded."""
+
+    FEW = "few"  # the set is small
+    REPEATED = "repeated"  # two files, the same pixels
+    FLAT = "flat"  # one colour
+    SMALL = "small"  # smaller than the network's input
+    LONG = "long"  # of quite another shape than the network's input
+    FRAMES = "frames"  # an animation, or several pages
+    TRANSPARENT = "transparent"
+    CMYK = "cmyk"
+    SHALLOW = "shallow"  # 16 bits a channel, of which the upper ones are empty
+
+
+class Finding(BaseModel):
+    """A flaw of calibration images: which files have it (none: the set as a whole), what it is, why it matters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    flaw: Flaw
+    files: tuple[str, ...]
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        more = len(self.files) - _NAMED
+        names = ", ".join(self.files[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return f"{names or 'calibration set'}: {self.what}; {self.why}"
+
+
+_NAMED = 3
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
+
+
+def write_findings(findings: tuple[Finding, ...]) -> str:
+    """Return the text of a SAMPLES artifact's metadata key ``findings``."""
+    return _FINDINGS.dump_json(findings).decode()
+
+
+def read_findings(path: Path) -> tuple[Finding, ...]:
+    """Return what a SAMPLES artifact says of its calibration images, without reading their pixels."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return _FINDINGS.validate_json((file.metadata() or {}).get("findings", "[]"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     _recipe_verbs(verbs)
     _list_verbs(verbs)
     _inspect(verbs)
+    _precision(verbs)
     cache = _verb(verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run")
     cache.add_argument("what", choices=("ls", "gc", "verify"), help="list records, remove old ones, hash every object")
     cache.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="for gc: unused so long (30)")
@@ -107,6 +108,20 @@ def _inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     inspect.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width, not the model's own")
     inspect.add_argument("--all", action="store_true", help="every node, not groups of equal ones")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a picture of the graph")
+
+
+def _precision(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    precision = _verb(
+        verbs,
+        "precision",
+        "write the scales, and how each node is held, in files that a vendor's compiler takes",
+        "bpudeploy precision recipes/quickstart.yaml --set target=rdk-x5 --out precisions\n\n"
+        "scales.json always; node_info.yaml for hb_mapper (X5, Ultra), quant_config.json for hb_compile (S100).\n"
+        "No vendor's compiler has read them yet.",
+    )
+    _recipe(precision)
+    precision.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="made if it is not there")
+    _store(precision)
 
 
 def _verb(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bpudeploy.backends.base import Backend
     from bpudeploy.plan.look import Outlook
     from bpudeploy.results.measurement import Interval
-    from bpudeploy.results.summary import Summary
+    from bpudeploy.results.summary import Accuracy, Summary
     from bpudeploy.run.runner import RunResult
     from bpudeploy.spec.load import Resolved
     from bpudeploy.spec.target import Target
@@ -176,11 +176,13 @@ def show_summary(summary: Summary, as_json: bool) -> None:
         return
     m, latency = summary.measurement, summary.measurement.latency
     print(f"\n{summary.recipe} on {summary.target}, release {short(summary.release)}, device {m.device}")
+    for warning in summary.warnings:
+        print(f"  warning: {warning}")
     wide = max(14, *(len(a.form) for a in summary.accuracy))
     print(f"\n  {'accuracy':<{wide}} {'computed on':<19} {'top-1 %':>8}  {'95 % interval':<15} lost, points")
     for a in summary.accuracy:
-        lost = f"{a.drop.points.value:+.1f} ({_span(a.drop.points)}), p = {a.drop.p_value:.2g}" if a.drop else ""
-        print(f"  {a.form:<{wide}} {a.where:<19} {a.top1.value:>8.1f}  {_span(a.top1):<15} {lost}".rstrip())
+        print(f"  {a.form:<{wide}} {a.where:<19} {a.top1.value:>8.1f}  {_span(a.top1):<15} {_lost(a)}".rstrip())
+    print("  n.s.: no significant difference at this sample size; seen from: the smallest loss that would be one")
     print(f"  preprocessing {summary.preprocess}")
     print(f"  the rewrite differs from float by {summary.proof_difference:.1e} of the logits' range at worst")
     print(f"\n  latency on the board, measured, {latency.frames} frames after {m.warmup_frames} of warm-up")
@@ -193,6 +195,17 @@ def show_summary(summary: Summary, as_json: bool) -> None:
     for g in summary.gates:
         print(f"  gate {g.name} {g.limit:g} {g.unit}: {g.value:.3g}, {'holds' if g.holds else 'BROKEN'}")
     print(f"\n  report: {summary.run_directory}/report.html")
+
+
+def _lost(accuracy: Accuracy) -> str:
+    from bpudeploy.results.summary import Verdict
+
+    drop = accuracy.drop
+    if drop is None:
+        return ""
+    unknown = f"n.s. at {accuracy.images} images, seen from {drop.detectable:.1f}"
+    verdict = unknown if drop.verdict is Verdict.CANNOT_TELL else drop.verdict
+    return f"{drop.points.value:+.1f} ({_span(drop.points)}), p = {drop.p_value:.2g}, {verdict}"
 
 
 def _of(batch: int) -> str:

@@ -205,6 +205,13 @@ def inspect(args: Namespace) -> int:
     return run_inspect(args)
 
 
+def precision(args: Namespace) -> int:
+    """Write the precisions of a quantized model for a vendor's compiler."""
+    from bpudeploy.cli.precision import precision as run_precision
+
+    return run_precision(args.recipe, args.sets, args.out, _store(args), args.json)
+
+
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "run": run,
     "plan": plan,
@@ -218,4 +225,5 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "cache": cache,
     "report": report,
     "inspect": inspect,
+    "precision": precision,
 }

@@ -37,7 +37,7 @@ CALIBRATION = "fetch/calibration"
 PREPROCESSING = "fetch/preprocess"
 FLOAT_SCORES = "restructure/reference"
 GRAPH = "restructure"  # gives the graph, then its scores
-QUANTIZED = "quantize"
+QUANTIZED = "quantize"  # gives the prepared float graph, then its QDQ form
 INT8_SCORES = "quantize/scores"
 MODEL = "fetch/model"
 HEAD = "head/fit"
@@ -74,13 +74,13 @@ def plan(resolved: Resolved, backend: Backend | None) -> Plan:
     for change in approximations(recipe.restructure.approximate):
         calibrated = (calibration,) if change.calibrated else ()
         graph, _ = p.add(change.stage, change.step, change.options, graph, *calibrated, preprocess, evaluation)
-    quantize = QuantizeOptions.of(recipe.quantize)
-    (quantized,) = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
+    quantize = QuantizeOptions(recipe.quantize, resolved.target.march, resolved.target.precision)
+    prepared, quantized = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
     if recipe.model.outputs is Outputs.LOGITS:
         p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), quantized, preprocess, evaluation)
     if backend is not None:
         chosen = CompileStageOptions.of(resolved, backend)
-        p.add(compile_with(backend), BINARY, chosen, graph, quantized, calibration, preprocess)
+        p.add(compile_with(backend), BINARY, chosen, prepared, quantized, calibration, preprocess)
     return p.build()
 
 

@@ -1,12 +1,14 @@
-"""The QDQ form: QuantizeLinear and DequantizeLinear around what a BPU computes in int8."""
+"""The QDQ form: QuantizeLinear and DequantizeLinear where an accelerator rounds, integers where it has weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bpudeploy.quantize.observer import LEVELS
-from bpudeploy.quantize.taps import Taps
+from bpudeploy.quantize.record import Tap
+from bpudeploy.quantize.taps import Place
+from bpudeploy.quantize.weights import Rounded
+from bpudeploy.spec.precision import Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,95 +17,107 @@ if TYPE_CHECKING:
 
 OPSET = 13
 """The first opset whose DequantizeLinear has an axis, which per-channel weights need."""
-_STEPS = 20
+INT16_DOMAIN = "com.microsoft"
+"""Where onnxruntime has QuantizeLinear to int16 below opset 21, which the graph's other operators do not have."""
+_LARGEST = 2**31 - 1
 
 
-def to_qdq(model: onnx.ModelProto, taps: Taps, thresholds: Mapping[str, float]) -> onnx.ModelProto:
+def to_qdq(
+    model: onnx.ModelProto, places: Sequence[Place], taps: Mapping[str, Tap], weights: Mapping[str, Rounded]
+) -> onnx.ModelProto:
     """Return a copy of ``model`` (opset 11) in QDQ form (opset 13); ranks and node names stay.
 
-    Activations are int8, symmetric, one scale a tensor: threshold / 127, zero point 0. Conv weights are
-    int8, symmetric, one scale an output channel. Biases are int32 with the product of both scales.
-    None of the operators of a restructured graph changed its meaning on 4-D tensors between 11 and 13
-    (Softmax is always on the last axis here).
+    The tap T of tensor X becomes ``T.quantize``, giving ``T.int8`` (or ``T.int16``), and ``T.dequantize``, giving
+    ``T.rounded``, which its readers read. Each Conv in ``weights`` has int8 weights, one scale an output channel,
+    and an int32 bias whose scale is the product of the weights' and the input's. None of the operators of a
+    restructured graph changed its meaning on 4-D tensors between 11 and 13 (Softmax is always on the last axis).
     """
     import onnx
+    from onnx import helper
 
     out = onnx.ModelProto()
     out.CopyFrom(model)
     del out.opset_import[:]
-    out.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-    writer = _Writer({tensor.name: tensor for tensor in model.graph.initializer})
-    quantized = set(taps.nodes)
-    for name, source in taps.root.items():
-        if any(value.name == name for value in model.graph.input):
-            writer.pair(name, thresholds[source])
+    out.opset_import.append(helper.make_opsetid("", OPSET))
+    if any(tap.precision is Precision.INT16 for tap in taps.values()):
+        out.opset_import.append(helper.make_opsetid(INT16_DOMAIN, 1))
+    writer = _Writer(model, taps)
+    for name in [value.name for value in model.graph.input]:
+        writer.round_all(name, places)
     for node in model.graph.node:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        if node.name in quantized:
-            writer.integer_node(copy, thresholds, taps)
-        else:
-            # A reader in float of a tensor that is int8 in the hardware sees what the hardware sees.
-            copy.input[:] = [writer.rounded.get(name, name) for name in node.input]
-        writer.nodes.append(copy)
+        writer.copy(node, weights.get(node.name))
         for name in node.output:
-            if name in taps.root:
-                writer.pair(name, thresholds[taps.root[name]])
+            writer.round_all(name, places)
     del out.graph.node[:]
     out.graph.node.extend(writer.nodes)
     used = {name for node in writer.nodes for name in node.input}
     del out.graph.initializer[:]
     out.graph.initializer.extend(t for t in writer.constants.values() if t.name in used)
-    onnx.checker.check_model(out, full_check=True)
+    onnx.checker.check_model(out)
     return out
 
 
 class _Writer:
-    """The new graph's nodes and constants; ``rounded`` maps a tensor to its dequantized self."""
+    """The new graph's nodes and constants; ``read`` maps (reader, tensor) to the rounded form that it reads."""
 
-    def __init__(self, constants: dict[str, onnx.TensorProto]) -> None:
-        self.constants = constants
+    def __init__(self, model: onnx.ModelProto, taps: Mapping[str, Tap]) -> None:
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
-        self.rounded: dict[str, str] = {}
+        self.taps = taps
+        self.read: dict[tuple[str, str], str] = {}
+        self.held: dict[str, Tap] = {}
 
-    def pair(self, name: str, limit: float) -> None:
-        """Append the Q and DQ of an activation."""
+    def round_all(self, tensor: str, places: Sequence[Place]) -> None:
+        """Append the roundings of ``tensor``: the wide one first, for what narrows it."""
+        source = tensor
+        for place in (p for p in places if p.tensor == tensor):
+            given, tap = self.read.get(("", tensor), source), self.taps[place.name]
+            rounded = self._pair(place.name, given, tap)
+            if place.name != tensor:
+                self.read["", tensor] = rounded
+            for reader in place.readers:
+                self.read[reader, tensor] = rounded
+
+    def _pair(self, name: str, given: str, tap: Tap) -> str:
         import numpy as np
         from onnx import helper
 
-        scale = self._store(f"{name}.scale", np.array(limit / LEVELS, dtype=np.float32))
-        zero = self._store("zero.int8", np.array(0, dtype=np.int8))
-        q, dq = f"{name}.int8", f"{name}.rounded"
-        self.nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [q], name=f"{name}.quantize"))
-        self.nodes.append(helper.make_node("DequantizeLinear", [q, scale, zero], [dq], name=f"{name}.dequantize"))
-        self.rounded[name] = dq
+        kind, dtype = tap.precision.value, np.dtype(tap.precision.value)
+        scale = self._store(f"{name}.scale", np.array(tap.scale, dtype=np.float32))
+        zero = self._store(f"zero.{kind}", np.array(0, dtype=dtype))
+        domain = INT16_DOMAIN if tap.precision is Precision.INT16 else ""
+        integers, rounded = f"{name}.{kind}", f"{name}.rounded"
+        self.nodes += [
+            helper.make_node("QuantizeLinear", [given, scale, zero], [integers], f"{name}.quantize", domain=domain),
+            helper.make_node(
+                "DequantizeLinear", [integers, scale, zero], [rounded], f"{name}.dequantize", domain=domain
+            ),
+        ]
+        self.held[rounded] = tap
+        return rounded
 
-    def integer_node(self, node: onnx.NodeProto, thresholds: Mapping[str, float], taps: Taps) -> None:
-        """Rewire a Conv or MatMul to rounded inputs and int8 constants."""
-        given = node.input[0]
-        inputs = [self.rounded.get(name, name) for name in node.input]
-        if node.op_type == "Conv":
-            inputs[1], scales = self._weight(node.input[1])
-            if len(inputs) > 2:
-                inputs[2] = self._bias(node.input[2], scales * (thresholds[taps.root[given]] / LEVELS))
-        node.input[:] = inputs
+    def copy(self, node: onnx.NodeProto, weight: Rounded | None) -> None:
+        """Append ``node``, reading what is rounded for it; a Conv with ``weight`` gets its integers."""
+        import onnx
 
-    def _weight(self, name: str) -> tuple[str, NDArray[np.float64]]:
-        import numpy as np
-        from onnx import numpy_helper
+        made = onnx.NodeProto()
+        made.CopyFrom(node)
+        made.input[:] = [self.read.get((node.name, name), name) for name in node.input]
+        if weight is not None:
+            inputs = [made.input[0], self._constant(f"{node.name}.weight", weight.integers, weight.scales)]
+            if weight.bias is not None:
+                scales = weight.scales * self._step(made.input[0])
+                integers = (weight.bias / scales).round().clip(-_LARGEST, _LARGEST).astype("int32")
+                inputs.append(self._constant(f"{node.name}.bias", integers, scales))
+            made.input[:] = inputs
+        self.nodes.append(made)
 
-        weight = numpy_helper.to_array(self.constants[name]).astype(np.float64)
-        scales = weight_scales(weight.reshape(len(weight), -1))
-        integers = np.clip(np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1))), -LEVELS, LEVELS)
-        return self._constant(name, integers.astype(np.int8), scales), scales
-
-    def _bias(self, name: str, scales: NDArray[np.float64]) -> str:
-        import numpy as np
-        from onnx import numpy_helper
-
-        bias = numpy_helper.to_array(self.constants[name]).astype(np.float64)
-        limit = 2**31 - 1
-        return self._constant(name, np.clip(np.rint(bias / scales), -limit, limit).astype(np.int32), scales)
+    def _step(self, rounded: str) -> float:
+        """Return the scale of a rounded tensor, or of what it is a view of."""
+        makers = {output: node for node in self.nodes for output in node.output}
+        while rounded not in self.held:
+            rounded = makers[rounded].input[0]
+        return self.held[rounded].scale
 
     def _constant(self, name: str, integers: NDArray[np.generic], scales: NDArray[np.float64]) -> str:
         import numpy as np
@@ -123,21 +137,3 @@ class _Writer:
 
         self.constants[name] = numpy_helper.from_array(value, name)
         return name
-
-
-def weight_scales(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the int8 scale of each row of (out, in): of 0.5 to 1.0 of max |w| / 127, the one with least squares.
-
-    A row of zeros gets scale 1.
-    """
-    import numpy as np
-
-    largest: NDArray[np.float64] = np.abs(rows).max(axis=1) / LEVELS
-    largest[largest == 0.0] = 1.0
-    best, chosen = np.full(len(rows), np.inf), largest.copy()
-    for share in np.linspace(1.0, 0.5, _STEPS):
-        scales = (largest * share)[:, None]
-        error = ((rows - np.clip(np.rint(rows / scales), -LEVELS, LEVELS) * scales) ** 2).sum(axis=1)
-        better = error < best
-        best[better], chosen[better] = error[better], scales[better, 0]
-    return chosen

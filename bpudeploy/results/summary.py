@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict
 
 from bpudeploy.conformance.report import Inspection
@@ -12,12 +14,30 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Verdict(StrEnum):
+    """What the exact McNemar test says at 5 %."""
+
+    WORSE = "worse"
+    BETTER = "better"
+    CANNOT_TELL = "cannot tell"
+
+
 class Drop(_Value):
     """Loss against float on the same images, in percentage points (positive: worse than float)."""
 
     points: Interval
+    """With the adjusted Wald interval."""
+    bootstrap: Interval
+    """The same loss with the paired bootstrap's interval."""
+    lost: int
+    """Images that only float gets right."""
+    gained: int
+    """Images that only this form gets right."""
     p_value: float
-    """Exact McNemar test on the images that one of the two gets right and the other wrong."""
+    """Exact McNemar test on the lost and the gained images."""
+    verdict: Verdict
+    detectable: float
+    """The smallest loss, in points, that is significant where as many images are lost or gained (at least six)."""
 
 
 class Accuracy(_Value):
@@ -67,7 +87,7 @@ class Install(_Value):
 class Summary(_Value):
     """One run of one recipe, from sources to board."""
 
-    schema_version: int = 2
+    schema_version: int = 3
     recipe: str
     target: str
     backend: str
@@ -75,6 +95,8 @@ class Summary(_Value):
     """UTC, ISO 8601."""
     release: str
     preprocess: str
+    warnings: tuple[str, ...]
+    """What is wrong with the calibration set, file by file."""
     proof_difference: float
     """Worst |restructured - float| over the range of the float logits."""
     proof_images: int

@@ -8,7 +8,8 @@ from pathlib import Path
 from bpudeploy.errors import SpecError
 from bpudeploy.spec import approximate
 from bpudeploy.spec.compose import nearest
-from bpudeploy.spec.recipe import DatasetFormat, ModelSpec, Observer, Outputs, Recipe
+from bpudeploy.spec.quantize import Observer
+from bpudeploy.spec.recipe import DatasetFormat, ModelSpec, Outputs, Recipe
 from bpudeploy.spec.source import CheckpointFormat, Source, SourceKind
 from bpudeploy.spec.target import Target
 from bpudeploy.spec.validate import FieldPath, problem

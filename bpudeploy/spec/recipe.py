@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.compile_options import CompileOptions
 from bpudeploy.spec.frozen import Frozen
+from bpudeploy.spec.quantize import QuantizeSpec
 from bpudeploy.spec.source import Source
 
 
@@ -37,14 +38,6 @@ class Delimiter(StrEnum):
     COMMA = "comma"
     TAB = "tab"
     WHITESPACE = "whitespace"
-
-
-class Observer(StrEnum):
-    """How an activation's clipping threshold is chosen from its histogram."""
-
-    MINMAX = "minmax"
-    PERCENTILE = "percentile"
-    MSE = "mse"
 
 
 class Outputs(StrEnum):
@@ -154,14 +147,6 @@ class RestructureSpec(Frozen):
     """Worst allowed |difference| over the range of the float logits."""
     approximate: ApproximateSpec = ApproximateSpec()
     """What may change numbers afterwards: none unless named, each with its own line of accuracy."""
-
-
-class QuantizeSpec(Frozen):
-    """Static INT8: symmetric activations per tensor, symmetric weights per output channel."""
-
-    observer: Annotated[Observer, Field(strict=False)] = Observer.MSE
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
-    """Read by the percentile observer only."""
 
 
 class BenchmarkSpec(Frozen):

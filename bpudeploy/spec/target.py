@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from bpudeploy.spec.frozen import Frozen
+from bpudeploy.spec.precision import PrecisionRules
 
 
 class March(StrEnum):
@@ -48,6 +49,8 @@ class Target(Frozen):
     backend: str
     """The name of a compile backend (``bpudeploy backends``)."""
     board: BoardSpec = BoardSpec()
+    precision: PrecisionRules = PrecisionRules()
+    """The number formats of this march, and how it rounds."""
     allowed: dict[str, list[str | int]] = Field(default_factory=dict)
     """Option of the backend to the values that this march has; an option not named here does not exist."""
     sources: dict[str, str] = Field(default_factory=dict)

@@ -13,9 +13,10 @@ from typing import Any
 from bpudeploy.digest import Digest, digest_bytes
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note
-from bpudeploy.spec.recipe import CalibrationSpec, DatasetFormat, DatasetSpec
+from bpudeploy.spec.recipe import CalibrationSpec, DatasetFormat, DatasetSpec, SubsetSpec
 from bpudeploy.stage import Artifact, Kind, Stage, Work
-from bpudeploy.stages.images import Files, Labelled, list_csv, list_folders, list_images, open_files
+from bpudeploy.stages.images import ENDINGS, Files, Labelled, list_csv, list_folders, list_images, open_files
+from bpudeploy.stages.samples import Subset
 
 STEP = "fetch/dataset"
 UNLABELLED = -1
@@ -77,26 +78,50 @@ def label_files(files: Files, dataset: DatasetSpec) -> tuple[list[Labelled], tup
     return list_csv(files, dataset.labels, dataset.classes)
 
 
-def draw(files: Files, listed: list[Labelled], count: int | None, seed: int, without: set[Digest]) -> list[Sample]:
-    """Draw ``count`` images in seeded order, none whose content is in ``without``, none twice.
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn, and how many files were passed over: another's content, or an evaluation image."""
+
+    samples: list[Sample]
+    repeated: int
+    held_out: int
+
+
+def draw(
+    files: Files, listed: list[Labelled], subset: Subset, wanted: SubsetSpec | CalibrationSpec, without: set[Digest]
+) -> Drawn:
+    """Draw ``wanted.count`` images in seeded order, none whose content is in ``without``, none twice.
 
     Raises:
-        StageError: there are fewer.
+        StageError: there are fewer, or a file cannot be read.
     """
+    if not listed:
+        raise StageError(
+            f"the source of the {subset} set holds no images",
+            hint=f"name a folder or archive with files that end in {' '.join(sorted(ENDINGS))}",
+        )
     order = sorted(listed, key=lambda item: item.file)
-    random.Random(seed).shuffle(order)
+    random.Random(wanted.seed).shuffle(order)
     taken: dict[Digest, Sample] = {}
+    count, repeated, held_out = wanted.count, 0, 0
     for item in order:
         if count is not None and len(taken) == count:
             break
         digest = digest_bytes(files.read(item.file))
-        if digest not in without and digest not in taken:
+        if digest in without:
+            held_out += 1
+        elif digest in taken:
+            repeated += 1
+        else:
             taken[digest] = Sample(item.file, digest, item.label)
     if not taken or (count is not None and len(taken) < count):
+        lower = "calibration.count" if taken and subset is Subset.CALIBRATION else "dataset.evaluation.count"
         raise StageError(
-            f"{count or 'some'} images wanted, {len(taken)} left to draw from", hint="lower count, or add images"
+            f"{count or 'some'} images wanted for {subset}, {len(taken)} left to draw from: of {len(listed)} files "
+            f"{held_out} are evaluation images and {repeated} repeat another's content",
+            hint=f"lower {lower}, or add images",
         )
-    return list(taken.values())
+    return Drawn(list(taken.values()), repeated, held_out)
 
 
 def fetch_dataset(work: Work, options: DatasetOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
@@ -107,29 +132,31 @@ def fetch_dataset(work: Work, options: DatasetOptions, inputs: tuple[Artifact, .
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
         with open_files(_place(origin, archives), origin.member) as files:
             listed, classes = label_files(files, options.dataset)
-            subset = options.dataset.evaluation
-            evaluation = draw(files, listed, subset.count, subset.seed, set())
-            held_out = {s.sha256 for s in evaluation}
-            _write(target, files, evaluation)
+            evaluation = draw(files, listed, Subset.EVALUATION, options.dataset.evaluation, set())
+            held_out = {s.sha256 for s in evaluation.samples}
+            _write(target, files, evaluation.samples)
             if other is None:
-                calibration = draw(files, listed, options.calibration.count, options.calibration.seed, held_out)
-                _write(target, files, calibration)
+                calibration = draw(files, listed, Subset.CALIBRATION, options.calibration, held_out)
+                _write(target, files, calibration.samples)
         if other is not None:
             with open_files(_place(other, archives), other.member) as files:
                 unlabelled = [Labelled(name, UNLABELLED) for name in list_images(files)]
-                calibration = draw(files, unlabelled, options.calibration.count, options.calibration.seed, held_out)
-                _write(target, files, calibration)
-        _prove_disjoint(evaluation, calibration)
-        index = {"classes": classes, "evaluation": evaluation, "calibration": calibration}
+                calibration = draw(files, unlabelled, Subset.CALIBRATION, options.calibration, held_out)
+                _write(target, files, calibration.samples)
+        _prove_disjoint(evaluation.samples, calibration.samples)
+        index = {"classes": classes, "evaluation": evaluation.samples, "calibration": calibration.samples}
         text = json.dumps(index, default=asdict, sort_keys=True)
         target.writestr(zipfile.ZipInfo("index.json", _EPOCH), text)
     work.emit(
         Note(
             STEP,
-            f"{len(listed)} images, {len(classes)} classes; {len(evaluation)} for evaluation, "
-            f"{len(calibration)} for calibration, none in both (by sha256)",
+            f"{len(listed)} images, {len(classes)} classes; {len(evaluation.samples)} for evaluation, "
+            f"{len(calibration.samples)} for calibration, none in both (by sha256)",
         )
     )
+    for subset, drawn in ((Subset.EVALUATION, evaluation), (Subset.CALIBRATION, calibration)):
+        if drawn.repeated:
+            work.emit(Note(STEP, f"{subset}: files that repeat another's content are left out, {drawn.repeated} met"))
     return (out,)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,18 +52,44 @@ def open_files(path: Path, member: str | None) -> Iterator[Files]:
             yield _Zip(archive, prefix)
     elif tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
-            yield _Tar(archive, prefix)
+            with _reading("the archive", _PACK_AGAIN):
+                files = _Tar(archive, prefix)
+            yield files
     else:
         raise StageError("not a folder, zip, wheel or tar archive", hint="correct the dataset's source")
+
+
+_DAMAGED = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,  # an encrypted zip
+    NotImplementedError,  # a zip of an unknown method
+)
+_ALLOW, _PACK_AGAIN = "give it read permission, or remove it", "make the archive again, without a password"
+
+
+@contextmanager
+def _reading(what: str, fix: str) -> Iterator[None]:
+    """Say what it was that could not be read, and why."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise StageError(f"cannot read {what}: {getattr(error, 'strerror', None) or error}", hint=fix) from error
 
 
 class _Tree:
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        files = (p for p in root.rglob("*") if p.is_file() or not p.exists())  # a link that leads nowhere is no gap
+        self.names = sorted(p.relative_to(root).as_posix() for p in files)
 
     def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+        with _reading(name, _ALLOW):
+            return (self._root / name).read_bytes()
 
 
 class _Zip:
@@ -71,7 +99,8 @@ class _Zip:
         self.names = sorted(n.removeprefix(prefix) for n in files if n.startswith(prefix))
 
     def read(self, name: str) -> bytes:
-        return self._archive.read(self._prefix + name)
+        with _reading(name, _PACK_AGAIN):
+            return self._archive.read(self._prefix + name)
 
 
 class _Tar:
@@ -81,8 +110,9 @@ class _Tar:
         self.names = sorted(n.removeprefix(prefix) for n in files if n.startswith(prefix))
 
     def read(self, name: str) -> bytes:
-        member = self._archive.extractfile(self._prefix + name)
-        return member.read() if member else b""
+        with _reading(name, _PACK_AGAIN):
+            member = self._archive.extractfile(self._prefix + name)
+            return member.read() if member else b""
 
 
 def list_images(files: Files) -> list[str]:

@@ -1,33 +1,42 @@
-"""quantize and quantize/scores: INT8 scales from the calibration set, and what INT8 costs."""
+"""quantize and quantize/scores: integers from the calibration set, and what they cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Note, Progress
 from bpudeploy.host import batches, open_session
-from bpudeploy.spec.recipe import Observer, QuantizeSpec
+from bpudeploy.spec.precision import Precision, PrecisionRules
+from bpudeploy.spec.quantize import Observer, QuantizeSpec
+from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact, Kind, Stage, Work
+
+if TYPE_CHECKING:
+    import onnx
+
+    from bpudeploy.quantize.record import QuantizeRecord
 
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """``percentile`` is None unless the percentile observer reads it."""
+    """What the recipe asks for, and the rules of the march that it is built for."""
 
-    observer: Observer
-    percentile: float | None
-
-    @classmethod
-    def of(cls, spec: QuantizeSpec) -> QuantizeOptions:
-        """Keep what the chosen observer reads."""
-        return cls(spec.observer, spec.percentile if spec.observer is Observer.PERCENTILE else None)
+    spec: QuantizeSpec
+    march: March
+    rules: PrecisionRules
 
     def canonical(self) -> Mapping[str, Any]:
-        return {"observer": self.observer.value, "percentile": self.percentile}
+        """Leave out what is not read: a percentile without its observer, what int16 takes."""
+        unread = set() if self.spec.observer is Observer.PERCENTILE else {"percentile"}
+        return {
+            "march": self.march.value,
+            "rules": self.rules.model_dump(mode="json", exclude={"int16_cost", "rounding"}),
+            **self.spec.model_dump(mode="json", exclude=unread),
+        }
 
 
 @dataclass(frozen=True)
@@ -39,42 +48,59 @@ class ScoreOptions:
 
 
 def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Observe every tap on the calibration set in one pass and write the QDQ graph."""
+    """Observe every tap on the calibration set in one pass; write the prepared float graph and its QDQ form.
+
+    Raises:
+        StageError: a tensor is not finite, or the migrated graph is not the graph.
+    """
     import onnx
 
-    from bpudeploy.quantize.calibrate import observe
-    from bpudeploy.quantize.observer import threshold
-    from bpudeploy.quantize.qdq import to_qdq
-    from bpudeploy.quantize.record import KEY, QuantizeRecord
-    from bpudeploy.quantize.taps import find_taps
+    from bpudeploy.quantize.scheme import quantize_graph
     from bpudeploy.restructure.record import GraphRecord
 
     graph, calibration, preprocess = inputs
     model = onnx.load(graph.path)
-    taps = find_taps(model, frozenset(GraphRecord.read(model).keep_float))
     images, normalise = Samples.read(calibration.path), Normalisation.read(preprocess.path)
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    histograms = observe(
+    fed = [chosen for chosen, _ in batches(len(images), batch)]
+    made = quantize_graph(
         model,
-        taps.observed,
-        (normalise.apply(images.pixels[chosen]) for chosen, _ in batches(len(images), batch)),
+        GraphRecord.read(model).keep_float,
+        _on_cpu(model, options.march),
+        options.rules,
+        options.spec,
+        lambda run: normalise.apply(images.pixels[fed[run]]),
+        len(fed),
         lambda done: work.emit(Progress("quantize", min(done * batch, len(images)), len(images), "images")),
     )
-    limits = {name: threshold(h, options.observer, options.percentile or 100.0) for name, h in histograms.items()}
-    quantized = to_qdq(model, taps, limits)
-    record = QuantizeRecord(
-        observer=options.observer.value, images=len(images), thresholds=limits, int8_nodes=taps.nodes
+    record = made.record.model_copy(update={"images": len(images)})
+    record.write(made.qdq)
+    onnx.save(made.prepared, work.dir / "prepared.onnx")
+    onnx.save(made.qdq, work.dir / "quantized.onnx")
+    work.emit(Note("quantize", _said(record, len(model.graph.node))))
+    for lever in record.levers:
+        work.emit(Note("quantize", lever))
+    return work.dir / "prepared.onnx", work.dir / "quantized.onnx"
+
+
+def _said(record: QuantizeRecord, nodes: int) -> str:
+    held = [tap.precision for tap in record.taps.values()]
+    counts = ", ".join(f"{held.count(p)} in {p}" for p in (Precision.INT8, Precision.INT16) if p in held)
+    return f"{len(record.products)} of {nodes} nodes multiply integers; activations: {counts}; {record.images} images"
+
+
+def _on_cpu(model: onnx.ModelProto, march: March) -> frozenset[str]:
+    """Return the nodes that a BPU's compiler leaves to the CPU though it is asked; none where all is a CPU."""
+    from bpudeploy.conformance.placement import placement
+    from bpudeploy.conformance.report import Device, Fix
+
+    if march is March.CPU:
+        return frozenset()
+    return frozenset(
+        n.name
+        for n in placement(model, march).nodes
+        if n.device is not Device.BPU and (n.hint is None or n.hint.fix is not Fix.ASK)
     )
-    quantized.metadata_props.add(key=KEY, value=record.model_dump_json())
-    onnx.save(quantized, work.dir / "quantized.onnx")
-    work.emit(
-        Note(
-            "quantize",
-            f"{len(taps.nodes)} of {len(model.graph.node)} nodes in int8, {len(limits)} activation scales "
-            f"({options.observer}) from {len(images)} images",
-        )
-    )
-    return (work.dir / "quantized.onnx",)
 
 
 def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
@@ -97,9 +123,9 @@ def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, .
 
 QUANTIZE = Stage(
     "quantize",
-    version=1,
+    version=2,
     takes=(Kind.GRAPH, Kind.SAMPLES, Kind.PREPROCESS),
-    gives=(Kind.QUANTIZED,),
+    gives=(Kind.GRAPH, Kind.QUANTIZED),
     run=quantize,
     tools=("onnx", "onnxruntime", "numpy"),
 )

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
+import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bpudeploy.backends.samples import Finding, write_findings
 from bpudeploy.errors import StageError
-from bpudeploy.events import Progress
+from bpudeploy.events import Note, Progress
 from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stages.calibration import findings, look_at
+from bpudeploy.stages.decode import decode
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bpudeploy.stages.timm_models import Preprocess
 
 
 class Subset(StrEnum):
@@ -35,37 +43,57 @@ def make_samples(work: Work, options: SamplesOptions, inputs: tuple[Artifact, ..
     """Decode, resize and crop one set with timm's own transform, stopping before normalisation.
 
     The SAMPLES file holds ``pixels`` uint8 (N, H, W, 3) RGB and ``labels`` int64 (N,); its metadata
-    key ``samples`` lists file and sha256 of each image. Memory is one image, whatever N is.
+    key ``samples`` lists file and sha256 of each image, ``findings`` what is wrong with a calibration
+    set (none for evaluation). Memory is one image, whatever N is.
 
     Raises:
-        StageError: an image cannot be decoded; it is named.
+        StageError: an image cannot be decoded, or would be enlarged beyond measure; it is named.
     """
-    from PIL import Image, UnidentifiedImageError
-
     from bpudeploy.stages.timm_models import Preprocess, pixel_transform
 
     dataset, preprocess = inputs
     resolved = Preprocess.read(preprocess.path)
     transform = pixel_transform(resolved)
-    out = work.dir / "samples.safetensors"
-    step = f"fetch/{options.subset}"
-    with zipfile.ZipFile(dataset.path) as archive, out.open("wb") as target:
+    out, body = work.dir / "samples.safetensors", work.dir / "pixels"
+    step, seen = f"fetch/{options.subset}", []
+    with zipfile.ZipFile(dataset.path) as archive, body.open("wb") as target:
         index = json.loads(archive.read("index.json"))
         samples = index[options.subset]
-        target.write(_header(samples, index["classes"], resolved.size))
         for done, sample in enumerate(samples, 1):
-            try:
-                with Image.open(io.BytesIO(archive.read(f"images/{sample['sha256']}"))) as image:
-                    target.write(transform(image).tobytes())
-            except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-                raise StageError(
-                    f"cannot decode {sample['file']}: {error}", hint="remove or repair the image"
-                ) from error
+            decoded = decode(f"{options.subset} image {sample['file']}", archive.read(f"images/{sample['sha256']}"))
+            _hold_size(sample["file"], decoded.image, resolved)
+            pixels = transform(decoded.image)
+            target.write(pixels.tobytes())
+            if options.subset is Subset.CALIBRATION:
+                seen.append(look_at(sample["file"], decoded, pixels))
             work.emit(Progress(step, done, len(samples), "images"))
+    found = findings(seen) if seen else ()
+    for finding in found:
+        work.emit(Note(step, f"warning: {finding}"))
+    with out.open("wb") as target, body.open("rb") as source:
+        target.write(_header(samples, index["classes"], resolved.size, found))
+        shutil.copyfileobj(source, target)
+    body.unlink()
     return (out,)
 
 
-def _header(samples: list[dict[str, Any]], classes: list[str], size: tuple[int, int]) -> bytes:
+def _hold_size(file: str, image: Image.Image, resolved: Preprocess) -> None:
+    """Refuse an image so long that a resize of its shorter side would fill the memory."""
+    from PIL.Image import MAX_IMAGE_PIXELS
+
+    shape = max(image.size) / min(image.size)
+    enlarged = shape * resolved.size[0] * resolved.size[1] / resolved.crop_pct**2
+    if resolved.crop_mode == "center" and MAX_IMAGE_PIXELS is not None and enlarged > 2 * MAX_IMAGE_PIXELS:
+        raise StageError(
+            f"cannot use {file}: {image.width}x{image.height} pixels, resized for the network's "
+            f"{resolved.size[1]}x{resolved.size[0]}, would be {enlarged / 1e6:,.0f} million",
+            hint="cut it to about the shape of the network's input, or remove it",
+        )
+
+
+def _header(
+    samples: list[dict[str, Any]], classes: list[str], size: tuple[int, int], found: tuple[Finding, ...]
+) -> bytes:
     """Return a safetensors header, with the labels (whose bytes come first) behind it.
 
     Format: 8 bytes little-endian length, JSON, then the tensors' bytes
@@ -77,7 +105,11 @@ def _header(samples: list[dict[str, Any]], classes: list[str], size: tuple[int, 
     names = [{"file": s["file"], "sha256": s["sha256"]} for s in samples]
     shape = [n, *size, 3]
     layout = {
-        "__metadata__": {"samples": json.dumps(names), "classes": json.dumps(classes)},
+        "__metadata__": {
+            "samples": json.dumps(names),
+            "classes": json.dumps(classes),
+            "findings": write_findings(found),
+        },
         "labels": {"dtype": "I64", "shape": [n], "data_offsets": [0, len(labels)]},
         "pixels": {"dtype": "U8", "shape": shape, "data_offsets": [len(labels), len(labels) + int(np.prod(shape))]},
     }
@@ -88,7 +120,7 @@ def _header(samples: list[dict[str, Any]], classes: list[str], size: tuple[int, 
 
 SAMPLES = Stage(
     "samples",
-    version=1,
+    version=2,
     takes=(Kind.DATASET, Kind.PREPROCESS),
     gives=(Kind.SAMPLES,),
     run=make_samples,

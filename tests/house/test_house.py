@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "restructure": WORDS | {"host"},
     "approximate": WORDS | {"spec", "host", "restructure"},
     "quantize": WORDS | {"spec", "host"},
-    "stages": WORDS | {"stage", "backends", "spec", "restructure", "approximate", "quantize", "host"},
+    "stages": WORDS | {"stage", "backends", "spec", "restructure", "approximate", "quantize", "host"}
+    | {"conformance"},
     "plan": WORDS | {"stage", "stages", "backends", "spec", "store"},
     "run": WORDS | {"stage", "plan", "store"},
     "results": WORDS | {"conformance"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     | {"stage", "backends", "plan", "run", "results", "effects", "release", "spec", "boards", "summarise"},
     "cli": WORDS
     | {"stage", "stages", "backends", "plan", "run", "results", "store", "release", "spec", "deploy", "boards"}
-    | {"conformance", "inspection"},
+    | {"conformance", "inspection", "quantize"},
 }
 DOORS = {
     "timm": {"stages/timm_models.py"},

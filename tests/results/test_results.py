@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy.cli.render import show_summary
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.results.measurement import BoardFacts, Measurement, Provenance
 from bpudeploy.results.report import write_report
 from bpudeploy.results.statistics import latency_of, paired_drop, quantile, wilson
-from bpudeploy.results.summary import Accuracy, Gate, Install, Step, Summary
+from bpudeploy.results.summary import Accuracy, Drop, Gate, Install, Step, Summary, Verdict
 from bpudeploy.spec.target import March
 from tests.conformance.graphs import graph
 
@@ -63,6 +64,71 @@ def test_a_drop_the_other_way_is_its_negative(counts: tuple[int, int, int, int])
     one, other = paired_drop(before, after), paired_drop(after, before)
     assert one.points.value == -other.points.value and one.p_value == other.p_value
     assert one.points.low == pytest.approx(-other.points.high)
+    assert (one.lost, one.gained, one.detectable) == (other.gained, other.lost, other.detectable)
+    turned = {Verdict.WORSE: Verdict.BETTER, Verdict.BETTER: Verdict.WORSE}
+    assert one.verdict is turned.get(other.verdict, Verdict.CANNOT_TELL)
+
+
+@pytest.mark.parametrize(
+    (
+        "before",
+        "after",
+        "verdict",
+        "detectable",
+    ),  # p: 0.031 for (6, 0), 0.049 for (13, 4), 0.036 for (20, 8), 0.035 for (61, 39)
+    [
+        (0, 0, Verdict.CANNOT_TELL, 6),
+        (5, 0, Verdict.CANNOT_TELL, 6),
+        (6, 0, Verdict.WORSE, 6),
+        (0, 6, Verdict.BETTER, 6),
+        (13, 4, Verdict.WORSE, 9),
+        (18, 10, Verdict.CANNOT_TELL, 12),
+        (20, 8, Verdict.WORSE, 12),
+        (21, 12, Verdict.CANNOT_TELL, 13),
+        (61, 39, Verdict.WORSE, 22),
+        (60, 40, Verdict.CANNOT_TELL, 22),
+    ],
+)
+def test_a_verdict_is_mcnemar_s_and_says_what_would_show(
+    before: int, after: int, verdict: Verdict, detectable: int
+) -> None:
+    found = paired_drop(*outcomes(70, before, after, 130 - before - after))
+    assert found.verdict is verdict and (found.lost, found.gained) == (before, after)
+    assert found.detectable == pytest.approx(100 * detectable / 200)
+
+
+@given(st.tuples(*[st.integers(0, 60)] * 4).filter(any))
+def test_a_verdict_never_contradicts_its_interval_nor_what_would_show(counts: tuple[int, int, int, int]) -> None:
+    found = paired_drop(*outcomes(*counts))
+    if found.verdict is Verdict.CANNOT_TELL:
+        assert abs(found.points.value) < found.detectable
+    else:
+        assert found.points.low > 0 if found.verdict is Verdict.WORSE else found.points.high < 0
+
+
+def test_the_bootstrap_is_seeded_and_that_of_the_images() -> None:
+    before, after = outcomes(150, 18, 10, 22)
+    found = paired_drop(before, after).bootstrap
+    assert found == paired_drop(before, after).bootstrap
+    rng = random.Random(3)  # the same, image by image
+    pairs = list(zip(before, after, strict=True))
+    drawn = sorted(sum(b - a for b, a in rng.choices(pairs, k=200)) / 2 for _ in range(4000))
+    assert found.value == 4.0
+    assert found.low == pytest.approx(drawn[100], abs=0.51) and found.high == pytest.approx(drawn[3899], abs=0.51)
+
+
+@pytest.mark.parametrize(("n", "lost", "gained"), [(200, 0.05, 0.03), (200, 0.12, 0.06), (500, 0.04, 0.04)])
+def test_both_intervals_hold_the_true_loss_as_often_as_they_say(n: int, lost: float, gained: float) -> None:
+    rng, seen = random.Random(7), dict[tuple[int, int], Drop]()
+    held, rounds, true = [0, 0], 1200, 100 * (lost - gained)
+    for _ in range(rounds):
+        drawn = rng.choices("lg=", [lost, gained, 1 - lost - gained], k=n)
+        b, c = drawn.count("l"), drawn.count("g")
+        if (b, c) not in seen:
+            seen[b, c] = paired_drop(*outcomes(n - b - c, b, c, 0))
+        for i, interval in enumerate((seen[b, c].points, seen[b, c].bootstrap)):
+            held[i] += interval.low - 1e-9 <= true <= interval.high + 1e-9
+    assert all(0.94 <= h / rounds <= 0.975 for h in held), held
 
 
 @pytest.mark.parametrize(("q", "n"), [(0.5, 40), (0.5, 200), (0.9, 200), (0.99, 600)])
@@ -92,9 +158,10 @@ def inspection() -> Inspection:
     return Inspection(model="r", origin="a graph", target="rdk-x5", placement=placement(model, March.BAYES_E))
 
 
-def summary(name: str = "r") -> Summary:
+def summary(name: str = "r", lost: int = 0) -> Summary:
     rng = random.Random(1)
     right = [rng.random() < 0.8 for _ in range(50)]
+    after = [False if i in [k for k, r in enumerate(right) if r][:lost] else r for i, r in enumerate(right)]
     measured = Measurement(
         provenance=Provenance.MEASURED,
         device="CPU (onnxruntime)",
@@ -128,7 +195,7 @@ def summary(name: str = "r") -> Summary:
             top1=wilson(sum(right), 50),
             correct=sum(right),
             images=50,
-            drop=None if form == "float" else paired_drop(right, right),
+            drop=None if form == "float" else paired_drop(right, after),
             agreement=None if form == "float" else 100.0,
             provenance=Provenance.MEASURED,
         )
@@ -141,6 +208,7 @@ def summary(name: str = "r") -> Summary:
         started="2026-11-24T00:00:00+00:00",
         release="f" * 64,
         preprocess="224x224",
+        warnings=("<photo>.png: one colour",),
         proof_difference=1e-6,
         proof_images=50,
         accuracy=tuple(forms),
@@ -168,6 +236,34 @@ def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
 def test_the_report_escapes_what_it_is_told(tmp_path: Path) -> None:
     write_report(summary("<script>alert(1)</script>"), tmp_path / "report.html")
     assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_loss_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = "no significant difference at this sample size: a loss is seen from 12.0 points"
+    words = {
+        4: ("n.s. at 50 images, seen from 12.0", f"p = 0.12; {unknown}", ">n.s., seen from 12.0<"),
+        9: ("p = 0.0039, worse", "p = 0.0039; worse than float", ">worse<"),
+    }
+    for lost, (terminal, card, row) in words.items():
+        show_summary(summary(lost=lost), as_json=False)
+        out = capsys.readouterr().out
+        assert out.count(terminal) == 2 and "n.s.: no significant difference at this sample size" in out
+        write_report(summary(lost=lost), tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text()
+        assert page.count(card) == 1 and page.count(row) == 2 and f'<td class="n">{lost}, 0</td>' in page
+
+
+def test_warnings_stand_on_top_in_the_terminal_and_in_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_summary(summary(), as_json=False)
+    out = capsys.readouterr().out
+    assert out.index("warning: <photo>.png: one colour") < out.index("accuracy")
+    write_report(summary(), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("<li>&lt;photo&gt;.png: one colour</li>") < page.index("top-1 on the board")
+    write_report(summary().model_copy(update={"warnings": ()}), tmp_path / "report.html")
+    assert "<li>" not in (tmp_path / "report.html").read_text()
 
 
 def test_the_report_shows_another_boards_placement_as_a_what_if(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ EDITS = {
     "calibration.seed": ["1", "2"],
     "dataset.evaluation.count": ["5", "6"],
     "dataset.evaluation.seed": ["0", "1"],
-    "quantize.observer": ["mse", "minmax", "percentile"],
+    "quantize.observer": ["mse", "minmax", "percentile", "entropy"],
     "restructure.tolerance": ["1e-5", "1e-4"],
     "preprocess.crop_pct": ["0.9", "1.0"],
     "model.image_size": ["64", "80"],

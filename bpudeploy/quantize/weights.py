@@ -1,0 +1,171 @@
+"""Weights as integers: a scale for each output channel, rounding by the layer's inputs, and the bias after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bpudeploy.spec.precision import Precision
+from bpudeploy.spec.quantize import WeightRounding, WeightScale, WeightSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    F32 = NDArray[np.float32]
+    F64 = NDArray[np.float64]
+
+_LEVELS = Precision.INT8.levels
+_SHARES = 20
+_DAMPING = 0.01
+"""Added to the diagonal of the inputs' covariance, as a share of its mean (Frantar et al. 2023, section 3.3)."""
+_BLOCK = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A Conv's weights as matrices: ``rows`` float64 (groups, out / groups, n) with n = in / groups * kh * kw."""
+
+    node: str
+    rows: F64
+    shape: tuple[int, ...]
+    bias: F64 | None
+
+    @classmethod
+    def of(cls, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Kernel:
+        """Read a Conv's weights and bias."""
+        from onnx import numpy_helper
+
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        weight = numpy_helper.to_array(constants[node.input[1]]).astype("float64")
+        bias = numpy_helper.to_array(constants[node.input[2]]).astype("float64") if len(node.input) > 2 else None
+        return cls(node.name, weight.reshape(groups, len(weight) // groups, -1), weight.shape, bias)
+
+    def grouped(self, columns: F32) -> F32:
+        """Return columns (C * kh * kw, k) as (groups, n, k)."""
+        return columns.reshape(len(self.rows), self.rows.shape[2], -1)
+
+    def spread(self, factors: F64) -> F64:
+        """Return a factor for each input channel as one for each row element: (groups, 1, n)."""
+        import numpy as np
+
+        window = self.shape[2] * self.shape[3]
+        return np.repeat(factors, window).reshape(len(self.rows), 1, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """``integers`` int8, shaped as the weights; ``scales`` float64 (out,); ``bias`` float64 (out,) or None."""
+
+    integers: NDArray[np.int8]
+    scales: F64
+    bias: F64 | None
+
+    @property
+    def weight(self) -> F64:
+        """The weights that the integers stand for."""
+        scaled: F64 = self.integers * self.scales.reshape(-1, *[1] * (self.integers.ndim - 1))
+        return scaled
+
+
+def weight_scales(rows: F64, spec: WeightSpec) -> F64:
+    """Return the int8 scale of each row of (out, n); a row of zeros gets scale 1.
+
+    ``mse``: of 0.5 to 1.0 of max |w| / 127, the one with the least squares. ``max``: max |w| / 127.
+    """
+    import numpy as np
+
+    largest: F64 = np.abs(rows).max(axis=1) / _LEVELS
+    if not spec.per_channel:
+        largest[:] = largest.max()
+    largest[largest == 0.0] = 1.0
+    if spec.scale is WeightScale.MAX:
+        return largest
+    best, chosen = np.full(len(rows), np.inf), largest.copy()
+    for share in np.linspace(1.0, 0.5, _SHARES):
+        scales = (largest * share)[:, None]
+        error = ((rows - np.clip(np.rint(rows / scales), -_LEVELS, _LEVELS) * scales) ** 2).sum(axis=1)
+        error = error if spec.per_channel else np.full(len(rows), error.sum())
+        better = error < best
+        best[better], chosen[better] = error[better], scales[better, 0]
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A convolution's inputs as calibration saw them, float32 (groups, n, k): ``given``, and ``rounded`` as when run.
+
+    ``order`` (groups, n) sorts a group's inputs, the strongest first; ``upper`` (groups, n, n) is the upper Cholesky
+    factor of the inverse of their damped covariance in that order. Convolutions that read the same share them.
+    """
+
+    given: F32
+    rounded: F32
+    order: NDArray[np.int64]
+    upper: F32
+
+    @classmethod
+    def of(cls, columns: F32, groups: int, step: float, limit: float) -> Inputs:
+        """Take columns (C * kh * kw, k), rounded by ``step`` and clipped at ``limit``."""
+        import numpy as np
+
+        given = columns.reshape(groups, len(columns) // groups, -1)
+        top = np.float32(round(limit / step))
+        rounded = np.clip(np.rint(given / np.float32(step)), -top, top) * np.float32(step)
+        covariance = rounded @ rounded.transpose(0, 2, 1) / np.float32(rounded.shape[2])
+        strength = np.einsum("gii->gi", covariance)
+        order = np.argsort(-strength, axis=1, kind="stable")
+        damping = _DAMPING * np.maximum(strength.mean(axis=1), np.float32(1e-30))
+        sorted_ = covariance[np.arange(groups)[:, None, None], order[:, :, None], order[:, None, :]]
+        sorted_ += damping[:, None, None] * np.eye(given.shape[1], dtype=np.float32)
+        upper = np.linalg.cholesky(np.linalg.inv(sorted_.astype(np.float64))).transpose(0, 2, 1)
+        return cls(given, rounded, order, upper.astype(np.float32))
+
+
+def round_weights(kernel: Kernel, inputs: Inputs | None, spec: WeightSpec) -> Rounded:
+    """Return the integers of a Conv's weights; ``inputs`` is None where calibration saw none."""
+    import numpy as np
+
+    groups, out, n = kernel.rows.shape
+    scales = weight_scales(kernel.rows.reshape(-1, n), spec)
+    steps = scales.reshape(groups, out, 1)
+    if inputs is not None and spec.rounding is WeightRounding.RECONSTRUCT:
+        integers = _reconstruct(kernel.rows, inputs, steps)
+    else:
+        integers = np.clip(np.rint(kernel.rows / steps), -_LEVELS, _LEVELS)
+    bias = kernel.bias
+    if inputs is not None and spec.correct_bias:
+        means = [part.mean(axis=2, dtype=np.float64)[:, :, None] for part in (inputs.given, inputs.rounded)]
+        missing = (kernel.rows @ means[0] - (integers * steps) @ means[1]).reshape(-1)
+        bias = missing if bias is None else bias + missing
+    return Rounded(integers.reshape(kernel.shape).astype(np.int8), scales, bias)
+
+
+def _reconstruct(rows: F64, inputs: Inputs, steps: F64) -> F64:
+    """Round column by column and let the columns that are left make up for the error (GPTQ).
+
+    Frantar et al., ICLR 2023, algorithm 1: with U the upper Cholesky factor of the inverse covariance, the error
+    of column j, over U[j, j], times U[j, j+1:] is taken from the later columns.
+
+    Args:
+        rows: (groups, out, n). steps: (groups, out, 1).
+    """
+    import numpy as np
+
+    n, order, upper = rows.shape[2], inputs.order, inputs.upper
+    left = np.take_along_axis(rows, order[:, None, :], axis=2).astype(np.float32)
+    steps = steps.astype(np.float32)
+    made = np.empty_like(left)
+    for start in range(0, n, _BLOCK):
+        stop = min(n, start + _BLOCK)
+        errors = np.empty((*left.shape[:2], stop - start), np.float32)
+        for j in range(start, stop):
+            column = left[:, :, j : j + 1]
+            made[:, :, j : j + 1] = np.clip(np.rint(column / steps), -_LEVELS, _LEVELS)
+            error = (column - made[:, :, j : j + 1] * steps) / upper[:, j : j + 1, j : j + 1]
+            left[:, :, j + 1 : stop] -= error * upper[:, j : j + 1, j + 1 : stop]
+            errors[:, :, j - start] = error[:, :, 0]
+        left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+    back = np.argsort(order, axis=1)
+    return np.take_along_axis(made, back[:, None, :], axis=2).astype(np.float64)
