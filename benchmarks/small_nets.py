@@ -63,9 +63,9 @@ class Net:
 
 NETS = (
     Net("resnet10t", 32, 2000, 2e-3),
-    Net("mobilenetv2_050", 40, 3500, 2e-2),
+    Net("mobilenetv2_050", 40, 4500, 2e-2),
     Net("mobilenetv3_small_050", 68, 3000, 1e-2),
-    Net("efficientnet_lite0", 40, 1400, 1e-2),
+    Net("efficientnet_lite0", 40, 4000, 1e-2),
     Net("repvgg_a0", 32, 1500, 2e-3),
 )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     F64 = NDArray[np.float64]
 
 _LEVELS = Precision.INT8.levels
-_SHARES = 20
+_SHARES = 16
 _DAMPING = 0.01
 """Added to the diagonal of the inputs' covariance, as a share of its mean (Frantar et al. 2023, section 3.3)."""
 _BLOCK = 128
@@ -82,10 +82,12 @@ def weight_scales(rows: F64, spec: WeightSpec) -> F64:
     largest[largest == 0.0] = 1.0
     if spec.scale is WeightScale.MAX:
         return largest
-    best, chosen = np.full(len(rows), np.inf), largest.copy()
+    best, chosen, weights = np.full(len(rows), np.inf), largest.copy(), rows.astype(np.float32)
     for share in np.linspace(1.0, 0.5, _SHARES):
         scales = (largest * share)[:, None]
-        error = ((rows - np.clip(np.rint(rows / scales), -_LEVELS, _LEVELS) * scales) ** 2).sum(axis=1)
+        steps = scales.astype(np.float32)
+        missed = weights - np.clip(np.rint(weights / steps), -_LEVELS, _LEVELS) * steps
+        error = np.einsum("ij,ij->i", missed, missed, dtype=np.float64)
         error = error if spec.per_channel else np.full(len(rows), error.sum())
         better = error < best
         best[better], chosen[better] = error[better], scales[better, 0]
@@ -119,7 +121,9 @@ class Inputs:
         damping = _DAMPING * np.maximum(strength.mean(axis=1), np.float32(1e-30))
         sorted_ = covariance[np.arange(groups)[:, None, None], order[:, :, None], order[:, None, :]]
         sorted_ += damping[:, None, None] * np.eye(given.shape[1], dtype=np.float32)
-        upper = np.linalg.cholesky(np.linalg.inv(sorted_.astype(np.float64))).transpose(0, 2, 1)
+        # H = A A' with A upper triangular (Cholesky of H read backwards), so A^-1 is the factor of H^-1.
+        backwards = np.linalg.cholesky(sorted_[:, ::-1, ::-1].astype(np.float64))[:, ::-1, ::-1]
+        upper = np.triu(np.linalg.inv(backwards))
         return cls(given, rounded, order, upper.astype(np.float32))
 
 
