@@ -25,6 +25,7 @@ class Kind(StrEnum):
     QUANTIZED = "quantized"  # .onnx: QDQ
     BINARY = "binary"  # what the board's runtime loads
     SCORES = "scores"  # .safetensors: float32 logits (N, classes), int64 labels (N,)
+    FINDINGS = "findings"  # .json: what was found out about a network
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,11 +13,13 @@ from bpudeploy.backends.samples import Scores, read_findings
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
 from bpudeploy.plan import pipeline
+from bpudeploy.quantize.findings import Layers, Repair
+from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.release import Release
 from bpudeploy.restructure.record import GraphRecord, Proof
 from bpudeploy.results.measurement import Measurement, Provenance
 from bpudeploy.results.statistics import paired_drop, wilson
-from bpudeploy.results.summary import Accuracy, Gate, Install, Step, Summary
+from bpudeploy.results.summary import Accuracy, Gate, Install, Quantization, Step, Summary
 from bpudeploy.run.runner import RunResult
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.load import Resolved, load_target
@@ -34,7 +38,6 @@ WHAT_IF = "rdk-x5"
 _SIZES = {
     "float weights": (pipeline.MODEL, 0),
     "restructured float graph": (pipeline.GRAPH, 0),
-    "int8 graph": (pipeline.QUANTIZED, 1),
     "binary": (pipeline.BINARY, 0),
 }
 
@@ -66,6 +69,7 @@ def summarise(
         proof_difference=proof.max_relative_difference,
         proof_images=proof.images,
         accuracy=accuracy,
+        quantization=_quantization(result),
         measurement=measured,
         install=Install(changed=pushed.changed, bytes_sent=pushed.bytes_sent, seconds=pushed.seconds),
         steps=_steps(result),
@@ -91,9 +95,36 @@ def accuracies(spec: ApproximateSpec, result: RunResult, measured: Measurement) 
         ("restructured", "host, onnxruntime", restructured.logits),
         *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in changed),
         ("int8", "host, onnxruntime", int8.logits),
+        *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in _promoted(result)),
         ("on the board", measured.device, board),
     )
     return tuple(_accuracy(form, where, logits, truth) for form, where, logits in rows)
+
+
+def _promoted(result: RunResult) -> Iterator[tuple[str, Path]]:
+    """Yield the form after repair, where it changed anything, and its scores."""
+    repair = _repair(result)
+    if repair is not None and repair.promoted:
+        ref = pipeline.final_scores(result.steps)
+        yield f"+ {len(repair.promoted)} taps in int16", result.artifact(ref.step, ref.index).path
+
+
+def _repair(result: RunResult) -> Repair | None:
+    return Repair.read(result.artifact(pipeline.REPAIRED, 3).path) if pipeline.REPAIRED in result.steps else None
+
+
+def _quantization(result: RunResult) -> Quantization:
+    """Return how the network that was compiled was quantized."""
+    import onnx
+
+    _, ref = pipeline.final_quantized(result.steps)
+    record = QuantizeRecord.read(onnx.load(result.artifact(ref.step, ref.index).path))
+    return Quantization(
+        levers=record.levers,
+        taps=Counter(tap.precision for tap in record.taps.values()),
+        layers=Layers.read(result.artifact(pipeline.DEVIATIONS).path),
+        repair=_repair(result),
+    )
 
 
 def _accuracy(form: str, where: str, logits: NDArray[np.float32], truth: Scores) -> Accuracy:
@@ -145,7 +176,9 @@ def _steps(result: RunResult) -> tuple[Step, ...]:
 def _sizes(spec: ApproximateSpec, result: RunResult) -> dict[str, int]:
     """Return what the report calls an artifact to its bytes."""
     changed = {f"float graph, {a.label}": (a.step, 0) for a in approximations(spec)}
-    return {what: result.artifact(*which).path.stat().st_size for what, which in (_SIZES | changed).items()}
+    _, final = pipeline.final_quantized(result.steps)
+    found = _SIZES | {"int8 graph": (final.step, final.index)} | changed
+    return {what: result.artifact(*which).path.stat().st_size for what, which in found.items()}
 
 
 def _placement(resolved: Resolved, result: RunResult) -> Inspection:

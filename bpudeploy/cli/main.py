@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     _list_verbs(verbs)
     _inspect(verbs)
     _precision(verbs)
+    _sensitivity(verbs)
     cache = _verb(verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run")
     cache.add_argument("what", choices=("ls", "gc", "verify"), help="list records, remove old ones, hash every object")
     cache.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="for gc: unused so long (30)")
@@ -122,6 +123,19 @@ def _precision(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     _recipe(precision)
     precision.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="made if it is not there")
     _store(precision)
+
+
+def _sensitivity(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sensitivity = _verb(
+        verbs,
+        "sensitivity",
+        "which tensors int8 hurts, what int16 would cost there, and how far each layer is from float",
+        "bpudeploy sensitivity recipes/quickstart.yaml --images 4\n\n"
+        "Of the network as quantize makes it, before any repair. The cost is predicted from counts, never measured.",
+    )
+    _recipe(sensitivity)
+    sensitivity.add_argument("--images", type=int, default=8, help="calibration images to look at (default: 8)")
+    _store(sensitivity)
 
 
 def _verb(

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli import render
+from bpudeploy.cli.promise import repair_of
 from bpudeploy.errors import ExitCode, UsageError
-from bpudeploy.plan.step import Plan, Step
 from bpudeploy.spec.load import Resolved, load_recipe
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
-from bpudeploy.stage import Artifact, Kind
+from bpudeploy.stage import Artifact
 
 if TYPE_CHECKING:
     import onnx
-
-    from bpudeploy.run.runner import RunResult
 
 _UNTRIED = "not tried: no vendor's compiler has read these files yet"
 
@@ -42,32 +40,20 @@ def precision(recipe: Path, sets: Sequence[str], out: Path, store: Path, as_json
 
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is no folder", hint="name another --out")
-    recipes = load_recipe(recipe, sets, backend_names)
+    code, recipes = ExitCode.OK, load_recipe(recipe, sets, backend_names)
     for resolved in recipes:
-        plan = _until_quantized(pipeline.plan(resolved, load_backend(resolved.target.backend)))
-        step = plan.steps[-1]
+        plan = pipeline.plan(resolved, load_backend(resolved.target.backend))
+        prepared, quantized = pipeline.final_quantized([step.name for step in plan.steps])
         with render.Live(as_json) as live:
-            result = run(plan, store, live.draw)
-        graph = _float_graph(step, result)
-        model = result.artifact(step.name, step.stage.gives.index(Kind.QUANTIZED))
+            result = run(plan.upto(quantized.step), store, live.draw)
+        graph, model = (result.artifact(ref.step, ref.index) for ref in (prepared, quantized))
         told = _tell(model.path, graph, resolved.target.march)
+        found = repair_of(result)
+        broken = () if found is None or found.holds else (render.in_a_line(found),)
         folder = out if len(recipes) == 1 else out / resolved.recipe.name
-        _show(resolved, graph, _write(folder, told.files), told.notes, as_json)
-    return ExitCode.OK
-
-
-def _until_quantized(plan: Plan) -> Plan:
-    """Return the plan up to the last step that gives a quantized model: the one whose precisions are meant."""
-    last = max(i for i, step in enumerate(plan.steps) if Kind.QUANTIZED in step.stage.gives)
-    return Plan(plan.recipe, plan.steps[: last + 1])
-
-
-def _float_graph(step: Step, result: RunResult) -> Artifact:
-    """Return the float graph that a compiler is to be given: the step's own, or the one that it took."""
-    if Kind.GRAPH in step.stage.gives:
-        return result.artifact(step.name, step.stage.gives.index(Kind.GRAPH))
-    (ref,) = (ref for ref in step.inputs if ref.kind is Kind.GRAPH)
-    return result.artifact(ref.step, ref.index)
+        _show(resolved, graph, _write(folder, told.files), (*told.notes, *broken), as_json)
+        code = ExitCode.CHECK if broken else code
+    return code
 
 
 def _tell(path: Path, graph: Artifact, march: March) -> _Told:

@@ -16,8 +16,9 @@ from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, S
 if TYPE_CHECKING:
     from bpudeploy.backends.base import Backend
     from bpudeploy.plan.look import Outlook
+    from bpudeploy.quantize.findings import Candidate, Layers, Repair
     from bpudeploy.results.measurement import Interval
-    from bpudeploy.results.summary import Accuracy, Summary
+    from bpudeploy.results.summary import Accuracy, Quantization, Summary
     from bpudeploy.run.runner import RunResult
     from bpudeploy.spec.load import Resolved
     from bpudeploy.spec.target import Target
@@ -156,17 +157,34 @@ def show_explanation(outlooks: Sequence[Outlook], as_json: bool) -> None:
             print(f"  {name}: {json.dumps(value) if isinstance(value, dict) else value}")
 
 
-def show_built(name: str, result: RunResult, as_json: bool) -> None:
-    """Print the artifacts of a run that stopped before the board."""
+def show_built(name: str, result: RunResult, repair: Repair | None, as_json: bool) -> None:
+    """Print the artifacts of a run that stopped before the board, and whether a promised accuracy holds."""
     if as_json:
         steps = {
             step: {"cache": "hit" if r.hit else "miss", "artifacts": {a.digest: str(a.path) for a in r.artifacts}}
             for step, r in result.steps.items()
         }
-        show_json({"recipe": name, "steps": steps})
+        kept = repair.model_dump(mode="json") if repair is not None else None
+        show_json({"recipe": name, "steps": steps, "repair": kept})
         return
     last = list(result.steps.values())[-1].artifacts[-1]
     print(f"{name}: {len(result.ran)} of {len(result.steps)} steps ran; the last artifact is {last.path}")
+    if repair is not None:
+        print(f"  {in_a_line(repair)}")
+
+
+def in_a_line(repair: Repair) -> str:
+    """Say whether a promised accuracy holds, on this machine, and what it took."""
+    from bpudeploy.quantize.findings import Outcome
+
+    taken = f"{len(repair.promoted)} more taps in int16, predicted slowdown {repair.slowdown:.3f}"
+    how = {
+        Outcome.HELD: "holds as it is",
+        Outcome.REPAIRED: f"holds with {taken}",
+        Outcome.BEST: f"BROKEN; the best that {len(repair.trials)} trials reached, with {taken}",
+        Outcome.NOT_POSSIBLE: "BROKEN; nothing can be promoted to int16",
+    }[repair.outcome]
+    return f"gate max_drop {repair.max_drop:g} points, on this machine: {repair.drop:+.2f}, {how}"
 
 
 def show_summary(summary: Summary, as_json: bool) -> None:
@@ -185,6 +203,8 @@ def show_summary(summary: Summary, as_json: bool) -> None:
     print("  n.s.: no significant difference at this sample size; seen from: the smallest loss that would be one")
     print(f"  preprocessing {summary.preprocess}")
     print(f"  the rewrite differs from float by {summary.proof_difference:.1e} of the logits' range at worst")
+    if summary.quantization is not None:
+        _show_quantization(summary.quantization)
     print(f"\n  latency on the board, measured, {latency.frames} frames after {m.warmup_frames} of warm-up")
     for name, value in (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms)):
         print(f"  {name} {value.value:8.2f} ms  ({_span(value, 2)})")
@@ -195,6 +215,46 @@ def show_summary(summary: Summary, as_json: bool) -> None:
     for g in summary.gates:
         print(f"  gate {g.name} {g.limit:g} {g.unit}: {g.value:.3g}, {'holds' if g.holds else 'BROKEN'}")
     print(f"\n  report: {summary.run_directory}/report.html")
+
+
+def _show_quantization(found: Quantization) -> None:
+    taps = ", ".join(f"{count} in {precision}" for precision, count in found.taps.items())
+    print(f"\n  quantized: {taps}; {'; '.join(found.levers)}")
+    show_worst(found.layers, 5)
+    if found.repair is not None:
+        print(f"  {in_a_line(found.repair)}")
+        if len(found.repair.trials) > 1:
+            tried = ", ".join(f"{t.promoted}: {t.drop:+.2f}" for t in found.repair.trials)
+            print(f"  tried, taps in int16 and points lost: {tried}; chosen on these images, so a little too good")
+
+
+def show_sensitivity(resolved: Resolved, ranked: Sequence[Candidate], layers: Layers, as_json: bool) -> None:
+    """Print what each int8 tap alone does, and every layer, the worst first."""
+    if as_json:
+        show_json(
+            {
+                "recipe": resolved.recipe.name,
+                "target": resolved.target.name,
+                "candidates": [c.model_dump(mode="json") for c in ranked],
+                "layers": layers.model_dump(mode="json"),
+            }
+        )
+        return
+    print(f"{resolved.recipe.name} for {resolved.target.name}: int8 taps by what int16 would bring for its cost")
+    print(f"  {'alone':>9}  {'int16':>8}  tap, and the products that read it")
+    for c in ranked:
+        cost = "stays" if c.cost is None else f"{100 * c.cost:+.2f} %"
+        print(f"  {c.error:>9.2e}  {cost:>8}  {c.tap}: {', '.join(c.products)}")
+    print("  alone: squared error of the outputs over their variance when only this tap is rounded")
+    print("  int16: predicted time more, from counts and the target's rule, not measured; stays: the march has none")
+    show_worst(layers, len(layers.layers))
+
+
+def show_worst(layers: Layers, count: int) -> None:
+    """Print the layers that int8 hurts most."""
+    print(f"  the worst of {len(layers.layers)} layers against float, {layers.images} images")
+    for layer in layers.layers[:count]:
+        print(f"    {layer.sqnr_db:6.1f} dB  cosine {layer.cosine:.5f}  {layer.held:<12} {layer.op:<7} {layer.node}")
 
 
 def _lost(accuracy: Accuracy) -> str:

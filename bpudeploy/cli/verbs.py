@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli import render
+from bpudeploy.cli.promise import repair_of
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.spec.load import Resolved, list_targets, load_recipe, load_target, remote_sources
 from bpudeploy.spec.recipe import Outputs
@@ -52,7 +53,10 @@ def run(args: Namespace) -> int:
             chosen = pipeline.plan(resolved, backend).until(args.until)
             with live:
                 result = run_plan(chosen, _store(args), live.draw, args.force)
-            render.show_built(resolved.recipe.name, result, args.json)
+            found = repair_of(result)
+            render.show_built(resolved.recipe.name, result, found, args.json)
+            if found is not None and not found.holds:
+                code = ExitCode.CHECK
             continue
         assert backend is not None
         with live:
@@ -212,6 +216,13 @@ def precision(args: Namespace) -> int:
     return run_precision(args.recipe, args.sets, args.out, _store(args), args.json)
 
 
+def sensitivity(args: Namespace) -> int:
+    """Rank what int8 hurts."""
+    from bpudeploy.cli.sensitivity import sensitivity as run_sensitivity
+
+    return run_sensitivity(args.recipe, args.sets, args.images, _store(args), args.json)
+
+
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "run": run,
     "plan": plan,
@@ -226,4 +237,5 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "report": report,
     "inspect": inspect,
     "precision": precision,
+    "sensitivity": sensitivity,
 }

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
-from bpudeploy.conformance.graph import NodeView, Tensor
+from bpudeploy.conformance.graph import NodeView, Tensor, read_graph
 from bpudeploy.conformance.report import Cost
+
+if TYPE_CHECKING:
+    import onnx
 
 _LAYOUT = """
 Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Split Concat Gather GatherND Expand Tile Pad DepthToSpace
@@ -35,6 +39,12 @@ def cost_of(node: NodeView) -> Cost:
         bytes_written=sum(map(_size, node.outputs)),
         weight_bytes=sum(map(_size, node.constants)) if macs or node.op not in _MOVES else 0,
     )
+
+
+def multiply_accumulates(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the multiply-accumulates of each node that has any."""
+    counts = {node.name: cost_of(node).macs for node in read_graph(model)}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _size(tensor: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,9 +28,12 @@ from bpudeploy.stages.fetch_model import (
 )
 from bpudeploy.stages.fetch_onnx import FETCH_ONNX, OnnxOptions
 from bpudeploy.stages.head import FIT_HEAD, HeadOptions
+from bpudeploy.stages.layers import LAYERS, LayersOptions
 from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions, ScoreOptions
+from bpudeploy.stages.repair import REPAIR, RepairOptions
 from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, ReferenceOptions, RestructureOptions
 from bpudeploy.stages.samples import SAMPLES, SamplesOptions, Subset
+from bpudeploy.stages.sensitivity import Choice
 
 BINARY = "compile"
 EVALUATION = "fetch/evaluation"
@@ -39,6 +43,8 @@ FLOAT_SCORES = "restructure/reference"
 GRAPH = "restructure"  # gives the graph, then its scores
 QUANTIZED = "quantize"  # gives the prepared float graph, then its QDQ form
 INT8_SCORES = "quantize/scores"
+REPAIRED = "quantize/repair"  # gives the prepared graph, its QDQ form, that one's scores, and what was tried
+DEVIATIONS = "quantize/layers"
 MODEL = "fetch/model"
 HEAD = "head/fit"
 
@@ -77,11 +83,31 @@ def plan(resolved: Resolved, backend: Backend | None) -> Plan:
     quantize = QuantizeOptions(recipe.quantize, resolved.target.march, resolved.target.precision)
     prepared, quantized = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
     if recipe.model.outputs is Outputs.LOGITS:
-        p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), quantized, preprocess, evaluation)
+        (int8,) = p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), quantized, preprocess, evaluation)
+        if recipe.check.max_drop is not None and recipe.quantize.repair:
+            given = (prepared, quantized, calibration, preprocess, evaluation, scores, int8)
+            prepared, quantized, _, _ = p.add(REPAIR, REPAIRED, _repair(resolved, recipe.check.max_drop), *given)
+    p.add(LAYERS, DEVIATIONS, LayersOptions(), graph, quantized, calibration, preprocess)
     if backend is not None:
         chosen = CompileStageOptions.of(resolved, backend)
         p.add(compile_with(backend), BINARY, chosen, prepared, quantized, calibration, preprocess)
     return p.build()
+
+
+def _repair(resolved: Resolved, max_drop: float) -> RepairOptions:
+    spec = resolved.recipe.quantize
+    return RepairOptions(max_drop, spec.max_slowdown, Choice(resolved.target.precision, spec.weights.correct_bias))
+
+
+def final_quantized(steps: Collection[str]) -> tuple[Ref, Ref]:
+    """Return where, among the steps of a plan or of a run, the network that goes on is: float as prepared, and QDQ."""
+    step = REPAIRED if REPAIRED in steps else QUANTIZED
+    return Ref(step, 0, Kind.GRAPH), Ref(step, 1, Kind.QUANTIZED)
+
+
+def final_scores(steps: Collection[str]) -> Ref:
+    """Return where that network's scores are."""
+    return Ref(REPAIRED, 2, Kind.SCORES) if REPAIRED in steps else Ref(INT8_SCORES, 0, Kind.SCORES)
 
 
 def plan_head(resolved: Resolved, l2: float) -> Plan:

@@ -83,6 +83,10 @@ class Plan:
         last = max(i for i, step in enumerate(self.steps) if step.name in chosen)
         return Plan(self.recipe, self.steps[: last + 1])
 
+    def upto(self, step: str) -> Plan:
+        """Return the plan up to and with exactly that step, not the rest of its stage."""
+        return Plan(self.recipe, self.steps[: self.steps.index(self.step(step)) + 1])
+
     def step(self, name: str) -> Step:
         """Return the step of that name.
 

@@ -13,7 +13,9 @@ from bpudeploy.conformance.grouping import Group, groups
 from bpudeploy.conformance.picture import picture
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.conformance.words import in_words, sums, why
-from bpudeploy.results.summary import Summary
+from bpudeploy.quantize.findings import Layers, Repair
+from bpudeploy.results.summary import Quantization, Summary
+from bpudeploy.spec.precision import Precision
 
 if TYPE_CHECKING:
     import jinja2
@@ -22,7 +24,13 @@ if TYPE_CHECKING:
 _INK, _QUIET, _ACCENT = "#1f2937", "#9ca3af", "#2563eb"
 
 
-_TEMPLATES = ("report.html.jinja", "inspection.html.jinja", "placement.html.jinja", "page.css")
+_TEMPLATES = (
+    "report.html.jinja",
+    "quantization.html.jinja",
+    "inspection.html.jinja",
+    "placement.html.jinja",
+    "page.css",
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ def write_report(summary: Summary, path: Path) -> None:
         ("Latency over the run", _svg(_over_time(summary))),
         ("Where the time went", _svg(_steps(summary))),
     ]
+    plots += _quantization(summary.quantization) if summary.quantization is not None else []
     placed = _Placed.of(summary.placement) if summary.placement is not None else None
     page = _pages().get_template("report.html.jinja").render(s=summary, plots=plots, placed=placed)
     path.write_text(page, encoding="utf-8")
@@ -139,4 +148,41 @@ def _steps(summary: Summary) -> Figure:
     colours = [_ACCENT if row.cache == "miss" else _QUIET for row in rows]
     axes.barh([row.name for row in rows], [row.seconds for row in rows], color=colours)
     axes.set_xlabel("seconds (grey: from the store, time of the run that made it)")
+    return figure
+
+
+def _quantization(found: Quantization) -> list[tuple[str, str]]:
+    plots = []
+    if found.layers.layers:
+        plots.append(("Each layer against float, in the graph's order", _svg(_by_layer(found.layers))))
+    if found.repair is not None and len(found.repair.trials) > 1:
+        plots.append(("Repair: loss measured here, slowdown predicted", _svg(_repair(found.repair))))
+    return plots
+
+
+def _by_layer(layers: Layers) -> Figure:
+    figure, axes = _figure(2.4)
+    for held, colour in ((True, _ACCENT), (False, _INK)):
+        mine = [layer for layer in layers.layers if (Precision.INT8 in layer.inputs) is held]
+        if mine:
+            label = "reads int8" if held else "reads none"
+            axes.plot([m.index for m in mine], [m.sqnr_db for m in mine], ".", color=colour, label=label)
+    axes.legend(fontsize=8, frameon=False)
+    axes.set_xlabel("Conv and MatMul, first to last")
+    axes.set_ylabel("SQNR, dB")
+    return figure
+
+
+def _repair(repair: Repair) -> Figure:
+    figure, axes = _figure(2.6)
+    trials = sorted(repair.trials, key=lambda t: t.promoted)
+    axes.plot([t.slowdown for t in trials], [t.drop for t in trials], color=_QUIET, linewidth=1)
+    for t in trials:
+        chosen = (t.drop, t.promoted) == (repair.drop, len(repair.promoted))
+        axes.plot([t.slowdown], [t.drop], "o", color=_ACCENT if chosen else _QUIET)
+        axes.annotate(str(t.promoted), (t.slowdown, t.drop), (0, 6), textcoords="offset points", ha="center")
+    axes.axhline(repair.max_drop, color=_INK, linewidth=1, linestyle=":")
+    axes.margins(y=0.2)
+    axes.set_xlabel("predicted slowdown, not measured; the number of taps in int16 above each")
+    axes.set_ylabel("top-1 lost, points")
     return figure

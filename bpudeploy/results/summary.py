@@ -7,7 +7,9 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from bpudeploy.conformance.report import Inspection
+from bpudeploy.quantize.findings import Layers, Repair
 from bpudeploy.results.measurement import Interval, Measurement, Provenance
+from bpudeploy.spec.precision import Precision
 
 
 class _Value(BaseModel):
@@ -84,10 +86,22 @@ class Install(_Value):
     seconds: float
 
 
+class Quantization(_Value):
+    """How the network that went to the board was quantized."""
+
+    levers: tuple[str, ...]
+    """What was done, in order."""
+    taps: dict[Precision, int]
+    """Number format to how many tensors are rounded to it."""
+    layers: Layers
+    repair: Repair | None
+    """None where no drop was promised, or repair was off."""
+
+
 class Summary(_Value):
     """One run of one recipe, from sources to board."""
 
-    schema_version: int = 3
+    schema_version: int = 4
     recipe: str
     target: str
     backend: str
@@ -101,6 +115,7 @@ class Summary(_Value):
     """Worst |restructured - float| over the range of the float logits."""
     proof_images: int
     accuracy: tuple[Accuracy, ...]
+    quantization: Quantization | None
     measurement: Measurement
     install: Install
     steps: tuple[Step, ...]

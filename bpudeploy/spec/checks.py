@@ -149,6 +149,13 @@ def _quantize(recipe: Recipe, target: Target) -> Found:
             f"percentile is not read by the observer {recipe.quantize.observer}",
             "add `observer: percentile`, or remove it",
         )
+    if recipe.quantize.max_slowdown is not None and not (recipe.quantize.repair and recipe.check.max_drop is not None):
+        missing = "repair is off" if not recipe.quantize.repair else "no check.max_drop is promised"
+        yield (
+            ("quantize", "max_slowdown"),
+            f"max_slowdown limits the repair of a broken check.max_drop, and {missing}",
+            "add `check: {max_drop: POINTS}` with repair on, or remove it",
+        )
 
 
 def _preprocess(recipe: Recipe, target: Target) -> Found:

@@ -60,3 +60,7 @@ class QuantizeSpec(Frozen):
     int16: Annotated[tuple[str, ...], Field(strict=False)] = ("op:Softmax", "last")
     """Tensors that go into a Conv or MatMul in int16 where the march has it: patterns (``*``) of their names, of the
     nodes that read them, ``op:NAME`` of the operator that makes them, or ``last``: what the last layer reads."""
+    repair: bool = True
+    """Where ``check.max_drop`` is broken on this machine, hold the fewest further tensors in int16 that keep it."""
+    max_slowdown: Annotated[float, Field(ge=1)] | None = None
+    """How many times as long the network may take for that, as predicted from counts; no limit when left out."""

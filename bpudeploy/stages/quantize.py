@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,10 @@ class QuantizeOptions:
     rules: PrecisionRules
 
     def canonical(self) -> Mapping[str, Any]:
-        """Leave out what is not read: a percentile without its observer, what int16 takes."""
-        unread = set() if self.spec.observer is Observer.PERCENTILE else {"percentile"}
+        """Leave out what is not read: a percentile without its observer, what int16 takes, what repair may do."""
+        unread = {"repair", "max_slowdown"}
+        if self.spec.observer is not Observer.PERCENTILE:
+            unread.add("percentile")
         return {
             "march": self.march.value,
             "rules": self.rules.model_dump(mode="json", exclude={"int16_cost", "rounding"}),
@@ -105,20 +107,30 @@ def _on_cpu(model: onnx.ModelProto, march: March) -> frozenset[str]:
 
 def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Score the evaluation set with the QDQ graph in onnxruntime, on this machine."""
-    import numpy as np
-
     quantized, preprocess, samples = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
-    session = open_session(str(quantized.path))
+    scores = score(
+        str(quantized.path),
+        images,
+        normalise,
+        lambda done: work.emit(Progress("quantize/scores", done, len(images), "images")),
+    )
+    work.emit(Note("quantize/scores", f"int8 top-1 {100 * scores.top1:.2f} % of {len(images)} images"))
+    return (scores.write(work.dir / "scores.safetensors"),)
+
+
+def score(model: str | bytes, images: Samples, normalise: Normalisation, progress: Callable[[int], None]) -> Scores:
+    """Run a graph on every image, on this machine; ``progress`` is told how many are done."""
+    import numpy as np
+
+    session = open_session(model)
     (fed,) = (value.name for value in session.get_inputs())
     rows = []
     for chosen, kept in batches(len(images), session.get_inputs()[0].shape[0]):
         made = session.run(None, {fed: normalise.apply(images.pixels[chosen])})[0]
         rows.append(made.reshape(len(chosen), -1)[:kept])
-        work.emit(Progress("quantize/scores", chosen[0] + kept, len(images), "images"))
-    scores = Scores(np.concatenate(rows), images.labels)
-    work.emit(Note("quantize/scores", f"int8 top-1 {100 * scores.top1:.2f} % of {len(images)} images"))
-    return (scores.write(work.dir / "scores.safetensors"),)
+        progress(chosen[0] + kept)
+    return Scores(np.concatenate(rows), images.labels)
 
 
 QUANTIZE = Stage(

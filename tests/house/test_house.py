@@ -30,15 +30,15 @@ MAY_IMPORT = {
     "restructure": WORDS | {"host"},
     "approximate": WORDS | {"spec", "host", "restructure"},
     "quantize": WORDS | {"spec", "host"},
-    "stages": WORDS | {"stage", "backends", "spec", "restructure", "approximate", "quantize", "host"}
-    | {"conformance"},
+    "stages": WORDS | {"stage", "backends", "spec", "restructure", "approximate", "quantize", "host"} | {"conformance"},
     "plan": WORDS | {"stage", "stages", "backends", "spec", "store"},
     "run": WORDS | {"stage", "plan", "store"},
-    "results": WORDS | {"conformance"},
+    "results": WORDS | {"conformance", "spec", "quantize"},
     "inspection": WORDS | {"spec", "backends", "stages", "restructure", "conformance"},
     "effects": WORDS | {"stage", "boards", "results", "release", "spec"},
     "summarise": WORDS
-    | {"stages", "backends", "plan", "run", "results", "effects", "release", "restructure", "spec", "conformance"},
+    | {"stages", "backends", "plan", "run", "results", "effects", "release", "restructure", "spec", "conformance"}
+    | {"quantize"},
     "deploy": WORDS
     | {"stage", "backends", "plan", "run", "results", "effects", "release", "spec", "boards", "summarise"},
     "cli": WORDS

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from bpudeploy.cli.render import show_summary
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Inspection
+from bpudeploy.quantize.findings import Candidate, Layer, Layers, Outcome, Repair, Trial
 from bpudeploy.results.measurement import BoardFacts, Measurement, Provenance
 from bpudeploy.results.report import write_report
 from bpudeploy.results.statistics import latency_of, paired_drop, quantile, wilson
-from bpudeploy.results.summary import Accuracy, Drop, Gate, Install, Step, Summary, Verdict
+from bpudeploy.results.summary import Accuracy, Drop, Gate, Install, Quantization, Step, Summary, Verdict
+from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
 from tests.conformance.graphs import graph
 
@@ -158,6 +160,31 @@ def inspection() -> Inspection:
     return Inspection(model="r", origin="a graph", target="rdk-x5", placement=placement(model, March.BAYES_E))
 
 
+def quantization(repaired: bool = True) -> Quantization:
+    layers = [
+        Layer(node=f"<layer> {i}", op="Conv", index=i, inputs=(Precision.INT8,), sqnr_db=i / 2, cosine=0.9)
+        for i in range(30)
+    ]
+    trials = [Trial(promoted=n, drop=6.0 - 2 * n, slowdown=1.0 + n / 10) for n in (0, 1, 2, 3)]
+    repair = Repair(
+        outcome=Outcome.REPAIRED,
+        max_drop=1,
+        max_slowdown=None,
+        images=50,
+        ranked=tuple(Candidate(tap=f"tap {i}", products=("p",), error=1, cost=0.1) for i in range(3)),
+        trials=tuple(trials),
+        promoted=("tap 0", "tap 1", "tap 2"),
+        drop=0.0,
+        slowdown=1.3,
+    )
+    return Quantization(
+        levers=("mse thresholds", "biases corrected"),
+        taps={Precision.INT8: 40, Precision.INT16: 3},
+        layers=Layers(images=8, layers=tuple(layers)),
+        repair=repair if repaired else None,
+    )
+
+
 def summary(name: str = "r", lost: int = 0) -> Summary:
     rng = random.Random(1)
     right = [rng.random() < 0.8 for _ in range(50)]
@@ -212,6 +239,7 @@ def summary(name: str = "r", lost: int = 0) -> Summary:
         proof_difference=1e-6,
         proof_images=50,
         accuracy=tuple(forms),
+        quantization=quantization(),
         measurement=measured,
         install=Install(changed=True, bytes_sent=10, seconds=0.1),
         steps=(Step(name="quantize", cache="miss", seconds=1, peak_mb=10, digests=("a" * 64, "b" * 64), bytes=10),),
@@ -270,13 +298,41 @@ def test_the_report_shows_another_boards_placement_as_a_what_if(tmp_path: Path) 
     write_report(summary(), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "What if: the same graph on rdk-x5" in page and "local has no BPU" in page
-    assert page.count("<svg") == 5 and "the RDK X5 list has it on the CPU only" in page
+    assert page.count("<svg") == 7 and "the RDK X5 list has it on the CPU only" in page
     own = summary().model_copy(update={"target": "rdk-x5"})
     write_report(own, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "What if" not in page and "before any compiler" in page
     write_report(summary().model_copy(update={"placement": None}), tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text().count("<svg") == 4
+    assert (tmp_path / "report.html").read_text().count("<svg") == 6
+
+
+def test_layers_and_repair_stand_in_the_report_and_in_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_report(summary(), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    rows = re.findall(r"<td>&lt;layer&gt; (\d+)</td>", page)
+    assert [int(r) for r in rows] == list(range(30)), "the worst first"
+    assert page.index("10 more</summary>") > page.index("&lt;layer&gt; 19<")
+    assert page.count("predicted slowdown") >= 5 and "predicted slowdown, not measured" in page
+    assert "4 networks were scored on the same 50 images" in page and "Only the slowdown of int16 is predicted" in page
+    show_summary(summary(), as_json=False)
+    out = capsys.readouterr().out
+    assert out.count("<layer>") == 5 and "the worst of 30 layers against float, 8 images" in out
+    assert "gate max_drop 1 points, on this machine: +0.00, holds with 3 more taps in int16, predicted" in out
+    assert "0: +6.00, 1: +4.00, 2: +2.00, 3: +0.00; chosen on these images" in out
+
+
+def test_without_repair_nothing_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = summary().model_copy(update={"quantization": quantization(repaired=False)})
+    write_report(plain, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "predicted slowdown" not in page and "Nothing on this page is predicted" in page and page.count("<svg") == 6
+    show_summary(plain, as_json=False)
+    assert "promoted" not in capsys.readouterr().out
+    write_report(summary().model_copy(update={"quantization": None}), tmp_path / "report.html")
+    assert "<h2>Quantization</h2>" not in (tmp_path / "report.html").read_text()
 
 
 def test_a_summary_survives_json() -> None:

@@ -53,12 +53,25 @@ def test_plan_and_run_agree_over_random_edits(tiny: Path, tmp_path: Path) -> Non
     assert checked
 
 
-def test_gates_and_benchmark_are_in_no_key(tiny: Path, tmp_path: Path) -> None:
+def test_of_the_gates_only_max_drop_is_in_a_key_and_only_in_repairs(tiny: Path, tmp_path: Path) -> None:
     backend = load_backend("ort")
     (one,) = load_recipe(tiny)
     run(pipeline.plan(one, backend), tmp_path / "store", lambda event: None)
-    (other,) = load_recipe(tiny, ["check.max_drop=5", "benchmark.min_frames=9", "name=other"])
+    (other,) = load_recipe(tiny, ["check.max_p50_ms=5", "benchmark.min_frames=9", "name=other"])
     assert run(pipeline.plan(other, backend), tmp_path / "store", lambda event: None).ran == []
+    (gate,) = load_recipe(tiny, ["check.max_drop=50"])
+    ran = run(pipeline.plan(gate, backend), tmp_path / "store", lambda event: None).ran
+    assert ran == ["quantize/repair"], "a gate that held passes its bytes through, so nothing after it runs again"
+
+
+def test_a_broken_promise_is_repaired_or_said(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A percentile of 60 clips two values in five of every tensor: no accuracy of anything survives that."""
+    clipped = ["--set", "quantize.observer=percentile", "--set", "quantize.percentile=60"]
+    loose = ["--set", "quantize.migrate=false", "--set", "quantize.int16=[]", "--set", "check.max_drop=0"]
+    code = main(["run", str(tiny), "--until", "quantize", *clipped, *loose])
+    said = capsys.readouterr().out
+    assert code in (0, 4) and ("BROKEN" in said) == (code == 4), said
+    assert "max_drop 0 points" in said
 
 
 def test_the_whole_way_through(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

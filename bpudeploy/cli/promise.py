@@ -1,0 +1,19 @@
+"""Whether a run that stops before the board keeps ``check.max_drop``: what repair said of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bpudeploy.quantize.findings import Repair
+    from bpudeploy.run.runner import RunResult
+
+
+def repair_of(result: RunResult) -> Repair | None:
+    """Return how repair ended, or None where it is not among the steps."""
+    from bpudeploy.plan import pipeline
+    from bpudeploy.quantize.findings import Repair
+
+    if pipeline.REPAIRED not in result.steps:
+        return None
+    return Repair.read(result.artifact(pipeline.REPAIRED, 3).path)

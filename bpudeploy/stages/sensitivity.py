@@ -1,0 +1,126 @@
+"""A quantized network as repair and ``bpudeploy sensitivity`` ask it: which taps hurt, and what int16 would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpudeploy.backends.samples import Normalisation, Samples
+from bpudeploy.events import Event, Progress
+from bpudeploy.host import batches
+from bpudeploy.quantize.findings import Candidate
+from bpudeploy.quantize.price import slowdown
+from bpudeploy.quantize.record import QuantizeRecord
+from bpudeploy.quantize.sensitivity import can_be_int16, int8_taps, rank
+from bpudeploy.quantize.shifts import PASSES, bias_shifts
+from bpudeploy.spec.precision import PrecisionRules
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    F32 = NDArray[np.float32]
+    F64 = NDArray[np.float64]
+
+RANKED_ON = 4
+"""Calibration images that the taps are ranked on; the ranks on 7 are much the same (see ``quantize.sensitivity``)."""
+SHIFTED_ON = 64
+"""Calibration images from which the biases are set free of int8, at most: a mean takes more of them than a rank."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``rules`` of the march; ``corrected``: the biases make up for int8 (``quantize.weights.correct_bias``)."""
+
+    rules: PrecisionRules
+    corrected: bool
+
+
+@dataclass
+class Network:
+    """A quantized network, opened when it is asked: ``prepared`` is its float graph, ``qdq`` its QDQ form."""
+
+    prepared: Path
+    qdq: Path
+    calibration: Samples
+    normalise: Normalisation
+    choice: Choice
+    step: str
+    emit: Callable[[Event], None]
+
+    @cached_property
+    def graph(self) -> onnx.ModelProto:
+        """The prepared float graph."""
+        import onnx
+
+        return onnx.load(self.prepared)
+
+    @cached_property
+    def quantized(self) -> onnx.ModelProto:
+        """Its QDQ form."""
+        import onnx
+
+        return onnx.load(self.qdq)
+
+    @cached_property
+    def record(self) -> QuantizeRecord:
+        """What that says of itself."""
+        return QuantizeRecord.read(self.quantized)
+
+    @cached_property
+    def shifts(self) -> dict[str, F64]:
+        """What is in the biases for the sake of int8 (``bias_shifts``)."""
+        if not self.choice.corrected:
+            return {}
+        fed = list(_batches(self.graph, self.calibration, SHIFTED_ON))
+        return bias_shifts(
+            self.graph,
+            self.record,
+            lambda run: self.normalise.apply(self.calibration.pixels[fed[run]]),
+            len(fed),
+            lambda done: self.emit(Progress(self.step, done, PASSES * len(fed), "runs")),
+        )
+
+    @cached_property
+    def _macs(self) -> dict[str, int]:
+        from bpudeploy.conformance.cost import multiply_accumulates
+
+        return multiply_accumulates(self.graph)
+
+    def slowdown(self, taps: Collection[str]) -> float:
+        """Return the predicted time with ``taps`` in int16 over that without."""
+        return slowdown(self.record, self._macs, self.choice.rules.int16_cost, taps)
+
+    @property
+    def can_be_int16(self) -> tuple[str, ...]:
+        """The int8 taps that the march would hold in int16."""
+        return can_be_int16(self.quantized, self.choice.rules)
+
+    def ranked(self, count: int) -> tuple[Candidate, ...]:
+        """Rank every int8 tap on ``count`` calibration images."""
+        images = list(images_of(self.graph, self.calibration, self.normalise, count))
+        runs = len(images) * len(int8_taps(self.record))
+        return rank(
+            self.graph,
+            self.quantized,
+            self.choice.rules,
+            images,
+            self.slowdown,
+            self.shifts,
+            lambda done: self.emit(Progress(self.step, done, runs, "runs")),
+        )
+
+
+def images_of(graph: onnx.ModelProto, samples: Samples, normalise: Normalisation, count: int) -> Iterator[F32]:
+    """Yield the first ``count`` images as a graph takes them, the last batch filled up."""
+    for chosen in _batches(graph, samples, count):
+        yield normalise.apply(samples.pixels[chosen])
+
+
+def _batches(graph: onnx.ModelProto, samples: Samples, count: int) -> Iterator[list[int]]:
+    size = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    return (chosen for chosen, _ in batches(min(count, len(samples)), size))

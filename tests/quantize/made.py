@@ -1,0 +1,83 @@
+"""Quantized networks for the tests of what comes after: test_vit, and a chain of convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from bpudeploy.host import open_session
+from bpudeploy.quantize.scheme import Quantized, quantize_graph
+from bpudeploy.quantize.shifts import bias_shifts
+from bpudeploy.spec.precision import Precision, PrecisionRules
+from bpudeploy.spec.quantize import Observer, QuantizeSpec, WeightRounding, WeightScale, WeightSpec
+
+CPU = PrecisionRules()
+X5 = PrecisionRules(matmul=(Precision.INT8,), elsewhere=Precision.INT16)
+X3 = PrecisionRules(conv=(Precision.INT8,), matmul=(Precision.INT8,), elsewhere=Precision.INT8)
+INT8 = QuantizeSpec(
+    observer=Observer.MINMAX,
+    centre=False,
+    split=False,
+    migrate=False,
+    int16=(),
+    weights=WeightSpec(scale=WeightScale.MAX, rounding=WeightRounding.NEAREST, correct_bias=False),
+)
+"""Everything that goes into a product in int8, and no lever."""
+
+
+def make(rewritten: Any, images: Any, spec: QuantizeSpec = INT8, rules: PrecisionRules = CPU) -> Quantized:
+    """Quantize a restructured network; the record is in the QDQ form."""
+    made = quantize_graph(
+        rewritten.model, rewritten.keep_float, (), rules, spec, lambda i: images[i], len(images), lambda done: None
+    )
+    made.record.write(made.qdq)
+    return made
+
+
+def shifts_of(made: Quantized, images: Any) -> dict[str, Any]:
+    """Return what is in the biases for the sake of int8."""
+    return bias_shifts(made.prepared, made.record, lambda i: images[i], len(images), lambda done: None)
+
+
+def run(model: onnx.ModelProto, image: Any) -> Any:
+    """Return the first output, as the product runs graphs."""
+    session = open_session(model.SerializeToString())
+    return session.run(None, {session.get_inputs()[0].name: image})[0]
+
+
+def constant(model: onnx.ModelProto, name: str) -> Any:
+    """Return an initializer."""
+    return numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
+
+
+class Chain:
+    """pixels, a 3x3 Conv, a Relu, a 1x1 Conv: the second has no bias, and reads channels of very unlike ranges.
+
+    ``branch``: a Sigmoid reads what the second Conv reads.
+    """
+
+    keep_float: tuple[str, ...] = ()
+
+    def __init__(self, branch: bool = False) -> None:
+        rng = np.random.default_rng(0)
+        first = rng.standard_normal((8, 3, 3, 3)) * np.logspace(-2, 1, 8).reshape(-1, 1, 1, 1)
+        second = rng.standard_normal((4, 8, 1, 1)) / np.logspace(-2, 1, 8).reshape(1, -1, 1, 1)
+        weights = {"first.w": first, "second.w": second, "first.b": np.linspace(-0.5, 0.5, 8)}
+        nodes = [
+            helper.make_node("Conv", ["pixels", "first.w", "first.b"], ["a"], "first", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["a"], ["b"], "relu"),
+            helper.make_node("Conv", ["b", "second.w"], ["scores"], "second"),
+        ]
+        if branch:
+            nodes.append(helper.make_node("Sigmoid", ["b"], ["c"], "sigmoid"))
+        ends = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("pixels", [1, 3, 16, 16]), ("scores", [1, 4, 16, 16]), ("c", [1, 8, 16, 16]))
+        ]
+        constants = [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()]
+        graph = helper.make_graph(nodes, "chain", ends[:1], ends[1 : 3 if branch else 2], constants)
+        self.model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
+        self.images = rng.standard_normal((6, 1, 3, 16, 16)).astype(np.float32)
