@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 HEADROOM = 4.0
 """An int16 tap holds so many times the largest value that calibration saw: two bits of fifteen, for images that go
-further. With migrated scales some do, by 4 times on the miniature of ``tests/run/test_promise.py``: with every tap in
-int16 its error falls from 0.0131 of the logits' variance to 0.0017. On the quickstart's model it stays (0.0046, 0.0048).
+further. With migrated scales some do, by 4 times on the miniature of ``tests/run/test_promise.py``; with every tap in
+int16 its error falls from 0.0131 of the logits' variance to 0.0017. On the quickstart's model it stays (0.0046,
+0.0048).
 """
 _LARGEST = 2**31 - 1
 _INT16 = Precision.INT16
