@@ -180,7 +180,10 @@ def _repair(repair: Repair) -> Figure:
     for t in trials:
         chosen = (t.drop, t.promoted) == (repair.drop, len(repair.promoted))
         axes.plot([t.slowdown], [t.drop], "o", color=_ACCENT if chosen else _QUIET)
-        axes.annotate(str(t.promoted), (t.slowdown, t.drop), (0, 6), textcoords="offset points", ha="center")
+    for slowdown in dict.fromkeys(t.slowdown for t in trials):  # trials that cost the same stand one above the other
+        mine = [t for t in trials if t.slowdown == slowdown]
+        at, text = (slowdown, max(t.drop for t in mine)), ", ".join(str(t.promoted) for t in mine)
+        axes.annotate(text, at, (0, 6), textcoords="offset points", ha="center")
     axes.axhline(repair.max_drop, color=_INK, linewidth=1, linestyle=":")
     axes.margins(y=0.2)
     axes.set_xlabel("predicted slowdown, not measured; the number of taps in int16 above each")
