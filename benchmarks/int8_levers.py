@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
-from bpudeploy.host import open_session
 from bpudeploy.plan import pipeline
 from bpudeploy.quantize.scheme import quantize_graph
 from bpudeploy.restructure.record import GraphRecord
@@ -26,6 +25,7 @@ from bpudeploy.run.runner import run
 from bpudeploy.spec.load import load_recipe
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import Observer, QuantizeSpec, WeightRounding, WeightScale, WeightSpec
+from bpudeploy.stages.quantize import score
 from bpudeploy.store.objects import default_root
 
 if TYPE_CHECKING:
@@ -121,14 +121,8 @@ def main() -> None:
             lambda done: None,
         )
         seconds = time.perf_counter() - started
-        _show(row.name, _logits(made.qdq, normalise, evaluation), truth, seconds)
-
-
-def _logits(model: onnx.ModelProto, normalise: Normalisation, samples: Samples) -> NDArray[np.float32]:
-    session = open_session(model.SerializeToString())
-    fed = session.get_inputs()[0].name
-    images = (normalise.apply(samples.pixels[i : i + 1]) for i in range(len(samples)))
-    return np.concatenate([session.run(None, {fed: image})[0].reshape(1, -1) for image in images])
+        scores = score(made.qdq.SerializeToString(), evaluation, normalise, lambda done: None)
+        _show(row.name, scores.logits, truth, seconds)
 
 
 def _show(name: str, logits: NDArray[np.float32], truth: Scores, seconds: float) -> None:

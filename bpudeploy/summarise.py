@@ -110,7 +110,8 @@ def _promoted(result: RunResult) -> Iterator[tuple[str, Path]]:
 
 
 def _repair(result: RunResult) -> Repair | None:
-    return Repair.read(result.artifact(pipeline.REPAIRED, 3).path) if pipeline.REPAIRED in result.steps else None
+    ref = pipeline.repair_findings(result.steps)
+    return Repair.read(result.artifact(ref.step, ref.index).path) if ref is not None else None
 
 
 def _quantization(result: RunResult) -> Quantization:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli import render
@@ -18,9 +17,6 @@ from bpudeploy.spec.load import Resolved, load_recipe
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact
-
-if TYPE_CHECKING:
-    import onnx
 
 _UNTRIED = "not tried: no vendor's compiler has read these files yet"
 
@@ -60,12 +56,13 @@ def _tell(path: Path, graph: Artifact, march: March) -> _Told:
     import onnx
 
     from bpudeploy.quantize import vendor
+    from bpudeploy.stages.quantize import on_cpu as nodes_on_cpu
 
     model = onnx.load(path)
     files = {"scales.json": vendor.scale_file(model).model_dump_json() + "\n"}
     if march is March.CPU:
         return _Told(files, ("a CPU has no vendor's compiler: scales only",))
-    on_cpu = _on_cpu(onnx.load(graph.path), march)
+    on_cpu = nodes_on_cpu(onnx.load(graph.path), march)
     of = f"Node names are those of the float graph with sha256 {graph.digest}."
     if march in vendor.HB_MAPPER:
         info = vendor.node_info(model, march, on_cpu)
@@ -80,18 +77,6 @@ def _tell(path: Path, graph: Artifact, march: March) -> _Told:
     wide = [n.op for n in nodes if not n.in_float and Precision.INT16 in (*n.inputs.values(), n.output)]
     bare = ("bernoulli2 has no node_info: int8 is all that it computes in",) if march is March.BERNOULLI2 else ()
     return _Told(files, (*bare, *_not_listed(wide, march), _UNTRIED))
-
-
-def _on_cpu(graph: onnx.ModelProto, march: March) -> frozenset[str]:
-    """Return the nodes that the march's compiler leaves to the CPU though it is asked, as quantization took them."""
-    from bpudeploy.conformance.placement import placement
-    from bpudeploy.conformance.report import Device, Fix
-
-    return frozenset(
-        n.name
-        for n in placement(graph, march).nodes
-        if n.device is not Device.BPU and (n.hint is None or n.hint.fix is not Fix.ASK)
-    )
 
 
 def _not_listed(ops: Iterable[str], march: March) -> Iterable[str]:

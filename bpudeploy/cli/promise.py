@@ -14,6 +14,5 @@ def repair_of(result: RunResult) -> Repair | None:
     from bpudeploy.plan import pipeline
     from bpudeploy.quantize.findings import Repair
 
-    if pipeline.REPAIRED not in result.steps:
-        return None
-    return Repair.read(result.artifact(pipeline.REPAIRED, 3).path)
+    ref = pipeline.repair_findings(result.steps)
+    return Repair.read(result.artifact(ref.step, ref.index).path) if ref is not None else None

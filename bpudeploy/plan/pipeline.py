@@ -110,6 +110,11 @@ def final_scores(steps: Collection[str]) -> Ref:
     return Ref(REPAIRED, 2, Kind.SCORES) if REPAIRED in steps else Ref(INT8_SCORES, 0, Kind.SCORES)
 
 
+def repair_findings(steps: Collection[str]) -> Ref | None:
+    """Return where it is told how repair went, or None where it is not among the steps."""
+    return Ref(REPAIRED, 3, Kind.FINDINGS) if REPAIRED in steps else None
+
+
 def plan_head(resolved: Resolved, l2: float) -> Plan:
     """Plan the fit of a linear head on every image of the dataset that is not in evaluation."""
     recipe = resolved.recipe

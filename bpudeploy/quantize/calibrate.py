@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.errors import StageError
 from bpudeploy.host import open_session
-from bpudeploy.quantize.observer import Histogram
+from bpudeploy.quantize.observer import Histogram, largest_of
 from bpudeploy.quantize.patches import Window
+from bpudeploy.quantize.taps import Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,11 +38,45 @@ class Seen:
     peaks: F32 | None = None
     columns: dict[Window, list[F32]] = field(default_factory=dict)
 
+    def look(self, value: F32, whole: bool) -> None:
+        """Take in ``value``: its histogram, or its largest |x| only.
+
+        Raises:
+            ValueError: it is not finite.
+        """
+        if whole:
+            self.histogram.add(value)
+            self.maximum = self.histogram.maximum
+        else:
+            self.maximum = max(self.maximum, largest_of(value))
+
     def drawn(self, window: Window) -> F32:
         """Return the columns of one window."""
         import numpy as np
 
         return np.concatenate(self.columns[window], axis=1)
+
+
+ConvInputs = Mapping[str, tuple[str, Window]]
+"""Of a Conv the tensor that it reads, and the window by which it does."""
+
+
+def conv_inputs(reading: Reading, nodes: Iterable[str]) -> dict[str, tuple[str, Window]]:
+    """Return what those of ``nodes`` read that are Convs with constant weights."""
+    found = {}
+    for node in (reading.nodes[name] for name in nodes):
+        if node.op_type == "Conv" and node.input[1] in reading.constants:
+            rows, columns = reading.constants[node.input[1]].dims[2:]
+            found[node.name] = (node.input[0], Window.of(node, (rows, columns)))
+    return found
+
+
+def windows(inputs: ConvInputs) -> dict[str, list[Window]]:
+    """Return by which windows each tensor is read, each once."""
+    found: dict[str, dict[Window, None]] = {}
+    for tensor, window in inputs.values():
+        found.setdefault(tensor, {})[window] = None
+    return {tensor: list(once) for tensor, once in found.items()}
 
 
 @dataclass(frozen=True)
@@ -85,24 +120,17 @@ def observe(
         made = session.run(inside, {fed: image}) if inside else []
         values = dict(zip(inside, made, strict=True)) | {fed: image}
         for name, seen in found.items():
-            seen.maximum = max(seen.maximum, _largest(values[name], name, done))
-            if name in whole:
-                seen.histogram.add(values[name])
+            try:
+                seen.look(values[name], name in whole)
+            except ValueError as error:
+                raise StageError(
+                    f"calibration image {done} makes {name} infinite or NaN",
+                    hint="check the weights and the preprocessing",
+                ) from error
             if name in wanted.columns:
                 _keep(seen, values[name], wanted.columns[name], share, rng)
         progress(done)
     return found
-
-
-def _largest(value: F32, name: str, run: int) -> float:
-    import numpy as np
-
-    largest = float(max(value.max(initial=0.0), -value.min(initial=0.0)))
-    if not np.isfinite(largest):
-        raise StageError(
-            f"calibration image {run} makes {name} infinite or NaN", hint="check the weights and the preprocessing"
-        )
-    return largest
 
 
 def tapped(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[Any, list[str]]:

@@ -41,12 +41,13 @@ def centre_values(model: onnx.ModelProto, images: Iterable[F32]) -> tuple[onnx.M
     import numpy as np
     import onnx
 
-    found = _attentions(model)
+    reading = Reading(model)
+    found = _attentions(model, reading)
     out = onnx.ModelProto()
     out.CopyFrom(model)
     if not found:
         return out, 0
-    tensors = [Reading(model).nodes[a.values].output[0] for a in found]
+    tensors = [reading.nodes[a.values].output[0] for a in found]
     session, _ = tapped(model, tensors)
     (fed,) = (value.name for value in session.get_inputs())
     sums, runs = [np.zeros(1) for _ in found], 0
@@ -63,11 +64,11 @@ def centre_values(model: onnx.ModelProto, images: Iterable[F32]) -> tuple[onnx.M
     return out, len(found)
 
 
-def _attentions(model: onnx.ModelProto) -> list[_Attention]:
+def _attentions(model: onnx.ModelProto, reading: Reading) -> list[_Attention]:
     """Find each product of a softmax and values that a Conv makes, if one 1x1 Conv alone reads what comes out."""
     import onnx
 
-    reading, shapes = Reading(model), _shapes(onnx.shape_inference.infer_shapes(model))
+    shapes = _shapes(onnx.shape_inference.infer_shapes(model))
     everyone = frozenset(reading.nodes)
     found = []
     for node in model.graph.node:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bpudeploy.quantize.calibrate import Seen
+from bpudeploy.quantize.calibrate import ConvInputs, Seen
 from bpudeploy.quantize.observer import Histogram
 from bpudeploy.quantize.patches import Window
 from bpudeploy.quantize.taps import Place, Reading
-from bpudeploy.quantize.weights import Kernel
+from bpudeploy.quantize.weights import Kernel, on_grid
 from bpudeploy.spec.precision import Precision
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def migrate(
     model: onnx.ModelProto,
     places: Sequence[Place],
     seen: dict[str, Seen],
-    inputs: Mapping[str, tuple[str, Window]],
+    inputs: ConvInputs,
     limit: Limit,
 ) -> tuple[onnx.ModelProto, tuple[Migration, ...]]:
     """Return ``model`` with migrated scales; ``seen`` is brought to the new ranges.
@@ -86,10 +86,10 @@ def migrate(
     out = onnx.ModelProto()
     out.CopyFrom(model)
     done: list[Migration] = []
+    reading = Reading(out)
     for place in places:
         if place.precision is not Precision.INT8 or not place.products or place.tensor != place.source:
             continue
-        reading = Reading(out)
         readers = _readers(reading, place, inputs, seen)
         if not readers:
             continue
@@ -108,6 +108,7 @@ def migrate(
             added = ""
         else:
             added = _insert(out, place, 1.0 / factors)
+        reading = Reading(out)
         for tensor in dict.fromkeys([place.source, *(r.tensor for r in readers)]):
             name = added if added and tensor == place.source else tensor
             seen[name] = _brought(seen[tensor], factors)
@@ -116,9 +117,7 @@ def migrate(
     return out, tuple(done)
 
 
-def _readers(
-    reading: Reading, place: Place, inputs: Mapping[str, tuple[str, Window]], seen: Mapping[str, Seen]
-) -> list[_Reader]:
+def _readers(reading: Reading, place: Place, inputs: ConvInputs, seen: Mapping[str, Seen]) -> list[_Reader]:
     """Return the Convs that read the tap; none if a MatMul does, or a view mixes its channels."""
     found = []
     for name in place.products:
@@ -187,7 +186,7 @@ def _error(readers: Sequence[_Reader], factors: F64, peaks: F64, limit: Limit) -
         rows, inputs = reader.kernel.rows.astype(np.float32) * spread, columns / spread.transpose(0, 2, 1)
         step = np.float32(limit(_histogram(inputs, float((peaks / factors).max()))) / _LEVELS)
         steps = np.maximum(np.abs(rows).max(axis=2, keepdims=True) / np.float32(_LEVELS), np.float32(1e-30))
-        rounded = np.clip(np.rint(inputs / step), -_LEVELS, _LEVELS) * step
+        rounded = on_grid(inputs, step, _LEVELS)
         total += float(((np.rint(rows / steps) * steps @ rounded - rows @ inputs) ** 2).sum())
     return total
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LEVELS = Precision.INT8.levels
-"""Symmetric int8 runs from -127 to 127; scale = threshold / 127."""
 SMALLEST = 2.0**-100
 """A tap that never exceeds this is as good as zero; a scale made of less would leave float32's normal range."""
 MANTISSA = 10
@@ -33,6 +31,20 @@ _FINE = 16
 
 _EQUAL_BINS = 2048
 _ENTROPY_LEVELS = 128
+
+
+def largest_of(values: NDArray[np.float32]) -> float:
+    """Return the largest |x|, 0 of nothing.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not values.size:
+        return 0.0
+    largest = max(abs(float(values.max())), abs(float(values.min())))  # NaN comes through both
+    if not math.isfinite(largest):
+        raise ValueError("a value is not finite")
+    return largest
 
 
 class Histogram:
@@ -62,10 +74,7 @@ class Histogram:
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         if not flat.size:
             return
-        largest = max(abs(float(flat.max())), abs(float(flat.min())))  # NaN comes through both
-        if not math.isfinite(largest):
-            raise ValueError("a value is not finite")
-        self._reach(largest)
+        self._reach(largest_of(flat))
         bits = flat.view(np.int32)
         scratch = np.empty(min(flat.size, _PIECE), dtype=np.int32)
         for start in range(0, flat.size, _PIECE):

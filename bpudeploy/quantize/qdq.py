@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bpudeploy.quantize.record import Tap
-from bpudeploy.quantize.taps import Place
+from bpudeploy.quantize.taps import VIEWS, Place
 from bpudeploy.quantize.weights import Rounded
 from bpudeploy.spec.precision import Precision
 
@@ -20,6 +20,13 @@ OPSET = 13
 INT16_DOMAIN = "com.microsoft"
 """Where onnxruntime has QuantizeLinear to int16 below opset 21, which the graph's other operators do not have."""
 _LARGEST = 2**31 - 1
+
+
+def to_int32(values: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Return ``values`` rounded, and held at the ends of int32."""
+    import numpy as np
+
+    return np.clip(np.rint(values), -_LARGEST, _LARGEST).astype(np.int32)
 
 
 def to_qdq(
@@ -58,7 +65,11 @@ def to_qdq(
 
 
 class _Writer:
-    """The new graph's nodes and constants; ``read`` maps (reader, tensor) to the rounded form that it reads."""
+    """The new graph's nodes and constants.
+
+    ``read`` maps (reader, tensor) to the rounded form that it reads, ``held`` a rounded tensor or a view of it to its
+    tap.
+    """
 
     def __init__(self, model: onnx.ModelProto, taps: Mapping[str, Tap]) -> None:
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -69,14 +80,12 @@ class _Writer:
 
     def round_all(self, tensor: str, places: Sequence[Place]) -> None:
         """Append the roundings of ``tensor``: the wide one first, for what narrows it."""
-        source = tensor
+        given = tensor
         for place in (p for p in places if p.tensor == tensor):
-            given, tap = self.read.get(("", tensor), source), self.taps[place.name]
-            rounded = self._pair(place.name, given, tap)
-            if place.name != tensor:
-                self.read["", tensor] = rounded
+            rounded = self._pair(place.name, given, self.taps[place.name])
             for reader in place.readers:
                 self.read[reader, tensor] = rounded
+            given = rounded
 
     def _pair(self, name: str, given: str, tap: Tap) -> str:
         import numpy as np
@@ -106,18 +115,12 @@ class _Writer:
         if weight is not None:
             inputs = [made.input[0], self._constant(f"{node.name}.weight", weight.integers, weight.scales)]
             if weight.bias is not None:
-                scales = weight.scales * self._step(made.input[0])
-                integers = (weight.bias / scales).round().clip(-_LARGEST, _LARGEST).astype("int32")
-                inputs.append(self._constant(f"{node.name}.bias", integers, scales))
+                scales = weight.scales * self.held[made.input[0]].scale
+                inputs.append(self._constant(f"{node.name}.bias", to_int32(weight.bias / scales), scales))
             made.input[:] = inputs
+        elif node.op_type in VIEWS and made.input[0] in self.held:
+            self.held[made.output[0]] = self.held[made.input[0]]
         self.nodes.append(made)
-
-    def _step(self, rounded: str) -> float:
-        """Return the scale of a rounded tensor, or of what it is a view of."""
-        makers = {output: node for node in self.nodes for output in node.output}
-        while rounded not in self.held:
-            rounded = makers[rounded].input[0]
-        return self.held[rounded].scale
 
     def _constant(self, name: str, integers: NDArray[np.generic], scales: NDArray[np.float64]) -> str:
         import numpy as np

@@ -63,3 +63,8 @@ class QuantizeRecord(BaseModel):
             KeyError: there is none.
         """
         return cls.model_validate_json({entry.key: entry.value for entry in model.metadata_props}[KEY])
+
+
+def int8_taps(record: QuantizeRecord) -> dict[str, Tap]:
+    """Return the int8 taps that feed products."""
+    return {name: tap for name, tap in record.taps.items() if tap.precision is Precision.INT8 and tap.products}

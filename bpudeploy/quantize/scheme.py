@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
 from bpudeploy.host import open_session
-from bpudeploy.quantize.calibrate import Seen, Wanted, observe
+from bpudeploy.quantize.calibrate import ConvInputs, Seen, Wanted, conv_inputs, observe, windows
 from bpudeploy.quantize.centre import centre_values
 from bpudeploy.quantize.migrate import Migration, migrate
 from bpudeploy.quantize.observer import Histogram, threshold
-from bpudeploy.quantize.patches import Window
 from bpudeploy.quantize.qdq import to_qdq
 from bpudeploy.quantize.record import QuantizeRecord, Tap
 from bpudeploy.quantize.split import split_softmax
@@ -50,7 +49,7 @@ class _Graph:
     model: onnx.ModelProto
     products: tuple[str, ...]
     places: tuple[Place, ...]
-    inputs: dict[str, tuple[str, Window]]
+    inputs: ConvInputs
 
 
 def quantize_graph(
@@ -126,23 +125,13 @@ def _prove(model: onnx.ModelProto, moved: onnx.ModelProto, image: NDArray[np.flo
 
 def _look(model: onnx.ModelProto, rules: PrecisionRules, in_float: Collection[str], int16: Sequence[str]) -> _Graph:
     products = find_products(model, in_float)
-    reading = Reading(model)
-    inputs = {}
-    for name in products:
-        node = reading.nodes[name]
-        if node.op_type == "Conv" and node.input[1] in reading.constants:
-            kernel = tuple(reading.constants[node.input[1]].dims[2:])
-            inputs[name] = (node.input[0], Window.of(node, (kernel[0], kernel[1])))
+    inputs = conv_inputs(Reading(model), products)
     return _Graph(model, products, find_places(model, rules, in_float, int16), inputs)
 
 
 def _wanted(graph: _Graph) -> Wanted:
     int8 = [p.source for p in graph.places if p.precision is Precision.INT8]
-    columns: dict[str, list[Window]] = {}
-    for tensor, window in graph.inputs.values():
-        if window not in columns.setdefault(tensor, []):
-            columns[tensor].append(window)
-    return Wanted(int8, [p.source for p in graph.places], columns)
+    return Wanted(int8, [p.source for p in graph.places], windows(graph.inputs))
 
 
 def _tap(place: Place, seen: Seen, limit: Callable[[Histogram], float]) -> Tap:

@@ -14,7 +14,8 @@ from bpudeploy.host import open_session
 from bpudeploy.quantize.findings import Candidate
 from bpudeploy.quantize.price import Slowdown
 from bpudeploy.quantize.qdq import OPSET
-from bpudeploy.quantize.record import QuantizeRecord, Tap
+from bpudeploy.quantize.record import QuantizeRecord, int8_taps
+from bpudeploy.quantize.taps import ROUNDING, Reading
 from bpudeploy.spec.precision import Precision, PrecisionRules
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     F32 = NDArray[np.float32]
     F64 = NDArray[np.float64]
 
-_ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _ZERO = "switch.zero"
 
 
@@ -69,11 +69,6 @@ def rank(
         for name, tap in taps.items()
     ]
     return tuple(sorted(found, key=_order))
-
-
-def int8_taps(record: QuantizeRecord) -> dict[str, Tap]:
-    """Return the int8 taps that feed products."""
-    return {name: tap for name, tap in record.taps.items() if tap.precision is Precision.INT8 and tap.products}
 
 
 def _order(candidate: Candidate) -> tuple[bool, float, float]:
@@ -145,11 +140,11 @@ class _Switches:
         self.nodes = {node.name: node for node in model.graph.node}
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.record = QuantizeRecord.read(quantized)
-        self.maker = {name: node for node in quantized.graph.node for name in node.output}
+        self.rounded = Reading(quantized)
         self.readers: dict[str, list[tuple[str, int]]] = {}
         for node in quantized.graph.node:
             for i, name in enumerate(node.input):
-                if node.op_type not in _ROUNDING:
+                if node.op_type not in ROUNDING:
                     self.readers.setdefault(name, []).append((node.name, i))
         self.after: dict[str, list[onnx.NodeProto]] = {}
 
@@ -158,9 +153,7 @@ class _Switches:
         import onnx
         from onnx import helper
 
-        tensor = self.maker[f"{tap}.{Precision.INT8}"].input[0]
-        while tensor in self.maker and self.maker[tensor].op_type in _ROUNDING:
-            tensor = self.maker[tensor].input[0]
+        tensor = self.rounded.unrounded(f"{tap}.{Precision.INT8}")
         self.model.graph.input.append(helper.make_tensor_value_info(_switch(tap), onnx.TensorProto.BOOL, []))
         self.after.setdefault(tensor, []).append(self._rounded(tap, tensor))
         for reader, i in self.readers[f"{tap}.rounded"]:

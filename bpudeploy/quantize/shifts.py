@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from bpudeploy.quantize.calibrate import Wanted, observe
-from bpudeploy.quantize.patches import Window
+from bpudeploy.quantize.calibrate import Wanted, conv_inputs, observe, windows
 from bpudeploy.quantize.promote import without_shifts
-from bpudeploy.quantize.record import QuantizeRecord
+from bpudeploy.quantize.record import QuantizeRecord, int8_taps
 from bpudeploy.quantize.taps import Reading
-from bpudeploy.quantize.weights import Kernel
+from bpudeploy.quantize.weights import Kernel, on_grid
 from bpudeploy.spec.precision import Precision
 
 if TYPE_CHECKING:
@@ -67,21 +66,13 @@ def _shifts(
     import numpy as np
 
     reading = Reading(graph)
-    windows: dict[str, list[Window]] = {}
-    of: dict[str, tuple[Kernel, str, Window, float]] = {}
-    for tap in record.taps.values():
-        for node in (reading.nodes[name] for name in tap.products):
-            if tap.precision is Precision.INT8 and node.op_type == "Conv" and node.input[1] in reading.constants:
-                kernel = Kernel.of(node, reading.constants)
-                window = Window.of(node, (kernel.shape[2], kernel.shape[3]))
-                of[node.name] = kernel, node.input[0], window, tap.scale
-                windows.setdefault(node.input[0], [])
-                windows[node.input[0]] += [window] if window not in windows[node.input[0]] else []
-    seen = observe(graph, Wanted([], [], windows), images, runs, progress)
+    steps = {name: tap.scale for tap in int8_taps(record).values() for name in tap.products}
+    inputs = conv_inputs(reading, steps)
+    seen = observe(graph, Wanted([], [], windows(inputs)), images, runs, progress)
     found = {}
-    for name, (kernel, tensor, window, step) in of.items():
-        columns, scale = seen[tensor].drawn(window), np.float32(step)
-        error = columns - np.clip(np.rint(columns / scale), -_LEVELS, _LEVELS) * scale
+    for name, (tensor, window) in inputs.items():
+        kernel, columns = Kernel.of(reading.nodes[name], reading.constants), seen[tensor].drawn(window)
+        error = columns - on_grid(columns, np.float32(steps[name]), _LEVELS)
         mean = error.mean(axis=1, dtype=np.float64).reshape(len(kernel.rows), -1, 1)
         found[name] = (kernel.rows @ mean).reshape(-1)
     return found

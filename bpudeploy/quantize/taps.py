@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ VIEWS = frozenset({"Reshape", "Transpose", "Slice", "Identity"})
 _FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})
 """What an accelerator computes on the way out of a Conv or an Add: the sum between them is never stored."""
 WIDE = ".wide"
+ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""What a QDQ graph has more than its float graph."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ class Reading:
             tensor = self.maker[tensor].input[0]
         return tensor
 
+    def unrounded(self, tensor: str) -> str:
+        """Return the tensor that ``tensor`` is, before any rounding, in a QDQ graph."""
+        while tensor in self.maker and self.maker[tensor].op_type in ROUNDING:
+            tensor = self.maker[tensor].input[0]
+        return tensor
+
     def tensors(self) -> Iterator[str]:
         """Yield what is made of the input and is no view, in the graph's order, the input first."""
         yield from self.inputs
@@ -88,6 +96,11 @@ class Reading:
                 else:
                     found[node.name in products].append((name, node.name))
         return Uses(tuple(found[True]), tuple(found[False]), tuple(views))
+
+
+def is_passed_on(maker: onnx.NodeProto, readers: Sequence[onnx.NodeProto]) -> bool:
+    """Return whether what ``maker`` gives is a sum that goes straight through an activation: it is never stored."""
+    return maker.op_type in ("Conv", "Add") and bool(readers) and all(node.op_type in _FUSED for node in readers)
 
 
 def softmax_side(reading: Reading, node: onnx.NodeProto) -> int | None:
@@ -160,11 +173,6 @@ def _elsewhere(
     maker, readers = reading.maker.get(tensor), [node for _, node in (*uses.products, *uses.others) if node]
     if maker is None or maker.name in in_float or not readers:
         return Precision.FLOAT32
-    if maker.op_type in ("Conv", "Add") and all(reading.nodes[name].op_type in _FUSED for name in readers):
+    if is_passed_on(maker, [reading.nodes[name] for name in readers]):
         return Precision.FLOAT32
     return rules.elsewhere
-
-
-def promoted(places: Sequence[Place], names: Collection[str]) -> tuple[Place, ...]:
-    """Return ``places`` with the taps ``names`` in int16."""
-    return tuple(replace(p, precision=Precision.INT16) if p.name in names else p for p in places)

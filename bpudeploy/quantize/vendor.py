@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError, UsageError
 from bpudeploy.quantize.record import QuantizeRecord
-from bpudeploy.quantize.taps import PRODUCTS, VIEWS
+from bpudeploy.quantize.taps import PRODUCTS, ROUNDING, VIEWS, Reading, is_passed_on
 from bpudeploy.spec.frozen import Frozen
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
@@ -40,8 +40,6 @@ _INTEGERS = dict.fromkeys((*HB_MAPPER, *HB_COMPILE), (Precision.INT8, Precision.
     March.BERNOULLI2: (Precision.INT8,)
 }
 _WIDTH = {Precision.INT8: 0, Precision.INT16: 1, Precision.FLOAT32: 2}
-_FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})
-"""Computed on the way out of a Conv or an Add (see ``taps``): the sum between them is not stored, so never rounded."""
 
 
 class ActivationScale(Frozen):
@@ -299,15 +297,11 @@ class _Graph:
     """A QDQ graph, read as the float graph that it was made of: ``nodes`` are that one's."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        rounding = ("QuantizeLinear", "DequantizeLinear")
-        self.nodes = [node for node in model.graph.node if node.op_type not in rounding]
+        self.nodes = [node for node in model.graph.node if node.op_type not in ROUNDING]
         self.dequantized = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.maker = {name: node for node in model.graph.node for name in node.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in dict.fromkeys(node.input):
-                self.readers.setdefault(name, []).append(node)
+        reading = Reading(model)
+        self.constants, self.maker, self.readers = reading.constants, reading.maker, reading.readers
+        self.unrounded = reading.unrounded
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """Return a constant's values."""
@@ -334,12 +328,6 @@ class _Graph:
             raise StageError(f"{node.name} rounds to neither int8 nor int16", hint="give the QDQ model of `quantize`")
         return kinds[zero.data_type]
 
-    def unrounded(self, tensor: str) -> str:
-        """Return the tensor of the float graph that ``tensor`` is, before any rounding."""
-        while tensor in self.maker and self.maker[tensor].op_type in ("QuantizeLinear", "DequantizeLinear"):
-            tensor = self.maker[tensor].input[0]
-        return tensor
-
     def read(self, tensor: str) -> Precision:
         """Return the precision of what a node that reads ``tensor`` gets; a view has that of what it shows."""
         while (maker := self.maker.get(tensor)) is not None and maker.op_type in VIEWS:
@@ -364,10 +352,5 @@ class _Graph:
 
     def _summed(self, tensor: str) -> bool:
         """Say whether a sum goes straight through an activation, whose output is what is held."""
-        maker, readers = self.maker.get(tensor), self.readers.get(tensor, [])
-        return (
-            maker is not None
-            and maker.op_type in ("Conv", "Add")
-            and bool(readers)
-            and all(reader.op_type in _FUSED for reader in readers)
-        )
+        maker = self.maker.get(tensor)
+        return maker is not None and is_passed_on(maker, self.readers.get(tensor, []))

@@ -69,6 +69,14 @@ class Rounded:
         return scaled
 
 
+def on_grid(values: F32, steps: F32 | np.float32, top: float) -> F32:
+    """Return ``values`` as multiples of ``steps`` (it broadcasts), at most ``top`` of them, in float32."""
+    import numpy as np
+
+    made: F32 = np.clip(np.rint(values / steps), -top, top) * steps
+    return made
+
+
 def weight_scales(rows: F64, spec: WeightSpec) -> F64:
     """Return the int8 scale of each row of (out, n); a row of zeros gets scale 1.
 
@@ -85,8 +93,7 @@ def weight_scales(rows: F64, spec: WeightSpec) -> F64:
     best, chosen, weights = np.full(len(rows), np.inf), largest.copy(), rows.astype(np.float32)
     for share in np.linspace(1.0, 0.5, _SHARES):
         scales = (largest * share)[:, None]
-        steps = scales.astype(np.float32)
-        missed = weights - np.clip(np.rint(weights / steps), -_LEVELS, _LEVELS) * steps
+        missed = weights - on_grid(weights, scales.astype(np.float32), _LEVELS)
         error = np.einsum("ij,ij->i", missed, missed, dtype=np.float64)
         error = error if spec.per_channel else np.full(len(rows), error.sum())
         better = error < best
@@ -113,8 +120,7 @@ class Inputs:
         import numpy as np
 
         given = columns.reshape(groups, len(columns) // groups, -1)
-        top = np.float32(round(limit / step))
-        rounded = np.clip(np.rint(given / np.float32(step)), -top, top) * np.float32(step)
+        rounded = on_grid(given, np.float32(step), round(limit / step))
         covariance = rounded @ rounded.transpose(0, 2, 1) / np.float32(rounded.shape[2])
         strength = np.einsum("gii->gi", covariance)
         order = np.argsort(-strength, axis=1, kind="stable")

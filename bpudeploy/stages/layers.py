@@ -12,7 +12,7 @@ from bpudeploy.events import Event, Note, Progress
 from bpudeploy.quantize.deviation import deviations
 from bpudeploy.quantize.findings import Layers
 from bpudeploy.stage import Artifact, Kind, Stage, Work
-from bpudeploy.stages.sensitivity import images_of
+from bpudeploy.stages.feed import Feed
 
 IMAGES = 8
 """Calibration images that are looked at, at most."""
@@ -50,7 +50,7 @@ def look(
     import onnx
 
     model = onnx.load(graph)
-    images = list(images_of(model, samples, normalise, count))
+    images = list(Feed.of(model, samples, normalise, count))
     return deviations(model, onnx.load(quantized), images, lambda done: emit(Progress(step, done, len(images), "runs")))
 
 

@@ -14,6 +14,7 @@ from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import Observer, QuantizeSpec
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stages.feed import Feed
 
 if TYPE_CHECKING:
     import onnx
@@ -63,16 +64,16 @@ def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...])
     graph, calibration, preprocess = inputs
     model = onnx.load(graph.path)
     images, normalise = Samples.read(calibration.path), Normalisation.read(preprocess.path)
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    fed = [chosen for chosen, _ in batches(len(images), batch)]
+    feed = Feed.of(model, images, normalise)
+    batch = len(feed.runs[0])
     made = quantize_graph(
         model,
         GraphRecord.read(model).keep_float,
-        _on_cpu(model, options.march),
+        on_cpu(model, options.march),
         options.rules,
         options.spec,
-        lambda run: normalise.apply(images.pixels[fed[run]]),
-        len(fed),
+        feed.image,
+        len(feed),
         lambda done: work.emit(Progress("quantize", min(done * batch, len(images)), len(images), "images")),
     )
     record = made.record.model_copy(update={"images": len(images)})
@@ -91,7 +92,7 @@ def _said(record: QuantizeRecord, nodes: int) -> str:
     return f"{len(record.products)} of {nodes} nodes multiply integers; activations: {counts}; {record.images} images"
 
 
-def _on_cpu(model: onnx.ModelProto, march: March) -> frozenset[str]:
+def on_cpu(model: onnx.ModelProto, march: March) -> frozenset[str]:
     """Return the nodes that a BPU's compiler leaves to the CPU though it is asked; none where all is a CPU."""
     from bpudeploy.conformance.placement import placement
     from bpudeploy.conformance.report import Device, Fix

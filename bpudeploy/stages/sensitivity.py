@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Event, Progress
-from bpudeploy.host import batches
 from bpudeploy.quantize.findings import Candidate
 from bpudeploy.quantize.price import slowdown
-from bpudeploy.quantize.record import QuantizeRecord
-from bpudeploy.quantize.sensitivity import can_be_int16, int8_taps, rank
+from bpudeploy.quantize.record import QuantizeRecord, int8_taps
+from bpudeploy.quantize.sensitivity import can_be_int16, rank
 from bpudeploy.quantize.shifts import PASSES, bias_shifts
 from bpudeploy.spec.precision import PrecisionRules
+from bpudeploy.stages.feed import Feed
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
     from numpy.typing import NDArray
 
-    F32 = NDArray[np.float32]
     F64 = NDArray[np.float64]
 
 RANKED_ON = 4
@@ -76,13 +75,13 @@ class Network:
         """What is in the biases for the sake of int8 (``bias_shifts``)."""
         if not self.choice.corrected:
             return {}
-        fed = list(_batches(self.graph, self.calibration, SHIFTED_ON))
+        feed = Feed.of(self.graph, self.calibration, self.normalise, SHIFTED_ON)
         return bias_shifts(
             self.graph,
             self.record,
-            lambda run: self.normalise.apply(self.calibration.pixels[fed[run]]),
-            len(fed),
-            lambda done: self.emit(Progress(self.step, done, PASSES * len(fed), "runs")),
+            feed.image,
+            len(feed),
+            lambda done: self.emit(Progress(self.step, done, PASSES * len(feed), "runs")),
         )
 
     @cached_property
@@ -102,7 +101,7 @@ class Network:
 
     def ranked(self, count: int) -> tuple[Candidate, ...]:
         """Rank every int8 tap on ``count`` calibration images."""
-        images = list(images_of(self.graph, self.calibration, self.normalise, count))
+        images = list(Feed.of(self.graph, self.calibration, self.normalise, count))
         runs = len(images) * len(int8_taps(self.record))
         return rank(
             self.graph,
@@ -113,14 +112,3 @@ class Network:
             self.shifts,
             lambda done: self.emit(Progress(self.step, done, runs, "runs")),
         )
-
-
-def images_of(graph: onnx.ModelProto, samples: Samples, normalise: Normalisation, count: int) -> Iterator[F32]:
-    """Yield the first ``count`` images as a graph takes them, the last batch filled up."""
-    for chosen in _batches(graph, samples, count):
-        yield normalise.apply(samples.pixels[chosen])
-
-
-def _batches(graph: onnx.ModelProto, samples: Samples, count: int) -> Iterator[list[int]]:
-    size = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    return (chosen for chosen, _ in batches(min(count, len(samples)), size))

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from bpudeploy.quantize.observer import BINS, LEVELS, SMALLEST, Histogram, threshold
+from bpudeploy.quantize.observer import BINS, SMALLEST, Histogram, threshold
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.quantize import Observer
+
+LEVELS = Precision.INT8.levels
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,33 +19,8 @@ from bpudeploy.quantize.split import split_softmax
 from bpudeploy.quantize.taps import WIDE, find_places, find_products
 from bpudeploy.quantize.weights import Inputs, Kernel, round_weights, weight_scales
 from bpudeploy.spec.precision import Precision, PrecisionRules
-from bpudeploy.spec.quantize import Observer, QuantizeSpec, WeightRounding, WeightScale, WeightSpec
-
-CPU = PrecisionRules()
-X5 = PrecisionRules(matmul=(Precision.INT8,), elsewhere=Precision.INT16)
-X3 = PrecisionRules(conv=(Precision.INT8,), matmul=(Precision.INT8,), elsewhere=Precision.INT8)
-PLAIN = QuantizeSpec(
-    observer=Observer.MINMAX,
-    centre=False,
-    split=False,
-    migrate=False,
-    int16=(),
-    weights=WeightSpec(scale=WeightScale.MAX, rounding=WeightRounding.NEAREST, correct_bias=False),
-)
-
-
-def run(model: Any, image: Any) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    data = model.SerializeToString()
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: image})[0]
-
-
-def quantized(rewritten: Any, images: Any, spec: QuantizeSpec, rules: PrecisionRules) -> Quantized:
-    return quantize_graph(
-        rewritten.model, rewritten.keep_float, (), rules, spec, lambda i: images[i], len(images), lambda done: None
-    )
+from bpudeploy.spec.quantize import QuantizeSpec, WeightRounding, WeightScale, WeightSpec
+from tests.quantize.made import CPU, INT8, X3, X5, make, run
 
 
 def error(rewritten: Any, made: Quantized, images: Any) -> float:
@@ -55,11 +29,11 @@ def error(rewritten: Any, made: Quantized, images: Any) -> float:
 
 
 @pytest.mark.parametrize("rules", [CPU, X5, X3], ids=["cpu", "x5", "x3"])
-@pytest.mark.parametrize("spec", [PLAIN, QuantizeSpec()], ids=["plain", "default"])
+@pytest.mark.parametrize("spec", [INT8, QuantizeSpec()], ids=["plain", "default"])
 def test_the_qdq_graph_runs_close_to_float_by_every_marchs_rules(
     rewritten: Any, images: Any, spec: QuantizeSpec, rules: PrecisionRules
 ) -> None:
-    made = quantized(rewritten, images, spec, rules)
+    made = make(rewritten, images, spec, rules)
     assert error(rewritten, made, images) < (0.05 if rules is X3 else 0.02), "all of X3 is int8"
     held = {tap.precision for tap in made.record.taps.values()}
     assert held <= {Precision.INT8} | ({Precision.INT16} if Precision.INT16 in rules.conv else set())
@@ -73,13 +47,13 @@ def test_the_qdq_graph_runs_close_to_float_by_every_marchs_rules(
 
 
 def test_the_default_is_nearer_to_float_than_plain_int8(rewritten: Any, images: Any) -> None:
-    plain = error(rewritten, quantized(rewritten, images, PLAIN, CPU), images)
+    plain = error(rewritten, make(rewritten, images, INT8, CPU), images)
     for rules in (CPU, X5):
-        assert error(rewritten, quantized(rewritten, images, QuantizeSpec(), rules), images) < 0.6 * plain
+        assert error(rewritten, make(rewritten, images, QuantizeSpec(), rules), images) < 0.6 * plain
 
 
 def test_every_rounded_tensor_is_read_by_integers_only(rewritten: Any, images: Any) -> None:
-    made = quantized(rewritten, images, QuantizeSpec(), X5)
+    made = make(rewritten, images, QuantizeSpec(), X5)
     readers: dict[str, list[Any]] = {}
     maker = {o: n for n in made.qdq.graph.node for o in n.output}
     for node in made.qdq.graph.node:
@@ -98,7 +72,7 @@ def test_every_rounded_tensor_is_read_by_integers_only(rewritten: Any, images: A
 
 
 def test_the_prepared_graph_holds_the_integers_values(rewritten: Any, images: Any) -> None:
-    made = quantized(rewritten, images, QuantizeSpec(), CPU)
+    made = make(rewritten, images, QuantizeSpec(), CPU)
     constants = {t.name: numpy_helper.to_array(t) for t in made.qdq.graph.initializer}
     prepared = {t.name: numpy_helper.to_array(t) for t in made.prepared.graph.initializer}
     assert next(e.version for e in made.prepared.opset_import) == 11
@@ -182,8 +156,8 @@ def test_between_convolutions_scales_migrate_for_nothing(depthwise: bool) -> Non
         made = quantize_graph(model, (), (), X3, spec, lambda i: images[i], 8, lambda done: None)
         return float(np.mean([(run(model, i) - run(made.qdq, i)) ** 2 for i in images])), made
 
-    before, _ = loss(PLAIN)
-    after, made = loss(PLAIN.model_copy(update={"migrate": True}))
+    before, _ = loss(INT8)
+    after, made = loss(INT8.model_copy(update={"migrate": True}))
     assert after < (0.6 if depthwise else 1.0) * before
     assert not any(MIGRATED in n.name for n in made.qdq.graph.node), "no node was added"
     assert len(made.record.factors["first"]) == 16
@@ -207,7 +181,7 @@ def test_a_tensor_of_two_kinds_of_reader_is_wide_for_one_and_narrow_for_the_othe
     assert taps(X3) == {"x": int8, "stream": int8, "branch": int8}
     assert taps(X5) == {"x": int8, f"stream{WIDE}": int16, "stream": int8, "branch": int16}
     made = quantize_graph(
-        model, (), (), X5, PLAIN, lambda i: rng.standard_normal((1, 8, 6, 6)).astype(np.float32), 4, lambda done: None
+        model, (), (), X5, INT8, lambda i: rng.standard_normal((1, 8, 6, 6)).astype(np.float32), 4, lambda done: None
     )
     inputs = {n.name: list(n.input) for n in made.qdq.graph.node}
     assert inputs["y"] == [f"stream{WIDE}.rounded", "branch.rounded"]
