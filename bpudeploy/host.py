@@ -1,10 +1,15 @@
-"""This machine's onnxruntime: one way to open a session, and to feed it images batch by batch."""
+"""This machine's cores: one way to open an onnxruntime session, to feed it by batches, and to share NumPy's work."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+_SIDE_BY_SIDE = 4
+"""Items under way at once, at most: each has its own matrices in memory."""
 
 
 def open_session(model: str | bytes, *, lean: bool = False) -> Any:
@@ -30,3 +35,20 @@ def batches(count: int, size: int) -> Iterator[tuple[list[int], int]]:
     """
     for start in range(0, count, size):
         yield [min(i, count - 1) for i in range(start, start + size)], min(size, count - start)
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return ``work`` of each item in order, several at once, each with BLAS on one thread.
+
+    BLAS's own threads wait for each other by spinning, which is slower on two cores and stalls on busy ones; and
+    what they add up depends on how many there are.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from threadpoolctl import threadpool_limits
+
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(min(_SIDE_BY_SIDE, os.cpu_count() or 1)) as pool,
+    ):
+        return list(pool.map(work, items))

@@ -150,7 +150,7 @@ def tapped(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[Any, list[st
 def _keep(seen: Seen, value: F32, windows: Sequence[Window], share: int, rng: np.random.Generator) -> None:
     import numpy as np
 
-    peaks = np.abs(value).max(axis=(0, 2, 3))
+    peaks = np.maximum(value.max(axis=(0, 2, 3)), -value.min(axis=(0, 2, 3)))
     seen.peaks = peaks if seen.peaks is None else np.maximum(seen.peaks, peaks)
     for window in windows:
         kept = seen.columns.setdefault(window, [])

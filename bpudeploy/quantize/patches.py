@@ -44,7 +44,7 @@ class Window:
         import numpy as np
 
         top, left, bottom, right = self.pads
-        padded = np.pad(value, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        padded = np.pad(value, ((0, 0), (0, 0), (top, bottom), (left, right))) if any(self.pads) else value
         rows, columns = (
             (size - (k - 1) * d - 1) // s + 1
             for size, k, d, s in zip(padded.shape[2:], self.kernel, self.dilations, self.strides, strict=True)

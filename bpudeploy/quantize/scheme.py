@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
-from bpudeploy.host import open_session
+from bpudeploy.host import open_session, side_by_side
 from bpudeploy.quantize.calibrate import ConvInputs, Seen, Wanted, conv_inputs, observe, windows
 from bpudeploy.quantize.centre import centre_values
 from bpudeploy.quantize.migrate import Migration, migrate
 from bpudeploy.quantize.observer import Histogram, threshold
+from bpudeploy.quantize.patches import Window
 from bpudeploy.quantize.qdq import to_qdq
 from bpudeploy.quantize.record import QuantizeRecord, Tap
 from bpudeploy.quantize.split import split_softmax
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-4
 """Centring and migration change nothing but float32's own rounding: worst |difference| over the outputs' range."""
-_FOR_MEANS = 8
+_FOR_MEANS = 4
 """Images that the values' mean is taken from: it need not be exact, any number serves."""
 
 
@@ -113,7 +114,7 @@ def _prove(model: onnx.ModelProto, moved: onnx.ModelProto, image: NDArray[np.flo
 
     (name,) = (value.name for value in model.graph.input)
     for before, after in zip(
-        *(open_session(m.SerializeToString()).run(None, {name: image}) for m in (model, moved)), strict=True
+        *(open_session(m.SerializeToString(), lean=True).run(None, {name: image}) for m in (model, moved)), strict=True
     ):
         worst = float(np.abs(after - before).max() / max(float(np.ptp(before)), 1e-30))
         if not worst <= _TOLERANCE:
@@ -145,18 +146,19 @@ def _weights(
 ) -> dict[str, Rounded]:
     reading = Reading(graph.model)
     of = {name: taps[p.name] for p in graph.places for name in p.products}
-    shared: tuple[object, Inputs | None] = (None, None)  # of the Conv before: readers of one tensor stand together
-    found = {}
+    alike: dict[tuple[str, Window, int], list[Kernel]] = {}
     for name, (tensor, window) in graph.inputs.items():
         kernel = Kernel.of(reading.nodes[name], reading.constants)
-        same = (tensor, window, len(kernel.rows))
-        if shared[0] != same:
-            columns = seen[tensor].drawn(window) if seen[tensor].columns else None
-            tap = of[name]
-            made = None if columns is None else Inputs.of(columns, len(kernel.rows), tap.scale, tap.threshold)
-            shared = (same, made)
-        found[name] = round_weights(kernel, shared[1], spec.weights)
-    return found
+        alike.setdefault((tensor, window, len(kernel.rows)), []).append(kernel)
+
+    def rounded(key: tuple[str, Window, int]) -> list[tuple[str, Rounded]]:
+        tensor, window, groups = key
+        tap, inputs = of[alike[key][0].node], None
+        if seen[tensor].columns:
+            inputs = Inputs.of(seen[tensor].drawn(window), groups, tap.scale, tap.threshold)
+        return [(kernel.node, round_weights(kernel, inputs, spec.weights)) for kernel in alike[key]]
+
+    return dict(pair for found in side_by_side(rounded, alike) for pair in found)
 
 
 def _prepared(model: onnx.ModelProto, weights: Mapping[str, Rounded]) -> onnx.ModelProto:

@@ -94,7 +94,7 @@ def weight_scales(rows: F64, spec: WeightSpec) -> F64:
     for share in np.linspace(1.0, 0.5, _SHARES):
         scales = (largest * share)[:, None]
         missed = weights - on_grid(weights, scales.astype(np.float32), _LEVELS)
-        error = np.einsum("ij,ij->i", missed, missed, dtype=np.float64)
+        error = np.einsum("ij,ij->i", missed, missed).astype(np.float64)
         error = error if spec.per_channel else np.full(len(rows), error.sum())
         better = error < best
         best[better], chosen[better] = error[better], scales[better, 0]
@@ -105,14 +105,15 @@ def weight_scales(rows: F64, spec: WeightSpec) -> F64:
 class Inputs:
     """A convolution's inputs as calibration saw them, float32 (groups, n, k): ``given``, and ``rounded`` as when run.
 
-    ``order`` (groups, n) sorts a group's inputs, the strongest first; ``upper`` (groups, n, n) is the upper Cholesky
-    factor of the inverse of their damped covariance in that order. Convolutions that read the same share them.
+    ``order`` (groups, n) sorts a group's inputs, the strongest first; ``pull`` (groups, n, n) is lower triangular with
+    A[i, j] / A[j, j] at (j, i), where A is upper triangular and A A' their damped covariance in that order.
+    Convolutions that read the same share them.
     """
 
     given: F32
     rounded: F32
     order: NDArray[np.int64]
-    upper: F32
+    pull: F32
 
     @classmethod
     def of(cls, columns: F32, groups: int, step: float, limit: float) -> Inputs:
@@ -127,10 +128,9 @@ class Inputs:
         damping = _DAMPING * np.maximum(strength.mean(axis=1), np.float32(1e-30))
         sorted_ = covariance[np.arange(groups)[:, None, None], order[:, :, None], order[:, None, :]]
         sorted_ += damping[:, None, None] * np.eye(given.shape[1], dtype=np.float32)
-        # H = A A' with A upper triangular (Cholesky of H read backwards), so A^-1 is the factor of H^-1.
-        backwards = np.linalg.cholesky(sorted_[:, ::-1, ::-1].astype(np.float64))[:, ::-1, ::-1]
-        upper = np.triu(np.linalg.inv(backwards))
-        return cls(given, rounded, order, upper.astype(np.float32))
+        factor = np.linalg.cholesky(sorted_[:, ::-1, ::-1].astype(np.float64))[:, ::-1, ::-1]  # of it read backwards
+        pull = (factor / np.einsum("gii->gi", factor)[:, None, :]).transpose(0, 2, 1)
+        return cls(given, rounded, order, np.ascontiguousarray(pull, np.float32))
 
 
 def round_weights(kernel: Kernel, inputs: Inputs | None, spec: WeightSpec) -> Rounded:
@@ -153,29 +153,28 @@ def round_weights(kernel: Kernel, inputs: Inputs | None, spec: WeightSpec) -> Ro
 
 
 def _reconstruct(rows: F64, inputs: Inputs, steps: F64) -> F64:
-    """Round column by column and let the columns that are left make up for the error (GPTQ).
+    """Round input by input and let each make up for the errors of those before it (GPTQ).
 
-    Frantar et al., ICLR 2023, algorithm 1: with U the upper Cholesky factor of the inverse covariance, the error
-    of column j, over U[j, j], times U[j, j+1:] is taken from the later columns.
+    With H = A A' the inputs' covariance, a row's squared error e' H e is the sum over j of
+    (A[j, j] e[j] + sum of A[i, j] e[i] over i < j)^2: input by input, the integer nearest to what is left is taken.
+    That is GPTQ (Frantar et al., ICLR 2023, algorithm 1) without the inverse of H: Babai's nearest plane (Chen et
+    al. 2025, "The Geometry of LLM Quantization").
 
     Args:
         rows: (groups, out, n). steps: (groups, out, 1).
     """
     import numpy as np
 
-    n, order, upper = rows.shape[2], inputs.order, inputs.upper
-    left = np.take_along_axis(rows, order[:, None, :], axis=2).astype(np.float32)
-    steps = steps.astype(np.float32)
-    made = np.empty_like(left)
+    n, order, pull = rows.shape[2], inputs.order[:, None, :], inputs.pull
+    weights = np.ascontiguousarray(np.take_along_axis(rows, order, axis=2).transpose(0, 2, 1), np.float32)
+    scales = steps[:, :, 0].astype(np.float32)
+    made, errors = np.empty_like(weights), np.empty_like(weights)  # (groups, n, out)
     for start in range(0, n, _BLOCK):
         stop = min(n, start + _BLOCK)
-        errors = np.empty((*left.shape[:2], stop - start), np.float32)
+        aims = weights[:, start:stop] + pull[:, start:stop, :start] @ errors[:, :start]
         for j in range(start, stop):
-            column = left[:, :, j : j + 1]
-            made[:, :, j : j + 1] = np.clip(np.rint(column / steps), -_LEVELS, _LEVELS)
-            error = (column - made[:, :, j : j + 1] * steps) / upper[:, j : j + 1, j : j + 1]
-            left[:, :, j + 1 : stop] -= error * upper[:, j : j + 1, j + 1 : stop]
-            errors[:, :, j - start] = error[:, :, 0]
-        left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
-    back = np.argsort(order, axis=1)
-    return np.take_along_axis(made, back[:, None, :], axis=2).astype(np.float64)
+            aim = aims[:, j - start] + (pull[:, j, None, start:j] @ errors[:, start:j])[:, 0]
+            made[:, j] = np.minimum(np.maximum(np.rint(aim / scales), -_LEVELS), _LEVELS)
+            errors[:, j] = weights[:, j] - made[:, j] * scales
+    back = np.argsort(order, axis=2)
+    return np.take_along_axis(made.transpose(0, 2, 1), back, axis=2).astype(np.float64)

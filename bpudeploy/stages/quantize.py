@@ -136,7 +136,7 @@ def score(model: str | bytes, images: Samples, normalise: Normalisation, progres
 
 QUANTIZE = Stage(
     "quantize",
-    version=2,
+    version=3,
     takes=(Kind.GRAPH, Kind.SAMPLES, Kind.PREPROCESS),
     gives=(Kind.GRAPH, Kind.QUANTIZED),
     run=quantize,
