@@ -13,6 +13,7 @@ from bpudeploy.backends.samples import Scores, read_findings
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
 from bpudeploy.plan import pipeline
+from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import Layers, Repair
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.release import Release
@@ -124,6 +125,7 @@ def _quantization(result: RunResult) -> Quantization:
         levers=record.levers,
         taps=Counter(tap.precision for tap in record.taps.values()),
         layers=Layers.read(result.artifact(pipeline.DEVIATIONS).path),
+        integers=Agreement.read(result.artifact(pipeline.INTEGERS).path),
         repair=_repair(result),
     )
 

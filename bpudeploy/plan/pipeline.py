@@ -28,6 +28,8 @@ from bpudeploy.stages.fetch_model import (
 )
 from bpudeploy.stages.fetch_onnx import FETCH_ONNX, OnnxOptions
 from bpudeploy.stages.head import FIT_HEAD, HeadOptions
+from bpudeploy.stages.integers import INTEGERS as COMPARE_INTEGERS
+from bpudeploy.stages.integers import IntegersOptions
 from bpudeploy.stages.layers import LAYERS, LayersOptions
 from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions, ScoreOptions
 from bpudeploy.stages.repair import REPAIR, RepairOptions
@@ -45,6 +47,7 @@ QUANTIZED = "quantize"  # gives the prepared float graph, then its QDQ form
 INT8_SCORES = "quantize/scores"
 REPAIRED = "quantize/repair"  # gives the prepared graph, its QDQ form, that one's scores, and what was tried
 DEVIATIONS = "quantize/layers"
+INTEGERS = "quantize/integers"
 MODEL = "fetch/model"
 HEAD = "head/fit"
 
@@ -88,6 +91,8 @@ def plan(resolved: Resolved, backend: Backend | None) -> Plan:
             given = (prepared, quantized, calibration, preprocess, evaluation, scores, int8)
             prepared, quantized, _, _ = p.add(REPAIR, REPAIRED, _repair(resolved, recipe.check.max_drop), *given)
     p.add(LAYERS, DEVIATIONS, LayersOptions(), graph, quantized, calibration, preprocess)
+    rounding = IntegersOptions(resolved.target.precision.rounding)
+    p.add(COMPARE_INTEGERS, INTEGERS, rounding, quantized, calibration, preprocess)
     if backend is not None:
         chosen = CompileStageOptions.of(resolved, backend)
         p.add(compile_with(backend), BINARY, chosen, prepared, quantized, calibration, preprocess)

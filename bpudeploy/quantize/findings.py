@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict
 from bpudeploy.spec.precision import Precision
 
 
-class _Value(BaseModel):
+class Value(BaseModel):
+    """Frozen, with no other fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Artifact(_Value):
+class Finding(Value):
     """What a FINDINGS artifact holds, as JSON."""
 
     @classmethod
@@ -29,7 +31,7 @@ class _Artifact(_Value):
         return path
 
 
-class Layer(_Value):
+class Layer(Value):
     """One Conv or MatMul of the quantized network against the same of the float network, on the same images.
 
     ``sqnr_db``: 10 log10 of the float output's power over that of the difference, within ±150. ``cosine``: between the
@@ -51,14 +53,14 @@ class Layer(_Value):
         return " x ".join(dict.fromkeys(self.inputs))
 
 
-class Layers(_Artifact):
+class Layers(Finding):
     """Every layer, the worst (least SQNR) first."""
 
     images: int
     layers: tuple[Layer, ...]
 
 
-class Candidate(_Value):
+class Candidate(Value):
     """A tap that could be int16: what it alone, in int8, does to the outputs, and what int16 would cost.
 
     ``error``: mean squared difference of the outputs, over their variance, when only this tap is rounded.
@@ -81,7 +83,7 @@ class Outcome(StrEnum):
     NOT_POSSIBLE = "not possible"  # nothing can be promoted: the march has no int16, or has all of it already
 
 
-class Trial(_Value):
+class Trial(Value):
     """One evaluation. ``promoted``: how many candidates were in int16, the best of those that the budget has room for.
 
     ``drop``: in points of top-1. ``slowdown``: predicted time over that of the network before.
@@ -92,7 +94,7 @@ class Trial(_Value):
     slowdown: float
 
 
-class Repair(_Artifact):
+class Repair(Finding):
     """What repair tried and where it ended. Every ``slowdown`` is predicted, none was measured.
 
     ``drop`` is that on the images by which the promotions were chosen: a little better than on others.

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
-from bpudeploy.quantize.integer_graph import IntegerGraph, Run, SumRange, plain_session
+from bpudeploy.quantize.agreement import Agreement, OutputAgreement, Steps, SumRange, TapAgreement
+from bpudeploy.quantize.integer_graph import IntegerGraph, Run, plain_session
 from bpudeploy.spec.precision import Precision, Rounding
 
 if TYPE_CHECKING:
@@ -30,83 +29,6 @@ class Integers:
     taps: dict[str, Signed]
     outputs: dict[str, F32]
     sums: dict[str, SumRange]
-
-
-class Steps(BaseModel):
-    """Integers against integers: how many, how many differ, and by how much at most."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    elements: int = 0
-    differing: int = 0
-    worst: int = 0
-
-    @classmethod
-    def between(cls, own: Signed, other: Signed) -> Steps:
-        """Compare two arrays of one shape."""
-        import numpy as np
-
-        apart = np.abs(own.astype(np.int32) - other.astype(np.int32))
-        return cls(elements=apart.size, differing=int(np.count_nonzero(apart)), worst=int(apart.max()))
-
-    def __add__(self, other: Steps) -> Steps:
-        return Steps(
-            elements=self.elements + other.elements,
-            differing=self.differing + other.differing,
-            worst=max(self.worst, other.worst),
-        )
-
-    @property
-    def share(self) -> float:
-        """The share of the integers that differ."""
-        return self.differing / self.elements
-
-
-class TapAgreement(BaseModel):
-    """One tap. ``forced``: from onnxruntime's integers at every tap before it, so that only what is between differs;
-    ``free``: from the executor's own, so that differences add up. ``made_by`` is the operator whose result it rounds.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    precision: Precision
-    made_by: str
-    forced: Steps
-    free: Steps
-
-
-class OutputAgreement(BaseModel):
-    """One output of the network: the largest difference, over the largest value, as ``TapAgreement`` has them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    forced: float
-    free: float
-
-
-class Agreement(BaseModel):
-    """How far onnxruntime's QDQ graph is from integers, over ``images``; ``sums`` are those of the free run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    rounding: Rounding
-    images: int
-    taps: dict[str, TapAgreement]
-    outputs: dict[str, OutputAgreement]
-    sums: dict[str, SumRange]
-
-    @property
-    def within_one_step(self) -> bool:
-        """Whether each tap, forced, is at most one step off."""
-        return not self.exceptions
-
-    @property
-    def exceptions(self) -> tuple[str, ...]:
-        """The taps that are more than one step off when forced, the worst first."""
-        found = {name: tap.forced for name, tap in self.taps.items() if tap.forced.worst > 1}
-        return tuple(sorted(found, key=lambda name: (-found[name].worst, -found[name].share, name)))
-
-    @property
-    def overflowed(self) -> tuple[str, ...]:
-        """The products with sums that do not fit int32, those with the most first."""
-        found = {name: sums.overflows for name, sums in self.sums.items() if sums.overflows}
-        return tuple(sorted(found, key=lambda name: (-found[name], name)))
 
 
 def execute(model: onnx.ModelProto, feeds: Mapping[str, F32], rounding: Rounding) -> Integers:

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
+from bpudeploy.quantize.agreement import SumRange
 from bpudeploy.quantize.integer_kernels import (
     SUM_HIGH,
     SUM_LOW,
@@ -41,25 +40,6 @@ if TYPE_CHECKING:
 
 _SAME_SCALE = 1e-6
 INFINITE = float("inf")
-
-
-class SumRange(BaseModel):
-    """The sums of a product: how many, the largest |sum|, and how many did not fit int32 and were saturated.
-
-    Only whole sums are looked at: an accumulator that saturates on its way, and would not at its end, may differ.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    elements: int = 0
-    peak: int = 0
-    overflows: int = 0
-
-    def __add__(self, other: SumRange) -> SumRange:
-        return SumRange(
-            elements=self.elements + other.elements,
-            peak=max(self.peak, other.peak),
-            overflows=self.overflows + other.overflows,
-        )
 
 
 @dataclass(frozen=True, eq=False)

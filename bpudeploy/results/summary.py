@@ -7,6 +7,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from bpudeploy.conformance.report import Inspection
+from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import Layers, Repair
 from bpudeploy.results.measurement import Interval, Measurement, Provenance
 from bpudeploy.spec.precision import Precision
@@ -94,6 +95,8 @@ class Quantization(_Value):
     taps: dict[Precision, int]
     """Number format to how many tensors are rounded to it."""
     layers: Layers
+    integers: Agreement
+    """How far onnxruntime's run of it, by which its accuracy is measured, is from a BPU's integers."""
     repair: Repair | None
     """None where no drop was promised, or repair was off."""
 
@@ -101,7 +104,7 @@ class Quantization(_Value):
 class Summary(_Value):
     """One run of one recipe, from sources to board."""
 
-    schema_version: int = 4
+    schema_version: int = 5
     recipe: str
     target: str
     backend: str

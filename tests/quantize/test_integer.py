@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from bpudeploy.quantize.integer import Agreement, compare, execute
+from bpudeploy.quantize.agreement import Agreement
+from bpudeploy.quantize.integer import compare, execute
 from bpudeploy.quantize.integer_graph import IntegerGraph
 from bpudeploy.quantize.record import QuantizeRecord, Tap
 from bpudeploy.quantize.scheme import quantize_graph

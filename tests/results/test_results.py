@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from bpudeploy.cli.render import show_summary
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Inspection
+from bpudeploy.quantize.agreement import Agreement, Steps, SumRange, TapAgreement
 from bpudeploy.quantize.findings import Candidate, Layer, Layers, Outcome, Repair, Trial
 from bpudeploy.results.measurement import BoardFacts, Measurement, Provenance
 from bpudeploy.results.report import write_report
 from bpudeploy.results.statistics import latency_of, paired_drop, quantile, wilson
 from bpudeploy.results.summary import Accuracy, Drop, Gate, Install, Quantization, Step, Summary, Verdict
-from bpudeploy.spec.precision import Precision
+from bpudeploy.spec.precision import Precision, Rounding
 from bpudeploy.spec.target import March
 from tests.conformance.graphs import graph
 
@@ -181,6 +182,21 @@ def quantization(repaired: bool = True) -> Quantization:
         levers=("mse thresholds", "biases corrected"),
         taps={Precision.INT8: 40, Precision.INT16: 3},
         layers=Layers(images=8, layers=tuple(layers)),
+        integers=Agreement(
+            rounding=Rounding.HALF_EVEN,
+            images=2,
+            taps={
+                f"<tap> {off}": TapAgreement(
+                    precision=Precision.INT8,
+                    made_by="Conv",
+                    forced=Steps(elements=1000, differing=5, worst=off),
+                    free=Steps(elements=1000, differing=50, worst=off),
+                )
+                for off in range(4)
+            },
+            outputs={},
+            sums={"<wide product>": SumRange(elements=9, peak=2**31, overflows=1)},
+        ),
         repair=repair if repaired else None,
     )
 
@@ -322,6 +338,19 @@ def test_layers_and_repair_stand_in_the_report_and_in_the_terminal(
     assert out.count("<layer>") == 5 and "the worst of 30 layers against float, 8 images" in out
     assert "gate max_drop 1 points, on this machine: +0.00, holds with 3 more taps in int16, predicted" in out
     assert "0: +6.00, 1: +4.00, 2: +2.00, 3: +0.00; chosen on these images" in out
+
+
+def test_the_report_says_where_integers_and_onnxruntime_are_apart(tmp_path: Path) -> None:
+    write_report(summary(), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "more than one step off on <b>2</b> of the 4 tensors" in page and "&lt;wide product&gt;" in page
+    assert re.findall(r"<td>&lt;tap&gt; (\d)</td>", page) == ["3", "2"], "the worst first"
+    given = quantization()
+    near = {name: tap for name, tap in given.integers.taps.items() if tap.forced.worst <= 1}
+    fine = given.model_copy(update={"integers": given.integers.model_copy(update={"taps": near, "sums": {}})})
+    write_report(summary().model_copy(update={"quantization": fine}), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "within one step on each of the 2 tensors" in page and "no sum overflows int32" in page
 
 
 def test_without_repair_nothing_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
