@@ -93,7 +93,10 @@ def migrate(
         readers = _readers(reading, place, inputs, seen)
         if not readers:
             continue
-        maker = _constant_maker(reading, place)
+        others = reading.uses(place.tensor, place.products).others
+        if any(tensor != place.tensor or node in place.readers for tensor, node in others):
+            continue  # who else reads the rounded values, or a view that a product reads, would get the divided ones
+        maker = None if others else _constant_maker(reading, place)
         peaks = _peaks(seen, readers)
         if peaks is None:
             continue
@@ -149,8 +152,6 @@ def _keeps_channels(reading: Reading, node: onnx.NodeProto) -> bool:
 
 def _constant_maker(reading: Reading, place: Place) -> onnx.NodeProto | None:
     """Return the node whose constants can take the division: a Mul or Div by a constant, or a Conv; or None."""
-    if set(place.readers) - set(place.products) - {n.name for n in reading.nodes.values() if n.op_type == "Slice"}:
-        return None
     node, tensor = reading.maker.get(place.tensor), place.tensor
     while node is not None and node.op_type in _SCALED_THROUGH:
         tensor = node.input[0]

@@ -163,6 +163,22 @@ def test_between_convolutions_scales_migrate_for_nothing(depthwise: bool) -> Non
     assert len(made.record.factors["first"]) == 16
 
 
+@pytest.mark.parametrize("rules", [CPU, X5, X3])
+def test_what_an_addition_reads_too_is_not_divided(rules: PrecisionRules) -> None:
+    """The narrow ends of MobileNetV2's blocks: a Conv and the sum around it read what a Conv gives."""
+    rng = np.random.default_rng(0)
+    model = chain(
+        node("Conv", ["x", "a"], "stream"),
+        node("Conv", ["stream", "w"], "branch"),
+        node("Add", ["stream", "branch"], "y"),
+        weights={"a": uneven(rng, 8, 8, 1, 1), "w": rng.standard_normal((8, 8, 1, 1))},
+    )
+    images = rng.standard_normal((4, 1, 8, 6, 6)).astype(np.float32)
+    spec = INT8.model_copy(update={"migrate": True})
+    made = quantize_graph(model, (), (), rules, spec, lambda i: images[i], 4, lambda done: None)
+    assert np.abs(run(made.qdq, images[0]) - run(model, images[0])).max() < 0.05 * np.ptp(run(model, images[0]))
+
+
 def test_a_tensor_of_two_kinds_of_reader_is_wide_for_one_and_narrow_for_the_other() -> None:
     rng = np.random.default_rng(0)
     model = chain(
