@@ -92,7 +92,7 @@ def main() -> None:
     """Print one line for each row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--rows", help="names, separated by commas; all when left out")
+    parser.add_argument("--rows", help="names, separated by semicolons; all when left out")
     args = parser.parse_args()
     (resolved,) = load_recipe(args.recipe)
     result = run(pipeline.plan(resolved, None).until(pipeline.GRAPH), default_root(), lambda event: None)
@@ -105,7 +105,7 @@ def main() -> None:
     print(f"{resolved.recipe.name}: float top-1 {100 * truth.top1:.1f} % of {len(evaluation)} images")
     print("| row | top-1 % | lost, points (95 %) | as float % | logits' error % | quantize s |")
     print("|---|---|---|---|---|---|")
-    wanted = args.rows.split(",") if args.rows else None
+    wanted = args.rows.split(";") if args.rows else None
     for row in rows():
         if wanted is not None and row.name not in wanted:
             continue

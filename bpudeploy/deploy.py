@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import Backend
+from bpudeploy.backends.base import DRIVEN, Backend
 from bpudeploy.boards.base import Board
 from bpudeploy.errors import UsageError
 from bpudeploy.events import Event, StepFinished, StepStarted
@@ -43,6 +43,7 @@ def deploy(
     Raises:
         BpudeployError: what failed. The store and the board are as good as before.
     """
+    require_driver(resolved, backend)
     board = board_opener(resolved.target, address)
     plan = pipeline.plan(resolved, backend)
     started = datetime.now(UTC)
@@ -66,6 +67,19 @@ def deploy(
     (directory / "summary.json").write_text(summary.model_dump_json())
     write_report(summary, directory / "report.html")
     return summary
+
+
+def require_driver(resolved: Resolved, backend: Backend) -> None:
+    """Refuse a binary that no board could run, before hours of compiling.
+
+    Raises:
+        UsageError: the board's agent has no driver for the backend's runtime.
+    """
+    if backend.runtime not in DRIVEN:
+        raise UsageError(
+            f"target {resolved.target.name} runs binaries with {backend.runtime}, which has no driver on boards yet",
+            hint="`--until compile` builds the binary; `--set target=local` runs on this machine's CPU",
+        )
 
 
 def board_opener(target: Target, address: str | None) -> Callable[[], AbstractContextManager[Board]]:

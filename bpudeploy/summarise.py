@@ -9,10 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpudeploy.backends.bpu_sim import BpuSimBackend
 from bpudeploy.backends.samples import Scores, read_findings
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
 from bpudeploy.plan import pipeline
+from bpudeploy.predict.price import Estimate
+from bpudeploy.predict.simulated import Simulated
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import Layers, Repair
 from bpudeploy.quantize.record import QuantizeRecord
@@ -57,7 +60,8 @@ def summarise(
     from bpudeploy.stages.timm_models import Preprocess
 
     recipe = resolved.recipe
-    accuracy = accuracies(recipe.restructure.approximate, result, measured)
+    predicted = _predicted(resolved, result)
+    accuracy = accuracies(recipe.restructure.approximate, result, measured, predicted)
     proof = _proof(result.artifact(pipeline.GRAPH).path)
     return Summary(
         recipe=recipe.name,
@@ -72,9 +76,10 @@ def summarise(
         accuracy=accuracy,
         quantization=_quantization(result),
         measurement=measured,
+        predicted=predicted,
         install=Install(changed=pushed.changed, bytes_sent=pushed.bytes_sent, seconds=pushed.seconds),
         steps=_steps(result),
-        gates=gates(recipe.check, accuracy[-1], measured),
+        gates=gates(recipe.check, accuracy[-1], measured, predicted),
         sizes=_sizes(recipe.restructure.approximate, result),
         placement=_placement(resolved, result),
         versions={tool: version(tool) for tool in _TOOLS},
@@ -82,8 +87,14 @@ def summarise(
     )
 
 
-def accuracies(spec: ApproximateSpec, result: RunResult, measured: Measurement) -> tuple[Accuracy, ...]:
-    """Return top-1 of each form on the same images: float, restructured, each approximation, int8, the board last."""
+def accuracies(
+    spec: ApproximateSpec, result: RunResult, measured: Measurement, predicted: Estimate | None = None
+) -> tuple[Accuracy, ...]:
+    """Return top-1 of each form on the same images: float, restructured, each approximation, int8, the board last.
+
+    Args:
+        predicted: given where the board is simulated: its row says so.
+    """
     import numpy as np
 
     truth = Scores.read(result.artifact(pipeline.FLOAT_SCORES).path)
@@ -97,9 +108,12 @@ def accuracies(spec: ApproximateSpec, result: RunResult, measured: Measurement) 
         *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in changed),
         ("int8", "host, onnxruntime", int8.logits),
         *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in _promoted(result)),
-        ("on the board", measured.device, board),
     )
-    return tuple(_accuracy(form, where, logits, truth) for form, where, logits in rows)
+    on_host = tuple(_accuracy(form, where, logits, truth) for form, where, logits in rows)
+    if predicted is None:
+        return (*on_host, _accuracy("on the board", measured.device, board, truth))
+    simulated = _accuracy(f"{predicted.march}, simulated", measured.device, board, truth, Provenance.SIMULATED)
+    return (*on_host, simulated)
 
 
 def _promoted(result: RunResult) -> Iterator[tuple[str, Path]]:
@@ -130,7 +144,13 @@ def _quantization(result: RunResult) -> Quantization:
     )
 
 
-def _accuracy(form: str, where: str, logits: NDArray[np.float32], truth: Scores) -> Accuracy:
+def _accuracy(
+    form: str,
+    where: str,
+    logits: NDArray[np.float32],
+    truth: Scores,
+    provenance: Provenance = Provenance.MEASURED,
+) -> Accuracy:
     chosen, original = logits.argmax(axis=1), truth.logits.argmax(axis=1)
     right = [bool(x) for x in chosen == truth.labels]
     reference = logits is truth.logits
@@ -142,12 +162,14 @@ def _accuracy(form: str, where: str, logits: NDArray[np.float32], truth: Scores)
         images=len(right),
         drop=None if reference else paired_drop([bool(x) for x in original == truth.labels], right),
         agreement=None if reference else 100 * float((chosen == original).mean()),
-        provenance=Provenance.MEASURED,
+        provenance=provenance,
     )
 
 
-def gates(check: CheckSpec, board: Accuracy, measured: Measurement) -> tuple[Gate, ...]:
-    """Hold what was measured on the board against the recipe's ``check:``."""
+def gates(
+    check: CheckSpec, board: Accuracy, measured: Measurement, predicted: Estimate | None = None
+) -> tuple[Gate, ...]:
+    """Hold what was measured on the board, or is predicted of a simulated one, against the recipe's ``check:``."""
     found = []
     if check.max_drop is not None and board.drop is not None:
         drop = board.drop.points.value
@@ -155,11 +177,19 @@ def gates(check: CheckSpec, board: Accuracy, measured: Measurement) -> tuple[Gat
             Gate(name="max_drop", limit=check.max_drop, value=drop, unit="points", holds=drop <= check.max_drop)
         )
     if check.max_p50_ms is not None:
-        p50 = measured.latency.p50_ms.value
+        p50 = measured.latency.p50_ms.value if predicted is None else predicted.predicted_ms
+        unit = "ms" if predicted is None else "ms, predicted"
         found.append(
-            Gate(name="max_p50_ms", limit=check.max_p50_ms, value=p50, unit="ms", holds=p50 <= check.max_p50_ms)
+            Gate(name="max_p50_ms", limit=check.max_p50_ms, value=p50, unit=unit, holds=p50 <= check.max_p50_ms)
         )
     return tuple(found)
+
+
+def _predicted(resolved: Resolved, result: RunResult) -> Estimate | None:
+    """Return what the simulator's compile predicts for its board; None for a board that is there."""
+    if resolved.target.backend != BpuSimBackend.name:
+        return None
+    return Simulated.read(result.artifact(pipeline.BINARY, 1).path).estimate
 
 
 def _steps(result: RunResult) -> tuple[Step, ...]:

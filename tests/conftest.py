@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.fixtures import vendor_tools as vendor_tools
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 RECIPE = """\
@@ -23,6 +25,18 @@ calibration: {count: 4, seed: 1}
 target: local
 benchmark: {warmup: 1, min_frames: 5, min_seconds: 0}
 """
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--live``: the tests marked live, with the vendors' real tools from PATH instead of the fakes."""
+    parser.addoption("--live", action="store_true", help="run only the tests marked live, with the real vendor tools")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--live``, leave out every test that is not about the real tools."""
+    if config.getoption("--live"):
+        config.hook.pytest_deselected(items=[item for item in items if "live" not in item.keywords])
+        items[:] = [item for item in items if "live" in item.keywords]
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,27 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from bpudeploy.errors import UsageError
 from bpudeploy.stage import Artifact, Fingerprint, Work
+
+FINDINGS = "findings.json"
+"""What a backend that finds something out writes in ``work.dir``, beside its binary."""
 
 
 class Runtime(StrEnum):
-    """What loads the compiled binary on the board; the agent has one driver for each."""
+    """What loads the compiled binary on the board; the agent has one driver for each of ``DRIVEN``."""
 
     ONNXRUNTIME = "onnxruntime"
+    HOBOT_DNN = "hobot_dnn"  # a .bin, on X3, X5 and Ultra
+    HBM_RUNTIME = "hbm_runtime"  # a .hbm, on S100
+
+
+DRIVEN = frozenset({Runtime.ONNXRUNTIME})
+"""Runtimes that the board's agent can load."""
+
+
+class ToolMissing(UsageError):
+    """A backend's compiler is not on this machine; the hint says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +41,39 @@ class CompileInputs:
     calibration: Artifact  # SAMPLES
     preprocess: Artifact  # PREPROCESS
     march: str  # the target's
+    on_cpu: frozenset[str] = frozenset()  # nodes that this march's compiler leaves to the CPU though it is asked
 
 
 class Backend(Protocol):
     """A compiler for some marches. Instances hold no state; options are a frozen pydantic model.
 
-    The board's contract: the binary takes one uint8 tensor (N, H, W, 3), RGB after resize and crop, N being
-    the recipe's ``model.batch``, and gives float32 logits (N, classes). Mean and scale are inside the binary.
+    The board's contract: the binary takes one image tensor, RGB after resize and crop, N of them being the
+    recipe's ``model.batch``, and gives float32 logits (N, classes). Mean and scale are inside the binary. For
+    onnxruntime the tensor is uint8 (N, H, W, 3); a vendor's binary may ask for NV12 instead.
     """
 
     name: str
     version: int
     runtime: Runtime
+    deterministic: bool
+    """The same inputs give the same bytes; where not, the store keeps the first that were made."""
+    findings: bool
+    """``compile`` also writes ``work.dir / FINDINGS``."""
 
     @property
     def options_type(self) -> type[BaseModel]:
-        """The frozen model of ``compile:``'s section of this backend's name."""
+        """The frozen model of ``compile:``'s section of this backend's name.
+
+        A field with ``exclude=True`` does not change the binary: it is not in the key.
+        """
         ...
 
-    def fingerprint(self) -> Fingerprint:
-        """Return the tool's name and version; must not import or start anything heavy."""
+    def fingerprint(self, options: Any) -> Fingerprint:
+        """Return the tool's name and version; must not import or start anything heavy.
+
+        Raises:
+            ToolMissing: the tool that ``options`` name is not on this machine. The plan then ends before compile.
+        """
         ...
 
     def compile(self, work: Work, inputs: CompileInputs, options: Any) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from bpudeploy.backends.base import Backend, CompileInputs, Runtime
+from bpudeploy.backends.base import FINDINGS, Backend, CompileInputs, Runtime
 from bpudeploy.backends.samples import Normalisation
 from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageContractError
@@ -29,9 +29,10 @@ def check_backend(backend: Backend, folder: Path, march: str = "cpu", options: A
     Raises:
         StageContractError: saying which promise is broken.
     """
-    _check_description(backend)
-    inputs = _inputs(folder, march)
+    _check_options(backend)
     chosen = options if options is not None else backend.options_type()
+    _check_description(backend, chosen)
+    inputs = example_inputs(folder, march)
     binaries = []
     for name in ("first", "second"):
         work = folder / name
@@ -39,8 +40,11 @@ def check_backend(backend: Backend, folder: Path, march: str = "cpu", options: A
         binary = backend.compile(Work(work, lambda event: None), inputs, chosen)
         _hold(binary.is_file() and not binary.is_symlink(), f"compile gave {binary}, which is no file")
         _hold(binary.resolve().is_relative_to(work.resolve()), f"compile wrote {binary}, outside its work folder")
+        found = work / FINDINGS
+        _hold(found.is_file() == backend.findings, f"findings is {backend.findings} and {found} says otherwise")
         binaries.append(binary)
-    _hold(digest_file(binaries[0]) == digest_file(binaries[1]), "the same inputs compiled twice give other bytes")
+    same = digest_file(binaries[0]) == digest_file(binaries[1])
+    _hold(same or not backend.deterministic, "the same inputs compiled twice give other bytes")
     if backend.runtime is Runtime.ONNXRUNTIME:
         _check_binary(binaries[0], inputs)
 
@@ -50,10 +54,19 @@ def _hold(promise: bool, broken: str) -> None:
         raise StageContractError(broken, hint="see bpudeploy.backends.base.Backend")
 
 
-def _check_description(backend: Backend) -> None:
+def _check_description(backend: Backend, options: Any) -> None:
     _hold(bool(backend.name) and backend.name.isidentifier(), f"name {backend.name!r} is no plain word")
     _hold(isinstance(backend.version, int) and backend.version >= 1, f"version {backend.version!r} is no number from 1")
     _hold(isinstance(backend.runtime, Runtime), f"runtime {backend.runtime!r} is no Runtime")
+    for name in ("deterministic", "findings"):
+        _hold(isinstance(getattr(backend, name, None), bool), f"{name} is neither True nor False")
+    tools = backend.fingerprint(options)
+    _hold(bool(tools), "fingerprint names no tool")
+    _hold(all(isinstance(x, str) and x for pair in tools.items() for x in pair), "fingerprint is not text to text")
+    _hold(dict(tools) == dict(backend.fingerprint(options)), "fingerprint changes from call to call")
+
+
+def _check_options(backend: Backend) -> None:
     _hold(bool(backend.options_type.model_config.get("frozen")), "options_type is not frozen")
     try:
         backend.options_type.model_validate({"no such option": 1})
@@ -61,10 +74,6 @@ def _check_description(backend: Backend) -> None:
     except ValidationError:
         refused = True
     _hold(refused, "options_type takes unknown keys")
-    tools = backend.fingerprint()
-    _hold(bool(tools), "fingerprint names no tool")
-    _hold(all(isinstance(x, str) and x for pair in tools.items() for x in pair), "fingerprint is not text to text")
-    _hold(dict(tools) == dict(backend.fingerprint()), "fingerprint changes from call to call")
 
 
 def _check_binary(binary: Path, inputs: CompileInputs) -> None:
@@ -88,7 +97,8 @@ def _check_binary(binary: Path, inputs: CompileInputs) -> None:
     _hold(worst < 0.05, f"the binary's logits are {worst:.0%} of their range away from float: is the mean inside?")
 
 
-def _inputs(folder: Path, march: str) -> CompileInputs:
+def example_inputs(folder: Path, march: str) -> CompileInputs:
+    """Write what a backend is given for a network of one convolution over 8x8 pixels and four images of noise."""
     import numpy as np
     import onnx
     from safetensors.numpy import save_file

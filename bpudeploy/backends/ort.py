@@ -22,9 +22,11 @@ class OrtBackend:
     name = "ort"
     version = 2
     runtime = Runtime.ONNXRUNTIME
+    deterministic = True
+    findings = False
     options_type = OrtOptions
 
-    def fingerprint(self) -> Fingerprint:
+    def fingerprint(self, options: OrtOptions) -> Fingerprint:
         return {"onnx": version("onnx")}
 
     def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:

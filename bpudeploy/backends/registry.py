@@ -8,8 +8,6 @@ from bpudeploy.backends.base import Backend
 from bpudeploy.errors import UsageError
 
 GROUP = "bpudeploy.backends"
-PLANNED = ("hb_mapper", "hb_compile")
-"""Backends that targets name and that this version does not have yet."""
 
 
 def backend_names() -> list[str]:
@@ -17,8 +15,8 @@ def backend_names() -> list[str]:
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
-def load_backend(name: str) -> Backend | None:
-    """Return a backend, or None for one that this version does not have yet.
+def load_backend(name: str) -> Backend:
+    """Return a backend.
 
     Raises:
         UsageError: nobody knows that name, or its package cannot be imported.
@@ -32,6 +30,4 @@ def load_backend(name: str) -> Backend | None:
                     f"backend {name!r} ({point.value}) cannot be loaded: {error}", hint="reinstall its package"
                 ) from error
             return backend
-    if name in PLANNED:
-        return None
     raise UsageError(f"no backend is named {name!r}", hint=f"installed: {', '.join(backend_names())}")

@@ -16,11 +16,8 @@ MIN_PIXELS, MAX_PIXELS = 16, 4096
 
 def inspect(args: Namespace) -> int:
     """Show a model's placement on one or several targets."""
-    if args.image_size is not None and not MIN_PIXELS <= args.image_size <= MAX_PIXELS:
-        raise UsageError(
-            f"--image-size {args.image_size} is out of range", hint=f"give {MIN_PIXELS} to {MAX_PIXELS} pixels"
-        )
-    targets = _targets(args.target)
+    image_size_in_range(args.image_size)
+    targets = targets_named(args.target)
     if not targets and not args.model.endswith((".yaml", ".yml")):
         raise UsageError("on which target?", hint=f"add --target NAME: {', '.join(sorted(list_targets(Path())))}")
     if args.html is not None and not args.html.parent.is_dir():
@@ -38,7 +35,13 @@ def inspect(args: Namespace) -> int:
     return ExitCode.OK
 
 
-def _targets(named: list[str] | None) -> tuple[Target, ...]:
+def image_size_in_range(pixels: int | None) -> None:
+    """Refuse an ``--image-size`` that no network takes."""
+    if pixels is not None and not MIN_PIXELS <= pixels <= MAX_PIXELS:
+        raise UsageError(f"--image-size {pixels} is out of range", hint=f"give {MIN_PIXELS} to {MAX_PIXELS} pixels")
+
+
+def targets_named(named: list[str] | None) -> tuple[Target, ...]:
     """Return the targets of ``--target a,b``, each once, in the order given."""
     names = dict.fromkeys(name for text in named or () for name in text.split(",") if name)
     found = []

@@ -21,6 +21,7 @@ examples:
   bpudeploy run R.yaml --board sunrise@192.168.1.10  on a board over SSH
   bpudeploy explain R.yaml quantize                  why one step runs, part by part of its key
   bpudeploy inspect deit_tiny_patch16_224 --target rdk-x5   which operator would run where, and why
+  bpudeploy estimate R.yaml --target rdk-x3,rdk-x5   how long it is predicted to take, before a board is bought
 
 exit codes: 0 done, 2 wrong recipe or usage, 3 a stage failed, 4 a gate of check: is broken, 5 the board,
 130 stopped by Ctrl-C (run again to go on)
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     _recipe_verbs(verbs)
     _list_verbs(verbs)
     _inspect(verbs)
+    _estimate(verbs)
     _precision(verbs)
     _sensitivity(verbs)
     cache = _verb(verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run")
@@ -56,6 +58,8 @@ def _recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _keys(run)
     run.add_argument("--until", metavar="STEP", help="stop after this stage or step; no board is touched")
     run.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that is reached over SSH")
+    run.add_argument("--jobs", type=int, metavar="N", help="of a matrix: steps at once (default: one a core)")
+    run.add_argument("--memory", type=float, metavar="GIB", help="of a matrix: what they may need in all")
     run.add_argument("--dry-run", action="store_true", help="the same as plan")
     plan = _verb(verbs, "plan", "say what run would do", "bpudeploy plan R.yaml --force quantize")
     _recipe(plan)
@@ -109,6 +113,25 @@ def _inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     inspect.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width, not the model's own")
     inspect.add_argument("--all", action="store_true", help="every node, not groups of equal ones")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a picture of the graph")
+
+
+def _estimate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    estimate = _verb(
+        verbs,
+        "estimate",
+        "predict a network's latency on boards, what bounds it, what int16 costs and what the rewrite gains",
+        "bpudeploy estimate recipes/quickstart.yaml --target rdk-x3,rdk-x5,rdk-s100\n"
+        "  bpudeploy estimate deit_small_patch16_224 --target rdk-x5 --top 20\n"
+        "  bpudeploy estimate deit_tiny_patch16_224 --target rdk-x5 --json\n\n"
+        "Predicted by a model that was fitted to published latencies of other networks (docs/latency-model.md).\n"
+        "No compiler and no board is asked, no weight is fetched, nothing is measured.",
+    )
+    estimate.add_argument("model", metavar="RECIPE", help="a recipe (.yaml), an architecture of timm, or an .onnx file")
+    estimate.add_argument(
+        "--target", action="append", metavar="NAME[,NAME...]", help="default: the recipe's; `bpudeploy targets` lists"
+    )
+    estimate.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width, not the model's own")
+    estimate.add_argument("--top", type=int, default=8, metavar="N", help="the dearest nodes to show (default: 8)")
 
 
 def _precision(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

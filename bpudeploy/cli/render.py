@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, S
 if TYPE_CHECKING:
     from bpudeploy.backends.base import Backend
     from bpudeploy.plan.look import Outlook
+    from bpudeploy.predict.price import Estimate
     from bpudeploy.quantize.findings import Candidate, Layers, Repair
     from bpudeploy.results.measurement import Interval
     from bpudeploy.results.summary import Accuracy, Quantization, Summary
@@ -41,6 +43,10 @@ class Live:
 
     def __exit__(self, *_: object) -> None:
         self._clear()
+
+    def draw_of(self, recipe: str, event: Event) -> None:
+        """Draw an event of one recipe among several."""
+        self.draw(replace(event, step=f"{recipe} {event.step}"))
 
     def draw(self, event: Event) -> None:
         """Draw one event."""
@@ -137,7 +143,7 @@ def show_plan(resolved: Resolved, outlooks: Sequence[Outlook], effects: bool, as
         print(f"  {'push':<22} asks the board which release it has; sends only a new one")
         print(f"  {'benchmark':<22} always measures")
     else:
-        print(f"  compile: backend {target.backend} is not in this version; `run --until quantize` ends here")
+        print(f"  {'compile':<22} {target.backend} is not on this machine; `run --until compile` says how to get it")
 
 
 def show_explanation(outlooks: Sequence[Outlook], as_json: bool) -> None:
@@ -167,8 +173,10 @@ def show_built(name: str, result: RunResult, repair: Repair | None, as_json: boo
         kept = repair.model_dump(mode="json") if repair is not None else None
         show_json({"recipe": name, "steps": steps, "repair": kept})
         return
-    last = list(result.steps.values())[-1].artifacts[-1]
-    print(f"{name}: {len(result.ran)} of {len(result.steps)} steps ran; the last artifact is {last.path}")
+    gave = list(result.steps.values())[-1].artifacts
+    last = next((a for a in reversed(gave) if a.kind != "findings"), gave[-1])
+    told = f", and its findings are {gave[-1].path}" if gave[-1] is not last else ""
+    print(f"{name}: {len(result.ran)} of {len(result.steps)} steps ran; the last artifact is {last.path}{told}")
     if repair is not None:
         print(f"  {in_a_line(repair)}")
 
@@ -193,7 +201,8 @@ def show_summary(summary: Summary, as_json: bool) -> None:
         print(summary.model_dump_json())
         return
     m, latency = summary.measurement, summary.measurement.latency
-    print(f"\n{summary.recipe} on {summary.target}, release {short(summary.release)}, device {m.device}")
+    simulating = f", simulating {summary.predicted.board}" if summary.predicted is not None else ""
+    print(f"\n{summary.recipe} on {summary.target}, release {short(summary.release)}, device {m.device}{simulating}")
     for warning in summary.warnings:
         print(f"  warning: {warning}")
     wide = max(14, *(len(a.form) for a in summary.accuracy))
@@ -205,7 +214,10 @@ def show_summary(summary: Summary, as_json: bool) -> None:
     print(f"  the rewrite differs from float by {summary.proof_difference:.1e} of the logits' range at worst")
     if summary.quantization is not None:
         _show_quantization(summary.quantization)
-    print(f"\n  latency on the board, measured, {latency.frames} frames after {m.warmup_frames} of warm-up")
+    if summary.predicted is not None:
+        print("\n".join(_predicted(summary.predicted)))
+    whose = "on the board" if summary.predicted is None else "of the simulator on this machine, not of a board"
+    print(f"\n  latency {whose}, measured, {latency.frames} frames after {m.warmup_frames} of warm-up")
     for name, value in (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms)):
         print(f"  {name} {value.value:8.2f} ms  ({_span(value, 2)})")
     print(
@@ -215,6 +227,15 @@ def show_summary(summary: Summary, as_json: bool) -> None:
     for g in summary.gates:
         print(f"  gate {g.name} {g.limit:g} {g.unit}: {g.value:.3g}, {'holds' if g.holds else 'BROKEN'}")
     print(f"\n  report: {summary.run_directory}/report.html")
+
+
+def _predicted(e: Estimate) -> list[str]:
+    """Return what is predicted for a simulated board."""
+    interval = f"{e.predicted_low_ms:.3g} to {e.predicted_high_ms:.3g}"
+    return [
+        f"\n  latency on {e.board}: PREDICTED {e.predicted_ms:.3g} ms ({interval}), {e.bound}-bound; nothing measured",
+        f"  {e.segments} BPU segments, {e.cpu_nodes} nodes on the CPU; {e.basis}",
+    ]
 
 
 def _show_quantization(found: Quantization) -> None:
@@ -312,12 +333,23 @@ def show_targets(targets: Sequence[Target], installed: Sequence[str], as_json: b
 
 def show_backends(backends: Sequence[Backend], as_json: bool) -> None:
     """Print the installed backends."""
+    tools = {b.name: _tools(b) for b in backends}
     if as_json:
-        show_json([{"name": b.name, "runtime": b.runtime, "tools": dict(b.fingerprint())} for b in backends])
+        show_json([{"name": b.name, "runtime": b.runtime, "tools": tools[b.name]} for b in backends])
         return
     for b in backends:
-        tools = ", ".join(f"{tool} {version}" for tool, version in b.fingerprint().items())
-        print(f"  {b.name:<10} runs on {b.runtime:<12} {tools}")
+        found = ", ".join(f"{tool} {version}" for tool, version in (tools[b.name] or {}).items())
+        print(f"  {b.name:<10} runs on {b.runtime:<12} {found or 'not on the PATH of this machine'}")
+
+
+def _tools(backend: Backend) -> dict[str, str] | None:
+    """Return a backend's tools as its default options find them; None where they are not here."""
+    from bpudeploy.backends.base import ToolMissing
+
+    try:
+        return dict(backend.fingerprint(backend.options_type()))
+    except ToolMissing:
+        return None
 
 
 def show_usage(root: Path, entries: Sequence[Entry], as_json: bool) -> None:

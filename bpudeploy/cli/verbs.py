@@ -10,10 +10,8 @@ from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli import render
-from bpudeploy.cli.promise import repair_of
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.spec.load import Resolved, list_targets, load_recipe, load_target, remote_sources
-from bpudeploy.spec.recipe import Outputs
 from bpudeploy.store.objects import default_root
 
 
@@ -28,51 +26,11 @@ def _recipes(args: Namespace) -> tuple[Resolved, ...]:
 
 def run(args: Namespace) -> int:
     """Build, push, measure; with ``--until`` build only."""
-    from bpudeploy.deploy import board_opener, deploy
-    from bpudeploy.plan import pipeline
-    from bpudeploy.run.runner import run as run_plan
-
     if args.dry_run:
         return plan(args)
-    recipes = _recipes(args)
-    if args.until is None:
-        for resolved in recipes:
-            if load_backend(resolved.target.backend) is None:
-                raise _no_backend(resolved)
-            if resolved.recipe.model.outputs is Outputs.FEATURES:
-                raise UsageError(
-                    f"{resolved.recipe.name} gives feature maps, and the benchmark measures a top-1",
-                    hint="`--until compile` builds all that there is to build",
-                )
-            board_opener(resolved.target, args.board)  # a wrong address is said before an hour of work
-    code = ExitCode.OK
-    for resolved in recipes:
-        backend = load_backend(resolved.target.backend)
-        live = render.Live(args.json)
-        if args.until is not None:
-            chosen = pipeline.plan(resolved, backend).until(args.until)
-            with live:
-                result = run_plan(chosen, _store(args), live.draw, args.force)
-            found = repair_of(result)
-            render.show_built(resolved.recipe.name, result, found, args.json)
-            if found is not None and not found.holds:
-                code = ExitCode.CHECK
-            continue
-        assert backend is not None
-        with live:
-            summary = deploy(resolved, backend, _store(args), args.board, live.draw, args.force)
-        render.show_summary(summary, args.json)
-        if not summary.holds:
-            code = ExitCode.CHECK
-    return code
+    from bpudeploy.cli.run import run as run_recipes
 
-
-def _no_backend(resolved: Resolved) -> UsageError:
-    target = resolved.target
-    return UsageError(
-        f"target {target.name} is compiled by {target.backend}, which this version does not have",
-        hint="`--until quantize` builds everything before it; `--set target=local` runs on this machine's CPU",
-    )
+    return run_recipes(_recipes(args), _store(args), args)
 
 
 def plan(args: Namespace) -> int:
@@ -81,7 +39,7 @@ def plan(args: Namespace) -> int:
     from bpudeploy.plan.look import look
 
     for resolved in _recipes(args):
-        chosen = pipeline.plan(resolved, load_backend(resolved.target.backend)).until(args.until)
+        chosen = pipeline.plan_until(resolved, load_backend(resolved.target.backend), args.until)
         render.show_plan(resolved, look(chosen, _store(args), args.force), args.until is None, args.json)
     return ExitCode.OK
 
@@ -159,8 +117,7 @@ def targets(args: Namespace) -> int:
 
 def backends(args: Namespace) -> int:
     """List the installed backends with their tools."""
-    loaded = [backend for name in backend_names() if (backend := load_backend(name)) is not None]
-    render.show_backends(loaded, args.json)
+    render.show_backends([load_backend(name) for name in backend_names()], args.json)
     return ExitCode.OK
 
 
@@ -209,6 +166,13 @@ def inspect(args: Namespace) -> int:
     return run_inspect(args)
 
 
+def estimate(args: Namespace) -> int:
+    """Predict a latency."""
+    from bpudeploy.cli.estimate import estimate as run_estimate
+
+    return run_estimate(args.model, args.target, args.image_size, args.top, args.json)
+
+
 def precision(args: Namespace) -> int:
     """Write the precisions of a quantized model for a vendor's compiler."""
     from bpudeploy.cli.precision import precision as run_precision
@@ -236,6 +200,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "cache": cache,
     "report": report,
     "inspect": inspect,
+    "estimate": estimate,
     "precision": precision,
     "sensitivity": sensitivity,
 }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bpudeploy.backends.base import Backend
+from bpudeploy.backends.base import Backend, ToolMissing
 from bpudeploy.digest import Digest, digest_file, key_of
 from bpudeploy.errors import SpecError
 from bpudeploy.plan.builder import PlanBuilder
@@ -61,9 +62,9 @@ class _Inputs:
 
 
 def plan(resolved: Resolved, backend: Backend | None) -> Plan:
-    """Bind a recipe to stages; ``backend`` None (its driver is not installed) ends the plan at quantize.
+    """Bind a recipe to stages; the plan ends at quantize without a backend, or where its compiler is not here.
 
-    Hashes local sources; reads nothing else, runs nothing.
+    Hashes local sources and asks the compiler for its version; reads nothing else, runs nothing.
 
     Raises:
         SpecError: a local source cannot be read.
@@ -93,10 +94,33 @@ def plan(resolved: Resolved, backend: Backend | None) -> Plan:
     p.add(LAYERS, DEVIATIONS, LayersOptions(), graph, quantized, calibration, preprocess)
     rounding = IntegersOptions(resolved.target.precision.rounding)
     p.add(COMPARE_INTEGERS, INTEGERS, rounding, quantized, calibration, preprocess)
-    if backend is not None:
-        chosen = CompileStageOptions.of(resolved, backend)
-        p.add(compile_with(backend), BINARY, chosen, prepared, quantized, calibration, preprocess)
+    if backend is None:
+        return p.build()
+    chosen = CompileStageOptions.of(resolved, backend)
+    with suppress(ToolMissing):
+        p.add(compile_with(backend, chosen), BINARY, chosen, prepared, quantized, calibration, preprocess)
     return p.build()
+
+
+def plan_until(resolved: Resolved, backend: Backend, until: str | None) -> Plan:
+    """Plan up to and with a stage or step.
+
+    Raises:
+        ToolMissing: the plan is wanted up to the binary, and the backend's compiler is not on this machine.
+        UsageError: there is no such step.
+    """
+    if until == BINARY:
+        require_compiler(resolved, backend)
+    return plan(resolved, backend).until(until)
+
+
+def require_compiler(resolved: Resolved, backend: Backend) -> None:
+    """Refuse what a plan would silently end before.
+
+    Raises:
+        ToolMissing: the backend's compiler is not on this machine.
+    """
+    compile_with(backend, CompileStageOptions.of(resolved, backend))
 
 
 def _repair(resolved: Resolved, max_drop: float) -> RepairOptions:

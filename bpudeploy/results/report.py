@@ -49,9 +49,10 @@ class _Placed:
 
 def write_report(summary: Summary, path: Path) -> None:
     """Draw ``summary`` as one self-contained HTML page at ``path``."""
+    whose = "on the board" if summary.predicted is None else "of the simulator, not of a board"
     plots = [
         ("Top-1, 95 % intervals", _svg(_accuracy(summary))),
-        ("Latency on the board", _svg(_latency(summary))),
+        (f"Latency {whose}", _svg(_latency(summary))),
         ("Latency over the run", _svg(_over_time(summary))),
         ("Where the time went", _svg(_steps(summary))),
     ]

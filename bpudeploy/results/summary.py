@@ -7,6 +7,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from bpudeploy.conformance.report import Inspection
+from bpudeploy.predict.price import Estimate
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import Layers, Repair
 from bpudeploy.results.measurement import Interval, Measurement, Provenance
@@ -104,7 +105,7 @@ class Quantization(_Value):
 class Summary(_Value):
     """One run of one recipe, from sources to board."""
 
-    schema_version: int = 5
+    schema_version: int = 6
     recipe: str
     target: str
     backend: str
@@ -120,6 +121,9 @@ class Summary(_Value):
     accuracy: tuple[Accuracy, ...]
     quantization: Quantization | None
     measurement: Measurement
+    """Of a simulated target: what the simulator took on this machine's CPU. That says nothing of a board."""
+    predicted: Estimate | None = None
+    """Of a simulated target: the latency that is predicted for its board."""
     install: Install
     steps: tuple[Step, ...]
     gates: tuple[Gate, ...]

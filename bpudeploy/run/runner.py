@@ -59,26 +59,43 @@ def run(plan: Plan, root: Path, emit: Callable[[Event], None], force: Collection
     with store_in_use(root):
         for step in plan.steps:
             inputs = tuple(results[ref.step].artifacts[ref.index] for ref in step.inputs)
-            parts = step.key_parts(tuple(a.digest for a in inputs))
-            key = step_key(parts)
-            record = None if step.name in forced else find_record(root, key)
+            results[step.name] = bring(plan.recipe, step, inputs, root, emit, forced=step.name in forced)
+    return RunResult(results)
+
+
+def bring(
+    recipe: str,
+    step: Step,
+    inputs: tuple[Artifact, ...],
+    root: Path,
+    emit: Callable[[Event], None],
+    *,
+    forced: bool = False,
+) -> StepResult:
+    """Bring one step into the store, running it if it is not there; the caller holds ``store_in_use``.
+
+    Raises:
+        BpudeployError: from the stage, or StoreError from the store itself.
+    """
+    parts = step.key_parts(tuple(a.digest for a in inputs))
+    key = step_key(parts)
+    record = None if forced else find_record(root, key)
+    hit = record is not None
+    if record is None:
+        before = _written(root, key)
+        with step_lock(root, key, lambda: emit(StepWaiting(step.name))):
+            if not forced or _written(root, key) != before:
+                record = find_record(root, key)  # another process may have made it while we waited
             hit = record is not None
             if record is None:
-                before = _written(root, key)
-                with step_lock(root, key, lambda step=step: emit(StepWaiting(step.name))):  # type: ignore[misc]
-                    if step.name not in forced or _written(root, key) != before:
-                        record = find_record(root, key)  # another process may have made it while we waited
-                    hit = record is not None
-                    if record is None:
-                        emit(StepStarted(step.name))
-                        record = _run_step(step, inputs, key, parts, root, emit)
-                        write_record(root, plan.recipe, record)
-            if hit:
-                remember(root, plan.recipe, record)
-            results[step.name] = StepResult(record, hit, _artifacts(step, record, root))
-            digests = tuple(o.digest for o in record.outputs)
-            emit(StepFinished(step.name, "hit" if hit else "miss", digests, record.seconds, record.peak_mb))
-    return RunResult(results)
+                emit(StepStarted(step.name))
+                record = _run_step(step, inputs, key, parts, root, emit)
+                write_record(root, recipe, record)
+    if hit:
+        remember(root, recipe, record)
+    digests = tuple(o.digest for o in record.outputs)
+    emit(StepFinished(step.name, "hit" if hit else "miss", digests, record.seconds, record.peak_mb))
+    return StepResult(record, hit, _artifacts(step, record, root))
 
 
 def _written(root: Path, key: Key) -> int | None:

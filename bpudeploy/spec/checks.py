@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bpudeploy.errors import SpecError
-from bpudeploy.spec import approximate
+from bpudeploy.spec import approximate, compile_options
+from bpudeploy.spec.compile_options import VENDORS, InputType, VendorOptions, is_of_this_machine
 from bpudeploy.spec.compose import nearest
 from bpudeploy.spec.quantize import Observer
 from bpudeploy.spec.recipe import DatasetFormat, ModelSpec, Outputs, Recipe
@@ -29,6 +30,7 @@ def problems(recipe: Recipe, target: Target, root: Node) -> list[SpecError]:
         _preprocess,
         _calibration,
         _compile_options,
+        _vendor_compiler,
     )
     return [problem(root, path, text, hint) for rule in rules for path, text, hint in rule(recipe, target)]
 
@@ -174,15 +176,44 @@ def _compile_options(recipe: Recipe, target: Target) -> Found:
     if section is None or isinstance(section, dict):
         return
     for name in sorted(section.model_fields_set):
-        value = getattr(section, name)
+        value, allowed = getattr(section, name), target.allowed.get(name)
         path: FieldPath = ("compile", target.backend, name)
-        if value is None:
+        if value is None or is_of_this_machine(type(section), name):
             continue
-        if name not in target.allowed:
+        if allowed is None:
             yield path, f"{target.name} ({target.march}) has no option {name}", _one_of(name, list(target.allowed))
-        elif value not in target.allowed[name]:
-            values = [str(v) for v in target.allowed[name]]
-            yield path, f"{target.name} ({target.march}) has no {name} {value}", f"it has: {', '.join(values)}"
+        elif allowed != "any":
+            for one in value if isinstance(value, tuple) else (value,):
+                if one not in allowed:
+                    had = f"it has: {', '.join(str(v) for v in allowed)}"
+                    yield path, f"{target.name} ({target.march}) has no {name} {one}", had
+    if isinstance(section, VendorOptions):
+        for name, text, hint in compile_options.problems(section):
+            yield ("compile", target.backend, name), text, hint
+
+
+def _vendor_compiler(recipe: Recipe, target: Target) -> Found:
+    """Hold the recipe to what the vendors' compilers take whatever their options."""
+    if target.backend not in VENDORS:
+        return
+    section: VendorOptions | None = getattr(recipe.compile, target.backend)
+    options, size, count = section or VendorOptions(), recipe.model.image_size, recipe.calibration.count
+    if recipe.model.batch != 1:
+        yield ("model", "batch"), f"{target.backend} compiles for one image at once", "remove it, or write `batch: 1`"
+    sides = size if isinstance(size, tuple) else (size,)
+    if options.input_type_rt is InputType.NV12 and any(side is not None and side % 2 for side in sides):
+        yield (
+            ("model", "image_size"),
+            f"nv12, which the board is to feed, has no odd height or width, and image_size is {size}",
+            f"use an even size, or `compile: {{{target.backend}: {{input_type_rt: rgb}}}}`",
+        )
+    wanted = options.calibration_count
+    if wanted is not None and count is not None and wanted > count:
+        yield (
+            ("compile", target.backend, "calibration_count"),
+            f"calibration_count {wanted} is more than the calibration.count {count}",
+            f"use {count} or less, or raise calibration.count",
+        )
 
 
 def _one_of(word: str, words: list[str]) -> str:

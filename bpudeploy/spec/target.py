@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -51,7 +51,7 @@ class Target(Frozen):
     board: BoardSpec = BoardSpec()
     precision: PrecisionRules = PrecisionRules()
     """The number formats of this march, and how it rounds."""
-    allowed: dict[str, list[str | int]] = Field(default_factory=dict)
-    """Option of the backend to the values that this march has; an option not named here does not exist."""
+    allowed: dict[str, list[str | int] | Literal["any"]] = Field(default_factory=dict)
+    """Option of the backend to the values that this march has, or any; an option not named here does not exist."""
     sources: dict[str, str] = Field(default_factory=dict)
     """Fact to where it was read."""

@@ -9,17 +9,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bpudeploy.backends.base import Backend, CompileInputs
+from bpudeploy.backends.base import FINDINGS, Backend, CompileInputs
 from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.target import March
 from bpudeploy.spec.validate import validate
 from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stages.quantize import on_cpu
 
 
 @dataclass(frozen=True)
 class CompileStageOptions:
     """The backend's own options, and what it compiles for."""
 
-    march: str
+    march: March
     options: BaseModel
 
     @classmethod
@@ -35,25 +37,39 @@ class CompileStageOptions:
             node = resolved.root.get(at)
             assert node is not None
             section = validate(backend.options_type, node, at)
-        return cls(resolved.target.march.value, section or backend.options_type())
+        return cls(resolved.target.march, section or backend.options_type())
 
     def canonical(self) -> Mapping[str, Any]:
-        return {"march": self.march, **self.options.model_dump(mode="json", exclude_none=True)}
+        return {"march": self.march.value, **self.options.model_dump(mode="json", exclude_none=True)}
 
 
-def compile_with(backend: Backend) -> Stage[CompileStageOptions]:
-    """Return the stage that runs ``backend``; its name, version and tools are in the key."""
+def compile_with(backend: Backend, chosen: CompileStageOptions) -> Stage[CompileStageOptions]:
+    """Return the stage that runs ``backend``; its name, version and tools are in the key.
+
+    Raises:
+        ToolMissing: the compiler that is chosen is not on this machine.
+    """
 
     def run(work: Work, options: CompileStageOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         graph, quantized, calibration, preprocess = inputs
-        given = CompileInputs(graph, quantized, calibration, preprocess, options.march)
-        return (backend.compile(work, given, options.options),)
+        left = _on_cpu(graph, options.march)
+        given = CompileInputs(graph, quantized, calibration, preprocess, options.march.value, left)
+        binary = backend.compile(work, given, options.options)
+        return (binary, work.dir / FINDINGS) if backend.findings else (binary,)
 
     return Stage(
         f"compile with {backend.name}",
         backend.version,
         takes=(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS),
-        gives=(Kind.BINARY,),
+        gives=(Kind.BINARY, Kind.FINDINGS) if backend.findings else (Kind.BINARY,),
         run=run,
-        fingerprint=backend.fingerprint(),
+        fingerprint=backend.fingerprint(chosen.options),
     )
+
+
+def _on_cpu(graph: Artifact, march: March) -> frozenset[str]:
+    if march is March.CPU:
+        return frozenset()
+    import onnx
+
+    return on_cpu(onnx.load(graph.path), march)

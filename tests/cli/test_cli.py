@@ -84,7 +84,9 @@ def test_a_wrong_recipe_is_shown_with_place_field_and_fix(tiny: Path, tmp_path: 
     [
         (["run", "{tiny}", "--set", "target=cpu-ssh"], "which board?"),
         (["run", "{tiny}", "--board", "somewhere"], "starts its own board"),
-        (["run", "{tiny}", "--set", "target=rdk-x5", "--board", "b"], "hb_mapper, which this version does not have"),
+        (["run", "{tiny}", "--set", "target=rdk-x5", "--board", "b"], "hobot_dnn, which has no driver on boards yet"),
+        (["run", "{tiny}", "--set", "target=rdk-x5", "--until", "compile"], "hb_mapper is not on the PATH"),
+        (["plan", "{tiny}", "--set", "target=rdk-s100", "--until", "compile"], "hb_compile is not on the PATH"),
         (["run", "{tiny}", "--set", "target=cpu-ssh", "--board", "a b"], "no board address"),
         (["run", "{tiny}", "--until", "quantise"], "no stage or step is named"),
         (["plan", "{tiny}x"], "there is no file"),
@@ -104,7 +106,7 @@ def test_usage_errors_come_before_any_work(
 def test_a_vendor_target_builds_up_to_its_compiler(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(tiny), "--set", "target=rdk-x5"]) == 0
     out = capsys.readouterr().out
-    assert "quantize" in out and "backend hb_mapper is not in this version" in out
+    assert "quantize" in out and "hb_mapper is not on this machine" in out
 
 
 def test_explain_shows_every_part_of_the_key(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

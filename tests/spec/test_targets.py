@@ -23,6 +23,9 @@ EXPECTED = {
     "rdk-x5": (BOTH, INT16),
     "rdk-ultra": (BOTH, INT16),
     "rdk-s100": (BOTH, INT16),
+    "sim-x3": ((INT8,), INT8),
+    "sim-x5": (BOTH, INT16),
+    "sim-s100": (BOTH, INT16),
     "local": (BOTH, FLOAT32),
     "cpu-ssh": (BOTH, FLOAT32),
 }
@@ -35,6 +38,12 @@ def target(name: str) -> Target:
 def test_every_target_has_its_precisions() -> None:
     found = {name: target(name).precision for name in NAMES}
     assert {name: (rules.conv, rules.elsewhere) for name, rules in found.items()} == EXPECTED
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("sim-")])
+def test_a_simulated_target_computes_as_the_real_one(name: str) -> None:
+    real = target(name.replace("sim-", "rdk-"))
+    assert (target(name).march, target(name).precision) == (real.march, real.precision)
 
 
 @pytest.mark.parametrize("name", NAMES)

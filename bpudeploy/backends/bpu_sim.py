@@ -1,0 +1,97 @@
+"""Backend `bpu_sim`: a march that is not there. Its numbers are simulated on a CPU, its latency is predicted."""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import sha256
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpudeploy.backends.base import FINDINGS, CompileInputs, Runtime
+from bpudeploy.backends.ort import with_pixels
+from bpudeploy.backends.samples import Normalisation
+from bpudeploy.errors import StageError
+from bpudeploy.events import Note
+from bpudeploy.quantize.record import QuantizeRecord
+from bpudeploy.spec.compile_options import BpuSimOptions
+from bpudeploy.spec.precision import Precision, PrecisionRules
+from bpudeploy.spec.target import March
+from bpudeploy.stage import Fingerprint, Work
+
+if TYPE_CHECKING:
+    import onnx
+
+    from bpudeploy.predict.simulated import Simulated
+
+
+class BpuSimBackend:
+    """Writes the QDQ graph with pixels in front, as `ort` does; in its metadata, the march's parts and its latency.
+
+    onnxruntime computes it. How far that is from a BPU's integers, the step quantize/integers says tap by tap.
+    """
+
+    name = "bpu_sim"
+    version = 1
+    runtime = Runtime.ONNXRUNTIME
+    deterministic = True
+    findings = True
+    options_type = BpuSimOptions
+
+    def fingerprint(self, options: BpuSimOptions) -> Fingerprint:
+        """Return the version of onnx, and a digest of the marches' rates."""
+        return {"onnx": version("onnx"), "latency model": _rates()}
+
+    def compile(self, work: Work, inputs: CompileInputs, options: BpuSimOptions) -> Path:
+        """Write the binary, and what it says of itself once more as findings.
+
+        Raises:
+            StageError: the march has no latency model.
+        """
+        import onnx
+
+        model = onnx.load(inputs.quantized.path)
+        found = _simulated(onnx.load(inputs.graph.path), QuantizeRecord.read(model), March(inputs.march), options)
+        bound = with_pixels(model, Normalisation.read(inputs.preprocess.path))
+        found.write(bound)
+        out = work.dir / "model.onnx"
+        onnx.save(bound, out)
+        (work.dir / FINDINGS).write_text(found.model_dump_json())
+        work.emit(Note("compile", _said(found)))
+        return out
+
+
+def _simulated(graph: onnx.ModelProto, record: QuantizeRecord, march: March, options: BpuSimOptions) -> Simulated:
+    from bpudeploy.predict.march import march_model, modelled
+    from bpudeploy.predict.price import price
+    from bpudeploy.predict.simulated import Simulated
+    from bpudeploy.predict.work import workload
+
+    if march not in modelled():
+        raise StageError(
+            f"bpu_sim has no latency model of {march}",
+            hint=f"name a target of {', '.join(modelled())}, such as sim-x5",
+        )
+    model = march_model(march)
+    work = workload(graph, march, model.array)
+    wide = [tap for tap in record.taps.values() if tap.precision is Precision.INT16]
+    rules = PrecisionRules(
+        elsewhere=Precision.INT16 if any(not tap.products for tap in wide) else Precision.INT8,
+        int16_cost=options.int16_cost,
+    )
+    promoted = {product for tap in wide for product in tap.products}
+    return Simulated.of(work, price(work, model, rules, promoted=promoted))
+
+
+def _said(found: Simulated) -> str:
+    e = found.estimate
+    cut = f"{e.segments} BPU segments, {e.cpu_nodes} nodes on the CPU"
+    return f"simulates {e.march}: {cut}; predicted {e.predicted_ms:.3g} ms, {e.bound}-bound, nothing measured"
+
+
+@cache
+def _rates() -> str:
+    folder = resources.files("bpudeploy.predict").joinpath("marches")
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]

@@ -1,0 +1,77 @@
+"""Backend `hb_compile`: S100. Follows the vendor's documents; not yet run on the real tool."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bpudeploy.backends.base import CompileInputs, Runtime
+from bpudeploy.backends.horizon import network as files
+from bpudeploy.backends.horizon.compile_config import QUANT_CONFIG, compile_config
+from bpudeploy.backends.horizon.findings import Estimate
+from bpudeploy.backends.horizon.log import COMPILE_CLOSING
+from bpudeploy.backends.horizon.network import Network, write_normalised
+from bpudeploy.backends.horizon.session import Session, say_where
+from bpudeploy.backends.horizon.tool import find
+from bpudeploy.backends.samples import Samples
+from bpudeploy.quantize import vendor
+from bpudeploy.spec.compile_options import HbCompileOptions
+from bpudeploy.stage import Fingerprint, Work
+
+NAME = "hb_compile"
+
+
+class HbCompileBackend:
+    """Writes the tool's YAML, network and images, runs `hb_compile -c`; gives the .hbm."""
+
+    name = NAME
+    version = 1
+    runtime = Runtime.HBM_RUNTIME
+    deterministic = False
+    findings = True
+    options_type = HbCompileOptions
+
+    def fingerprint(self, options: HbCompileOptions) -> Fingerprint:
+        return find(NAME, options).fingerprint
+
+    def compile(self, work: Work, inputs: CompileInputs, options: HbCompileOptions) -> Path:
+        """Write the binary: NV12 (as Y and UV) or RGB in, float32 logits out, mean and scale inside."""
+        session = Session(work, NAME, find(NAME, options), options)
+        config = prepare(inputs, options, session.folder)
+        say_where(session)
+        binary = session.folder / files.OUT / f"{files.PREFIX}.hbm"
+        told = session.call("-c", files.CONFIG, log="hb_compile.log", closing=COMPILE_CLOSING, product=binary)
+        estimate = read_estimate(session.folder / files.OUT / f"{files.PREFIX}.json")
+        if estimate is not None:
+            told = told.model_copy(update={"estimates": (estimate,)})
+        return session.finish(binary, told, inputs.march, config, ".hbm")
+
+
+def prepare(inputs: CompileInputs, options: HbCompileOptions, folder: Path) -> str:
+    """Write everything that the tool reads into ``folder``, and return the YAML.
+
+    Raises:
+        StageError: no hb_compile could take this network.
+    """
+    network = Network.read(inputs, options)
+    network.write(folder / files.MODEL)
+    quant = vendor.quant_config(network.quantized, network.march, network.on_cpu)
+    (folder / QUANT_CONFIG).write_text(json.dumps(quant, indent=2) + "\n", encoding="utf-8")
+    samples = Samples.read(inputs.calibration.path)
+    images = folder / files.COMPILE_IMAGES
+    count = write_normalised(samples, options.calibration_count, network.normalisation, images)
+    text = compile_config(network, options).to_yaml(
+        f"Written by bpudeploy for hb_compile, {inputs.march}; paths are from this folder.\n"
+        f"{files.COMPILE_IMAGES} holds {count} images with mean and scale applied: the tool puts its own in afterwards."
+    )
+    (folder / files.CONFIG).write_text(text, encoding="utf-8")
+    return text
+
+
+def read_estimate(path: Path) -> Estimate | None:
+    """Return the static estimate of the JSON that hb_compile writes beside the binary, or None where it has none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["summary"]["performance"]
+        return Estimate(subgraph=files.PREFIX, latency_us=float(found["latency (us)"]), fps=float(found["FPS"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,68 @@
+"""Backend `hb_mapper`: X3, X5 and Ultra. Follows the vendor's documents; not yet run on the real tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bpudeploy.backends.base import CompileInputs, Runtime
+from bpudeploy.backends.horizon import network as files
+from bpudeploy.backends.horizon.log import MAPPER_CLOSING
+from bpudeploy.backends.horizon.mapper_config import mapper_config
+from bpudeploy.backends.horizon.network import Network, write_pixels
+from bpudeploy.backends.horizon.session import Session, say_where
+from bpudeploy.backends.horizon.tool import find
+from bpudeploy.backends.samples import Samples
+from bpudeploy.spec.compile_options import HbMapperOptions
+from bpudeploy.stage import Fingerprint, Work
+
+NAME = "hb_mapper"
+NEWEST_IR = 7
+"""The newest ONNX ir_version that hb_mapper reads."""
+
+
+class HbMapperBackend:
+    """Writes the tool's YAML, network and images, runs `checker`, then `makertbin`; gives the .bin."""
+
+    name = NAME
+    version = 1
+    runtime = Runtime.HOBOT_DNN
+    deterministic = False
+    findings = True
+    options_type = HbMapperOptions
+
+    def fingerprint(self, options: HbMapperOptions) -> Fingerprint:
+        return find(NAME, options).fingerprint
+
+    def compile(self, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> Path:
+        """Write the binary: NV12 or RGB in, float32 logits out, mean and scale inside."""
+        session = Session(work, NAME, find(NAME, options), options)
+        config = prepare(inputs, options, session.folder)
+        say_where(session)
+        onnx = ("--model-type", "onnx")
+        session.call(*("checker", *onnx, "--march", inputs.march, "--model", files.MODEL), log="hb_mapper_checker.log")
+        binary = session.folder / files.OUT / f"{files.PREFIX}.bin"
+        told = session.call(
+            *("makertbin", *onnx, "--config", files.CONFIG),
+            log="hb_mapper_makertbin.log",
+            closing=MAPPER_CLOSING,
+            product=binary,
+        )
+        return session.finish(binary, told, inputs.march, config, ".bin")
+
+
+def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> str:
+    """Write everything that the tool reads into ``folder``, and return the YAML.
+
+    Raises:
+        StageError: no hb_mapper could take this network.
+    """
+    network = Network.read(inputs, options)
+    network.write(folder / files.MODEL, NEWEST_IR)
+    samples = Samples.read(inputs.calibration.path)
+    count = write_pixels(samples, options.calibration_count, folder / files.MAPPER_IMAGES)
+    text = mapper_config(network, options).to_yaml(
+        f"Written by bpudeploy for hb_mapper, {inputs.march}; paths are from this folder.\n"
+        f"{files.MAPPER_IMAGES} holds {count} images as 0..255: the tool applies mean_value and scale_value itself."
+    )
+    (folder / files.CONFIG).write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,131 @@
+"""Reading a vendor tool's log, line by line: it may hold megabytes of calibration arrays."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from bpudeploy.backends.horizon.findings import Estimate, Told
+from bpudeploy.backends.horizon.tables import Tables
+
+MAPPER_CLOSING = ("Convert to runtime bin file successfully!", "End Model Convert")
+COMPILE_CLOSING = ("The hb_compile completes running",)
+TAIL = 200
+"""Lines that are kept for saying what went wrong."""
+_LONGEST_LINE = 1 << 16
+_MOST_WARNINGS = 100
+_STAMP = re.compile(
+    r"\s*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ?"
+    r"(?:file: \S+ func: \S+ line No: \d+ ?)?(?P<level>(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)(?= |$) ?)?"
+)
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_VERSION = re.compile(r"(hbdk runtime|hbdk4?|hmct|horizon_nn|hb_mapper|hb_compile) version *:? +(\S+)$")
+_METHOD = re.compile(r"Select (\S+) method\.?$")
+_IMAGES = re.compile(r"(?:The )?num of calibration data: (\d+)$")
+_ESTIMATE = re.compile(r"FPS=([\d.]+), latency = ([\d.]+) us, DDR = (\d+) bytes\s*(?:\(see (\S+)\.html\))?")
+_WARNING = re.compile(
+    r"Layer \S+ will be executed on CPU|expects be \d+ dimensions|expect data shape range|got unexpected \w+ threshold"
+)
+_PHASE = re.compile(r"Start to (?!execute )([A-Za-z].{0,60}?)\.*$")
+
+
+class Line:
+    """One line of a log without its prefix; ``stamped`` says whether it had one."""
+
+    __slots__ = ("level", "stamped", "text")
+
+    def __init__(self, raw: str) -> None:
+        clean = _ESCAPE.sub("", raw.rstrip("\r\n"))
+        stamp = _STAMP.match(clean)
+        self.stamped = stamp is not None
+        self.level = (stamp["level"] or "").strip() if stamp else ""
+        self.text = clean[stamp.end() :] if stamp else clean
+
+
+def phase(line: Line) -> str | None:
+    """Return what the tool says that it starts, such as "calibrate the model"."""
+    found = _PHASE.match(line.text) if line.stamped else None
+    return found[1] if found else None
+
+
+class LogReader:
+    """Takes a log's lines in order. Any text is taken: what is not known is passed over."""
+
+    def __init__(self) -> None:
+        self.tail: deque[str] = deque(maxlen=TAIL)
+        self._tables = Tables()
+        self._versions: dict[str, str] = {}
+        self._method: str | None = None
+        self._images: int | None = None
+        self._estimates: list[Estimate] = []
+        self._warnings: list[str] = []
+        self._closing: list[str] = []
+
+    def feed(self, raw: str) -> Line:
+        """Take one line, with its prefix or without, and return it cleaned."""
+        line = Line(raw)
+        if line.text.strip():
+            self.tail.append(f"{line.level} {line.text}".strip()[:1000])
+        if not self._tables.feed(line.text, line.stamped):
+            self._message(line.text.strip())
+        return line
+
+    def _message(self, text: str) -> None:
+        """Keep what a line outside the tables says."""
+        if len(text) > 1000:
+            return
+        if found := _VERSION.match(text):
+            self._versions[found[1].replace(" ", "_")] = found[2]
+        elif found := _METHOD.match(text):
+            self._method = found[1]
+        elif found := _IMAGES.match(text):
+            self._images = int(found[1])
+        elif found := _ESTIMATE.match(text):
+            self._estimates.append(_estimate(found, len(self._estimates)))
+        elif _WARNING.search(text) and len(self._warnings) < _MOST_WARNINGS:
+            self._warnings.append(text)
+        else:
+            self._closing += [c for c in (*MAPPER_CLOSING, *COMPILE_CLOSING) if text.startswith(c)]
+
+    def told(self) -> Told:
+        """Return what the lines so far say."""
+        return Told(
+            versions=dict(self._versions),
+            calibration_method=self._method,
+            calibration_images=self._images,
+            nodes=tuple(self._tables.nodes),
+            outputs=tuple(self._tables.outputs),
+            ports=tuple(self._tables.ports),
+            estimates=tuple(self._estimates),
+            warnings=tuple(self._warnings),
+            closing=tuple(dict.fromkeys(self._closing)),
+            unread_rows=self._tables.unread,
+        )
+
+
+def _estimate(found: re.Match[str], number: int) -> Estimate:
+    name = found[4] or f"subgraph_{number}"
+    return Estimate(subgraph=name, latency_us=float(found[2]), fps=float(found[1]), ddr_bytes=int(found[3]))
+
+
+def read_log(path: Path) -> LogReader:
+    """Read a whole log, in bounded memory."""
+    reader = LogReader()
+    with path.open("rb") as stream:
+        for line in lines(stream):
+            reader.feed(line)
+    return reader
+
+
+def lines(stream: BinaryIO) -> Iterator[str]:
+    """Yield a stream's lines; one of more than 64 KiB comes in pieces."""
+    while piece := stream.readline(_LONGEST_LINE):
+        yield piece.decode("utf-8", "replace")
+
+
+def last_lines(tail: Iterable[str], count: int = 12) -> str:
+    """Return the end of a log, indented, for an error's text."""
+    return "\n".join(f"    {line}" for line in list(tail)[-count:])

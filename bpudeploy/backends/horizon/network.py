@@ -1,0 +1,127 @@
+"""The network, and its images, as a vendor tool takes them: files in the folder where it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpudeploy.backends.base import CompileInputs
+from bpudeploy.backends.horizon.document import joined
+from bpudeploy.backends.samples import Normalisation, Samples
+from bpudeploy.errors import StageError
+from bpudeploy.spec.compile_options import InputType, VendorOptions
+from bpudeploy.spec.target import March
+
+if TYPE_CHECKING:
+    import onnx
+
+MODEL = "model.onnx"
+CONFIG = "config.yaml"
+OUT = "out"
+PREFIX = "model"
+MAPPER_IMAGES = "calibration_f32"
+"""The folder's ending names the type: hb_mapper takes its content for uint8 otherwise, where nothing else is said."""
+COMPILE_IMAGES = "calibration"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The float graph to compile: one input ``name`` of ``shape`` (1, 3, H, W), its QDQ form, and its mean and std."""
+
+    model: onnx.ModelProto
+    quantized: onnx.ModelProto
+    name: str
+    shape: tuple[int, ...]
+    normalisation: Normalisation
+    march: March
+    on_cpu: frozenset[str]
+
+    @classmethod
+    def read(cls, inputs: CompileInputs, options: VendorOptions) -> Network:
+        """Read what the tool is to compile.
+
+        Raises:
+            StageError: no vendor tool could take it.
+        """
+        import onnx
+
+        model = onnx.load(inputs.graph.path)
+        constants = {tensor.name for tensor in model.graph.initializer}
+        fed = [value for value in model.graph.input if value.name not in constants]
+        if len(fed) != 1:
+            raise StageError(
+                f"the network has {len(fed)} inputs, and one image is fed", hint="give a model of one input"
+            )
+        shape = tuple(d.dim_value for d in fed[0].type.tensor_type.shape.dim)
+        _hold(shape, options)
+        return cls(
+            model,
+            onnx.load(inputs.quantized.path),
+            fed[0].name,
+            shape,
+            Normalisation.read(inputs.preprocess.path),
+            March(inputs.march),
+            inputs.on_cpu,
+        )
+
+    @property
+    def input_shape(self) -> str:
+        """The shape as the tools write it: 1x3x224x224."""
+        return "x".join(map(str, self.shape))
+
+    @property
+    def mean_value(self) -> str:
+        """Per channel, in units of 0..255: what is subtracted from a pixel."""
+        return joined(255.0 * mean for mean in self.normalisation.mean)
+
+    @property
+    def scale_value(self) -> str:
+        """Per channel: what a pixel, less its mean, is multiplied by."""
+        return joined(self.normalisation.scale)
+
+    def write(self, path: Path, newest_ir: int | None = None) -> None:
+        """Write the graph; ``newest_ir`` is the newest form of ONNX file that the tool reads."""
+        import onnx
+
+        if newest_ir is not None:
+            self.model.ir_version = min(self.model.ir_version, newest_ir)
+        onnx.save(self.model, path)
+
+
+def _hold(shape: tuple[int, ...], options: VendorOptions) -> None:
+    if len(shape) != 4 or shape[:2] != (1, 3) or min(shape) < 1:
+        raise StageError(f"the network's input is {shape}, not (1, 3, H, W)", hint="set `model.batch` to 1")
+    if options.input_type_rt is InputType.NV12 and (shape[2] % 2 or shape[3] % 2):
+        raise StageError(
+            f"nv12 has no odd height or width, and the network's input is {shape[2]}x{shape[3]}",
+            hint="use an even model.image_size, or `input_type_rt: rgb`",
+        )
+
+
+def write_pixels(samples: Samples, count: int | None, folder: Path) -> int:
+    """Write images as hb_mapper takes them, and return how many.
+
+    One file an image, raw float32 (3, H, W) of 0..255, RGB: the tool applies mean and scale by itself.
+    """
+    import numpy as np
+
+    chosen = samples.pixels[:count]
+    folder.mkdir()
+    for i, image in enumerate(chosen):
+        image.transpose(2, 0, 1).astype(np.float32).tofile(folder / f"{i:05}.bin")
+    return len(chosen)
+
+
+def write_normalised(samples: Samples, count: int | None, normalisation: Normalisation, folder: Path) -> int:
+    """Write images as hb_compile takes them, and return how many.
+
+    One .npy an image, float32 (1, 3, H, W) with mean and scale applied: what the float network eats.
+    """
+    import numpy as np
+
+    chosen = samples.pixels[:count]
+    folder.mkdir()
+    for i in range(len(chosen)):
+        np.save(folder / f"{i:05}.npy", normalisation.apply(chosen[i : i + 1]))
+    return len(chosen)

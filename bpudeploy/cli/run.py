@@ -1,0 +1,104 @@
+"""run: build, push and measure one recipe, or all those of a matrix, whose steps are built beside each other."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from bpudeploy.backends.registry import load_backend
+from bpudeploy.cli import render
+from bpudeploy.cli.promise import repair_of
+from bpudeploy.deploy import board_opener, deploy, require_driver
+from bpudeploy.errors import BpudeployError, ExitCode, UsageError
+from bpudeploy.plan import pipeline
+from bpudeploy.plan.step import Plan
+from bpudeploy.run.runner import RunResult
+from bpudeploy.run.runner import run as run_plan
+from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.recipe import Outputs
+
+_SHARE = 0.8
+"""Of the memory that is free, what a farm takes when it is not told."""
+
+
+def run(recipes: Sequence[Resolved], root: Path, args: Namespace) -> int:
+    """Build, push, measure; with ``--until`` build only. One recipe that fails does not stop the others."""
+    if args.until is None:
+        for resolved in recipes:
+            _require_board(resolved, args)
+    plans = [pipeline.plan_until(r, load_backend(r.target.backend), args.until) for r in recipes]
+    together = _build_together(plans, root, args) if len(plans) > 1 else {}
+    force = () if together else args.force
+    code = ExitCode.OK
+    for resolved, plan in zip(recipes, plans, strict=True):
+        built = together.get(plan.recipe)
+        if isinstance(built, BpudeployError):
+            render.show_error(built, args.json)
+            code = max(code, built.exit_code)
+        elif args.until is None:
+            code = max(code, _deploy(resolved, root, args, force))
+        else:
+            if built is None:
+                with render.Live(args.json) as live:
+                    built = run_plan(plan, root, live.draw, force)
+            code = max(code, _show_built(resolved, built, args))
+    return code
+
+
+def _require_board(resolved: Resolved, args: Namespace) -> None:
+    """Say what would stop it at the board before an hour of work."""
+    backend = load_backend(resolved.target.backend)
+    require_driver(resolved, backend)
+    pipeline.require_compiler(resolved, backend)
+    if resolved.recipe.model.outputs is Outputs.FEATURES:
+        raise UsageError(
+            f"{resolved.recipe.name} gives feature maps, and the benchmark measures a top-1",
+            hint="`--until compile` builds all that there is to build",
+        )
+    board_opener(resolved.target, args.board)
+
+
+def _deploy(resolved: Resolved, root: Path, args: Namespace, force: Sequence[str]) -> ExitCode:
+    with render.Live(args.json) as live:
+        backend = load_backend(resolved.target.backend)
+        summary = deploy(resolved, backend, root, args.board, live.draw, force)
+    render.show_summary(summary, args.json)
+    return ExitCode.OK if summary.holds else ExitCode.CHECK
+
+
+def _show_built(resolved: Resolved, built: RunResult, args: Namespace) -> ExitCode:
+    repair = repair_of(built)
+    render.show_built(resolved.recipe.name, built, repair, args.json)
+    return ExitCode.CHECK if repair is not None and not repair.holds else ExitCode.OK
+
+
+def _build_together(plans: Sequence[Plan], root: Path, args: Namespace) -> dict[str, RunResult | BpudeployError]:
+    """Build every plan, several steps at once, and return by recipe what came of it.
+
+    Raises:
+        UsageError: --jobs or --memory is no number of processes or of GiB.
+    """
+    from bpudeploy.run.farm import run_all
+    from bpudeploy.run.local import Budget, LocalExecutor
+    from bpudeploy.store.steps import all_records
+
+    jobs, memory = args.jobs or min(len(plans), os.cpu_count() or 1), args.memory
+    if jobs < 1 or (memory is not None and memory <= 0):
+        raise UsageError("--jobs and --memory are 1 or more, and above 0", hint="--jobs 2 --memory 8")
+    budget = Budget(jobs, memory * 2**30 / 1e6 if memory else _SHARE * _free_mb())
+    with render.Live(args.json) as live:
+        outcomes = run_all(plans, root, LocalExecutor(root, budget, all_records(root)), live.draw_of, args.force)
+    return {plan.recipe: outcome for plan, outcome in zip(plans, outcomes, strict=True)}
+
+
+def _free_mb() -> float:
+    """Return MemAvailable in MB (10^6 bytes); what there is in all where Linux does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,0 +1,58 @@
+"""A recipe up to a vendor's binary: `bpudeploy run --until compile`, with the fakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bpudeploy.backends.horizon.findings import Findings
+from bpudeploy.cli.main import main
+from tests.fakes.fixtures import VendorTools
+
+
+def build(tiny: Path, capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+    code = main(["run", str(tiny), "--until", "compile", "--json", *args])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)["steps"]["compile"]
+    return found
+
+
+@pytest.mark.usefixtures("vendor_tools")
+@pytest.mark.parametrize("target", ["rdk-x3", "rdk-x5", "rdk-ultra", "rdk-s100"])
+def test_a_transformer_is_compiled_for_every_board(tiny: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = build(tiny, capsys, "--set", f"target={target}")
+    binary, found = (Path(path) for path in made["artifacts"].values())
+    findings = Findings.model_validate_json(found.read_bytes())
+    assert binary.read_bytes().startswith(b"FAKEHHBM" if target == "rdk-s100" else b"FAKEHBIN")
+    assert len(findings.told.nodes) > 100 and ("node_info:" in findings.config) == (target in ("rdk-x5", "rdk-ultra"))
+
+
+def test_the_first_bytes_are_kept_and_a_new_tool_compiles_anew(
+    tiny: Path, vendor_tools: VendorTools, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = build(tiny, capsys, "--set", "target=rdk-x5")
+    again = build(tiny, capsys, "--set", "target=rdk-x5", "--set", "compile.hb_mapper.minutes=5")
+    assert (first["cache"], again["cache"]) == ("miss", "hit") and again["artifacts"] == first["artifacts"]
+    contained = ("--set", f"compile.hb_mapper.image={vendor_tools.image}")
+    other = build(tiny, capsys, "--set", "target=rdk-x5", *contained)
+    assert other["cache"] == "miss" and other["artifacts"] != first["artifacts"]
+
+
+@pytest.mark.usefixtures("vendor_tools")
+def test_a_binary_that_no_board_could_run_yet_is_refused_before_it_is_compiled(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(tiny), "--set", "target=rdk-s100", "--board", "b"]) == 2
+    assert "hbm_runtime, which has no driver on boards yet" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.usefixtures("vendor_tools")
+def test_the_backends_that_are_here_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backends"]) == 0
+    out = capsys.readouterr().out
+    assert "hb_mapper 1.24.3" in out and "hb_compile 3.3.22" in out
