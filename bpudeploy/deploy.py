@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -23,11 +24,20 @@ from bpudeploy.spec.load import Resolved
 from bpudeploy.spec.target import Connection, Target
 
 if TYPE_CHECKING:
-    from bpudeploy.effects.push import Pushed
+    from bpudeploy.effects.push import Policy, Pushed
     from bpudeploy.results.measurement import Measurement
     from bpudeploy.results.summary import Summary
 
 PROJECT = Path(".bpudeploy")
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the one who deploys decides, not the recipe or the target."""
+
+    key: Path | None = None
+    """The signing key's file; None is the user's own."""
+    allow_downgrade: bool = False
 
 
 def deploy(
@@ -37,6 +47,7 @@ def deploy(
     address: str | None,
     emit: Callable[[Event], None],
     force: Collection[str] = (),
+    orders: Orders = Orders(),
 ) -> Summary:
     """Run a recipe from its sources to numbers from a board; everything said lands in a new run directory.
 
@@ -45,6 +56,7 @@ def deploy(
     """
     require_driver(resolved, backend)
     board = board_opener(resolved.target, address)
+    policy = policy_of(resolved.target, orders)
     plan = pipeline.plan(resolved, backend)
     started = datetime.now(UTC)
     directory = new_run_directory(PROJECT / "runs", resolved.recipe.name)
@@ -59,7 +71,7 @@ def deploy(
     result = run(plan, store, tell, force)
     release = release_of(resolved, backend, result)
     (directory / "release.json").write_text(release.manifest.to_json())
-    pushed, measured = _on_board(resolved, board, result, release, tell)
+    pushed, measured = _on_board(resolved, board, result, release, policy, tell)
     from bpudeploy.results.report import write_report
     from bpudeploy.summarise import summarise
 
@@ -107,10 +119,35 @@ def board_opener(target: Target, address: str | None) -> Callable[[], AbstractCo
             f"target {target.name} is reached over SSH: which board?",
             hint="add --board [USER@]HOST[:PORT], or stop before with --until compile",
         )
-    from bpudeploy.boards.ssh import Address, open_ssh
+    from bpudeploy.boards.address import Address
+    from bpudeploy.boards.ssh import open_ssh
 
     where = Address.parse(address)
     return lambda: open_ssh(where, name=address, python=spec.python, root=PurePosixPath(spec.root))
+
+
+def policy_of(target: Target, orders: Orders) -> Policy:
+    """Return what a push to a board of this kind may do, with the key that signs.
+
+    A board that the run starts itself gets a key of its own, made here once, and may go back to an older build.
+
+    Raises:
+        UsageError: there is no key that can be used, or none has a place.
+    """
+    from bpudeploy.effects.push import Policy
+    from bpudeploy.signing import default_key, load_key, new_key
+
+    spec = target.board
+    embedded = spec.connection is Connection.EMBEDDED
+    if orders.key is not None and (embedded or not spec.signed):
+        whose = "starts its own board, with a key of its own" if embedded else "says board.signed: false"
+        raise UsageError(f"target {target.name} {whose}, so --key has no place", hint="leave --key out")
+    if not spec.signed:
+        return Policy(None, spec.keep, orders.allow_downgrade)
+    own = PROJECT / "boards" / target.name / "signing_key"
+    if embedded:
+        return Policy(load_key(own) if own.exists() else new_key(own), spec.keep, allow_downgrade=True)
+    return Policy(load_key(orders.key or default_key()), spec.keep, orders.allow_downgrade)
 
 
 def release_of(resolved: Resolved, backend: Backend, result: RunResult) -> Release:
@@ -125,7 +162,7 @@ def release_of(resolved: Resolved, backend: Backend, result: RunResult) -> Relea
         binary=binary.digest,
         steps={name: tuple(a.digest for a in step.artifacts) for name, step in result.steps.items()},
     )
-    return Release(manifest, binary)
+    return Release(manifest, binary, result.steps[pipeline.BINARY].record.made)
 
 
 def _on_board(
@@ -133,15 +170,19 @@ def _on_board(
     opener: Callable[[], AbstractContextManager[Board]],
     result: RunResult,
     release: Release,
+    policy: Policy,
     emit: Callable[[Event], None],
 ) -> tuple[Pushed, Measurement]:
     from bpudeploy.effects.bench import bench
     from bpudeploy.effects.push import push
+    from bpudeploy.effects.trust import Trust, trust
 
     samples = result.artifact(pipeline.EVALUATION)
     emit(StepStarted("push"))
     with opener() as board:
-        pushed = push(board, release, emit)
+        if policy.key is not None and resolved.target.board.connection is Connection.EMBEDDED:
+            trust(board, policy.key.public, Trust.REPLACE)  # key and board are this project's own
+        pushed = push(board, release, policy, emit)
         emit(StepFinished("push", "miss" if pushed.changed else "hit", (release.digest,), pushed.seconds))
         emit(StepStarted("benchmark"))
         before = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A release: the compiled binary and the manifest that says where every byte of it came from."""
+"""A release: the compiled binary, the manifest of where its bytes came from, and the statement that is signed."""
 
 from __future__ import annotations
 
@@ -28,11 +28,32 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Release:
-    """What boards hold; named by the digest of its manifest, which names the digest of the binary."""
+    """What boards hold; named by the digest of its manifest, which names the digest of the binary.
+
+    ``built`` is when the binary was compiled, in seconds since 1970 by that machine's clock; 0 where it is not known.
+    It orders releases of one name and is no part of the digest: the same bytes are the same release.
+    """
 
     manifest: Manifest
     binary: Artifact
+    built: int = 0
 
     @property
     def digest(self) -> Key:
         return key_of("release", asdict(self.manifest))
+
+    @property
+    def line(self) -> Key:
+        """What it is a release of: recipe and target. Releases of one line are older or newer than each other."""
+        return key_of("line", [self.manifest.name, self.manifest.target])
+
+    @property
+    def statement(self) -> str:
+        """The text that is signed: lines that a shell can read without a parser.
+
+        The release's digest covers the manifest, and the binary's is in both, so a signature vouches for all of it.
+        """
+        return (
+            f"bpudeploy-statement 1\nrelease {self.digest}\nbinary {self.manifest.binary}\n"
+            f"line {self.line}\nbuilt {self.built}\n"
+        )

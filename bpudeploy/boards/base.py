@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,19 @@ class Output:
 
     status: int
     stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a finished command that was fed said: its stdout as the bytes it is."""
+
+    status: int
+    stdout: bytes
     stderr: str
 
     @property
@@ -45,10 +58,18 @@ class Board(Protocol):
         """
         ...
 
+    def feed(self, argv: Sequence[str], pieces: Iterable[bytes], *, timeout: float, step: str) -> Reply:
+        """Run a command with ``pieces`` on its standard input, each asked for when the one before is on its way.
+
+        ``timeout`` is the longest wait for one piece to be taken, and for the end after the last. A command may
+        end before it has read all: its status is returned as ever.
+        """
+        ...
+
     def put(
         self, local: Path, remote: PurePosixPath, *, step: str, progress: Callable[[int, int], None] | None = None
     ) -> None:
-        """Copy a file; ``progress(done_bytes, total_bytes)``. The remote folder must exist."""
+        """Copy a file, unverified; ``progress(done_bytes, total_bytes)``. The remote folder must exist."""
         ...
 
 

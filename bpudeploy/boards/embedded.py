@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from bpudeploy.boards.ssh import Address, Identity, SshBoard, open_ssh
+from bpudeploy.boards.address import Address, Identity
+from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.errors import BoardError
 
 _START_TIMEOUT_S = 20

@@ -1,60 +1,30 @@
-"""A board over SSH. The only client-side importer of asyncssh; host keys are always checked."""
+"""A board over SSH: commands, streams and files on one connection."""
 
 from __future__ import annotations
 
 import asyncio
-import re
+import contextlib
 import shlex
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bpudeploy.boards.base import Output
-from bpudeploy.errors import BoardError, UsageError
+from bpudeploy.boards.address import Address, Identity
+from bpudeploy.boards.base import Output, Reply
+from bpudeploy.boards.connect import connected
+from bpudeploy.errors import BoardError
 
 if TYPE_CHECKING:
     import asyncssh
 
 T = TypeVar("T")
-CONNECT_TIMEOUT_S = 15.0
-_KEEPALIVE_S = 15
-_ADDRESS = re.compile(
-    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?"
-    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_][A-Za-z0-9_.-]*))(?::(?P<port>\d{1,5}))?"
-)
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a board is. What is None comes from ~/.ssh/config, or SSH's defaults."""
-
-    host: str
-    user: str | None = None
-    port: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Parse ``[USER@]HOST[:PORT]``; HOST may be an alias of ~/.ssh/config, or [IPv6].
-
-        Raises:
-            UsageError: anything else.
-        """
-        found = _ADDRESS.fullmatch(text)
-        port = int(found["port"]) if found and found["port"] else None
-        if not found or (port is not None and not 0 < port < 65536):
-            raise UsageError(f"{text!r} is no board address", hint="write [USER@]HOST[:PORT], such as sunrise@rdk-1:22")
-        return cls(found["v6"] or found["host"], found["user"], port)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Keys of our own instead of the user's: for the embedded board. Ignores ~/.ssh and agents."""
-
-    client_key: Path
-    host_key: str
-    """The one public host key that is accepted, in OpenSSH's format."""
+LOGIN = "login"
+PIECE = 1 << 19
+"""Bytes that are handed to the channel at a time."""
+_STALL_S = 60.0
+_LOGIN_S = 15.0
+_READY = "bpudeploy"
 
 
 class SshBoard:
@@ -81,8 +51,9 @@ class SshBoard:
             done = await self._connection.run(
                 shlex.join(argv), timeout=timeout, encoding="utf-8", errors="replace", stdin=_devnull()
             )
-            status = done.returncode if done.returncode is not None else -1
-            return Output(status, str(done.stdout or ""), str(done.stderr or ""))
+            if done.returncode is None:
+                raise ConnectionResetError("it ended before the command did")
+            return Output(done.returncode, str(done.stdout or ""), str(done.stderr or ""))
 
         return self._do(work(), step, f"`{argv[0]}` did not end in {timeout:g} s")
 
@@ -112,20 +83,68 @@ class SshBoard:
         finally:
             self._end(process)
 
+    def feed(self, argv: Sequence[str], pieces: Iterable[bytes], *, timeout: float, step: str) -> Reply:
+        """See ``Board.feed``."""
+
+        async def work() -> Reply:
+            process = await self._connection.create_process(shlex.join(argv), encoding=None)
+            try:
+                with contextlib.suppress(BrokenPipeError):  # it has ended: its status says why
+                    for piece in pieces:
+                        process.stdin.write(piece)
+                        await asyncio.wait_for(process.stdin.drain(), timeout)
+                    process.stdin.write_eof()
+                done = await asyncio.wait_for(process.wait(), timeout)
+            finally:
+                process.close()
+            if done.returncode is None or (done.returncode == -1 and not done.exit_signal):
+                raise ConnectionResetError("the channel was closed")
+            assert isinstance(done.stdout, bytes) and isinstance(done.stderr, bytes)
+            return Reply(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+
+        return self._do(work(), step, f"the transfer stalled: nothing moved for {timeout:g} s")
+
     def put(
         self, local: Path, remote: PurePosixPath, *, step: str, progress: Callable[[int, int], None] | None = None
     ) -> None:
         """See ``Board.put``."""
 
-        def handler(_source: bytes, _target: bytes, done: int, total: int) -> None:
-            if progress:
-                progress(done, total)
+        def pieces() -> Iterator[bytes]:
+            done, total = 0, local.stat().st_size
+            with local.open("rb") as stream:
+                while piece := stream.read(PIECE):
+                    yield piece
+                    done += len(piece)
+                    if progress:
+                        progress(done, total)
 
-        async def work() -> None:
-            async with self._connection.start_sftp_client() as sftp:
-                await sftp.put(str(local), str(remote), progress_handler=handler)
+        reply = self.feed(["sh", "-c", 'cat > "$1"', "sh", str(remote)], pieces(), timeout=_STALL_S, step=step)
+        if not reply.ok:
+            raise BoardError(
+                f"it could not write {remote}: {reply.stderr.strip()}",
+                board=self.name,
+                step=step,
+                hint="check the space and permissions there",
+            )
 
-        self._do(work(), step, "the transfer stalled")
+    def offers_sftp(self, *, step: str) -> bool:
+        """Return whether the server has an SFTP subsystem; push does without.
+
+        Raises:
+            BoardError: the connection was lost.
+        """
+
+        async def work() -> bool:
+            import asyncssh
+
+            try:
+                async with asyncio.timeout(_LOGIN_S):
+                    async with self._connection.start_sftp_client():
+                        return True
+            except (asyncssh.SFTPError, asyncssh.ChannelOpenError):
+                return False
+
+        return self._do(work(), step, "its SFTP subsystem does not answer")
 
     def _end(self, process: Any) -> None:
         """End the remote process: its input closes (our agent leaves then), and its channel with it."""
@@ -149,8 +168,13 @@ class SshBoard:
             raise BoardError(
                 on_timeout, board=self.name, step=step, hint="is the board busy, hung or off the network?"
             ) from error
-        except asyncssh.SFTPError as error:
-            raise BoardError(f"SFTP: {error.reason}", board=self.name, step=step, hint=_sftp_hint(error)) from error
+        except asyncssh.ChannelOpenError as error:
+            raise BoardError(
+                f"its server refuses to run a command: {error.reason}",
+                board=self.name,
+                step=step,
+                hint="give this account a shell, and see MaxSessions in its sshd_config; or name another USER@",
+            ) from error
         except (asyncssh.Error, OSError) as error:
             raise BoardError(
                 f"the connection was lost: {error}", board=self.name, step=step, hint="run again: push resumes safely"
@@ -163,82 +187,42 @@ def _devnull() -> int:
     return int(asyncssh.DEVNULL)
 
 
-def _sftp_hint(error: Exception) -> str:
-    text = str(error).lower()
-    if "space" in text or "quota" in text or text in ("failure", ""):
-        return "is the board's disk full? `df -h` there tells"
-    return "check the permissions of the target's board.root on the board"
-
-
 @contextmanager
 def open_ssh(
     address: Address, *, name: str, python: str, root: PurePosixPath, identity: Identity | None = None
 ) -> Iterator[SshBoard]:
-    """Connect, and disconnect at the end.
+    """Connect, see that the account runs commands and nothing else, and disconnect at the end.
 
     With no ``identity``: the user's own ~/.ssh/config, keys, agent and known_hosts. A host key that is
     unknown or has changed is refused, always.
 
     Raises:
-        BoardError: refused, unknown or changed host key, no authentication, time-out.
+        BoardError: refused, unknown or changed host key, no authentication, time-out; or, at the step ``login``,
+            a shell that runs no commands or adds words of its own to what they say.
     """
-    with asyncio.Runner() as runner:
-        try:
-            connection = runner.run(_connect(address, identity))
-        except Exception as error:
-            _explain(error, address, name)
+    with connected(address, name=name, identity=identity) as (runner, connection):
         board = SshBoard(runner, connection, name, python, root)
-        try:
-            yield board
-        finally:
-            runner.run(_disconnect(connection))
+        _greet(board)
+        yield board
 
 
-async def _connect(address: Address, identity: Identity | None) -> asyncssh.SSHClientConnection:
-    import asyncssh
-
-    options: dict[str, Any] = {"keepalive_interval": _KEEPALIVE_S, "login_timeout": CONNECT_TIMEOUT_S}
-    if address.user is not None:
-        options["username"] = address.user
-    if address.port is not None:
-        options["port"] = address.port
-    if identity is not None:
-        known = asyncssh.import_known_hosts(f"{address.host} {identity.host_key}\n")
-        options |= {"known_hosts": known, "client_keys": [str(identity.client_key)], "agent_path": None, "config": None}
-    elif not (Path.home() / ".ssh" / "known_hosts").exists():
-        # Where the file does not exist asyncssh would check nothing; an empty list refuses everybody.
-        options["known_hosts"] = asyncssh.import_known_hosts("")
-    return await asyncssh.connect(address.host, connect_timeout=CONNECT_TIMEOUT_S, **options)
-
-
-async def _disconnect(connection: asyncssh.SSHClientConnection) -> None:
-    connection.close()
-    try:
-        await asyncio.wait_for(connection.wait_closed(), 5)
-    except TimeoutError:
-        connection.abort()
-
-
-def _explain(error: Exception, address: Address, name: str) -> NoReturn:
-    """Raise the BoardError that says what went wrong and what to do."""
-    import asyncssh
-
-    port = f" -p {address.port}" if address.port else ""
-    if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        message = f"its host key is not the known one, or is unknown: {error.reason}"
-        hint = (
-            f"compare fingerprints with the board's own screen, then `ssh{port} {address.host}` once to accept it "
-            f"(after a re-install: `ssh-keygen -R {address.host}` first)"
+def _greet(board: SshBoard) -> None:
+    """See that a command's output is the command's: every later answer is read as if it were."""
+    out = board.run(["sh", "-c", f"echo {_READY}"], timeout=_LOGIN_S, step=LOGIN)
+    before, found, after = out.stdout.partition(f"{_READY}\n")
+    if not found:
+        said = (out.stderr.strip() or out.stdout.strip() or f"exit status {out.status}").splitlines()[-1]
+        raise BoardError(
+            f"this account runs no commands: {said[:200]!r}",
+            board=board.name,
+            step=LOGIN,
+            hint="give it a plain shell (`chsh -s /bin/sh`) and no ForceCommand, or name another USER@",
         )
-    elif isinstance(error, asyncssh.PermissionDenied):
-        message, hint = (
-            "it refuses our keys and user",
-            "put your public key there with ssh-copy-id, or name another USER@",
+    if before or after:
+        raise BoardError(
+            f"its login prints {(before + after).strip()[:200]!r} before every command's own output",
+            board=board.name,
+            step=LOGIN,
+            hint="make that shell's start file silent: put `case $- in *i*) ;; *) return ;; esac` at the top of "
+            f"~/.bashrc there (`bpudeploy boards shell {board.name}`)",
         )
-    elif isinstance(error, TimeoutError):
-        message, hint = f"no answer in {CONNECT_TIMEOUT_S:g} s", "is it on, and on this network?"
-    elif isinstance(error, asyncssh.Error | OSError):
-        message, hint = f"cannot connect to {address.host}: {error}", "check the address, and that sshd runs there"
-    else:
-        raise error
-    raise BoardError(message, board=name, step="connect", hint=hint) from error

@@ -19,6 +19,8 @@ examples:
   bpudeploy run R.yaml --set calibration.count=32    the same with one field changed
   bpudeploy run R.yaml --until quantize              build only, no board
   bpudeploy run R.yaml --board sunrise@192.168.1.10  on a board over SSH
+  bpudeploy rollback --board B --target rdk-x5       the release before, again
+  bpudeploy boards doctor sunrise@192.168.1.10       what a board is, and what it lacks
   bpudeploy explain R.yaml quantize                  why one step runs, part by part of its key
   bpudeploy inspect deit_tiny_patch16_224 --target rdk-x5   which operator would run where, and why
   bpudeploy estimate R.yaml --target rdk-x3,rdk-x5   how long it is predicted to take, before a board is bought
@@ -44,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
     _estimate(verbs)
     _precision(verbs)
     _sensitivity(verbs)
+    _boards(verbs)
+    _releases(verbs)
     cache = _verb(verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run")
     cache.add_argument("what", choices=("ls", "gc", "verify"), help="list records, remove old ones, hash every object")
     cache.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="for gc: unused so long (30)")
@@ -58,6 +62,8 @@ def _recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _keys(run)
     run.add_argument("--until", metavar="STEP", help="stop after this stage or step; no board is touched")
     run.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that is reached over SSH")
+    run.add_argument("--key", type=Path, metavar="FILE", help="signs the release (default: what `keys new` made)")
+    run.add_argument("--allow-downgrade", action="store_true", help="push though the board has a later build of it")
     run.add_argument("--jobs", type=int, metavar="N", help="of a matrix: steps at once (default: one a core)")
     run.add_argument("--memory", type=float, metavar="GIB", help="of a matrix: what they may need in all")
     run.add_argument("--dry-run", action="store_true", help="the same as plan")
@@ -159,6 +165,69 @@ def _sensitivity(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _recipe(sensitivity)
     sensitivity.add_argument("--images", type=int, default=8, help="calibration images to look at (default: 8)")
     _store(sensitivity)
+
+
+def _releases(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    keys = _verb(
+        verbs,
+        "keys",
+        "the key that signs releases: make it, show it, have a board trust it",
+        "bpudeploy keys new\n"
+        "  bpudeploy keys install --board sunrise@192.168.1.10 --target rdk-x5\n\n"
+        "A board activates only what a key that it trusts has signed; it learns one by `keys install` alone.",
+    )
+    keys.add_argument("what", choices=("new", "show", "install"), help="make one; print it; have a board trust it")
+    keys.add_argument("--key", type=Path, metavar="FILE", help="default: ~/.config/bpudeploy/signing_key")
+    _on_a_board(keys)
+    how = keys.add_mutually_exclusive_group()
+    how.add_argument("--add", action="store_true", help="for install: beside the keys that it trusts already")
+    how.add_argument("--replace", action="store_true", help="for install: instead of the keys that it trusts already")
+    rollback = _verb(
+        verbs,
+        "rollback",
+        "make a board's previous release its current one",
+        "bpudeploy rollback --board sunrise@192.168.1.10 --target rdk-x5",
+    )
+    _on_a_board(rollback)
+
+
+def _on_a_board(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that is reached over SSH")
+    verb.add_argument("--target", metavar="NAME", help="the kind of board: it says where releases are there")
+
+
+def _boards(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    boards = verbs.add_parser("boards", help="what a board is, what it lacks, and whether it is the one you think")
+    what = boards.add_subparsers(dest="what", metavar="WHAT", required=True)
+    _verb(what, "list", "the boards that runs in this folder reached", "bpudeploy boards list")
+    doctor = _verb(
+        what,
+        "doctor",
+        "look at all that a deployment needs, and say how to repair what is missing",
+        "bpudeploy boards doctor sunrise@192.168.1.10 --target rdk-x5\n\nIt reads; it changes nothing on the board.",
+    )
+    doctor.add_argument("--target", metavar="NAME", help="what the board is to be: its chip, its runtime, its folder")
+    facts = _verb(what, "facts", "what a board says of itself", "bpudeploy boards facts rdk-1 --json")
+    trust = _verb(
+        what,
+        "trust",
+        "pin a board's host key in known_hosts, after you have compared its fingerprint",
+        "bpudeploy boards trust rdk-1\n"
+        "  bpudeploy boards trust rdk-1 --fingerprint SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU",
+    )
+    trust.add_argument("--fingerprint", metavar="SHA256:...", help="do not ask: trust this key, refuse another")
+    trust.add_argument("--replace", action="store_true", help="take the key out that was known before")
+    shell = _verb(
+        what,
+        "shell",
+        "a shell on the board, or one command, over the settings that push uses",
+        "bpudeploy boards shell rdk-1\n"
+        "  bpudeploy boards shell rdk-1 -- sh -c 'df -h | grep userdata'\n\n"
+        "Its exit code is the command's. No word after -- is seen by a shell there; a pipe needs sh -c.",
+    )
+    for verb in (doctor, facts, trust, shell):
+        verb.add_argument("address", metavar="[USER@]HOST[:PORT]", help="HOST may be an alias of ~/.ssh/config")
+    shell.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a login shell")
 
 
 def _verb(

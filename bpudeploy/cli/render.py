@@ -36,6 +36,7 @@ class Live:
         self._out = sys.stderr if as_json else sys.stdout
         self._tty = self._out.isatty()
         self._drawn = 0.0
+        self._began: dict[tuple[str, int], tuple[float, int]] = {}
         self._open = False
 
     def __enter__(self) -> Live:
@@ -64,9 +65,11 @@ class Live:
                 self._say(f"  {step:<22} {text}")
             case Progress(step, done, total, unit):
                 now = time.monotonic()
+                since, before = self._began.setdefault((step, total), (now, done))
                 if self._tty and (now - self._drawn > _REDRAW_S or done == total):
                     self._drawn = now
-                    self._line(f"  {step:<22} {_amount(done, total, unit)}")
+                    pace = _pace(done - before, now - since, total - done) if unit == "bytes" else ""
+                    self._line(f"  {step:<22} {_amount(done, total, unit)}{pace}")
 
     def _say(self, text: str) -> None:
         self._clear()
@@ -86,6 +89,14 @@ def _amount(done: int, total: int, unit: str) -> str:
     if unit == "bytes":
         return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
     return f"{done} of {total} {unit}"
+
+
+def _pace(moved: int, seconds: float, left: int) -> str:
+    """Return the rate since the first word about it, and the time left at that rate; nothing before half a second."""
+    if seconds < 0.5 or moved <= 0:
+        return ""
+    rate = moved / seconds
+    return f", {rate / 1e6:.1f} MB/s, {max(left, 0) / rate:.0f} s left"
 
 
 def show_json(value: Any, indent: int | None = None) -> None:

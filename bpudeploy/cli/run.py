@@ -10,7 +10,7 @@ from pathlib import Path
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli import render
 from bpudeploy.cli.promise import repair_of
-from bpudeploy.deploy import board_opener, deploy, require_driver
+from bpudeploy.deploy import Orders, board_opener, deploy, policy_of, require_driver
 from bpudeploy.errors import BpudeployError, ExitCode, UsageError
 from bpudeploy.plan import pipeline
 from bpudeploy.plan.step import Plan
@@ -47,6 +47,10 @@ def run(recipes: Sequence[Resolved], root: Path, args: Namespace) -> int:
     return code
 
 
+def _orders(args: Namespace) -> Orders:
+    return Orders(args.key, args.allow_downgrade)
+
+
 def _require_board(resolved: Resolved, args: Namespace) -> None:
     """Say what would stop it at the board before an hour of work."""
     backend = load_backend(resolved.target.backend)
@@ -58,12 +62,13 @@ def _require_board(resolved: Resolved, args: Namespace) -> None:
             hint="`--until compile` builds all that there is to build",
         )
     board_opener(resolved.target, args.board)
+    policy_of(resolved.target, _orders(args))
 
 
 def _deploy(resolved: Resolved, root: Path, args: Namespace, force: Sequence[str]) -> ExitCode:
     with render.Live(args.json) as live:
         backend = load_backend(resolved.target.backend)
-        summary = deploy(resolved, backend, root, args.board, live.draw, force)
+        summary = deploy(resolved, backend, root, args.board, live.draw, force, _orders(args))
     render.show_summary(summary, args.json)
     return ExitCode.OK if summary.holds else ExitCode.CHECK
 

@@ -187,6 +187,27 @@ def sensitivity(args: Namespace) -> int:
     return run_sensitivity(args.recipe, args.sets, args.images, _store(args), args.json)
 
 
+def keys(args: Namespace) -> int:
+    """Make, show or install the signing key."""
+    from bpudeploy.cli.keys import keys as run_keys
+
+    return run_keys(args)
+
+
+def rollback(args: Namespace) -> int:
+    """Go back to a board's previous release."""
+    from bpudeploy.cli.keys import rollback as run_rollback
+
+    return run_rollback(args)
+
+
+def boards(args: Namespace) -> int:
+    """Look at a board, trust it, or go there."""
+    from bpudeploy.cli.boards import boards as run_boards
+
+    return run_boards(args)
+
+
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "run": run,
     "plan": plan,
@@ -203,4 +224,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "estimate": estimate,
     "precision": precision,
     "sensitivity": sensitivity,
+    "boards": boards,
+    "keys": keys,
+    "rollback": rollback,
 }

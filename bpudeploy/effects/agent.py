@@ -29,7 +29,7 @@ def say(kind: str, **fields: object) -> None:
 
 def leave_with_the_connection() -> None:
     def watch() -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(0, 4096):  # not sys.stdin: its lock, held here, would abort the interpreter's own ending
             pass
         os._exit(1)
 

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
 from bpudeploy.boards.base import Board
-from bpudeploy.digest import Digest, digest_bytes, short
-from bpudeploy.effects.remote import digests, do
+from bpudeploy.digest import short
+from bpudeploy.effects.lock import USUAL, Patience, locked, owner
+from bpudeploy.effects.script import Facts, Script, ask
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.release import Release
+from bpudeploy.signing import SigningKey
+from bpudeploy.transfer.send import send
 
 STEP = "push"
-_QUICK_S = 30.0
-_KEEP = 3
 BINARY, MANIFEST = "model.bin", "manifest.json"
+_SMALL = 100_000
+"""Bytes on the board for what comes with a binary: statement, signature, manifest, folders."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a push may do. ``key`` None: nothing is signed, and the board verifies digests only."""
+
+    key: SigningKey | None
+    keep: int = 3
+    allow_downgrade: bool = False
+    patience: Patience = USUAL
 
 
 @dataclass(frozen=True)
@@ -31,94 +45,114 @@ class Pushed:
     seconds: float
 
 
-def push(board: Board, release: Release, emit: Callable[[Event], None]) -> Pushed:
+def push(board: Board, release: Release, policy: Policy, emit: Callable[[Event], None]) -> Pushed:
     """Make ``release`` the board's current one; a board that has it, intact, is left alone.
 
-    Layout under the board's root: ``releases/DIGEST-xxxx/{model.bin,manifest.json}``, and the links
-    ``current`` and ``previous``. A release folder is never changed once it has its name, and ``current``
-    moves by rename(2): cut anywhere, the board runs the old release or the new one.
+    Layout under the board's root: ``releases/DIGEST/{model.bin,manifest.json,statement,statement.sig}``, the links
+    ``current`` and ``previous``, and ``lock``. A release folder never changes once it has its name (a damaged one is
+    healed, file by file), everything in it has reached the disk before a link names it, and links move by rename(2):
+    cut anywhere, the board runs the old release or the new one. See ``scripts/`` for the board's half.
 
     Raises:
         BoardError: naming the step; the old release still serves.
     """
     started = time.perf_counter()
-    manifest = release.manifest.to_json().encode()
-    wanted = {MANIFEST: digest_bytes(manifest), BINARY: release.manifest.binary}
-    if _installed(board, board.root / "current") == wanted:
-        emit(Note(STEP, f"release {short(release.digest)} is already there, intact"))
-        return Pushed(False, 0, time.perf_counter() - started)
-    size = release.binary.path.stat().st_size
-    name = f"{release.digest}-{secrets.token_hex(4)}"
-    incoming = board.root / "incoming" / name
-    do(board, ["mkdir", "-p", str(incoming), str(board.root / "releases")], step=STEP, timeout=_QUICK_S)
-    _check_space(board, size + len(manifest))
-    board.put(
-        release.binary.path, incoming / BINARY, step=STEP, progress=lambda d, t: emit(Progress(STEP, d, t, "bytes"))
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / MANIFEST
-        local.write_bytes(manifest)
-        board.put(local, incoming / MANIFEST, step=STEP)
-    if _installed(board, incoming) != wanted:
-        raise BoardError(
-            "what arrived is not what was sent", board=board.name, step=STEP, hint="push again; is its disk failing?"
-        )
-    do(board, ["sync"], step=STEP, timeout=_QUICK_S)
-    _activate(board, incoming, board.root / "releases" / name)
-    emit(Note(STEP, f"release {short(release.digest)} is current, its sha256 verified on the board"))
-    _tidy(board)
-    return Pushed(True, size + len(manifest), time.perf_counter() - started)
+    token = secrets.token_hex(8)
+    signed = "yes" if policy.key else "no"
+    begin = [str(board.root), release.digest, release.manifest.binary, signed, token, owner()]
 
+    def attempt(stale: str) -> Facts:
+        return ask(board, Script.BEGIN, [*begin, stale], step=STEP)
 
-def _activate(board: Board, incoming: PurePosixPath, final: PurePosixPath) -> None:
-    """Give the release its name, then switch the links: first ``previous``, then ``current``."""
-    before = board.run(["readlink", str(board.root / "current")], timeout=_QUICK_S, step=STEP)
-    do(board, ["mv", str(incoming), str(final)], step=STEP, timeout=_QUICK_S)
-    if before.ok:
-        _link(board, before.stdout.strip(), board.root / "previous")
-    _link(board, f"releases/{final.name}", board.root / "current")
-    do(board, ["sync"], step=STEP, timeout=_QUICK_S)
-
-
-def _link(board: Board, to: str, link: PurePosixPath) -> None:
-    beside = link.with_name(f".{link.name}-{secrets.token_hex(4)}")
-    do(board, ["ln", "-s", to, str(beside)], step=STEP, timeout=_QUICK_S)
-    do(
-        board, ["mv", "-T", str(beside), str(link)], step=STEP, timeout=_QUICK_S
-    )  # rename(2): there is no moment without a link
-
-
-def _installed(board: Board, folder: PurePosixPath) -> dict[str, Digest]:
-    """Return name to sha256 of a release folder's two files, as far as they exist."""
-    return digests(board, [folder / name for name in (MANIFEST, BINARY)], step=STEP)
-
-
-def _check_space(board: Board, needed: int) -> None:
-    out = do(board, ["df", "-Pk", str(board.root)], step=STEP, timeout=_QUICK_S)
-    fields = out.stdout.splitlines()[-1].split()
     try:
-        free = int(fields[3]) * 1024
-    except (IndexError, ValueError) as error:
-        raise BoardError(f"df says {out.stdout!r}", board=board.name, step=STEP, hint="this is a bug") from error
-    if free < needed:
+        facts = locked(board, attempt, policy.patience, emit, step=STEP)
+        if "current" in facts.all("state"):
+            emit(Note(STEP, f"release {short(release.digest)} is already there, intact{_vouched(policy)}"))
+            return Pushed(False, 0, time.perf_counter() - started)
+        if not policy.allow_downgrade:
+            _refuse_downgrade(board, release, facts)
+        sent = _bring(board, release, facts, emit)
+        sent += _install(board, release, facts, policy, token, emit)
+    except BaseException:
+        with suppress(BoardError):  # the first error is the one to tell; a lock that stays expires
+            ask(board, Script.ABANDON, [str(board.root), token], step=STEP)
+        raise
+    emit(Note(STEP, f"release {short(release.digest)} is current, its sha256 verified on the board{_vouched(policy)}"))
+    return Pushed(True, sent, time.perf_counter() - started)
+
+
+def _vouched(policy: Policy) -> str:
+    if policy.key is None:
+        return "; NOT signed: the target says board.signed: false"
+    return ", and its signature by a key that it trusts"
+
+
+def _refuse_downgrade(board: Board, release: Release, facts: Facts) -> None:
+    """Refuse what was built before the board's current release of the same recipe and target.
+
+    Of another recipe it is another thing, neither older nor newer. Times are those of the machines that compiled.
+
+    Raises:
+        BoardError: it is older.
+    """
+    there = facts.all("built")
+    if not there or not there[0].isdigit() or facts.all("line") != (release.line,):
+        return
+    if release.built < int(there[0]):
         raise BoardError(
-            f"{needed / 1e6:.0f} MB are needed under {board.root}, {free / 1e6:.0f} MB are free",
+            f"this release was built at {_when(release.built)}, the one that it has at {_when(int(there[0]))}",
+            board=board.name,
+            step=STEP,
+            hint="to go back all the same: `bpudeploy rollback`, or --allow-downgrade",
+        )
+
+
+def _when(built: int) -> str:
+    return f"{datetime.fromtimestamp(built, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _bring(board: Board, release: Release, facts: Facts, emit: Callable[[Event], None]) -> int:
+    """Bring the binary beside, unless the board has it already; returns the bytes that were sent."""
+    size = release.binary.path.stat().st_size
+    partial, free = (_number(board, facts, name) for name in ("partial", "free"))
+    needed = max(0, size - partial) + _SMALL
+    if free * 1024 < needed:
+        raise BoardError(
+            f"{needed / 1e6:.1f} MB are needed under {board.root}, {free * 1024 / 1e6:.1f} MB are free",
             board=board.name,
             step=STEP,
             hint="free some space there",
         )
+    if "have" in facts:
+        return 0
+    return send(
+        board,
+        release.binary.path,
+        board.root / "incoming" / release.digest / BINARY,
+        bases=[board.root / PurePosixPath(base) for base in facts.all("base")],
+        step=STEP,
+        progress=lambda done, total: emit(Progress(STEP, done, total, "bytes")),
+    ).wire_bytes
 
 
-def _tidy(board: Board) -> None:
-    """Remove releases beyond the newest few, and uploads that were abandoned a day ago or more."""
-    incoming = str(board.root / "incoming")
-    find = ["find", incoming, "-mindepth", "1", "-maxdepth", "1", "-mmin", "+1440", "-exec", "rm", "-rf", "{}", "+"]
-    board.run(find, timeout=_QUICK_S, step=STEP)
-    links = [
-        PurePosixPath(board.run(["readlink", str(board.root / n)], timeout=_QUICK_S, step=STEP).stdout.strip()).name
-        for n in ("current", "previous")
-    ]
-    listed = do(board, ["ls", "-1t", str(board.root / "releases")], step=STEP, timeout=_QUICK_S).stdout.split()
-    for name in listed[_KEEP:]:
-        if name not in links:
-            board.run(["rm", "-rf", str(board.root / "releases" / name)], timeout=_QUICK_S, step=STEP)
+def _number(board: Board, facts: Facts, name: str) -> int:
+    said = facts.one(name, board=board, step=STEP)
+    try:
+        return int(said)
+    except ValueError as error:
+        raise BoardError(f"{name} is {said!r} there", board=board.name, step=STEP, hint="this is a bug") from error
+
+
+def _install(
+    board: Board, release: Release, facts: Facts, policy: Policy, token: str, emit: Callable[[Event], None]
+) -> int:
+    """Verify, write through, switch, tidy and unlock: one round trip; returns the bytes that were sent."""
+    before = "".join(facts.all("before"))
+    have = facts.all("have")
+    manifest = release.manifest.to_json()
+    signature = policy.key.sign(release.statement) if policy.key else ""
+    arguments = [str(board.root), release.digest, "yes" if policy.key else "no", token, before, str(policy.keep)]
+    arguments += [release.statement, manifest, signature, have[0] if have else ""]
+    if "untidy" in ask(board, Script.INSTALL, arguments, step=STEP):
+        emit(Note(STEP, "older releases or uploads could not be removed there; the next push tries again"))
+    return sum(map(len, (release.statement, manifest, signature)))

@@ -132,7 +132,7 @@ def _run_step(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     assert isinstance(parts, dict)
-    return Record(step.name, key, parts, outputs, seconds, peak_memory_mb())
+    return Record(step.name, key, parts, outputs, seconds, peak_memory_mb(), int(time.time()))
 
 
 def _check(step: Step, paths: tuple[Path, ...], folder: Path) -> None:

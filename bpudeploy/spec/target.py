@@ -38,6 +38,10 @@ class BoardSpec(Frozen):
     """Where releases are installed; relative to the login directory unless it starts with a slash."""
     python: str = "python3"
     """The board's Python; ignored by the embedded board, which uses the one that runs bpudeploy."""
+    signed: bool = True
+    """Releases are signed, and the board verifies that before it activates one. False: it verifies digests only."""
+    keep: Annotated[int, Field(ge=1)] = 3
+    """Releases that stay on the board, the newest; the current and the previous one stay in any case."""
 
 
 class Target(Frozen):

@@ -26,7 +26,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Record:
-    """What a step gave, and everything that its key was made of."""
+    """What a step gave, and everything that its key was made of.
+
+    ``made`` is when, in seconds since 1970 by this machine's clock; 0 in records of versions that did not note it.
+    """
 
     step: str
     key: Key
@@ -34,6 +37,7 @@ class Record:
     outputs: tuple[Output, ...]
     seconds: float
     peak_mb: float
+    made: int = 0
 
 
 def record_path(root: Path, key: Key) -> Path:
@@ -102,6 +106,7 @@ def _read(path: Path) -> Record | None:
     try:
         raw = json.loads(path.read_text())
         outputs = tuple(Output(o["kind"], Digest(o["digest"]), int(o["size"])) for o in raw["outputs"])
-        return Record(raw["step"], Key(raw["key"]), raw["parts"], outputs, float(raw["seconds"]), float(raw["peak_mb"]))
+        seconds, peak_mb, made = float(raw["seconds"]), float(raw["peak_mb"]), int(raw.get("made", 0))
+        return Record(raw["step"], Key(raw["key"]), raw["parts"], outputs, seconds, peak_mb, made)
     except (OSError, ValueError, KeyError, TypeError):
         return None

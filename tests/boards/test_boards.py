@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy.boards.address import Address, Identity
 from bpudeploy.boards.embedded import ServerKind, open_embedded
-from bpudeploy.boards.ssh import Address, Identity, SshBoard, open_ssh
+from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.errors import BoardError, UsageError
 
 HAS_SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin") is not None

@@ -22,9 +22,11 @@ MAY_IMPORT = {
     "spec": WORDS,
     "stage": WORDS,
     "release": WORDS | {"stage"},
+    "signing": WORDS,
     "store": WORDS | {"stage"},
     "backends": WORDS | {"stage", "spec", "quantize", "predict"},
-    "boards": WORDS,
+    "boards": WORDS | {"spec"},
+    "transfer": WORDS | {"boards"},
     "host": set(),
     "conformance": WORDS | {"spec"},
     "predict": WORDS | {"spec", "conformance"},
@@ -36,24 +38,37 @@ MAY_IMPORT = {
     "run": WORDS | {"stage", "plan", "store"},
     "results": WORDS | {"conformance", "spec", "quantize", "predict"},
     "inspection": WORDS | {"spec", "backends", "stages", "restructure", "conformance"},
-    "effects": WORDS | {"stage", "boards", "results", "release", "spec"},
+    "effects": WORDS | {"stage", "boards", "transfer", "results", "release", "signing", "spec"},
     "summarise": WORDS
     | {"stages", "backends", "plan", "run", "results", "effects", "release", "restructure", "spec", "conformance"}
     | {"quantize", "predict"},
     "deploy": WORDS
-    | {"stage", "backends", "plan", "run", "results", "effects", "release", "spec", "boards", "summarise"},
+    | {"stage", "backends", "plan", "run", "results", "effects", "release", "signing", "spec", "boards", "summarise"},
     "cli": WORDS
     | {"stage", "stages", "backends", "plan", "run", "results", "store", "release", "spec", "deploy", "boards"}
+    | {"effects", "signing"}
     | {"conformance", "inspection", "quantize", "predict"},
 }
 DOORS = {
     "timm": {"stages/timm_models.py"},
-    "asyncssh": {"boards/ssh.py", "boards/embedded.py", "boards/embedded_server.py"},
+    "asyncssh": {
+        f"boards/{name}.py"
+        for name in ("ssh", "settings", "connect", "known_hosts", "trust", "shell", "embedded", "embedded_server")
+    }
+    | {"signing.py"},
     "yaml": {"spec/yamlmarks.py"},
     "jinja2": {"results/report.py"},
     "matplotlib": {"results/report.py"},
     "cloudpickle": {"run/local.py"},
-    "argparse": {"cli/main.py", "cli/verbs.py", "cli/inspect.py", "cli/run.py", "effects/agent.py"},
+    "argparse": {
+        "cli/main.py",
+        "cli/verbs.py",
+        "cli/inspect.py",
+        "cli/run.py",
+        "cli/keys.py",
+        "cli/boards.py",
+        "effects/agent.py",
+    },
 }
 PARENTS_OWN_BYTES = PACKAGE / "run" / "worker.py"  # what a farm sends its own processes, on a pipe of theirs
 SOURCES = sorted(PACKAGE.rglob("*.py"))

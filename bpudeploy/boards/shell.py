@@ -1,0 +1,83 @@
+"""A command or a shell on a board, joined to this terminal, over the settings that push uses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bpudeploy.boards.address import Address
+from bpudeploy.boards.connect import connected
+from bpudeploy.errors import BoardError
+
+if TYPE_CHECKING:
+    import asyncssh
+
+STEP = "shell"
+_KILLED = 128
+
+
+def shell(address: Address, argv: Sequence[str]) -> int:
+    """Run ``argv``, or a login shell where it is empty, with our standard streams; return its exit status.
+
+    No word of ``argv`` is seen by a shell there: write ``sh -c '...'`` where one is meant. A terminal is asked for
+    when there is no command and we have one.
+
+    Raises:
+        BoardError: as ``connected``, or the connection was lost.
+    """
+    with connected(address, name=str(address)) as (runner, connection):
+        return runner.run(_joined(connection, str(address), argv))
+
+
+async def _joined(connection: asyncssh.SSHClientConnection, board: str, argv: Sequence[str]) -> int:
+    import asyncssh
+
+    terminal = not argv and sys.stdin.isatty() and sys.stdout.isatty()
+    asked: dict[str, Any] = {"request_pty": False}
+    if terminal:
+        size = os.get_terminal_size(sys.stdout.fileno())
+        asked = {"request_pty": "force", "term_type": os.environ.get("TERM", "vt100"), "term_size": tuple(size)}
+    streams = {name: os.dup(number) for number, name in enumerate(("stdin", "stdout", "stderr"))}  # theirs to close
+    try:
+        with _raw(terminal):
+            process = await connection.create_process(
+                shlex.join(argv) if argv else None, encoding=None, **asked, **streams
+            )
+            if terminal:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, _resize, process)
+            done = await process.wait()
+    except (asyncssh.Error, OSError) as error:
+        raise BoardError(str(error), board=board, step=STEP, hint="does this account have a shell?") from error
+    if done.exit_signal:
+        return _KILLED + int(getattr(signal, f"SIG{done.exit_signal[0]}", 0))
+    if done.exit_status is None or done.exit_status < 0:
+        raise BoardError("the connection was lost", board=board, step=STEP, hint="`bpudeploy boards doctor` looks why")
+    return int(done.exit_status)
+
+
+def _resize(process: asyncssh.SSHClientProcess[bytes]) -> None:
+    width, height = os.get_terminal_size(sys.stdout.fileno())
+    process.change_terminal_size(width, height)
+
+
+@contextmanager
+def _raw(terminal: bool) -> Iterator[None]:
+    """Hand every key to the board while we are there; afterwards our streams are as they were."""
+    before = termios.tcgetattr(0) if terminal else None
+    try:
+        if terminal:
+            tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is kept, as ssh does
+        yield
+    finally:
+        if before is not None:
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+        for number in range(3):
+            os.set_blocking(number, True)  # asyncio took that from the terminal, which others share

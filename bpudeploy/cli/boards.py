@@ -1,0 +1,85 @@
+"""The verb boards: list, doctor, facts, trust, shell."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import PurePosixPath
+
+from bpudeploy.boards.address import Address
+from bpudeploy.cli import render_boards
+from bpudeploy.errors import ExitCode, UsageError
+
+
+def boards(args: Namespace) -> int:
+    """Do what ``args.what`` says with a board."""
+    return {"list": _list, "doctor": _doctor, "facts": _facts, "trust": _trust, "shell": _shell}[args.what](args)
+
+
+def _list(args: Namespace) -> int:
+    from bpudeploy.deploy import PROJECT
+    from bpudeploy.results.boards import boards_of
+
+    render_boards.show_list(boards_of(PROJECT / "runs"), args.json)
+    return ExitCode.OK
+
+
+def _doctor(args: Namespace) -> int:
+    from bpudeploy.boards.doctor import State, doctor
+    from bpudeploy.cli.inspect import targets_named
+
+    targets = targets_named([args.target] if args.target else None)
+    if len(targets) > 1:
+        raise UsageError("a board is of one target", hint="name one --target")
+    findings = doctor(Address.parse(args.address), targets[0] if targets else None)
+    render_boards.show_findings(args.address, findings, args.json)
+    return ExitCode.BOARD if any(f.state is State.ERROR for f in findings) else ExitCode.OK
+
+
+def _facts(args: Namespace) -> int:
+    from bpudeploy.boards.facts import read_facts
+    from bpudeploy.boards.ssh import open_ssh
+    from bpudeploy.spec.target import BoardSpec
+
+    address, spec = Address.parse(args.address), BoardSpec()
+    with open_ssh(address, name=args.address, python=spec.python, root=PurePosixPath(spec.root)) as board:
+        render_boards.show_facts(args.address, read_facts(board), args.json)
+    return ExitCode.OK
+
+
+def _trust(args: Namespace) -> int:
+    from bpudeploy.boards.trust import Standing, offer, pin, require_fingerprint
+
+    made = offer(Address.parse(args.address))
+    if args.fingerprint is not None:
+        require_fingerprint(made, args.fingerprint)
+    if made.standing is not Standing.TRUSTED:
+        if args.fingerprint is None:
+            render_boards.show_offer(made)
+            if made.standing is Standing.UNKNOWN or args.replace:
+                _ask(made.fingerprint)
+        pin(made, replace=args.replace)
+    render_boards.show_trusted(made, args.json)
+    return ExitCode.OK
+
+
+def _ask(fingerprint: str) -> None:
+    """Have a person say yes.
+
+    Raises:
+        UsageError: nobody can be asked, or the answer is another.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "nothing is trusted: there is nobody to ask",
+            hint="compare the fingerprint with the board's, then add --fingerprint SHA256:...",
+        )
+    if render_boards.answer() not in ("yes", fingerprint):
+        raise UsageError("nothing is trusted: the answer was not yes", hint="answer yes, or paste the fingerprint")
+
+
+def _shell(args: Namespace) -> int:
+    from bpudeploy.boards.shell import shell
+
+    argv = args.command[1:] if args.command[:1] == ["--"] else args.command
+    return shell(Address.parse(args.address), argv)

@@ -1,0 +1,68 @@
+# install ROOT RELEASE SIGNED TOKEN BEFORE KEEP STATEMENT MANIFEST SIGNATURE HAVE: verify what arrived, make it last,
+# then switch. BEFORE is the current link as begin said it; HAVE is a binary that is there already, or nothing.
+root=$1 digest=$2 signed=$3 token=$4 before=$5 keep=$6
+statement=$7 manifest=$8 signature=$9
+shift 9
+have=$1
+
+# arrive: from incoming/ to releases/. What has its name there is never changed, only healed.
+arrive() {
+    new=incoming/$digest
+    mkdir -p "$new"
+    [ -z "$have" ] || cp -- "$have" "$new/model.bin"
+    rm -f "$new/statement" "$new/manifest.json" "$new/statement.sig"
+    printf '%s' "$statement" > "$new/statement"
+    printf '%s' "$manifest" > "$new/manifest.json"
+    printf '%s' "$signature" > "$new/statement.sig"
+    if ! whole "$new" "$digest"; then
+        rm -rf "$new"
+        refuse 44 "what arrived is not what was sent"
+    fi
+    vouched "$new" "$signed" || refuse 45 "no key that it trusts has signed this release"
+    chmod a=r "$new/model.bin" "$new/statement" "$new/manifest.json" "$new/statement.sig"
+    fsync "$new/model.bin" "$new/statement" "$new/manifest.json" "$new/statement.sig"
+    fsync "$new"
+    if [ -d "releases/$digest" ]; then
+        for name in statement.sig statement manifest.json model.bin; do # the binary last: where it is right, all is
+            mv -f -- "$new/$name" "releases/$digest/$name"
+        done
+        fsync "releases/$digest"
+        rm -rf "$new"
+    else
+        mv -T -- "$new" "releases/$digest"
+    fi
+    fsync releases incoming
+}
+
+# retain: the KEEP releases that were built last, and in any case those in use. Others leave by a rename first,
+# so that no folder under releases/ is ever half there.
+retain() {
+    current=$(readlink current || :) previous=$(readlink previous || :)
+    mkdir -p trash
+    for folder in releases/*; do
+        if statement "$folder"; then printf '%s %s\n' "$built" "$folder"; fi
+    done | sort -rn | {
+        count=0
+        while read -r built folder; do
+            count=$((count + 1))
+            if [ "$count" -gt "$keep" ] && [ "$folder" != "$current" ] && [ "$folder" != "$previous" ]; then
+                mv -T -- "$folder" "trash/${folder##*/}"
+            fi
+        done
+    }
+    rm -rf trash
+    for folder in incoming/*; do rm -rf "$folder"; done
+}
+
+cd -- "$root"
+renew
+[ "$(readlink current || :)" = "$before" ] || refuse 46 "another release became current in between"
+intact "releases/$digest" "$signed" || arrive
+if [ "$before" != "releases/$digest" ]; then
+    if [ -n "$before" ] && intact "$before" "$signed"; then link "$before" previous; fi
+    ours
+    link "releases/$digest" current
+fi
+fsync .
+retain || say untidy "$?" # it is current and on the disk: what could not be removed now is removed next time
+unlock

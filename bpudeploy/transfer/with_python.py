@@ -1,0 +1,98 @@
+"""A board that has Python: told which of its own bytes to copy, and given the others, compressed where that pays."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from bpudeploy.boards.ssh import PIECE
+from bpudeploy.transfer.channel import Channel, Held
+from bpudeploy.transfer.compress import LEVEL, Pays
+from bpudeploy.transfer.delta import Copy, Part
+from bpudeploy.transfer.receiver import COPY, COUNT, DEFLATED, END, MAGIC, ORDER, RAW, RECORD, SPAN
+
+
+@cache
+def _script() -> str:
+    return Path(__file__).with_name("receiver.py").read_text()
+
+
+def _argv(channel: Channel, verb: str, number: int, bases: Sequence[PurePosixPath]) -> list[str]:
+    return [channel.python, "-I", "-S", "-c", _script(), verb, str(channel.remote), str(number), *map(str, bases)]
+
+
+def look(channel: Channel, limit: int, bases: Sequence[PurePosixPath]) -> Held | None:
+    """Return what the board has, ``limit`` bytes of the bases at most; None where Python is missing or too old."""
+    reply = channel.say(_argv(channel, "look", limit, bases))
+    if not reply.stdout.startswith(MAGIC):
+        return None
+    if not reply.ok:
+        raise channel.failed(reply)
+    rest = memoryview(reply.stdout)[len(MAGIC) :]
+
+    def take(size: int) -> bytes:
+        nonlocal rest
+        taken, rest = bytes(rest[:size]), rest[size:]
+        return taken
+
+    def count() -> int:
+        return int(COUNT.unpack(take(COUNT.size))[0])
+
+    size = count()
+    spans = tuple(take(32) for _ in range(-(-max(size, 0) // SPAN)))
+    return Held(size, spans, tuple(take(RECORD.size * count()) for _ in bases))
+
+
+def receive(
+    channel: Channel,
+    data: memoryview,
+    kept: int,
+    parts: Iterator[Part],
+    bases: Sequence[PurePosixPath],
+    progress: Callable[[int, int], None],
+) -> bytes:
+    """Have the board keep the first ``kept`` bytes and add ``parts``; returns the sha256 of what is there then."""
+    reply = channel.say(_argv(channel, "receive", kept, bases), _together(_orders(data, kept, parts, progress)))
+    if not reply.ok or not reply.stdout.startswith(MAGIC):
+        raise channel.failed(reply)
+    return reply.stdout[len(MAGIC) :]
+
+
+def _orders(
+    data: memoryview, kept: int, parts: Iterator[Part], progress: Callable[[int, int], None]
+) -> Iterator[bytes | memoryview]:
+    pays = Pays(data[kept:])
+    sent = 0
+    done = kept
+    for part in parts:
+        if isinstance(part, Copy):
+            yield ORDER.pack(COPY, part.base, part.at, part.length)
+            done += part.length
+            progress(done, len(data))
+            continue
+        for at in range(part.start, part.end, PIECE):
+            piece: bytes | memoryview = data[at : min(at + PIECE, part.end)]
+            done += len(piece)
+            kind = RAW
+            if pays.after(sent):
+                small = zlib.compress(piece, LEVEL)
+                piece, kind = (small, DEFLATED) if len(small) < len(piece) else (piece, RAW)
+            yield ORDER.pack(kind, 0, 0, len(piece))
+            yield piece
+            sent += len(piece)
+            progress(done, len(data))
+    yield ORDER.pack(END, 0, 0, 0)
+
+
+def _together(orders: Iterator[bytes | memoryview]) -> Iterator[bytes]:
+    """Join small orders: each piece on the channel has its price."""
+    waiting, size = [], 0
+    for order in orders:
+        waiting.append(order)
+        size += len(order)
+        if size >= PIECE:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)

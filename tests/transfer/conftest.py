@@ -1,0 +1,51 @@
+"""A board on loopback, with a proxy of our own before it, for transfers."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from bpudeploy.boards.address import Address, Identity
+from bpudeploy.boards.embedded import ServerKind, open_embedded
+from bpudeploy.boards.ssh import SshBoard, open_ssh
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")
+PYTHONS = {"python": sys.executable, "no-python": "no-python-on-this-board"}
+
+
+class Server:
+    """An SSH server that plays the board, and ways to reach it."""
+
+    def __init__(self, folder: Path, board: SshBoard) -> None:
+        self.folder, self.board = folder, board
+        self.port = int(board._connection.get_extra_info("peername")[1])
+
+    @contextmanager
+    def reached(self, port: int | None = None, *, python: str = sys.executable) -> Iterator[SshBoard]:
+        """Connect anew, through ``port`` when it is given."""
+        key = Identity(self.folder / "client_key", (self.folder / "host_key.pub").read_text().strip())
+        where = Address("127.0.0.1", getpass.getuser(), port or self.port)
+        with open_ssh(where, name="b", python=python, root=PurePosixPath("/"), identity=key) as board:
+            yield board
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Run OpenSSH's sshd where it is installed, else the embedded server."""
+    folder = tmp_path_factory.mktemp("transfer")
+    with open_embedded(folder, server=ServerKind.OPENSSH if SSHD else ServerKind.PYTHON) as board:
+        yield Server(folder, board)
+
+
+@pytest.fixture(params=list(PYTHONS.values()), ids=list(PYTHONS))
+def board(request: pytest.FixtureRequest, server: Server) -> SshBoard:
+    """Give a board that has Python, and one that has none."""
+    server.board.python = request.param
+    return server.board

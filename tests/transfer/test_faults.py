@@ -1,0 +1,284 @@
+"""What goes wrong with a transfer, against a real sshd: a clear error, and the next send makes it good."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from benchmarks.proxy import Fault, Proxy
+from bpudeploy.boards.ssh import SshBoard
+from bpudeploy.errors import BoardError
+from bpudeploy.transfer import channel
+from bpudeploy.transfer.receiver import SPAN
+from bpudeploy.transfer.send import How, Sent, send
+from tests.transfer.conftest import PYTHONS, SSHD, Server
+from tests.transfer.test_send import OVERHEAD, edited
+
+SIZE = 4 * SPAN
+
+
+def push(board: SshBoard, local: Path, remote: Path, *bases: Path) -> Sent:
+    return send(board, local, PurePosixPath(remote), bases=[PurePosixPath(b) for b in bases], step="push")
+
+
+def settled(path: Path) -> int:
+    """Return the size of a file that nobody adds to any more."""
+    size = -1
+    while (now := path.stat().st_size if path.exists() else 0) != size:
+        size = now
+        time.sleep(0.1)
+    return size
+
+
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
+@pytest.mark.parametrize("seed", range(20))
+def test_cut_at_any_byte_the_next_send_adds_only_what_is_missing(
+    server: Server, tmp_path: Path, seed: int, python: str
+) -> None:
+    local, remote = tmp_path / "l", tmp_path / "r"
+    local.write_bytes(os.urandom(SIZE))
+    cut = random.Random(seed).randrange(SIZE)  # counted from the connection's first byte
+    with (
+        Proxy(server.port, fault=Fault(cut_after=cut)) as proxy,
+        pytest.raises(BoardError, match=r"board 'b', (connect|login|push): ") as caught,
+        server.reached(proxy.port, python=python) as board,
+    ):
+        push(board, local, remote)
+    assert caught.value.hint
+    there = settled(remote)
+    with server.reached(python=python) as board:
+        sent = push(board, local, remote)
+    assert remote.read_bytes() == local.read_bytes()
+    assert sent.reused_bytes == there and sent.wire_bytes <= SIZE - there + OVERHEAD
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_delta_cut_again_and_again_is_done_in_the_end(server: Server, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
+    old.write_bytes(rng.randbytes(SIZE))
+    local.write_bytes(edited(old.read_bytes(), 20, 20_000))
+    for _ in range(5):
+        with (
+            Proxy(server.port, fault=Fault(cut_after=rng.randrange(5_000, 500_000))) as proxy,
+            pytest.raises(BoardError),
+            server.reached(proxy.port) as board,
+        ):
+            push(board, local, remote, old)
+            proxy.cut()
+            board.run(["true"], timeout=5, step="push")  # it was through before the cut
+        settled(remote)
+    with server.reached() as board:
+        push(board, local, remote, old)
+    assert remote.read_bytes() == local.read_bytes()
+
+
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
+def test_a_stall_is_noticed(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str) -> None:
+    monkeypatch.setattr(channel, "_QUIET_S", 1.0)
+    monkeypatch.setattr(channel, "_SLOWEST", 1e9)
+    local, remote = tmp_path / "l", tmp_path / "r"
+    local.write_bytes(os.urandom(2 * SIZE))
+    with (
+        Proxy(server.port, fault=Fault(stall_after=SIZE)) as proxy,
+        pytest.raises(BoardError, match=r"board 'b', push: the transfer stalled: nothing moved for 1\.0\d* s"),
+        server.reached(proxy.port, python=python) as board,
+    ):
+        push(board, local, remote)
+    there = settled(remote)
+    with server.reached(python=python) as board:
+        assert push(board, local, remote).reused_bytes == there > 0
+    assert remote.read_bytes() == local.read_bytes()
+
+
+@pytest.mark.parametrize("at", [3_000, 100_000, SIZE // 2])
+def test_a_bit_flipped_on_the_wire_ends_the_connection(server: Server, tmp_path: Path, at: int) -> None:
+    local, remote = tmp_path / "l", tmp_path / "r"
+    local.write_bytes(os.urandom(SIZE))
+    with (
+        Proxy(server.port, fault=Fault(flip_at=at)) as proxy,
+        pytest.raises(BoardError, match=r"board 'b', (connect|login|push): "),
+        server.reached(proxy.port) as board,
+    ):
+        push(board, local, remote)
+    with server.reached() as board:
+        push(board, local, remote)
+    assert remote.read_bytes() == local.read_bytes()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 3 MB, which the test may enlarge."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
+def test_a_full_disk_is_named_and_what_fits_stays(
+    server: Server, tmp_path: Path, small_disk: Path, python: str
+) -> None:
+    local, remote = tmp_path / "l", small_disk / "r"
+    local.write_bytes(os.urandom(SIZE))
+    with server.reached(python=python) as board:
+        with pytest.raises(BoardError, match=r"board 'b', push: .*No space left on device") as caught:
+            push(board, local, remote)
+        assert "free some space" in str(caught.value.hint)
+        there = settled(remote)
+        subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
+        assert push(board, local, remote).reused_bytes == there > 2 * SPAN
+    assert remote.read_bytes() == local.read_bytes()
+
+
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
+def test_a_folder_that_is_not_there_or_a_file_in_the_way(server: Server, tmp_path: Path, python: str) -> None:
+    local = tmp_path / "l"
+    local.write_bytes(os.urandom(SIZE))
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with server.reached(python=python) as board:
+        for remote in (tmp_path / "none" / "r", tmp_path / "file" / "r", tmp_path / "folder"):
+            with pytest.raises(BoardError, match="board 'b', push: ") as caught:
+                push(board, local, remote)
+            assert str(remote) in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
+def test_a_receiver_that_is_killed(server: Server, tmp_path: Path, python: str) -> None:
+    """The out-of-memory killer, say: the connection stays, the command is gone."""
+    local, remote = tmp_path / "l", tmp_path / "r"
+    local.write_bytes(os.urandom(8 * SIZE))
+
+    def kill(done: int, _total: int) -> None:
+        if done > 5 * SIZE:
+            for argv in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    if str(remote).encode() in argv.read_bytes():
+                        os.kill(int(argv.parent.name), signal.SIGKILL)
+
+    with server.reached(python=python) as board:
+        with pytest.raises(BoardError, match="board 'b', push: "):
+            send(board, local, PurePosixPath(remote), step="push", progress=kill)
+        there = settled(remote)
+        assert push(board, local, remote).reused_bytes == there > 0
+    assert remote.read_bytes() == local.read_bytes()
+
+
+# --- servers that allow less
+
+
+@contextmanager
+def sshd(server: Server, folder: Path, *lines: str, without: str = "no such line") -> Iterator[int]:
+    """Run one more sshd with the same keys, and some of its settings changed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    kept = (server.folder / "sshd_config").read_text().splitlines()
+    changed = [one for one in kept if not one.startswith(("Port ", "PidFile ", without))]
+    (folder / "sshd_config").write_text("\n".join([f"Port {port}", "PidFile none", *lines, *changed]) + "\n")
+    assert SSHD
+    process = subprocess.Popen([SSHD, "-D", "-f", str(folder / "sshd_config")], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            if socket.socket().connect_ex(("127.0.0.1", port)) == 0:
+                break
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+needs_sshd = pytest.mark.skipif(SSHD is None, reason="OpenSSH's sshd is not installed")
+
+
+@needs_sshd
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
+def test_a_server_without_sftp_is_as_good(server: Server, tmp_path: Path, python: str) -> None:
+    local, remote = tmp_path / "l", tmp_path / "r"
+    local.write_bytes(os.urandom(SIZE))
+    with sshd(server, tmp_path, without="Subsystem") as port, server.reached(port, python=python) as board:
+        assert push(board, local, remote).how is How.WHOLE
+    assert remote.read_bytes() == local.read_bytes()
+
+
+@needs_sshd
+@pytest.mark.parametrize("command", ["internal-sftp", "/usr/sbin/nologin", "/bin/false", "/bin/true"])
+def test_an_account_that_runs_no_commands_is_refused(server: Server, tmp_path: Path, command: str) -> None:
+    local, remote = tmp_path / "l", tmp_path / "r"
+    local.write_bytes(b"x")
+    with (
+        sshd(server, tmp_path, f"ForceCommand {command}") as port,
+        pytest.raises(BoardError, match=r"board 'b', (login|push): ") as caught,
+        server.reached(port) as board,
+    ):
+        push(board, local, remote)
+    assert "shell" in str(caught.value.hint) and not remote.exists()
+
+
+@needs_sshd
+@pytest.mark.skipif(shutil.which("rbash") is None, reason="rbash is not installed")
+def test_a_restricted_shell_that_still_has_sh_is_enough(server: Server, tmp_path: Path) -> None:
+    local, remote = tmp_path / "l", tmp_path / "r"
+    local.write_bytes(os.urandom(SIZE))
+    shell = 'ForceCommand exec rbash -c "$SSH_ORIGINAL_COMMAND"'
+    with sshd(server, tmp_path, shell) as port, server.reached(port) as board:
+        push(board, local, remote)  # the path of Python is refused there: the shell's way
+    assert remote.read_bytes() == local.read_bytes()
+
+
+def test_a_board_with_neither_python_nor_sha256sum_says_so(server: Server, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("sh", "cat", "rm", "wc", "dd"):
+        found = shutil.which(tool)
+        assert found
+        (tools / tool).symlink_to(found)
+    local, remote = tmp_path / "l", tmp_path / "r"
+    local.write_bytes(os.urandom(1000))
+    with server.reached(python="no-python") as board, pytest.raises(BoardError, match="sha256sum") as caught:
+        send(LimitedPath(board, tools), local, PurePosixPath(remote), step="push")
+    assert caught.value.message.startswith("board 'b', push: ") and caught.value.hint
+
+
+@pytest.mark.skipif(shutil.which("busybox") is None, reason="BusyBox is not installed")
+def test_busybox_is_enough(server: Server, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("sh", "cat", "rm", "wc", "dd", "sha256sum", "gzip"):
+        (tools / tool).symlink_to(shutil.which("busybox") or "")
+    local, remote = tmp_path / "l", tmp_path / "r"
+    for data in (os.urandom(3 * SPAN + 5), b"compressible" * SPAN):
+        local.write_bytes(data)
+        with server.reached(python="no-python") as plain:
+            board = LimitedPath(plain, tools)
+            assert push(board, local, remote).how is How.WHOLE
+            remote.write_bytes(data[: SPAN + 3] + b"?")
+            sent = push(board, local, remote)
+        assert remote.read_bytes() == data and sent.reused_bytes == SPAN and sent.wire_bytes < len(data)
+
+
+class LimitedPath(SshBoard):
+    """A board whose commands find nothing but ``tools``."""
+
+    def __init__(self, board: SshBoard, tools: Path) -> None:
+        super().__init__(board._runner, board._connection, board.name, board.python, board.root)
+        self._tools = tools
+
+    def feed(self, argv, pieces, *, timeout, step):  # type: ignore[no-untyped-def]
+        """See ``Board.feed``."""
+        return super().feed(["env", f"PATH={self._tools}", *argv], pieces, timeout=timeout, step=step)
