@@ -45,6 +45,12 @@ def test_a_command_has_our_streams_and_gives_its_status(server: Server) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, b"a\0b\xff", b"err\n")
 
 
+def test_nothing_is_given_where_there_is_nothing_to_give(server: Server) -> None:
+    command = [sys.executable, "-m", "bpudeploy", "boards", "shell", server.address, "--", "cat"]
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), "epoll takes no /dev/null"
+
+
 def test_a_megabyte_through_and_back(server: Server, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(data := os.urandom(1_000_000))
     with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("wb") as out:
