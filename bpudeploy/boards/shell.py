@@ -11,6 +11,7 @@ import termios
 import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.boards.address import Address
@@ -46,7 +47,7 @@ async def _joined(connection: asyncssh.SSHClientConnection, board: str, argv: Se
         size = os.get_terminal_size(sys.stdout.fileno())
         asked = {"request_pty": "force", "term_type": os.environ.get("TERM", "vt100"), "term_size": tuple(size)}
     streams = {name: os.dup(number) for number, name in enumerate(("stdin", "stdout", "stderr"))}  # theirs to close
-    if os.path.samestat(os.fstat(0), os.stat(os.devnull)):  # asyncio cannot wait for it
+    if os.path.samestat(os.fstat(0), Path(os.devnull).stat()):  # asyncio cannot wait for it
         os.close(streams["stdin"])
         streams["stdin"] = asyncssh.DEVNULL
     try:
