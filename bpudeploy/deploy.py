@@ -17,6 +17,7 @@ from bpudeploy.errors import UsageError
 from bpudeploy.events import Event, StepFinished, StepStarted
 from bpudeploy.plan import pipeline
 from bpudeploy.plan.look import look
+from bpudeploy.plan.step import Plan
 from bpudeploy.release import Manifest, Release
 from bpudeploy.run.journal import event_writer, new_run_directory
 from bpudeploy.run.runner import RunResult, run
@@ -43,6 +44,7 @@ class Orders:
 def deploy(
     resolved: Resolved,
     backend: Backend,
+    plan: Plan,
     store: Path,
     address: str | None,
     emit: Callable[[Event], None],
@@ -51,13 +53,15 @@ def deploy(
 ) -> Summary:
     """Run a recipe from its sources to numbers from a board; everything said lands in a new run directory.
 
+    Args:
+        plan: the recipe's, up to the binary.
+
     Raises:
         BpudeployError: what failed. The store and the board are as good as before.
     """
     require_driver(resolved, backend)
     board = board_opener(resolved.target, address)
     policy = policy_of(resolved.target, orders)
-    plan = pipeline.plan(resolved, backend)
     started = datetime.now(UTC)
     directory = new_run_directory(PROJECT / "runs", resolved.recipe.name)
     write = event_writer(directory)

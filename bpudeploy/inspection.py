@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bpudeploy.conformance.report import Form, Inspection
 from bpudeploy.errors import StageError, UsageError
 from bpudeploy.spec.approximate import ApproximateSpec
-from bpudeploy.spec.load import Resolved, load_recipe
+from bpudeploy.spec.load import Resolved, is_file, load_recipe
 from bpudeploy.spec.recipe import ModelSpec, Outputs
 from bpudeploy.spec.source import Source, SourceKind
 from bpudeploy.spec.target import Target
@@ -56,7 +56,7 @@ def subjects(text: str, *, original: bool, image_size: int | None) -> tuple[tupl
         StageError: the model has no 4-D form, or cannot be exported.
     """
     form = Form.ORIGINAL if original else Form.RESTRUCTURED
-    if text.endswith((".yaml", ".yml")):
+    if is_file(text):
         return tuple(_recipe(resolved, form, image_size) for resolved in load_recipe(Path(text), (), _any_backend))
     if text.endswith(".onnx"):
         return ((_onnx(Path(text), form, image_size, 1), None),)

@@ -41,7 +41,6 @@ class CompileInputs:
     calibration: Artifact  # SAMPLES
     preprocess: Artifact  # PREPROCESS
     march: str  # the target's
-    on_cpu: frozenset[str] = frozenset()  # nodes that this march's compiler leaves to the CPU though it is asked
 
 
 class Backend(Protocol):

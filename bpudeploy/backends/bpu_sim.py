@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from hashlib import sha256
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +38,9 @@ class BpuSimBackend:
 
     def fingerprint(self, options: BpuSimOptions) -> Fingerprint:
         """Return the version of onnx, and a digest of the marches' rates."""
-        return {"onnx": version("onnx"), "latency model": _rates()}
+        from bpudeploy.predict.march import digest_of_models
+
+        return {"onnx": version("onnx"), "latency model": digest_of_models()}
 
     def compile(self, work: Work, inputs: CompileInputs, options: BpuSimOptions) -> Path:
         """Write the binary, and what it says of itself once more as findings.
@@ -88,10 +87,3 @@ def _said(found: Simulated) -> str:
     e = found.estimate
     cut = f"{e.segments} BPU segments, {e.cpu_nodes} nodes on the CPU"
     return f"simulates {e.march}: {cut}; predicted {e.predicted_ms:.3g} ms, {e.bound}-bound, nothing measured"
-
-
-@cache
-def _rates() -> str:
-    folder = resources.files("bpudeploy.predict").joinpath("marches")
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]

@@ -10,7 +10,7 @@ from bpudeploy.backends.registry import backend_names
 from bpudeploy.cli import render, render_estimate
 from bpudeploy.cli.inspect import image_size_in_range, targets_named
 from bpudeploy.errors import ExitCode, UsageError
-from bpudeploy.spec.load import list_targets, load_recipe, load_target
+from bpudeploy.spec.load import is_file, list_targets, load_recipe, load_target
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.quantize import QuantizeSpec
 from bpudeploy.spec.target import March, Target
@@ -30,7 +30,7 @@ def estimate(model: str, named: Sequence[str] | None, image_size: int | None, to
     targets = targets_named(list(named) if named is not None else None)
     for target in targets:
         _has_model(target)
-    if not targets and not model.endswith((".yaml", ".yml")):
+    if not targets and not is_file(model):
         raise UsageError("on which target?", hint=f"add --target NAME: {', '.join(_predictable())}")
     found: list[Answer] = []
     originals = subjects(model, original=True, image_size=image_size)
@@ -53,7 +53,7 @@ def _own(target: Target | None) -> tuple[Target, ...]:
 
 def _int16(model: str) -> list[tuple[str, ...]]:
     """Return which tensors each recipe wants in int16; the default where there is no recipe."""
-    if not model.endswith((".yaml", ".yml")):
+    if not is_file(model):
         return [QuantizeSpec().int16]
     return [resolved.recipe.quantize.int16 for resolved in load_recipe(Path(model), (), backend_names)]
 

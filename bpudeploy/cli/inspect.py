@@ -8,7 +8,7 @@ from pathlib import Path
 from bpudeploy.cli import render_inspect
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.errors import ExitCode, SpecError, UsageError
-from bpudeploy.spec.load import list_targets, load_target
+from bpudeploy.spec.load import is_file, list_targets, load_target
 from bpudeploy.spec.target import Target
 
 MIN_PIXELS, MAX_PIXELS = 16, 4096
@@ -18,7 +18,7 @@ def inspect(args: Namespace) -> int:
     """Show a model's placement on one or several targets."""
     image_size_in_range(args.image_size)
     targets = targets_named(args.target)
-    if not targets and not args.model.endswith((".yaml", ".yml")):
+    if not targets and not is_file(args.model):
         raise UsageError("on which target?", hint=f"add --target NAME: {', '.join(sorted(list_targets(Path())))}")
     if args.html is not None and not args.html.parent.is_dir():
         raise UsageError(f"cannot write {args.html}: there is no folder {args.html.parent}", hint="name another --html")
@@ -44,15 +44,17 @@ def image_size_in_range(pixels: int | None) -> None:
 def targets_named(named: list[str] | None) -> tuple[Target, ...]:
     """Return the targets of ``--target a,b``, each once, in the order given."""
     names = dict.fromkeys(name for text in named or () for name in text.split(",") if name)
-    found = []
-    for name in names:
-        try:
-            found.append(load_target(name, Path())[0])
-        except SpecError as error:
-            if error.where is not None:
-                raise
-            raise UsageError(error.message, hint=error.hint) from error
-    return tuple(found)
+    return tuple(target_named(name) for name in names)
+
+
+def target_named(name: str) -> Target:
+    """Return the target of that name, or in that file."""
+    try:
+        return load_target(name, Path())[0]
+    except SpecError as error:
+        if error.where is not None:
+            raise
+        raise UsageError(error.message, hint=error.hint) from error
 
 
 def _write(path: Path, found: list[Inspection]) -> None:

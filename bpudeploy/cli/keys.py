@@ -6,13 +6,13 @@ from argparse import Namespace
 from pathlib import Path
 
 from bpudeploy.cli import render_keys
+from bpudeploy.cli.inspect import target_named
 from bpudeploy.cli.render import Live
 from bpudeploy.deploy import board_opener
 from bpudeploy.effects.rollback import rollback as roll_back
 from bpudeploy.effects.trust import Trust, trust
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.signing import SigningKey, default_key, load_key, new_key
-from bpudeploy.spec.load import load_target
 from bpudeploy.spec.target import Connection, Target
 
 
@@ -60,8 +60,7 @@ def _target(args: Namespace, verb: str) -> Target:
             f"{verb} needs the kind of board: where are releases on it?",
             hint="add --target NAME; `bpudeploy targets` lists them",
         )
-    target, _files = load_target(args.target, Path())
-    return target
+    return target_named(args.target)
 
 
 def _show(key: SigningKey, args: Namespace) -> None:

@@ -61,7 +61,7 @@ def _recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _recipe(run)
     _keys(run)
     run.add_argument("--until", metavar="STEP", help="stop after this stage or step; no board is touched")
-    run.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that is reached over SSH")
+    _board(run)
     run.add_argument("--key", type=Path, metavar="FILE", help="signs the release (default: what `keys new` made)")
     run.add_argument("--allow-downgrade", action="store_true", help="push though the board has a later build of it")
     run.add_argument("--jobs", type=int, metavar="N", help="of a matrix: steps at once (default: one a core)")
@@ -111,12 +111,8 @@ def _inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "  bpudeploy inspect recipes/quickstart.yaml --target rdk-x5 --html placement.html\n\n"
         "It reads the vendors' operator lists; no compiler runs, nothing is fetched, no latency is predicted.",
     )
-    inspect.add_argument("model", metavar="MODEL", help="an architecture of timm, an .onnx file, or a recipe (.yaml)")
-    inspect.add_argument(
-        "--target", action="append", metavar="NAME[,NAME...]", help="default: the recipe's; `bpudeploy targets` lists"
-    )
+    _network(inspect)
     inspect.add_argument("--original", action="store_true", help="the graph as exported, not its 4-D form")
-    inspect.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width, not the model's own")
     inspect.add_argument("--all", action="store_true", help="every node, not groups of equal ones")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a picture of the graph")
 
@@ -132,12 +128,16 @@ def _estimate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "Predicted by a model that was fitted to published latencies of other networks (docs/latency-model.md).\n"
         "No compiler and no board is asked, no weight is fetched, nothing is measured.",
     )
-    estimate.add_argument("model", metavar="RECIPE", help="a recipe (.yaml), an architecture of timm, or an .onnx file")
-    estimate.add_argument(
+    _network(estimate)
+    estimate.add_argument("--top", type=int, default=8, metavar="N", help="the dearest nodes to show (default: 8)")
+
+
+def _network(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", metavar="MODEL", help="an architecture of timm, an .onnx file, or a recipe (.yaml)")
+    verb.add_argument(
         "--target", action="append", metavar="NAME[,NAME...]", help="default: the recipe's; `bpudeploy targets` lists"
     )
-    estimate.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width, not the model's own")
-    estimate.add_argument("--top", type=int, default=8, metavar="N", help="the dearest nodes to show (default: 8)")
+    verb.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width, not the model's own")
 
 
 def _precision(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -191,8 +191,12 @@ def _releases(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     _on_a_board(rollback)
 
 
-def _on_a_board(verb: argparse.ArgumentParser) -> None:
+def _board(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that is reached over SSH")
+
+
+def _on_a_board(verb: argparse.ArgumentParser) -> None:
+    _board(verb)
     verb.add_argument("--target", metavar="NAME", help="the kind of board: it says where releases are there")
 
 

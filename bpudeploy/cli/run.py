@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from bpudeploy.backends.base import Backend
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli import render
 from bpudeploy.cli.promise import repair_of
@@ -25,20 +26,21 @@ _SHARE = 0.8
 
 def run(recipes: Sequence[Resolved], root: Path, args: Namespace) -> int:
     """Build, push, measure; with ``--until`` build only. One recipe that fails does not stop the others."""
+    backends = [load_backend(resolved.target.backend) for resolved in recipes]
     if args.until is None:
-        for resolved in recipes:
-            _require_board(resolved, args)
-    plans = [pipeline.plan_until(r, load_backend(r.target.backend), args.until) for r in recipes]
+        for resolved, backend in zip(recipes, backends, strict=True):
+            _require_board(resolved, backend, args)
+    plans = [pipeline.plan_until(r, backend, args.until) for r, backend in zip(recipes, backends, strict=True)]
     together = _build_together(plans, root, args) if len(plans) > 1 else {}
     force = () if together else args.force
     code = ExitCode.OK
-    for resolved, plan in zip(recipes, plans, strict=True):
+    for resolved, backend, plan in zip(recipes, backends, plans, strict=True):
         built = together.get(plan.recipe)
         if isinstance(built, BpudeployError):
             render.show_error(built, args.json)
             code = max(code, built.exit_code)
         elif args.until is None:
-            code = max(code, _deploy(resolved, root, args, force))
+            code = max(code, _deploy(resolved, backend, plan, root, args, force))
         else:
             if built is None:
                 with render.Live(args.json) as live:
@@ -51,9 +53,8 @@ def _orders(args: Namespace) -> Orders:
     return Orders(args.key, args.allow_downgrade)
 
 
-def _require_board(resolved: Resolved, args: Namespace) -> None:
+def _require_board(resolved: Resolved, backend: Backend, args: Namespace) -> None:
     """Say what would stop it at the board before an hour of work."""
-    backend = load_backend(resolved.target.backend)
     require_driver(resolved, backend)
     pipeline.require_compiler(resolved, backend)
     if resolved.recipe.model.outputs is Outputs.FEATURES:
@@ -65,10 +66,11 @@ def _require_board(resolved: Resolved, args: Namespace) -> None:
     policy_of(resolved.target, _orders(args))
 
 
-def _deploy(resolved: Resolved, root: Path, args: Namespace, force: Sequence[str]) -> ExitCode:
+def _deploy(
+    resolved: Resolved, backend: Backend, plan: Plan, root: Path, args: Namespace, force: Sequence[str]
+) -> ExitCode:
     with render.Live(args.json) as live:
-        backend = load_backend(resolved.target.backend)
-        summary = deploy(resolved, backend, root, args.board, live.draw, force, _orders(args))
+        summary = deploy(resolved, backend, plan, root, args.board, live.draw, force, _orders(args))
     render.show_summary(summary, args.json)
     return ExitCode.OK if summary.holds else ExitCode.CHECK
 

@@ -55,7 +55,21 @@ def placement(
         form: which form of the network it is; an original one is told what the rewrite takes in.
         trained: the weights in it are real; else nothing is concluded from their values.
     """
-    nodes = read_graph(model, constants, trained=trained)
+    return place(model, read_graph(model, constants, trained=trained), march, constants, form)
+
+
+def left_to_cpu(model: onnx.ModelProto, march: March) -> frozenset[str]:
+    """Return the nodes that a BPU's compiler leaves to the CPU though it is asked; none where all is a CPU."""
+    if march is March.CPU:
+        return frozenset()
+    nodes = placement(model, march).nodes
+    return frozenset(n.name for n in nodes if n.device is not Device.BPU and not n.can_be_asked)
+
+
+def place(
+    model: onnx.ModelProto, nodes: Sequence[NodeView], march: March, constants: Collection[str], form: Form
+) -> Placement:
+    """Return the ``placement`` of a model whose ``nodes`` have been read."""
     if march is March.CPU:
         return _on_cpu(nodes, form)
     table = op_table(march)

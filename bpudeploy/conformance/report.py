@@ -82,6 +82,11 @@ class NodePlacement(Frozen):
     takes_over: int = 0
     """How many tensors it reads that were made on the other side of a cut."""
 
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether the compiler puts it on the BPU where it is asked to."""
+        return self.hint is not None and self.hint.fix is Fix.ASK
+
 
 class DeviceTotal(Frozen):
     """All nodes on one device."""

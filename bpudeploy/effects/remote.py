@@ -1,4 +1,4 @@
-"""What push and benchmark both ask of a board: run a command that must succeed, and say what files hold."""
+"""What a benchmark asks of a board: run a command that must succeed, and say what files hold."""
 
 from __future__ import annotations
 

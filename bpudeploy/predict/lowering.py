@@ -6,7 +6,7 @@ The lists look at a node as it stands; the tools rewrite some first. Each except
 from __future__ import annotations
 
 from bpudeploy.conformance.graph import NodeView
-from bpudeploy.conformance.report import Device, Fix, NodePlacement
+from bpudeploy.conformance.report import Device, NodePlacement
 from bpudeploy.spec.target import March
 
 _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -23,7 +23,7 @@ def runs_on_bpu(node: NodeView, placed: NodePlacement, march: March) -> bool:
     """
     if placed.device in (Device.BPU, Device.UNKNOWN):
         return True
-    if placed.hint is not None and placed.hint.fix is Fix.ASK:
+    if placed.can_be_asked:
         return True
     if node.op in _VIEWS and node.gives_output:
         return True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cache
+from hashlib import sha256
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated
 
@@ -103,7 +105,7 @@ def march_model(march: March) -> MarchModel:
     """
     if march not in modelled():
         raise KeyError(march)
-    with resources.as_file(resources.files("bpudeploy.predict").joinpath("marches", f"{march}.yaml")) as path:
+    with resources.as_file(_files()[march]) as path:
         return read_model(path)
 
 
@@ -118,5 +120,16 @@ def read_model(path: Path) -> MarchModel:
 
 def modelled() -> tuple[March, ...]:
     """Return the marches that have a model."""
+    return tuple(_files())
+
+
+@cache
+def digest_of_models() -> str:
+    """Return what stands for all of them in a key."""
+    files = sorted(_files().values(), key=lambda file: file.name)
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _files() -> dict[March, Traversable]:
     folder = resources.files("bpudeploy.predict").joinpath("marches")
-    return tuple(m for m in March if folder.joinpath(f"{m}.yaml").is_file())
+    return {march: file for march in March if (file := folder.joinpath(f"{march}.yaml")).is_file()}

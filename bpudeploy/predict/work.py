@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from bpudeploy.conformance.graph import NodeView, Tensor, read_graph
-from bpudeploy.conformance.placement import placement
+from bpudeploy.conformance.placement import place
 from bpudeploy.conformance.report import Device, Form
 from bpudeploy.conformance.segments import segments
 from bpudeploy.predict.lowering import runs_on_bpu
@@ -82,16 +82,16 @@ def workload(
 ) -> Workload:
     """Return what ``model`` asks of ``march``, for int8; the arguments are those of ``placement``."""
     nodes = read_graph(model, constants, trained=trained)
-    placed = placement(model, march, constants, form, trained=trained).nodes
+    placed = place(model, nodes, march, constants, form).nodes
     on_bpu = [runs_on_bpu(n, p, march) for n, p in zip(nodes, placed, strict=True)]
     cut = segments(nodes, on_bpu)
     fed = _feeding(nodes)
     reader = _Reader(nodes, on_bpu, array)
     works = []
-    for i, (node, place) in enumerate(zip(nodes, placed, strict=True)):
-        if place.device is Device.FOLDED:
+    for i, (node, at) in enumerate(zip(nodes, placed, strict=True)):
+        if at.device is Device.FOLDED:
             continue
-        amounts = reader.bpu(i) if on_bpu[i] else _cpu(node, place.cost.macs)
+        amounts = reader.bpu(i) if on_bpu[i] else _cpu(node, at.cost.macs)
         if cut.takes.get(i):
             amounts[Term.HANDOVER] = float(cut.takes[i])
         if node.gives_output:

@@ -38,6 +38,11 @@ class Resolved:
     root: Node = field(compare=False, repr=False)
 
 
+def is_file(name: str) -> bool:
+    """Return whether a recipe or target is named by its file: what else a user may give has another ending."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def load_recipe(
     path: Path, sets: Sequence[str] = (), backends: Callable[[], Collection[str]] = tuple
 ) -> tuple[Resolved, ...]:
@@ -127,7 +132,7 @@ def load_target(name: str, folder: Path) -> tuple[Target, Path]:
     Raises:
         SpecError: there is none, or its file is wrong.
     """
-    if name.endswith((".yaml", ".yml")):
+    if is_file(name):
         path = Path(os.path.normpath(folder / name))
     else:
         known = list_targets(folder)
@@ -138,6 +143,6 @@ def load_target(name: str, folder: Path) -> tuple[Target, Path]:
         path = known[name]
     root = load_yaml(path)
     target = validate(Target, root)
-    if not name.endswith((".yaml", ".yml")) and target.name != path.stem:
+    if not is_file(name) and target.name != path.stem:
         raise problem(root, ("name",), f"{path.name} names itself {target.name!r}", "a target is named as its file is")
     return target, path

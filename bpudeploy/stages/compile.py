@@ -14,7 +14,6 @@ from bpudeploy.spec.load import Resolved
 from bpudeploy.spec.target import March
 from bpudeploy.spec.validate import validate
 from bpudeploy.stage import Artifact, Kind, Stage, Work
-from bpudeploy.stages.quantize import on_cpu
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,7 @@ def compile_with(backend: Backend, chosen: CompileStageOptions) -> Stage[Compile
 
     def run(work: Work, options: CompileStageOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         graph, quantized, calibration, preprocess = inputs
-        left = _on_cpu(graph, options.march)
-        given = CompileInputs(graph, quantized, calibration, preprocess, options.march.value, left)
+        given = CompileInputs(graph, quantized, calibration, preprocess, options.march.value)
         binary = backend.compile(work, given, options.options)
         return (binary, work.dir / FINDINGS) if backend.findings else (binary,)
 
@@ -65,11 +63,3 @@ def compile_with(backend: Backend, chosen: CompileStageOptions) -> Stage[Compile
         run=run,
         fingerprint=backend.fingerprint(chosen.options),
     )
-
-
-def _on_cpu(graph: Artifact, march: March) -> frozenset[str]:
-    if march is March.CPU:
-        return frozenset()
-    import onnx
-
-    return on_cpu(onnx.load(graph.path), march)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
+from bpudeploy.conformance.placement import left_to_cpu
 from bpudeploy.events import Note, Progress
 from bpudeploy.host import batches, open_session
 from bpudeploy.spec.precision import Precision, PrecisionRules
@@ -17,8 +18,6 @@ from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.feed import Feed
 
 if TYPE_CHECKING:
-    import onnx
-
     from bpudeploy.quantize.record import QuantizeRecord
 
 
@@ -69,7 +68,7 @@ def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...])
     made = quantize_graph(
         model,
         GraphRecord.read(model).keep_float,
-        on_cpu(model, options.march),
+        left_to_cpu(model, options.march),
         options.rules,
         options.spec,
         feed.image,
@@ -90,20 +89,6 @@ def _said(record: QuantizeRecord, nodes: int) -> str:
     held = [tap.precision for tap in record.taps.values()]
     counts = ", ".join(f"{held.count(p)} in {p}" for p in (Precision.INT8, Precision.INT16) if p in held)
     return f"{len(record.products)} of {nodes} nodes multiply integers; activations: {counts}; {record.images} images"
-
-
-def on_cpu(model: onnx.ModelProto, march: March) -> frozenset[str]:
-    """Return the nodes that a BPU's compiler leaves to the CPU though it is asked; none where all is a CPU."""
-    from bpudeploy.conformance.placement import placement
-    from bpudeploy.conformance.report import Device, Fix
-
-    if march is March.CPU:
-        return frozenset()
-    return frozenset(
-        n.name
-        for n in placement(model, march).nodes
-        if n.device is not Device.BPU and (n.hint is None or n.hint.fix is not Fix.ASK)
-    )
 
 
 def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import getpass
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from bpudeploy.boards.address import Address
 from bpudeploy.boards.settings import settings
-from tests.boards.sshd import Home, make_home
+from tests.boards.sshd import Home
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
 
@@ -47,11 +46,10 @@ ADDRESSES = ["rdk", "sunrise@rdk", "rdk:2299"]
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    made = make_home(tmp_path / "home", monkeypatch)
-    (made.ssh / "more").mkdir()
-    (made.ssh / "more" / "a.conf").write_text("Host rdk\n  User included\n")
-    return made
+def home(home: Home) -> Home:
+    (home.ssh / "more").mkdir()
+    (home.ssh / "more" / "a.conf").write_text("Host rdk\n  User included\n")
+    return home
 
 
 def told(home: Home, address: Address) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -21,19 +20,13 @@ from bpudeploy.errors import BoardError
 from bpudeploy.spec.load import load_target
 from bpudeploy.spec.target import BoardSpec, Target
 from tests.boards.pretended import pretend
-from tests.boards.sshd import Home, Server, make_home, needs_sshd, serve
+from tests.boards.sshd import Home, Server, needs_sshd, serve
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    return make_home(tmp_path / "home", monkeypatch)
-
-
-@pytest.fixture
-def server(tmp_path: Path, home: Home) -> Iterator[Server]:
-    with serve(tmp_path / "one", home) as running:
-        home.know(running)
-        yield running
+def server(server: Server, home: Home) -> Server:
+    home.know(server)
+    return server
 
 
 def facts(address: str, under: str = "", root: str = "/userdata/bpudeploy", python: str = "python3") -> Facts:

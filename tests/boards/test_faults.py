@@ -15,14 +15,9 @@ import pytest
 from bpudeploy.boards.address import Address
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.errors import BoardError, ExitCode
-from tests.boards.sshd import Home, free_port, keygen, make_home, needs_sshd, public, serve
+from tests.boards.sshd import Home, free_port, keygen, needs_sshd, public, serve
 
 pytestmark = needs_sshd
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    return make_home(tmp_path / "home", monkeypatch)
 
 
 @contextmanager

@@ -15,21 +15,10 @@ import pytest
 from bpudeploy.boards.address import Address
 from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.errors import BoardError
-from tests.boards.sshd import Home, Server, keygen, make_home, needs_sshd, public, serve
+from tests.boards.sshd import Home, Server, keygen, needs_sshd, public, serve
 from tests.boards.test_boards import processes
 
 pytestmark = needs_sshd
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    return make_home(tmp_path / "home", monkeypatch)
-
-
-@pytest.fixture
-def server(tmp_path: Path, home: Home) -> Iterator[Server]:
-    with serve(tmp_path / "one", home) as running:
-        yield running
 
 
 def said(address: str, *argv: str) -> str:

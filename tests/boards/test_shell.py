@@ -10,29 +10,27 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bpudeploy.cli.main import main
 from bpudeploy.errors import ExitCode
-from tests.boards.sshd import Home, Server, keygen, make_home, needs_sshd, public, serve
+from tests.boards.sshd import Home, Server, keygen, needs_sshd, public
 
 pytestmark = needs_sshd
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+def home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    return make_home(tmp_path / "home", monkeypatch)
+    return home
 
 
 @pytest.fixture
-def server(tmp_path: Path, home: Home) -> Iterator[Server]:
-    with serve(tmp_path / "one", home) as running:
-        home.know(running)
-        yield running
+def server(server: Server, home: Home) -> Server:
+    home.know(server)
+    return server
 
 
 def boards(*argv: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -16,20 +15,9 @@ from bpudeploy.boards.address import Address
 from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.boards.trust import Offer, Standing, offer, pin, require_fingerprint
 from bpudeploy.errors import BoardError, UsageError
-from tests.boards.sshd import Home, Server, keygen, make_home, needs_sshd, public, serve
+from tests.boards.sshd import Home, Server, keygen, needs_sshd, public, serve
 
 pytestmark = needs_sshd
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    return make_home(tmp_path / "home", monkeypatch)
-
-
-@pytest.fixture
-def server(tmp_path: Path, home: Home) -> Iterator[Server]:
-    with serve(tmp_path / "one", home) as running:
-        yield running
 
 
 def made(server: Server) -> Offer:

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "release": WORDS | {"stage"},
     "signing": WORDS,
     "store": WORDS | {"stage"},
-    "backends": WORDS | {"stage", "spec", "quantize", "predict"},
+    "backends": WORDS | {"stage", "spec", "conformance", "quantize", "predict"},
     "boards": WORDS | {"spec"},
     "transfer": WORDS | {"boards"},
     "host": set(),

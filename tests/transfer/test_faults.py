@@ -17,13 +17,14 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from benchmarks.proxy import Fault, Proxy
+from benchmarks.transfer import edited
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.errors import BoardError
 from bpudeploy.transfer import channel
 from bpudeploy.transfer.receiver import SPAN
 from bpudeploy.transfer.send import How, Sent, send
 from tests.transfer.conftest import PYTHONS, SSHD, Server
-from tests.transfer.test_send import OVERHEAD, edited
+from tests.transfer.test_send import OVERHEAD
 
 SIZE = 4 * SPAN
 
@@ -68,7 +69,7 @@ def test_a_delta_cut_again_and_again_is_done_in_the_end(server: Server, tmp_path
     rng = random.Random(seed)
     old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
     old.write_bytes(rng.randbytes(SIZE))
-    local.write_bytes(edited(old.read_bytes(), 20, 20_000))
+    local.write_bytes(edited(old.read_bytes(), 20, 20_000, seed=20))
     for _ in range(5):
         with (
             Proxy(server.port, fault=Fault(cut_after=rng.randrange(5_000, 500_000))) as proxy,

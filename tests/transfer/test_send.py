@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.transfer import edited
 from bpudeploy.boards.base import Reply
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.errors import BoardError
@@ -79,20 +80,10 @@ def test_another_name_of_an_old_file_keeps_its_bytes(board: SshBoard, tmp_path: 
     assert other.read_bytes() == b"old" * 1000
 
 
-def edited(data: bytes, places: int, size: int) -> bytes:
-    rng = random.Random(places)
-    made, here = [], 0
-    for number, at in enumerate(sorted(rng.randrange(len(data) - size) for _ in range(places))):
-        at = max(at, here)
-        made += [data[here:at], rng.randbytes(size)]
-        here = at + (size if number % 2 else 0)
-    return b"".join([*made, data[here:]])
-
-
 def test_a_small_change_sends_little(server: Server, tmp_path: Path) -> None:
     old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
     old.write_bytes(os.urandom(10_000_000))
-    local.write_bytes(edited(old.read_bytes(), 20, 5000))
+    local.write_bytes(edited(old.read_bytes(), 20, 5000, seed=20))
     with server.reached() as board:
         sent = go(board, local, remote, tmp_path / "not there", old)
         assert sent.how is How.CHUNKED
@@ -104,7 +95,7 @@ def test_a_small_change_sends_little(server: Server, tmp_path: Path) -> None:
 def test_a_cut_delta_goes_on_with_the_same_bases(server: Server, tmp_path: Path) -> None:
     old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
     old.write_bytes(os.urandom(8 * SPAN))
-    local.write_bytes(edited(old.read_bytes(), 10, 50_000))
+    local.write_bytes(edited(old.read_bytes(), 10, 50_000, seed=10))
     remote.write_bytes(local.read_bytes()[: 4 * SPAN + 7])
     with server.reached() as board:
         sent = go(board, local, remote, old)
@@ -157,7 +148,7 @@ def test_a_base_that_changes_after_it_was_read_does_no_harm(
 ) -> None:
     old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
     old.write_bytes(os.urandom(4 * SPAN))
-    local.write_bytes(edited(old.read_bytes(), 4, 1000))
+    local.write_bytes(edited(old.read_bytes(), 4, 1000, seed=4))
     feed = SshBoard.feed
 
     def damage(board: SshBoard, argv: list[str], pieces: Iterable[bytes], *, timeout: float, step: str) -> Reply:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.horizon.document import joined
 from bpudeploy.backends.samples import Normalisation, Samples
+from bpudeploy.conformance.placement import left_to_cpu
 from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import InputType, VendorOptions
 from bpudeploy.spec.target import March
@@ -36,6 +37,7 @@ class Network:
     normalisation: Normalisation
     march: March
     on_cpu: frozenset[str]
+    """Nodes that the march's compiler leaves to the CPU though it is asked."""
 
     @classmethod
     def read(cls, inputs: CompileInputs, options: VendorOptions) -> Network:
@@ -46,7 +48,7 @@ class Network:
         """
         import onnx
 
-        model = onnx.load(inputs.graph.path)
+        model, march = onnx.load(inputs.graph.path), March(inputs.march)
         constants = {tensor.name for tensor in model.graph.initializer}
         fed = [value for value in model.graph.input if value.name not in constants]
         if len(fed) != 1:
@@ -61,8 +63,8 @@ class Network:
             fed[0].name,
             shape,
             Normalisation.read(inputs.preprocess.path),
-            March(inputs.march),
-            inputs.on_cpu,
+            march,
+            left_to_cpu(model, march),
         )
 
     @property
