@@ -9,6 +9,7 @@ measured in turn, with its distribution-free 95 % interval. It says nothing of a
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,8 @@ from bpudeploy.approximate.read import read_graph
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Event, Note
 from bpudeploy.plan import pipeline
-from bpudeploy.results.statistics import paired_drop, quantile
+from bpudeploy.results.latency import percentile
+from bpudeploy.results.statistics import paired_drop
 from bpudeploy.run.runner import RunResult, run
 from bpudeploy.spec.load import load_recipe
 from bpudeploy.stages.approximate import approximations
@@ -85,8 +87,8 @@ def ratio(exact: Any, changed: Any, image: Any) -> str:
         first, second = took if i % 2 else took[::-1]
         if i >= 5:
             ratios.append(second / first)
-    middle = quantile(sorted(ratios), 0.5)
-    return f"{middle.value:.2f} ({middle.low:.2f} to {middle.high:.2f})"
+    middle = percentile([[one] for one in ratios], 0.5)  # pairs are apart: each is a round of its own
+    return f"{middle.value:.2f} ({middle.low:.2f} to {middle.high or math.inf:.2f})"
 
 
 def main() -> None:

@@ -11,14 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import DRIVEN, Backend
-from bpudeploy.boards.base import Board
+from bpudeploy.backends.base import Backend
+from bpudeploy.boards.base import Board, BoardOpener
 from bpudeploy.errors import UsageError
 from bpudeploy.events import Event, StepFinished, StepStarted
+from bpudeploy.known import PROJECT, RUNS, Built, Known, keep
+from bpudeploy.measure import Candidate, candidate, measure, provenance_of
 from bpudeploy.plan import pipeline
 from bpudeploy.plan.look import look
 from bpudeploy.plan.step import Plan
-from bpudeploy.release import Manifest, Release
+from bpudeploy.release import Manifest
 from bpudeploy.run.journal import event_writer, new_run_directory
 from bpudeploy.run.runner import RunResult, run
 from bpudeploy.spec.load import Resolved
@@ -26,10 +28,9 @@ from bpudeploy.spec.target import Connection, Target
 
 if TYPE_CHECKING:
     from bpudeploy.effects.push import Policy, Pushed
+    from bpudeploy.results.golden import SelfCheck
     from bpudeploy.results.measurement import Measurement
     from bpudeploy.results.summary import Summary
-
-PROJECT = Path(".bpudeploy")
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,48 @@ def deploy(
     Raises:
         BpudeployError: what failed. The store and the board are as good as before.
     """
-    require_driver(resolved, backend)
+    from bpudeploy.results.report import write_report
+    from bpudeploy.results.store import open_results
+    from bpudeploy.summarise import kept, summarise
+
     board = board_opener(resolved.target, address)
     policy = policy_of(resolved.target, orders)
     started = datetime.now(UTC)
-    directory = new_run_directory(PROJECT / "runs", resolved.recipe.name)
+    with open_results(None) as results:  # before hours of work: it may be of a newer version, or its disk full
+        built = build(resolved, backend, plan, store, emit, force)
+        done = _on_board(resolved, board, candidate(built.known, store), policy, built.tell)
+        summary = summarise(resolved, built.result, done.pushed, done.checked, done.measured, started, built.directory)
+        (built.directory / "summary.json").write_text(summary.model_dump_json())
+        write_report(summary, built.directory / "report.html")
+        results.append(kept(summary))
+    return summary
+
+
+@dataclass(frozen=True)
+class Build:
+    """A release that was built, and where its run is kept."""
+
+    known: Known
+    result: RunResult
+    directory: Path
+    tell: Callable[[Event], None]
+    """Draws an event, and keeps it with the run."""
+
+
+def build(
+    resolved: Resolved,
+    backend: Backend,
+    plan: Plan,
+    store: Path,
+    emit: Callable[[Event], None],
+    force: Collection[str] = (),
+) -> Build:
+    """Run a plan up to the binary and keep the release in a run directory, where ``find_release`` finds it.
+
+    Raises:
+        BpudeployError: what failed. The store is as good as before.
+    """
+    directory = new_run_directory(RUNS, resolved.recipe.name)
     write = event_writer(directory)
 
     def tell(event: Event) -> None:
@@ -73,32 +111,11 @@ def deploy(
     outlooks = [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in look(plan, store, force)]
     (directory / "plan.json").write_text(json.dumps(outlooks, indent=1))
     result = run(plan, store, tell, force)
-    release = release_of(resolved, backend, result)
-    (directory / "release.json").write_text(release.manifest.to_json())
-    pushed, measured = _on_board(resolved, board, result, release, policy, tell)
-    from bpudeploy.results.report import write_report
-    from bpudeploy.summarise import summarise
-
-    summary = summarise(resolved, result, release, pushed, measured, started, directory)
-    (directory / "summary.json").write_text(summary.model_dump_json())
-    write_report(summary, directory / "report.html")
-    return summary
+    known = keep(directory, _manifest(resolved, backend, result), _built(resolved, result))
+    return Build(known, result, directory, tell)
 
 
-def require_driver(resolved: Resolved, backend: Backend) -> None:
-    """Refuse a binary that no board could run, before hours of compiling.
-
-    Raises:
-        UsageError: the board's agent has no driver for the backend's runtime.
-    """
-    if backend.runtime not in DRIVEN:
-        raise UsageError(
-            f"target {resolved.target.name} runs binaries with {backend.runtime}, which has no driver on boards yet",
-            hint="`--until compile` builds the binary; `--set target=local` runs on this machine's CPU",
-        )
-
-
-def board_opener(target: Target, address: str | None) -> Callable[[], AbstractContextManager[Board]]:
+def board_opener(target: Target, address: str | None) -> BoardOpener:
     """Return what opens the board; connects to nothing yet.
 
     Raises:
@@ -154,42 +171,57 @@ def policy_of(target: Target, orders: Orders) -> Policy:
     return Policy(load_key(orders.key or default_key()), spec.keep, orders.allow_downgrade)
 
 
-def release_of(resolved: Resolved, backend: Backend, result: RunResult) -> Release:
-    """Return what boards are given: the binary, and a manifest with the digests of all that led to it."""
-    binary = result.artifact(pipeline.BINARY)
-    manifest = Manifest(
+def _manifest(resolved: Resolved, backend: Backend, result: RunResult) -> Manifest:
+    """Return what boards are told of the binary."""
+    return Manifest(
         name=resolved.recipe.name,
         target=resolved.target.name,
         march=resolved.target.march.value,
         backend=backend.name,
         runtime=backend.runtime.value,
-        binary=binary.digest,
+        binary=result.artifact(pipeline.BINARY).digest,
         steps={name: tuple(a.digest for a in step.artifacts) for name, step in result.steps.items()},
     )
-    return Release(manifest, binary, result.steps[pipeline.BINARY].record.made)
+
+
+def _built(resolved: Resolved, result: RunResult) -> Built:
+    return Built(built=result.steps[pipeline.BINARY].record.made, method=resolved.recipe.benchmark)
+
+
+@dataclass(frozen=True)
+class OnBoard:
+    """What came of a release on its board."""
+
+    pushed: Pushed
+    checked: SelfCheck
+    measured: Measurement
 
 
 def _on_board(
     resolved: Resolved,
-    opener: Callable[[], AbstractContextManager[Board]],
-    result: RunResult,
-    release: Release,
+    opener: BoardOpener,
+    chosen: Candidate,
     policy: Policy,
     emit: Callable[[Event], None],
-) -> tuple[Pushed, Measurement]:
-    from bpudeploy.effects.bench import bench
+) -> OnBoard:
+    from bpudeploy.effects.lost import watched
     from bpudeploy.effects.push import push
     from bpudeploy.effects.trust import Trust, trust
+    from bpudeploy.effects.verify import STEP, verify_or_go_back
 
-    samples = result.artifact(pipeline.EVALUATION)
+    release = chosen.release
     emit(StepStarted("push"))
-    with opener() as board:
+    with watched(opener) as board:
         if policy.key is not None and resolved.target.board.connection is Connection.EMBEDDED:
             trust(board, policy.key.public, Trust.REPLACE)  # key and board are this project's own
         pushed = push(board, release, policy, emit)
         emit(StepFinished("push", "miss" if pushed.changed else "hit", (release.digest,), pushed.seconds))
+        emit(StepStarted(STEP))
+        before = time.perf_counter()
+        checked = verify_or_go_back(board, release, chosen.golden, policy, pushed.changed, emit)
+        emit(StepFinished(STEP, "miss", (), time.perf_counter() - before))
         emit(StepStarted("benchmark"))
         before = time.perf_counter()
-        measured = bench(board, release, samples, resolved.recipe.benchmark, emit)
+        (measured,) = measure(board, [chosen], resolved.recipe.benchmark, provenance_of(resolved.target), emit)
         emit(StepFinished("benchmark", "miss", (), time.perf_counter() - before, measured.peak_memory_mb))
-    return pushed, measured
+    return OnBoard(pushed, checked, measured)

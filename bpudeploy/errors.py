@@ -92,3 +92,11 @@ class BoardError(BpudeployError):
         super().__init__(f"board {board!r}, {step}: {message}", hint=hint)
         self.board = board
         self.step = step
+
+
+class ConnectionLost(BoardError):
+    """The connection to a board ended in the middle; what ran there may have ended with it."""
+
+
+class Unreachable(BoardError):
+    """A board does not answer: it is off, or not on the network, or the address is not its own. It was not touched."""

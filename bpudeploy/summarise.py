@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.bpu_sim import BpuSimBackend
 from bpudeploy.backends.samples import Scores, read_findings
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
@@ -19,9 +17,9 @@ from bpudeploy.predict.simulated import Simulated
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import Layers, Repair
 from bpudeploy.quantize.record import QuantizeRecord
-from bpudeploy.release import Release
 from bpudeploy.restructure.record import GraphRecord, Proof
-from bpudeploy.results.measurement import Measurement, Provenance
+from bpudeploy.results.golden import SelfCheck
+from bpudeploy.results.measurement import Interval, Measurement, Provenance
 from bpudeploy.results.statistics import paired_drop, wilson
 from bpudeploy.results.summary import Accuracy, Gate, Install, Quantization, Step, Summary
 from bpudeploy.run.runner import RunResult
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_TOOLS = ("bpudeploy", "torch", "timm", "onnx", "onnxruntime", "numpy", "asyncssh")
 WHAT_IF = "rdk-x5"
 """The board whose placement a report shows when the run's own has no BPU."""
 _SIZES = {
@@ -49,8 +46,8 @@ _SIZES = {
 def summarise(
     resolved: Resolved,
     result: RunResult,
-    release: Release,
     pushed: Pushed,
+    checked: SelfCheck,
     measured: Measurement,
     started: datetime,
     directory: Path,
@@ -60,7 +57,7 @@ def summarise(
     from bpudeploy.stages.timm_models import Preprocess
 
     recipe = resolved.recipe
-    predicted = _predicted(resolved, result)
+    predicted = _predicted(measured, result)
     accuracy = accuracies(recipe.restructure.approximate, result, measured, predicted)
     proof = _proof(result.artifact(pipeline.GRAPH).path)
     return Summary(
@@ -68,7 +65,7 @@ def summarise(
         target=resolved.target.name,
         backend=resolved.target.backend,
         started=started.isoformat(timespec="seconds"),
-        release=release.digest,
+        release=measured.subject.release,
         preprocess=describe_preprocess(Preprocess.read(result.artifact(pipeline.PREPROCESSING).path)),
         warnings=tuple(str(finding) for finding in read_findings(result.artifact(pipeline.CALIBRATION).path)),
         proof_difference=proof.max_relative_difference,
@@ -77,12 +74,13 @@ def summarise(
         quantization=_quantization(result),
         measurement=measured,
         predicted=predicted,
+        self_check=checked,
         install=Install(changed=pushed.changed, bytes_sent=pushed.bytes_sent, seconds=pushed.seconds),
         steps=_steps(result),
         gates=gates(recipe.check, accuracy[-1], measured, predicted),
         sizes=_sizes(recipe.restructure.approximate, result),
         placement=_placement(resolved, result),
-        versions={tool: version(tool) for tool in _TOOLS},
+        versions=dict(measured.versions),
         run_directory=str(directory),
     )
 
@@ -100,7 +98,8 @@ def accuracies(
     truth = Scores.read(result.artifact(pipeline.FLOAT_SCORES).path)
     restructured = Scores.read(result.artifact(pipeline.GRAPH, 1).path)
     int8 = Scores.read(result.artifact(pipeline.INT8_SCORES).path)
-    board = np.array(measured.logits, dtype=np.float32)
+    assert measured.answers is not None  # a run measures accuracy, always
+    board = np.array(measured.answers.top)
     changed = [(a.label, result.artifact(a.step, 1).path) for a in approximations(spec)]
     rows = (
         ("float", f"host, {framework_of(result.artifact(pipeline.MODEL).path)}", truth.logits),
@@ -109,11 +108,37 @@ def accuracies(
         ("int8", "host, onnxruntime", int8.logits),
         *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in _promoted(result)),
     )
-    on_host = tuple(_accuracy(form, where, logits, truth) for form, where, logits in rows)
+    best = best_of(truth.logits)
+    on_host = [_accuracy(form, where, best_of(logits), best, truth.labels) for form, where, logits in rows]
+    on_host[0] = on_host[0].model_copy(update={"drop": None, "agreement": None})  # float itself
+    form = "on the board" if predicted is None else f"{predicted.march}, simulated"
+    last = _accuracy(form, measured.device, board, best, truth.labels, measured.provenance)
+    return (*on_host, last)
+
+
+def kept(summary: Summary) -> tuple[Measurement, ...]:
+    """Return what the results store keeps of a run: a simulator's accuracy has no latency, a prediction nothing else.
+
+    What a simulator takes on this machine's CPU says nothing of a board.
+    """
+    measured, predicted = summary.measurement, summary.predicted
     if predicted is None:
-        return (*on_host, _accuracy("on the board", measured.device, board, truth))
-    simulated = _accuracy(f"{predicted.march}, simulated", measured.device, board, truth, Provenance.SIMULATED)
-    return (*on_host, simulated)
+        return (measured,)
+    on_this_machine = {"latency": None, "load_ms": None, "rounds": (), "throughput": (), "conditions": ()}
+    nothing = on_this_machine | {"layers": (), "caveats": (), "peak_memory_mb": None}
+    latency = Interval(value=predicted.predicted_ms, low=predicted.predicted_low_ms, high=predicted.predicted_high_ms)
+    foretold = {
+        "provenance": Provenance.PREDICTED,
+        "device": predicted.board,
+        "runtime": predicted.basis,
+        "facts": None,
+        "method": None,
+        "score": None,
+        "answers": None,
+        "predicted_ms": latency,
+    }
+    simulated = measured.model_copy(update=nothing)
+    return simulated, simulated.model_copy(update=foretold)
 
 
 def _promoted(result: RunResult) -> Iterator[tuple[str, Path]]:
@@ -144,24 +169,32 @@ def _quantization(result: RunResult) -> Quantization:
     )
 
 
+def best_of(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the classes (N, 5 or fewer) with the largest logits (N, classes), the best first, in a tie the lower."""
+    import numpy as np
+
+    return np.argsort(-logits, axis=1, kind="stable")[:, :5]
+
+
 def _accuracy(
     form: str,
     where: str,
-    logits: NDArray[np.float32],
-    truth: Scores,
+    best: NDArray[np.int64],
+    original: NDArray[np.int64],
+    labels: NDArray[np.int64],
     provenance: Provenance = Provenance.MEASURED,
 ) -> Accuracy:
-    chosen, original = logits.argmax(axis=1), truth.logits.argmax(axis=1)
-    right = [bool(x) for x in chosen == truth.labels]
-    reference = logits is truth.logits
+    right = [bool(x) for x in best[:, 0] == labels]
+    among = int((best == labels[:, None]).any(axis=1).sum())
     return Accuracy(
         form=form,
         where=where,
         top1=wilson(sum(right), len(right)),
+        top5=wilson(among, len(right)) if best.shape[1] == 5 else None,
         correct=sum(right),
         images=len(right),
-        drop=None if reference else paired_drop([bool(x) for x in original == truth.labels], right),
-        agreement=None if reference else 100 * float((chosen == original).mean()),
+        drop=paired_drop([bool(x) for x in original[:, 0] == labels], right),
+        agreement=100 * float((best[:, 0] == original[:, 0]).mean()),
         provenance=provenance,
     )
 
@@ -177,6 +210,7 @@ def gates(
             Gate(name="max_drop", limit=check.max_drop, value=drop, unit="points", holds=drop <= check.max_drop)
         )
     if check.max_p50_ms is not None:
+        assert measured.latency is not None  # a run times frames, always
         p50 = measured.latency.p50_ms.value if predicted is None else predicted.predicted_ms
         unit = "ms" if predicted is None else "ms, predicted"
         found.append(
@@ -185,9 +219,9 @@ def gates(
     return tuple(found)
 
 
-def _predicted(resolved: Resolved, result: RunResult) -> Estimate | None:
+def _predicted(measured: Measurement, result: RunResult) -> Estimate | None:
     """Return what the simulator's compile predicts for its board; None for a board that is there."""
-    if resolved.target.backend != BpuSimBackend.name:
+    if measured.provenance is not Provenance.SIMULATED:
         return None
     return Simulated.read(result.artifact(pipeline.BINARY, 1).path).estimate
 

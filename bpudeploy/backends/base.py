@@ -17,15 +17,11 @@ FINDINGS = "findings.json"
 
 
 class Runtime(StrEnum):
-    """What loads the compiled binary on the board; the agent has one driver for each of ``DRIVEN``."""
+    """What loads the compiled binary on the board; the agent has a driver for each."""
 
     ONNXRUNTIME = "onnxruntime"
     HOBOT_DNN = "hobot_dnn"  # a .bin, on X3, X5 and Ultra
     HBM_RUNTIME = "hbm_runtime"  # a .hbm, on S100
-
-
-DRIVEN = frozenset({Runtime.ONNXRUNTIME})
-"""Runtimes that the board's agent can load."""
 
 
 class ToolMissing(UsageError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Protocol
 
 
@@ -35,6 +35,27 @@ class Reply:
         return self.status == 0
 
 
+class Dialogue(Protocol):
+    """A command that runs on a board, and answers what it is told."""
+
+    def say(self, line: str) -> None:
+        """Send one line.
+
+        Raises:
+            BoardError: it takes none any more; ``hear`` tells why.
+        """
+        ...
+
+    def hear(self, timeout: float) -> str | None:
+        """Return the next line of its output; None when it has ended well.
+
+        Raises:
+            ConnectionLost: the connection ended first.
+            BoardError: it ended with a non-zero status (with its last words), or was silent for ``timeout`` seconds.
+        """
+        ...
+
+
 class Board(Protocol):
     """One connection to one board; not safe to call from two threads.
 
@@ -50,12 +71,8 @@ class Board(Protocol):
         """Run a command to its end; a non-zero status is returned, not raised."""
         ...
 
-    def stream(self, argv: Sequence[str], *, timeout: float, step: str) -> Iterator[str]:
-        """Yield stdout line by line as it comes; ``timeout`` is the longest silence.
-
-        Raises BoardError on a non-zero status, with the last lines of stderr. The remote process is
-        ended when the iterator is closed.
-        """
+    def converse(self, argv: Sequence[str], *, step: str) -> AbstractContextManager[Dialogue]:
+        """Start a command and talk with it, line by line; at the end its input closes, and it is ended."""
         ...
 
     def feed(self, argv: Sequence[str], pieces: Iterable[bytes], *, timeout: float, step: str) -> Reply:
@@ -64,12 +81,6 @@ class Board(Protocol):
         ``timeout`` is the longest wait for one piece to be taken, and for the end after the last. A command may
         end before it has read all: its status is returned as ever.
         """
-        ...
-
-    def put(
-        self, local: Path, remote: PurePosixPath, *, step: str, progress: Callable[[int, int], None] | None = None
-    ) -> None:
-        """Copy a file, unverified; ``progress(done_bytes, total_bytes)``. The remote folder must exist."""
         ...
 
 

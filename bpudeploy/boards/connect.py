@@ -13,7 +13,7 @@ from bpudeploy.boards import known_hosts
 from bpudeploy.boards.address import Address, Identity
 from bpudeploy.boards.known_hosts import Entry, Role
 from bpudeploy.boards.settings import Settings, settings
-from bpudeploy.errors import BoardError, UsageError
+from bpudeploy.errors import BoardError, Unreachable, UsageError
 
 if TYPE_CHECKING:
     import asyncssh
@@ -35,12 +35,20 @@ class Hop:
         through = f"jump host {str(self.address)!r}: " if self.jump else ""
         return BoardError(f"{through}{message}", board=self.board, step=CONNECT, hint=hint)
 
+    def silence(self, message: str, hint: str) -> Unreachable:
+        """Return the error for a server that does not answer."""
+        through = f"jump host {str(self.address)!r}: " if self.jump else ""
+        return Unreachable(f"{through}{message}", board=self.board, step=CONNECT, hint=hint)
+
 
 @contextmanager
 def connected(
-    address: Address, *, name: str, identity: Identity | None = None
+    address: Address, *, name: str, identity: Identity | None = None, jump: Address | None = None
 ) -> Iterator[tuple[asyncio.Runner, asyncssh.SSHClientConnection]]:
     """Connect, and disconnect at the end, jump hosts too.
+
+    Args:
+        jump: a jump host, where ~/.ssh/config does not say how ``address`` is reached.
 
     Raises:
         BoardError: refused, no answer in time, unknown or changed host key, no authentication, wrong settings.
@@ -48,14 +56,17 @@ def connected(
     with asyncio.Runner() as runner:
         way: list[asyncssh.SSHClientConnection] = []
         try:
-            runner.run(_travel(Hop(address, name, False), way, identity))
+            runner.run(_travel(Hop(address, name, False), way, identity, jump))
             yield runner, way[-1]
         finally:
             runner.run(_close(way))
 
 
-def offered_key(address: Address, *, name: str) -> tuple[Settings, asyncssh.SSHKey]:
+def offered_key(address: Address, *, name: str, jump: Address | None = None) -> tuple[Settings, asyncssh.SSHKey]:
     """Fetch the host key that a server offers, and trust nothing; jump hosts on the way must be trusted.
+
+    Args:
+        jump: as for ``connected``.
 
     Raises:
         BoardError: as ``connected``, for what comes before authentication.
@@ -65,7 +76,7 @@ def offered_key(address: Address, *, name: str) -> tuple[Settings, asyncssh.SSHK
         way: list[asyncssh.SSHClientConnection] = []
         hop = Hop(address, name, False)
         try:
-            found = await _to_the_door(hop, way, None)
+            found = await _to_the_door(hop, way, None, jump)
             return found, await _fetch(hop, found, way[-1] if way else None)
         finally:
             await _close(way)
@@ -74,39 +85,45 @@ def offered_key(address: Address, *, name: str) -> tuple[Settings, asyncssh.SSHK
         return runner.run(fetch())
 
 
-async def _travel(hop: Hop, way: list[asyncssh.SSHClientConnection], identity: Identity | None) -> None:
+async def _travel(
+    hop: Hop, way: list[asyncssh.SSHClientConnection], identity: Identity | None, jump: Address | None
+) -> None:
     """Connect to ``hop`` through its own jump hosts, adding each connection to ``way``."""
-    found = await _to_the_door(hop, way, identity)
+    found = await _to_the_door(hop, way, identity, jump)
     way.append(await _connect(hop, found, way[-1] if way else None))
 
 
 async def _to_the_door(
-    hop: Hop, way: list[asyncssh.SSHClientConnection], identity: Identity | None, seen: tuple[str, ...] = ()
+    hop: Hop,
+    way: list[asyncssh.SSHClientConnection],
+    identity: Identity | None,
+    jump: Address | None,
+    seen: tuple[str, ...] = (),
 ) -> Settings:
     """Connect to the jump hosts on the way to ``hop``. The first's own jump hosts count, as OpenSSH has it."""
-    found = _settings(hop, identity)
+    found = _settings(hop, identity, jump)
     for number, text in enumerate(found.jumps):
         if text in (*seen, str(hop.address), hop.address.host):
             raise hop.error(f"ProxyJump leads back to {text!r}", "give that host `ProxyJump none` in ~/.ssh/config")
         try:
-            jump = Hop(Address.parse(text), hop.board, True)
+            bastion = Hop(Address.parse(text), hop.board, True)
         except UsageError as error:
             raise hop.error(
                 f"ProxyJump names {text!r}", "write ProxyJump [USER@]HOST[:PORT] in ~/.ssh/config"
             ) from error
         if number == 0:
-            at = await _to_the_door(jump, way, None, (*seen, str(hop.address)))
+            at = await _to_the_door(bastion, way, None, None, (*seen, str(hop.address)))
         else:
-            at = _settings(jump, None)
-        way.append(await _connect(jump, at, way[-1] if way else None))
+            at = _settings(bastion, None)
+        way.append(await _connect(bastion, at, way[-1] if way else None))
     return found
 
 
-def _settings(hop: Hop, identity: Identity | None) -> Settings:
+def _settings(hop: Hop, identity: Identity | None, jump: Address | None = None) -> Settings:
     import asyncssh
 
     try:
-        return settings(hop.address, identity)
+        return settings(hop.address, identity, jump)
     except asyncssh.ConfigParseError as error:
         raise hop.error(f"its SSH settings are wrong: {error}", "correct that line") from error
     except (ValueError, OSError) as error:
@@ -178,9 +195,11 @@ def _distrust(hop: Hop, found: Settings, offered: list[asyncssh.SSHKey], error: 
             "/etc/ssh/ssh_host_ed25519_key.pub` on the board's own screen, then "
             f"`bpudeploy boards trust {hop.address} --replace`",
         )
+    first = f"write `ProxyJump {found.jumps[0]}` for it in ~/.ssh/config; then " if found.told else ""
     return hop.error(
         f"its host key is unknown: {shown}",
-        f"`bpudeploy boards trust {hop.address}` shows the fingerprint, to compare with the board's, and pins the key",
+        f"{first}`bpudeploy boards trust {hop.address}` shows the fingerprint, to compare with the board's, and pins "
+        "the key",
     )
 
 
@@ -197,13 +216,13 @@ def _unreached(hop: Hop, found: Settings, error: Exception) -> BoardError:
     where = f"{found.host}, port {found.port}"
     text = str(error) or type(error).__name__
     if isinstance(error, TimeoutError):
-        return hop.error(
+        return hop.silence(
             f"no answer from {where} in {found.timeout_s:g} s", "is it on, on this network, and is that SSH's port?"
         )
     if isinstance(error, socket.gaierror):
-        return hop.error(f"the name {found.host!r} leads nowhere", "check the spelling, or give its IP address")
+        return hop.silence(f"the name {found.host!r} leads nowhere", "check the spelling, or give its IP address")
     if isinstance(error, ConnectionRefusedError):
-        return hop.error(f"nothing listens at {where}", "check the address, and that sshd runs there")
+        return hop.silence(f"nothing listens at {where}", "check the address, and that sshd runs there")
     if "too many authentication failures" in text.lower():
         return hop.error(
             "it refuses us before the right key came up: too many keys were offered",
@@ -211,7 +230,7 @@ def _unreached(hop: Hop, found: Settings, error: Exception) -> BoardError:
         )
     if isinstance(error, ValueError) and not isinstance(error, OSError):
         return hop.error(f"its SSH settings cannot be used: {text}", "look at the key files that ~/.ssh/config names")
-    return hop.error(f"cannot connect to {where}: {text}", "check the address, and that sshd runs there")
+    return hop.silence(f"cannot connect to {where}: {text}", "check the address, and that sshd runs there")
 
 
 async def _close(way: list[asyncssh.SSHClientConnection]) -> None:

@@ -46,12 +46,17 @@ class Settings:
     pins: Path | None
     """Where a key may be pinned; None where the settings keep no such file."""
     jumps: tuple[str, ...]
+    told: bool
+    """The jump host is the one that the caller named: ~/.ssh/config says nothing about the way there."""
     timeout_s: float
     options: dict[str, Any]
 
 
-def settings(address: Address, identity: Identity | None = None) -> Settings:
+def settings(address: Address, identity: Identity | None = None, jump: Address | None = None) -> Settings:
     """Resolve an address with the user's ~/.ssh/config, keys, agent and known_hosts; or with ``identity`` alone.
+
+    Args:
+        jump: a jump host, where the config has no ProxyJump and no ProxyCommand for the address; ``none`` is one.
 
     Raises:
         ValueError: the config is wrong, with its file and line (asyncssh.ConfigParseError), or a key file is.
@@ -93,7 +98,11 @@ def settings(address: Address, identity: Identity | None = None) -> Settings:
             options |= {"server_host_key_algs": known_hosts.algorithms(host_keys)}
         options |= {"client_keys": keys} if (keys := _identity_files(read)) else {}
     jumps = tuple(one.strip().removeprefix("ssh://") for one in str(read.tunnel or "").split(",") if one.strip())
-    return Settings(read.host, read.port, read.username, name, files, pins, jumps, timeout, options)
+    told = jump is not None and not any(
+        read.config.get(way, False) is not False for way in ("ProxyJump", "ProxyCommand")
+    )
+    jumps = (str(jump),) if told else jumps
+    return Settings(read.host, read.port, read.username, name, files, pins, jumps, told, timeout, options)
 
 
 def _of(read: asyncssh.SSHClientConnectionOptions, option: str) -> Any:

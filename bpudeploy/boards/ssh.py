@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.base import Output, Reply
+from bpudeploy.boards.base import Dialogue, Output, Reply
 from bpudeploy.boards.connect import connected
-from bpudeploy.errors import BoardError
+from bpudeploy.errors import BoardError, ConnectionLost
 
 if TYPE_CHECKING:
     import asyncssh
@@ -57,29 +57,16 @@ class SshBoard:
 
         return self._do(work(), step, f"`{argv[0]}` did not end in {timeout:g} s")
 
-    def stream(self, argv: Sequence[str], *, timeout: float, step: str) -> Iterator[str]:
-        """See ``Board.stream``."""
-        silence = f"no word for {timeout:g} s"
+    @contextmanager
+    def converse(self, argv: Sequence[str], *, step: str) -> Iterator[Dialogue]:
+        """See ``Board.converse``."""
 
         async def start() -> Any:
             return await self._connection.create_process(shlex.join(argv), encoding="utf-8", errors="replace")
 
-        process = self._do(asyncio.wait_for(start(), timeout), step, silence)
+        process = self._do(asyncio.wait_for(start(), _STALL_S), step, f"`{argv[0]}` did not start in {_STALL_S:g} s")
         try:
-            while line := self._do(asyncio.wait_for(process.stdout.readline(), timeout), step, silence):
-                yield line.rstrip("\n")
-            done = self._do(asyncio.wait_for(process.wait(), timeout), step, silence)
-            if done.returncode != 0:
-                said = "\n".join(str(done.stderr or "").strip().splitlines()[-5:])
-                if done.exit_signal:
-                    reason = f"it was killed by SIG{done.exit_signal[0]}"
-                elif done.returncode is None or done.returncode == -1:
-                    reason = "the connection was lost"
-                else:
-                    reason = f"it exited {done.returncode}"
-                raise BoardError(
-                    f"{reason}: {said}" if said else reason, board=self.name, step=step, hint="see the board's own logs"
-                )
+            yield _Talk(self, process, step)
         finally:
             self._end(process)
 
@@ -103,29 +90,6 @@ class SshBoard:
             return Reply(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
         return self._do(work(), step, f"the transfer stalled: nothing moved for {timeout:g} s")
-
-    def put(
-        self, local: Path, remote: PurePosixPath, *, step: str, progress: Callable[[int, int], None] | None = None
-    ) -> None:
-        """See ``Board.put``."""
-
-        def pieces() -> Iterator[bytes]:
-            done, total = 0, local.stat().st_size
-            with local.open("rb") as stream:
-                while piece := stream.read(PIECE):
-                    yield piece
-                    done += len(piece)
-                    if progress:
-                        progress(done, total)
-
-        reply = self.feed(["sh", "-c", 'cat > "$1"', "sh", str(remote)], pieces(), timeout=_STALL_S, step=step)
-        if not reply.ok:
-            raise BoardError(
-                f"it could not write {remote}: {reply.stderr.strip()}",
-                board=self.name,
-                step=step,
-                hint="check the space and permissions there",
-            )
 
     def offers_sftp(self, *, step: str) -> bool:
         """Return whether the server has an SFTP subsystem; push does without.
@@ -176,9 +140,52 @@ class SshBoard:
                 hint="give this account a shell, and see MaxSessions in its sshd_config; or name another USER@",
             ) from error
         except (asyncssh.Error, OSError) as error:
-            raise BoardError(
+            raise ConnectionLost(
                 f"the connection was lost: {error}", board=self.name, step=step, hint="run again: push resumes safely"
             ) from error
+
+
+class _Talk:
+    """Implements ``boards.base.Dialogue`` for one process."""
+
+    def __init__(self, board: SshBoard, process: Any, step: str) -> None:
+        self._board, self._process, self._step = board, process, step
+
+    def say(self, line: str) -> None:
+        """See ``Dialogue.say``."""
+
+        async def work() -> None:
+            self._process.stdin.write(f"{line}\n")
+            await asyncio.wait_for(self._process.stdin.drain(), _STALL_S)
+
+        with contextlib.suppress(ConnectionLost):  # whether it or the connection has ended, the next ``hear`` tells
+            self._board._do(work(), self._step, f"it takes no word for {_STALL_S:g} s")
+
+    def hear(self, timeout: float) -> str | None:
+        """See ``Dialogue.hear``."""
+        silence = f"no word for {timeout:g} s"
+        process = self._process
+        line = self._board._do(asyncio.wait_for(process.stdout.readline(), timeout), self._step, silence)
+        if line:
+            return str(line).rstrip("\n")
+        done = self._board._do(asyncio.wait_for(process.wait(), timeout), self._step, silence)
+        if done.returncode == 0:
+            return None
+        said = "\n".join(str(done.stderr or "").strip().splitlines()[-5:])
+        if done.exit_signal:
+            reason = f"it was killed by SIG{done.exit_signal[0]}"
+        elif done.returncode is None or done.returncode == -1:
+            raise ConnectionLost(
+                "the connection was lost", board=self._board.name, step=self._step, hint="is it on the network still?"
+            )
+        else:
+            reason = f"it exited {done.returncode}"
+        raise BoardError(
+            f"{reason}: {said}" if said else reason,
+            board=self._board.name,
+            step=self._step,
+            hint="see the board's own logs",
+        )
 
 
 def _devnull() -> int:
@@ -189,18 +196,28 @@ def _devnull() -> int:
 
 @contextmanager
 def open_ssh(
-    address: Address, *, name: str, python: str, root: PurePosixPath, identity: Identity | None = None
+    address: Address,
+    *,
+    name: str,
+    python: str,
+    root: PurePosixPath,
+    identity: Identity | None = None,
+    jump: Address | None = None,
 ) -> Iterator[SshBoard]:
     """Connect, see that the account runs commands and nothing else, and disconnect at the end.
 
     With no ``identity``: the user's own ~/.ssh/config, keys, agent and known_hosts. A host key that is
-    unknown or has changed is refused, always.
+    unknown or has changed is refused, always, a jump host's too.
+
+    Args:
+        jump: a jump host, used where ~/.ssh/config names neither ProxyJump nor ProxyCommand for the board
+            (``ProxyJump none`` there means directly).
 
     Raises:
         BoardError: refused, unknown or changed host key, no authentication, time-out; or, at the step ``login``,
             a shell that runs no commands or adds words of its own to what they say.
     """
-    with connected(address, name=name, identity=identity) as (runner, connection):
+    with connected(address, name=name, identity=identity, jump=jump) as (runner, connection):
         board = SshBoard(runner, connection, name, python, root)
         _greet(board)
         yield board

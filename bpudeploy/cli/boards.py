@@ -1,4 +1,4 @@
-"""The verb boards: list, doctor, facts, trust, shell."""
+"""The verb boards: list, doctor, facts, trust, shell; reserve and release are in ``reservations``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from pathlib import PurePosixPath
 
 from bpudeploy.boards.address import Address
 from bpudeploy.cli import render_boards
+from bpudeploy.cli.reservations import release, reserve
 from bpudeploy.errors import ExitCode, UsageError
 
 
 def boards(args: Namespace) -> int:
     """Do what ``args.what`` says with a board."""
-    return {"list": _list, "doctor": _doctor, "facts": _facts, "trust": _trust, "shell": _shell}[args.what](args)
+    verbs = {"list": _list, "doctor": _doctor, "facts": _facts, "trust": _trust, "shell": _shell}
+    return (verbs | {"reserve": reserve, "release": release})[args.what](args)
 
 
 def _list(args: Namespace) -> int:
-    from bpudeploy.deploy import PROJECT
+    from bpudeploy.known import RUNS
     from bpudeploy.results.boards import boards_of
 
-    render_boards.show_list(boards_of(PROJECT / "runs"), args.json)
+    render_boards.show_list(boards_of(RUNS), args.json)
     return ExitCode.OK
 
 

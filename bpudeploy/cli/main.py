@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 
 from bpudeploy import __version__
+from bpudeploy.cli import board_arguments
+from bpudeploy.cli.arguments import board, forces, on_a_board, recipe_of, store, verb_of
 from bpudeploy.errors import BpudeployError, ExitCode
 
 _EXAMPLES = """\
@@ -19,6 +21,8 @@ examples:
   bpudeploy run R.yaml --set calibration.count=32    the same with one field changed
   bpudeploy run R.yaml --until quantize              build only, no board
   bpudeploy run R.yaml --board sunrise@192.168.1.10  on a board over SSH
+  bpudeploy bench quickstart --against 3fa9c1d2      two releases on one board, in turns
+  bpudeploy report --out results.html                all that was measured, drawn
   bpudeploy rollback --board B --target rdk-x5       the release before, again
   bpudeploy boards doctor sunrise@192.168.1.10       what a board is, and what it lacks
   bpudeploy explain R.yaml quantize                  why one step runs, part by part of its key
@@ -42,66 +46,130 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     _recipe_verbs(verbs)
     _list_verbs(verbs)
+    _measuring(verbs)
     _inspect(verbs)
     _estimate(verbs)
     _precision(verbs)
     _sensitivity(verbs)
-    _boards(verbs)
-    _releases(verbs)
-    cache = _verb(verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run")
+    board_arguments.boards(verbs)
+    board_arguments.fleet(verbs)
+    board_arguments.releases(verbs)
+    cache = verb_of(
+        verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run"
+    )
     cache.add_argument("what", choices=("ls", "gc", "verify"), help="list records, remove old ones, hash every object")
     cache.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="for gc: unused so long (30)")
     cache.add_argument("--dry-run", action="store_true", help="for gc: say what would go")
-    _store(cache)
+    store(cache)
     return top
 
 
 def _recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    run = _verb(verbs, "run", "build, push and benchmark", "bpudeploy run recipes/quickstart.yaml --until quantize")
-    _recipe(run)
-    _keys(run)
+    run = verb_of(verbs, "run", "build, push and benchmark", "bpudeploy run recipes/quickstart.yaml --until quantize")
+    recipe_of(run)
+    forces(run)
     run.add_argument("--until", metavar="STEP", help="stop after this stage or step; no board is touched")
-    _board(run)
+    board(run)
     run.add_argument("--key", type=Path, metavar="FILE", help="signs the release (default: what `keys new` made)")
     run.add_argument("--allow-downgrade", action="store_true", help="push though the board has a later build of it")
     run.add_argument("--jobs", type=int, metavar="N", help="of a matrix: steps at once (default: one a core)")
     run.add_argument("--memory", type=float, metavar="GIB", help="of a matrix: what they may need in all")
     run.add_argument("--dry-run", action="store_true", help="the same as plan")
-    plan = _verb(verbs, "plan", "say what run would do", "bpudeploy plan R.yaml --force quantize")
-    _recipe(plan)
-    _keys(plan)
+    plan = verb_of(verbs, "plan", "say what run would do", "bpudeploy plan R.yaml --force quantize")
+    recipe_of(plan)
+    forces(plan)
     plan.add_argument("--until", metavar="STEP", help="look no further than this stage or step")
-    explain = _verb(verbs, "explain", "why a step is a hit or a miss", "bpudeploy explain R.yaml quantize")
-    _recipe(explain)
+    explain = verb_of(verbs, "explain", "why a step is a hit or a miss", "bpudeploy explain R.yaml quantize")
+    recipe_of(explain)
     explain.add_argument("step", help="a stage (quantize) or a step (quantize/scores)")
-    _store(explain)
-    validate = _verb(verbs, "validate", "check recipes; reads them only", "bpudeploy validate recipes/*.yaml")
+    store(explain)
+    validate = verb_of(verbs, "validate", "check recipes; reads them only", "bpudeploy validate recipes/*.yaml")
     validate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
     validate.add_argument("--set", action="append", default=[], dest="sets", metavar="FIELD=VALUE")
-    pin = _verb(verbs, "pin", "fetch remote sources and print their sha256", "bpudeploy pin R.yaml")
-    _recipe(pin)
-    head = _verb(
+    pin = verb_of(verbs, "pin", "fetch remote sources and print their sha256", "bpudeploy pin R.yaml")
+    recipe_of(pin)
+    head = verb_of(
         verbs, "fit-head", "fit a linear classifier on a backbone", "bpudeploy fit-head recipes/quickstart-head.yaml"
     )
-    _recipe(head)
+    recipe_of(head)
     head.add_argument("--l2", type=float, default=10.0, help="weight of the penalty on the weights (default: 10)")
     head.add_argument("--out", type=Path, metavar="FILE", help="default: the recipe's name with .safetensors")
-    _store(head)
+    store(head)
 
 
 def _list_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    schema = _verb(verbs, "schema", "the JSON Schema of recipes, for editors", "bpudeploy schema > recipe.schema.json")
-    schema.add_argument("what", nargs="?", choices=("recipe", "target"), default="recipe")
-    _verb(verbs, "targets", "the kinds of board that a recipe can name", "bpudeploy targets")
-    _verb(verbs, "backends", "the compile backends that are installed", "bpudeploy backends")
-    report = _verb(
-        verbs, "report", "draw a run again: table and report.html", "bpudeploy report .bpudeploy/runs/2026-11-24T..."
+    schema = verb_of(
+        verbs, "schema", "the JSON Schema of recipes, for editors", "bpudeploy schema > recipe.schema.json"
     )
-    report.add_argument("run", type=Path, metavar="RUN_DIRECTORY")
+    schema.add_argument("what", nargs="?", choices=("recipe", "target", "fleet"), default="recipe")
+    verb_of(verbs, "targets", "the kinds of board that a recipe can name", "bpudeploy targets")
+    verb_of(verbs, "backends", "the compile backends that are installed", "bpudeploy backends")
+
+
+def _measuring(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = verb_of(
+        verbs,
+        "bench",
+        "measure a release on a board, or two in turns; nothing is activated there",
+        "bpudeploy bench quickstart\n"
+        "  bpudeploy bench resnet18@rdk-x5 --board sunrise@192.168.1.10\n"
+        "  bpudeploy bench 3fa9c1d2 --against quickstart --board sunrise@192.168.1.10\n\n"
+        "A release is a recipe's name (its latest), NAME@TARGET, the first digits of a digest, or a run directory.\n"
+        "Its clocks are held at their maximum where the account may do that, and put back, whatever happens.",
+    )
+    bench.add_argument("release", metavar="RELEASE", help="one that `bpudeploy run` built here")
+    bench.add_argument("--against", metavar="RELEASE", help="measured in turns with it, round by round, and compared")
+    on_a_board(bench)
+    bench.add_argument("--rounds", type=int, metavar="N", help="at least; default: as the recipe says")
+    bench.add_argument("--max-seconds", type=float, metavar="S", help="no further round begins after so long")
+    _at_least(bench)
+    store(bench)
+    _results(bench)
+    compare = verb_of(
+        verbs,
+        "compare",
+        "is B faster, slower, more or less accurate than A, or can nobody tell?",
+        "bpudeploy compare 3fa9c1d2 quickstart\n\n"
+        "Of what is in the results store, on one board. Exit 4: B is worse. Measured, simulated and predicted figures\n"
+        "are never compared with each other. Two that were not measured in turns need three sessions each.",
+    )
+    compare.add_argument("a", metavar="A", help="a recipe's name (its latest), NAME@TARGET, or digits of a digest")
+    compare.add_argument("b", metavar="B")
+    compare.add_argument("--board", metavar="BOARD", help="where both were measured on several")
+    _at_least(compare)
+    _results(compare)
+    report = verb_of(
+        verbs,
+        "report",
+        "all that was measured, as a page, JSON or CSV; or one run again",
+        "bpudeploy report --recipe quickstart --out results.html\n"
+        "  bpudeploy report --csv > results.csv\n"
+        "  bpudeploy report .bpudeploy/runs/2026-11-24T...",
+    )
+    report.add_argument("run", nargs="?", type=Path, metavar="RUN_DIRECTORY", help="draw this run's report.html again")
+    report.add_argument("--recipe", metavar="NAME")
+    report.add_argument("--target", metavar="NAME")
+    report.add_argument("--board", metavar="BOARD")
+    report.add_argument("--last", type=int, metavar="N", help="the newest so many")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: results.html")
+    report.add_argument("--csv", action="store_true", help="rows on standard output, no page")
+    _results(report)
+
+
+def _at_least(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--at-least", type=float, default=1.0, metavar="PERCENT", help="a change of latency below is none (1)"
+    )
+
+
+def _results(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--results", metavar="URL", help="default: $BPUDEPLOY_RESULTS, or SQLite in .bpudeploy; postgresql://... too"
+    )
 
 
 def _inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    inspect = _verb(
+    inspect = verb_of(
         verbs,
         "inspect",
         "which operator would run on the BPU and which on the CPU, why, and what would help",
@@ -118,7 +186,7 @@ def _inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _estimate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    estimate = _verb(
+    estimate = verb_of(
         verbs,
         "estimate",
         "predict a network's latency on boards, what bounds it, what int16 costs and what the rewrite gains",
@@ -141,7 +209,7 @@ def _network(verb: argparse.ArgumentParser) -> None:
 
 
 def _precision(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    precision = _verb(
+    precision = verb_of(
         verbs,
         "precision",
         "write the scales, and how each node is held, in files that a vendor's compiler takes",
@@ -149,121 +217,22 @@ def _precision(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "scales.json always; node_info.yaml for hb_mapper (X5, Ultra), quant_config.json for hb_compile (S100).\n"
         "No vendor's compiler has read them yet.",
     )
-    _recipe(precision)
+    recipe_of(precision)
     precision.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="made if it is not there")
-    _store(precision)
+    store(precision)
 
 
 def _sensitivity(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sensitivity = _verb(
+    sensitivity = verb_of(
         verbs,
         "sensitivity",
         "which tensors int8 hurts, what int16 would cost there, and how far each layer is from float",
         "bpudeploy sensitivity recipes/quickstart.yaml --images 4\n\n"
         "Of the network as quantize makes it, before any repair. The cost is predicted from counts, never measured.",
     )
-    _recipe(sensitivity)
+    recipe_of(sensitivity)
     sensitivity.add_argument("--images", type=int, default=8, help="calibration images to look at (default: 8)")
-    _store(sensitivity)
-
-
-def _releases(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    keys = _verb(
-        verbs,
-        "keys",
-        "the key that signs releases: make it, show it, have a board trust it",
-        "bpudeploy keys new\n"
-        "  bpudeploy keys install --board sunrise@192.168.1.10 --target rdk-x5\n\n"
-        "A board activates only what a key that it trusts has signed; it learns one by `keys install` alone.",
-    )
-    keys.add_argument("what", choices=("new", "show", "install"), help="make one; print it; have a board trust it")
-    keys.add_argument("--key", type=Path, metavar="FILE", help="default: ~/.config/bpudeploy/signing_key")
-    _on_a_board(keys)
-    how = keys.add_mutually_exclusive_group()
-    how.add_argument("--add", action="store_true", help="for install: beside the keys that it trusts already")
-    how.add_argument("--replace", action="store_true", help="for install: instead of the keys that it trusts already")
-    rollback = _verb(
-        verbs,
-        "rollback",
-        "make a board's previous release its current one",
-        "bpudeploy rollback --board sunrise@192.168.1.10 --target rdk-x5",
-    )
-    _on_a_board(rollback)
-
-
-def _board(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that is reached over SSH")
-
-
-def _on_a_board(verb: argparse.ArgumentParser) -> None:
-    _board(verb)
-    verb.add_argument("--target", metavar="NAME", help="the kind of board: it says where releases are there")
-
-
-def _boards(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    boards = verbs.add_parser("boards", help="what a board is, what it lacks, and whether it is the one you think")
-    what = boards.add_subparsers(dest="what", metavar="WHAT", required=True)
-    _verb(what, "list", "the boards that runs in this folder reached", "bpudeploy boards list")
-    doctor = _verb(
-        what,
-        "doctor",
-        "look at all that a deployment needs, and say how to repair what is missing",
-        "bpudeploy boards doctor sunrise@192.168.1.10 --target rdk-x5\n\nIt reads; it changes nothing on the board.",
-    )
-    doctor.add_argument("--target", metavar="NAME", help="what the board is to be: its chip, its runtime, its folder")
-    facts = _verb(what, "facts", "what a board says of itself", "bpudeploy boards facts rdk-1 --json")
-    trust = _verb(
-        what,
-        "trust",
-        "pin a board's host key in known_hosts, after you have compared its fingerprint",
-        "bpudeploy boards trust rdk-1\n"
-        "  bpudeploy boards trust rdk-1 --fingerprint SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU",
-    )
-    trust.add_argument("--fingerprint", metavar="SHA256:...", help="do not ask: trust this key, refuse another")
-    trust.add_argument("--replace", action="store_true", help="take the key out that was known before")
-    shell = _verb(
-        what,
-        "shell",
-        "a shell on the board, or one command, over the settings that push uses",
-        "bpudeploy boards shell rdk-1\n"
-        "  bpudeploy boards shell rdk-1 -- sh -c 'df -h | grep userdata'\n\n"
-        "Its exit code is the command's. No word after -- is seen by a shell there; a pipe needs sh -c.",
-    )
-    for verb in (doctor, facts, trust, shell):
-        verb.add_argument("address", metavar="[USER@]HOST[:PORT]", help="HOST may be an alias of ~/.ssh/config")
-    shell.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a login shell")
-
-
-def _verb(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, example: str
-) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verb.add_argument("--json", action="store_true", help="one JSON document a line on standard output")
-    return verb
-
-
-def _recipe(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file (.yaml)")
-    verb.add_argument(
-        "--set", action="append", default=[], dest="sets", metavar="FIELD=VALUE", help="change a field, such as a.b=c"
-    )
-
-
-def _keys(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--force", action="append", default=[], metavar="STEP", help="run it though it is in the store")
-    _store(verb)
-
-
-def _store(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--store", type=Path, metavar="FOLDER", help="default: $BPUDEPLOY_STORE, or bpudeploy in the user's cache"
-    )
+    store(sensitivity)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpudeploy.cli.render_bench import bench_lines, in_words, span
 from bpudeploy.digest import short
 from bpudeploy.errors import BpudeployError, SpecError
 from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, StepWaiting
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from bpudeploy.plan.look import Outlook
     from bpudeploy.predict.price import Estimate
     from bpudeploy.quantize.findings import Candidate, Layers, Repair
-    from bpudeploy.results.measurement import Interval
     from bpudeploy.results.summary import Accuracy, Quantization, Summary
     from bpudeploy.run.runner import RunResult
     from bpudeploy.spec.load import Resolved
@@ -211,7 +211,7 @@ def show_summary(summary: Summary, as_json: bool) -> None:
     if as_json:
         print(summary.model_dump_json())
         return
-    m, latency = summary.measurement, summary.measurement.latency
+    m = summary.measurement
     simulating = f", simulating {summary.predicted.board}" if summary.predicted is not None else ""
     print(f"\n{summary.recipe} on {summary.target}, release {short(summary.release)}, device {m.device}{simulating}")
     for warning in summary.warnings:
@@ -219,7 +219,7 @@ def show_summary(summary: Summary, as_json: bool) -> None:
     wide = max(14, *(len(a.form) for a in summary.accuracy))
     print(f"\n  {'accuracy':<{wide}} {'computed on':<19} {'top-1 %':>8}  {'95 % interval':<15} lost, points")
     for a in summary.accuracy:
-        print(f"  {a.form:<{wide}} {a.where:<19} {a.top1.value:>8.1f}  {_span(a.top1):<15} {_lost(a)}".rstrip())
+        print(f"  {a.form:<{wide}} {a.where:<19} {a.top1.value:>8.1f}  {span(a.top1):<15} {_lost(a)}".rstrip())
     print("  n.s.: no significant difference at this sample size; seen from: the smallest loss that would be one")
     print(f"  preprocessing {summary.preprocess}")
     print(f"  the rewrite differs from float by {summary.proof_difference:.1e} of the logits' range at worst")
@@ -227,14 +227,9 @@ def show_summary(summary: Summary, as_json: bool) -> None:
         _show_quantization(summary.quantization)
     if summary.predicted is not None:
         print("\n".join(_predicted(summary.predicted)))
-    whose = "on the board" if summary.predicted is None else "of the simulator on this machine, not of a board"
-    print(f"\n  latency {whose}, measured, {latency.frames} frames after {m.warmup_frames} of warm-up")
-    for name, value in (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms)):
-        print(f"  {name} {value.value:8.2f} ms  ({_span(value, 2)})")
-    print(
-        f"  mean {latency.mean_ms:.2f} ± {latency.std_ms:.2f} ms, {latency.fps:.1f} images/s, one stream{_of(m.batch)}"
-    )
-    print(f"  peak memory {m.peak_memory_mb:.0f} MB; {m.facts.cpu or m.facts.machine}, {m.facts.cores} cores")
+    for line in bench_lines(summary.measurement):
+        print(line)
+    print(f"  {in_words(summary.self_check)}")
     for g in summary.gates:
         print(f"  gate {g.name} {g.limit:g} {g.unit}: {g.value:.3g}, {'holds' if g.holds else 'BROKEN'}")
     print(f"\n  report: {summary.run_directory}/report.html")
@@ -297,15 +292,22 @@ def _lost(accuracy: Accuracy) -> str:
         return ""
     unknown = f"n.s. at {accuracy.images} images, seen from {drop.detectable:.1f}"
     verdict = unknown if drop.verdict is Verdict.CANNOT_TELL else drop.verdict
-    return f"{drop.points.value:+.1f} ({_span(drop.points)}), p = {drop.p_value:.2g}, {verdict}"
+    return f"{drop.points.value:+.1f} ({span(drop.points)}), p = {drop.p_value:.2g}, {verdict}"
 
 
-def _of(batch: int) -> str:
-    return f" of {batch} images at once" if batch > 1 else ""
+def show_note(text: str, as_json: bool) -> None:
+    """Print one line of words."""
+    print(json.dumps({"note": text}) if as_json else text)
 
 
-def _span(value: Interval, digits: int = 1) -> str:
-    return f"{value.low:.{digits}f} to {value.high:.{digits}f}"
+def show_warning(text: str) -> None:
+    """Print a line of words on standard error, beside what goes to standard output."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def show_text(text: str) -> None:
+    """Print text as it is."""
+    sys.stdout.write(text)
 
 
 def show_valid(path: Path, resolved: Resolved, as_json: bool) -> None:

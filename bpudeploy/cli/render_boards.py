@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bpudeploy.boards.doctor import Finding
     from bpudeploy.boards.facts import Facts
     from bpudeploy.boards.trust import Offer
+    from bpudeploy.effects.reserve import Reservation
     from bpudeploy.results.boards import Seen
 
 _WIDTH = 118
@@ -90,3 +91,19 @@ def show_trusted(made: Offer, as_json: bool) -> None:
 
 def _hung(head: str, text: str) -> str:
     return textwrap.fill(text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+
+
+def show_reservation(address: str, held: Reservation, as_json: bool) -> None:
+    """Print until when a board is ours."""
+    if as_json:
+        print(json.dumps({**asdict(held), "until": held.until.isoformat()}))
+        return
+    print(f"{address} is reserved for {held.owner} until {held.until:%Y-%m-%d %H:%M:%S} UTC, by its clock: {held.why}")
+
+
+def show_released(address: str, was: Reservation | None, as_json: bool) -> None:
+    """Print what was given back."""
+    if as_json:
+        print(json.dumps({"released": was is not None, "owner": was.owner if was else None}))
+        return
+    print(f"{address}: the reservation of {was.owner} is given back" if was else f"{address} was not reserved")

@@ -11,7 +11,7 @@ from bpudeploy.backends.base import Backend
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli import render
 from bpudeploy.cli.promise import repair_of
-from bpudeploy.deploy import Orders, board_opener, deploy, policy_of, require_driver
+from bpudeploy.deploy import Orders, board_opener, deploy, policy_of
 from bpudeploy.errors import BpudeployError, ExitCode, UsageError
 from bpudeploy.plan import pipeline
 from bpudeploy.plan.step import Plan
@@ -55,7 +55,6 @@ def _orders(args: Namespace) -> Orders:
 
 def _require_board(resolved: Resolved, backend: Backend, args: Namespace) -> None:
     """Say what would stop it at the board before an hour of work."""
-    require_driver(resolved, backend)
     pipeline.require_compiler(resolved, backend)
     if resolved.recipe.model.outputs is Outputs.FEATURES:
         raise UsageError(
@@ -79,6 +78,27 @@ def _show_built(resolved: Resolved, built: RunResult, args: Namespace) -> ExitCo
     repair = repair_of(built)
     render.show_built(resolved.recipe.name, built, repair, args.json)
     return ExitCode.CHECK if repair is not None and not repair.holds else ExitCode.OK
+
+
+def report(args: Namespace) -> int:
+    """Draw a finished run again from its summary.json."""
+    from pydantic import ValidationError
+
+    from bpudeploy.results.report import write_report
+    from bpudeploy.results.summary import Summary
+
+    path = args.run / "summary.json"
+    try:
+        summary = Summary.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="name the directory of a finished run"
+        ) from error
+    except ValidationError as error:
+        raise UsageError(f"{path} is not a summary of this version: {error}", hint="run the recipe again") from error
+    write_report(summary, args.run / "report.html")
+    render.show_summary(summary, args.json)
+    return ExitCode.OK if summary.holds else ExitCode.CHECK
 
 
 def _build_together(plans: Sequence[Plan], root: Path, args: Namespace) -> dict[str, RunResult | BpudeployError]:

@@ -16,7 +16,7 @@ from bpudeploy.store.objects import default_root
 
 
 def _store(args: Namespace) -> Path:
-    root: Path = args.store or default_root()
+    root: Path = getattr(args, "store", None) or default_root()
     return root
 
 
@@ -102,9 +102,10 @@ def fit_head(args: Namespace) -> int:
 
 def schema(args: Namespace) -> int:
     """Print a JSON Schema."""
-    from bpudeploy.spec.schema import recipe_schema, target_schema
+    from bpudeploy.spec.schema import fleet_schema, recipe_schema, target_schema
 
-    render.show_json(recipe_schema() if args.what == "recipe" else target_schema(), indent=2)
+    made = {"recipe": recipe_schema, "target": target_schema, "fleet": fleet_schema}[args.what]
+    render.show_json(made(), indent=2)
     return ExitCode.OK
 
 
@@ -139,24 +140,32 @@ def cache(args: Namespace) -> int:
 
 
 def report(args: Namespace) -> int:
-    """Draw a finished run again from its summary.json."""
-    from pydantic import ValidationError
+    """Draw a finished run again from its summary.json; with no run, all that was measured."""
+    from bpudeploy.cli.bench import history
+    from bpudeploy.cli.run import report as report_run
 
-    from bpudeploy.results.report import write_report
-    from bpudeploy.results.summary import Summary
+    return history(args) if args.run is None else report_run(args)
 
-    path = args.run / "summary.json"
-    try:
-        summary = Summary.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}", hint="name the directory of a finished run"
-        ) from error
-    except ValidationError as error:
-        raise UsageError(f"{path} is not a summary of this version: {error}", hint="run the recipe again") from error
-    write_report(summary, args.run / "report.html")
-    render.show_summary(summary, args.json)
-    return ExitCode.OK if summary.holds else ExitCode.CHECK
+
+def bench(args: Namespace) -> int:
+    """Measure a release on a board."""
+    from bpudeploy.cli.bench import bench as run_bench
+
+    return run_bench(args, _store(args))
+
+
+def compare(args: Namespace) -> int:
+    """Hold one release against another."""
+    from bpudeploy.cli.bench import compare as run_compare
+
+    return run_compare(args)
+
+
+def fleet(args: Namespace) -> int:
+    """Roll a release out to many boards, or look at that."""
+    from bpudeploy.cli.fleet import fleet as run_fleet
+
+    return run_fleet(args, _store(args))
 
 
 def inspect(args: Namespace) -> int:
@@ -219,12 +228,15 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "targets": targets,
     "backends": backends,
     "cache": cache,
+    "bench": bench,
+    "compare": compare,
     "report": report,
     "inspect": inspect,
     "estimate": estimate,
     "precision": precision,
     "sensitivity": sensitivity,
     "boards": boards,
+    "fleet": fleet,
     "keys": keys,
     "rollback": rollback,
 }

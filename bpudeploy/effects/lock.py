@@ -114,7 +114,8 @@ def _machine() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user that has no name
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}".replace(" ", "_")
+    name = f"{user}@{socket.gethostname()}"
+    return "".join(c if c.isprintable() and not c.isspace() else "_" for c in name)
 
 
 def _gone(owner: str) -> bool:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from bpudeploy.boards.base import Board
+from bpudeploy.effects.hold import Hold
 from bpudeploy.errors import BoardError
 
 _FOLDER = Path(__file__).with_name("scripts")
@@ -25,6 +26,17 @@ class Script(StrEnum):
     ROLLBACK = "rollback"
     TRUST = "trust"
     ABANDON = "abandon"
+    RESERVE = "reserve"
+    RELEASE = "release"
+
+
+_BEFORE = {
+    Script.BEGIN: ("common", "reserved"),
+    Script.ROLLBACK: ("common", "reserved"),
+    Script.RESERVE: ("common", "reserved", "queue"),
+    Script.RELEASE: ("common", "reserved", "queue"),
+}
+"""The files that a script begins with, where it is more than ``common``."""
 
 
 class Refusal(IntEnum):
@@ -39,6 +51,7 @@ class Refusal(IntEnum):
     MOVED = 46
     NO_PREVIOUS = 47
     OTHER_KEY = 48
+    RESERVED = 49
 
 
 _UNSIGNED = "or turn signing off in the target: board.signed: false"
@@ -93,18 +106,22 @@ class Facts:
 @cache
 def text(script: Script) -> str:
     """Return the whole of a script."""
-    return "".join((_FOLDER / f"{name}.sh").read_text() for name in ("common", script))
+    return "".join((_FOLDER / f"{name}.sh").read_text() for name in (*_BEFORE.get(script, ("common",)), script))
 
 
 def ask(board: Board, script: Script, arguments: Sequence[str], *, step: str) -> Facts:
     """Run a script in one round trip.
 
     Raises:
+        Reserved: it says no, because somebody else has reserved it.
         BoardError: it says no (its hint says what to do about that), or fails.
     """
     out = board.run(["sh", "-c", text(script), "sh", *arguments], timeout=TIMEOUT_S, step=step)
     if out.ok:
         return Facts.parse(out.stdout)
+    if out.status == Refusal.RESERVED:
+        hold = Facts.parse(out.stdout).one("reserved", board=board, step=step)
+        raise Hold.parse(hold).refusal(board=board.name, step=step)
     said = out.stderr.strip() or f"exit status {out.status}"
     hint = _HINTS[Refusal(out.status)] if out.status in list(Refusal) else None
     raise BoardError(

@@ -28,6 +28,8 @@ from bpudeploy.stages.fetch_model import (
     PreprocessOptions,
 )
 from bpudeploy.stages.fetch_onnx import FETCH_ONNX, OnnxOptions
+from bpudeploy.stages.golden import GOLDEN as TAKE_GOLDEN
+from bpudeploy.stages.golden import GoldenOptions
 from bpudeploy.stages.head import FIT_HEAD, HeadOptions
 from bpudeploy.stages.integers import INTEGERS as COMPARE_INTEGERS
 from bpudeploy.stages.integers import IntegersOptions
@@ -49,6 +51,7 @@ INT8_SCORES = "quantize/scores"
 REPAIRED = "quantize/repair"  # gives the prepared graph, its QDQ form, that one's scores, and what was tried
 DEVIATIONS = "quantize/layers"
 INTEGERS = "quantize/integers"
+GOLDEN = "quantize/golden"  # gives images, then what the network that is compiled says to them
 MODEL = "fetch/model"
 HEAD = "head/fit"
 
@@ -90,7 +93,8 @@ def plan(resolved: Resolved, backend: Backend | None) -> Plan:
         (int8,) = p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), quantized, preprocess, evaluation)
         if recipe.check.max_drop is not None and recipe.quantize.repair:
             given = (prepared, quantized, calibration, preprocess, evaluation, scores, int8)
-            prepared, quantized, _, _ = p.add(REPAIR, REPAIRED, _repair(resolved, recipe.check.max_drop), *given)
+            prepared, quantized, int8, _ = p.add(REPAIR, REPAIRED, _repair(resolved, recipe.check.max_drop), *given)
+        p.add(TAKE_GOLDEN, GOLDEN, GoldenOptions(), evaluation, int8)
     p.add(LAYERS, DEVIATIONS, LayersOptions(), graph, quantized, calibration, preprocess)
     rounding = IntegersOptions(resolved.target.precision.rounding)
     p.add(COMPARE_INTEGERS, INTEGERS, rounding, quantized, calibration, preprocess)

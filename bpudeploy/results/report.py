@@ -1,36 +1,23 @@
-"""report.html: one file, its plots inside, readable with no network."""
+"""report.html, the page of one run: one file, its plots inside, readable with no network."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from bpudeploy.conformance.grouping import Group, groups
 from bpudeploy.conformance.picture import picture
 from bpudeploy.conformance.report import Inspection
-from bpudeploy.conformance.words import in_words, sums, why
+from bpudeploy.conformance.words import sums
 from bpudeploy.quantize.findings import Layers, Repair
+from bpudeploy.results.drawing import ACCENT, INK, QUIET, Plot, figure, page, rows, svg
+from bpudeploy.results.latency import frames_for
+from bpudeploy.results.measured_plots import latency_histogram, latency_over_time, layer_costs, temperatures
+from bpudeploy.results.measurement import Interval, Measurement, Percentile
 from bpudeploy.results.summary import Quantization, Summary
 from bpudeploy.spec.precision import Precision
-
-if TYPE_CHECKING:
-    import jinja2
-    from matplotlib.figure import Figure
-
-_INK, _QUIET, _ACCENT = "#1f2937", "#9ca3af", "#2563eb"
-
-
-_TEMPLATES = (
-    "report.html.jinja",
-    "quantization.html.jinja",
-    "inspection.html.jinja",
-    "placement.html.jinja",
-    "page.css",
-)
+from bpudeploy.spec.recipe import GovernorMode
 
 
 @dataclass(frozen=True)
@@ -49,17 +36,18 @@ class _Placed:
 
 def write_report(summary: Summary, path: Path) -> None:
     """Draw ``summary`` as one self-contained HTML page at ``path``."""
-    whose = "on the board" if summary.predicted is None else "of the simulator, not of a board"
-    plots = [
-        ("Top-1, 95 % intervals", _svg(_accuracy(summary))),
-        (f"Latency {whose}", _svg(_latency(summary))),
-        ("Latency over the run", _svg(_over_time(summary))),
-        ("Where the time went", _svg(_steps(summary))),
-    ]
+    m = summary.measurement
+    plots = [Plot("Top-1, 95 % intervals", _accuracy(summary)), *_measured(summary)]
+    plots.append(Plot("Where the time of the run went", _steps(summary)))
     plots += _quantization(summary.quantization) if summary.quantization is not None else []
-    placed = _Placed.of(summary.placement) if summary.placement is not None else None
-    page = _pages().get_template("report.html.jinja").render(s=summary, plots=plots, placed=placed)
-    path.write_text(page, encoding="utf-8")
+    values = {
+        "s": summary,
+        "plots": plots,
+        "placed": _Placed.of(summary.placement) if summary.placement is not None else None,
+        "percentiles": percentiles(m),
+        "method": method(m),
+    }
+    path.write_text(page("report.html.jinja", values), encoding="utf-8")
 
 
 def write_inspection(found: Sequence[Inspection], path: Path) -> None:
@@ -69,101 +57,94 @@ def write_inspection(found: Sequence[Inspection], path: Path) -> None:
         OSError: it cannot be written.
     """
     shown = [(one, _Placed.of(one)) for one in found]
-    path.write_text(_pages().get_template("inspection.html.jinja").render(found=shown), encoding="utf-8")
+    path.write_text(page("inspection.html.jinja", {"found": shown}), encoding="utf-8")
 
 
-def _pages() -> jinja2.Environment:
-    import jinja2
-
-    folder = resources.files("bpudeploy.results")
-    loader = jinja2.DictLoader({name: folder.joinpath(name).read_text() for name in _TEMPLATES})
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["megabytes"] = lambda n: f"{n / 1e6:,.2f} MB"
-    environment.filters["seconds"] = lambda s: f"{s:,.2f} s"
-    environment.filters["counted"] = in_words
-    environment.filters["why"] = why
-    return environment
-
-
-def _figure(height: float) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.2, height), layout="constrained")
-    axes = figure.subplots()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=9)
-    return figure, axes
+def percentiles(m: Measurement) -> list[tuple[str, Interval | Percentile | None, str]]:
+    """Return each percentile with what else there is to say of it, or why it is not stated."""
+    if m.latency is None:
+        return []
+    found: list[tuple[str, Interval | Percentile | None, str]] = [("p50", m.latency.p50_ms, "")]
+    for name, q, value in (("p90", 0.9, m.latency.p90_ms), ("p99", 0.99, m.latency.p99_ms)):
+        words = ""
+        if value is None:
+            words = "not stated: only a tool of the board can time, and it tells means of frames"
+        elif value.high is None:
+            words = (
+                f"not bounded from above: {m.latency.frames} frames are too few; those of one round are alike, "
+                f"and all together tell less than {frames_for(q)} independent ones"
+            )
+        found.append((name, value, words))
+    return found
 
 
-def _svg(figure: Figure) -> str:
-    import matplotlib
+def method(m: Measurement) -> list[str]:
+    """Return in words how it was measured."""
+    how = m.method
+    if how is None or m.latency is None:
+        return []
+    begins = "a round begins at once, however warm it is"
+    if how.cool_below is not None:
+        begins = f"a round begins below {how.cool_below:g} °C, or is marked hot after {how.cool_seconds:g} s"
+    held = (
+        "held at their maximum where the account may do that" if how.governor is GovernorMode.PERFORMANCE else "as is"
+    )
+    timed = sum(ms * one.per_sample for one in m.rounds for ms in one.samples_ms) / 1000
+    return [
+        f"{len(m.rounds)} rounds, each after a load of its own",
+        f"{how.warmup} frames of warm-up in each, not counted",
+        f"{m.latency.frames} frames timed" + (f" in {timed:.3g} s" if timed else ""),
+        f"asked for: {how.rounds} rounds, {how.min_frames} frames and {how.min_seconds:g} s, and p50 within "
+        f"{how.precision:g} % of itself, in at most {how.max_seconds:g} s",
+        f"CPU threads: {'the board’s own choice' if how.threads is None else how.threads}",
+        f"clocks {held}",
+        begins,
+        "intervals take the frames of one round as alike",
+    ]
 
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bpudeploy", "font.family": "sans-serif"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+
+def _measured(summary: Summary) -> list[Plot]:
+    """Return the plots of the measurement, each saying whose it is."""
+    m = summary.measurement
+    found = [latency_histogram(m), latency_over_time(m), temperatures(m), layer_costs(m)]
+    whose = "on the board" if summary.predicted is None else "of the simulator, not of a board"
+    return [replace(one, title=f"{one.title}, {whose}") for one in found]
 
 
-def _accuracy(summary: Summary) -> Figure:
-    rows = list(reversed(summary.accuracy))
-    figure, axes = _figure(0.5 * len(rows) + 0.9)
-    for y, row in enumerate(rows):
-        axes.plot([row.top1.low, row.top1.high], [y, y], color=_QUIET, linewidth=2)
-        axes.plot([row.top1.value], [y], "o", color=_ACCENT)
+def _accuracy(summary: Summary) -> str:
+    forms = list(reversed(summary.accuracy))
+    drawn, (axes,) = figure(0.5 * len(forms) + 0.9)
+    for y, row in enumerate(forms):
+        axes.plot([row.top1.low, row.top1.high], [y, y], color=QUIET, linewidth=2)
+        axes.plot([row.top1.value], [y], "o", color=ACCENT)
         axes.annotate(f"{row.top1.value:.1f}", (row.top1.value, y), (0, 7), textcoords="offset points", ha="center")
-    axes.set_yticks(range(len(rows)), [row.form for row in rows])
-    axes.set_ylim(-0.6, len(rows) - 0.3)
+    rows(axes, [form.form for form in forms])
+    axes.set_ylim(-0.6, len(forms) - 0.3)
     axes.set_xlabel("top-1, %")
-    return figure
+    return svg(drawn)
 
 
-def _latency(summary: Summary) -> Figure:
-    latency = summary.measurement.latency
-    figure, axes = _figure(2.6)
-    axes.hist(latency.samples_ms, bins=40, color=_ACCENT, alpha=0.75)
-    marks = (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms))
-    for row, (name, value) in enumerate(marks):  # one below the other: they may stand close
-        axes.axvline(value.value, color=_INK, linewidth=1, linestyle=":")
-        below = (2, -8 - 11 * row)
-        axes.annotate(name, (value.value, 1), below, xycoords=("data", "axes fraction"), textcoords="offset points")
-    axes.set_xlabel("ms a frame")
-    axes.set_ylabel("frames")
-    return figure
-
-
-def _over_time(summary: Summary) -> Figure:
-    samples = summary.measurement.latency.samples_ms
-    figure, axes = _figure(2.2)
-    axes.plot(range(1, len(samples) + 1), samples, ".", color=_ACCENT, markersize=3)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("frame, warm-up excluded")
-    axes.set_ylabel("ms")
-    return figure
-
-
-def _steps(summary: Summary) -> Figure:
-    rows = list(reversed(summary.steps))
-    figure, axes = _figure(0.28 * len(rows) + 0.8)
-    colours = [_ACCENT if row.cache == "miss" else _QUIET for row in rows]
-    axes.barh([row.name for row in rows], [row.seconds for row in rows], color=colours)
+def _steps(summary: Summary) -> str:
+    steps = list(reversed(summary.steps))
+    drawn, (axes,) = figure(0.28 * len(steps) + 0.8)
+    colours = [ACCENT if row.cache == "miss" else QUIET for row in steps]
+    axes.barh([row.name for row in steps], [row.seconds for row in steps], color=colours)
     axes.set_xlabel("seconds (grey: from the store, time of the run that made it)")
-    return figure
+    return svg(drawn)
 
 
-def _quantization(found: Quantization) -> list[tuple[str, str]]:
+def _quantization(found: Quantization) -> list[Plot]:
     plots = []
     if found.layers.layers:
-        plots.append(("Each layer against float, in the graph's order", _svg(_by_layer(found.layers))))
+        plots.append(Plot("Each layer against float, in the graph's order", _by_layer(found.layers)))
     if found.repair is not None and len(found.repair.trials) > 1:
-        plots.append(("Repair: loss measured here, slowdown predicted", _svg(_repair(found.repair))))
+        plots.append(Plot("Repair: loss measured here, slowdown predicted", _repair(found.repair)))
     return plots
 
 
-def _by_layer(layers: Layers) -> Figure:
-    figure, axes = _figure(2.4)
-    for held, colour in ((True, _ACCENT), (False, _INK)):
+def _by_layer(layers: Layers) -> str:
+    drawn, (axes,) = figure(2.4)
+    for held, colour in ((True, ACCENT), (False, INK)):
         mine = [layer for layer in layers.layers if (Precision.INT8 in layer.inputs) is held]
         if mine:
             label = "reads int8" if held else "reads none"
@@ -171,22 +152,22 @@ def _by_layer(layers: Layers) -> Figure:
     axes.legend(fontsize=8, frameon=False)
     axes.set_xlabel("Conv and MatMul, first to last")
     axes.set_ylabel("SQNR, dB")
-    return figure
+    return svg(drawn)
 
 
-def _repair(repair: Repair) -> Figure:
-    figure, axes = _figure(2.6)
+def _repair(repair: Repair) -> str:
+    drawn, (axes,) = figure(2.6)
     trials = sorted(repair.trials, key=lambda t: t.promoted)
-    axes.plot([t.slowdown for t in trials], [t.drop for t in trials], color=_QUIET, linewidth=1)
+    axes.plot([t.slowdown for t in trials], [t.drop for t in trials], color=QUIET, linewidth=1)
     for t in trials:
         chosen = (t.drop, t.promoted) == (repair.drop, len(repair.promoted))
-        axes.plot([t.slowdown], [t.drop], "o", color=_ACCENT if chosen else _QUIET)
+        axes.plot([t.slowdown], [t.drop], "o", color=ACCENT if chosen else QUIET)
     for slowdown in dict.fromkeys(t.slowdown for t in trials):  # trials that cost the same stand one above the other
         mine = [t for t in trials if t.slowdown == slowdown]
         at, text = (slowdown, max(t.drop for t in mine)), ", ".join(str(t.promoted) for t in mine)
         axes.annotate(text, at, (0, 6), textcoords="offset points", ha="center")
-    axes.axhline(repair.max_drop, color=_INK, linewidth=1, linestyle=":")
+    axes.axhline(repair.max_drop, color=INK, linewidth=1, linestyle=":")
     axes.margins(y=0.2)
     axes.set_xlabel("predicted slowdown, not measured; the number of taps in int16 above each")
     axes.set_ylabel("top-1 lost, points")
-    return figure
+    return svg(drawn)

@@ -1,4 +1,4 @@
-"""Intervals and tests: no number without its spread."""
+"""Intervals and tests of proportions: no accuracy without its spread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
 
-from bpudeploy.results.measurement import Interval, Latency
+from bpudeploy.results.measurement import Interval
 from bpudeploy.results.summary import Drop, Verdict
 
 _Z = 1.959963984540054  # 97.5 % point of the normal distribution
@@ -94,57 +94,3 @@ def _bootstrap(b: int, c: int, n: int) -> Interval:
     drawn = np.random.default_rng(0).multinomial(n, [b / n, c / n, (n - b - c) / n], _RESAMPLES)
     low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [_LEVEL / 2, 1 - _LEVEL / 2])
     return Interval(value=100 * (b - c) / n, low=100 * float(low) / n, high=100 * float(high) / n)
-
-
-def quantile(ordered: Sequence[float], q: float) -> Interval:
-    """Return a quantile with a distribution-free 95 % interval from order statistics.
-
-    The interval runs between the order statistics whose ranks bracket the central 95 % of Binomial(n, q)
-    (David and Nagaraja, Order Statistics, 7.1). Where the sample is too small for an upper rank (p99 of
-    fewer than about 370), the bound is the maximum and the coverage is less: 1 - q^n of the upper tail.
-
-    Args:
-        ordered: ascending, at least one value.
-    """
-    n = len(ordered)
-    value = ordered[min(n - 1, max(0, math.ceil(q * n) - 1))]
-    low, high = _binomial_ranks(n, q)
-    return Interval(value=value, low=ordered[max(0, low - 1)], high=ordered[min(n, high) - 1])
-
-
-def _binomial_ranks(n: int, q: float) -> tuple[int, int]:
-    """Return 1-based ranks (low, high) with P(low <= count below < high) >= 95 %, count ~ Binomial(n, q)."""
-    total, low = 0.0, 0
-    for k in range(n + 1):
-        log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        total += math.exp(log + k * math.log(q) + (n - k) * math.log1p(-q))
-        if total <= 0.025:
-            low = k + 1
-        if total >= 0.975:
-            return low, k + 1
-    return low, n
-
-
-def latency_of(samples_ms: Sequence[float], batch: int = 1) -> Latency:
-    """Summarise single-stream latencies in ms, of ``batch`` images each.
-
-    Raises:
-        ValueError: fewer than two.
-    """
-    n = len(samples_ms)
-    if n < 2:
-        raise ValueError("a spread needs two frames")
-    ordered = sorted(samples_ms)
-    mean = math.fsum(samples_ms) / n
-    return Latency(
-        p50_ms=quantile(ordered, 0.50),
-        p90_ms=quantile(ordered, 0.90),
-        p99_ms=quantile(ordered, 0.99),
-        mean_ms=mean,
-        std_ms=math.sqrt(math.fsum((x - mean) ** 2 for x in samples_ms) / (n - 1)),
-        min_ms=ordered[0],
-        max_ms=ordered[-1],
-        frames=n,
-        fps=1000 * batch / mean,
-        samples_ms=tuple(samples_ms),
-    )

@@ -10,6 +10,7 @@ from bpudeploy.conformance.report import Inspection
 from bpudeploy.predict.price import Estimate
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import Layers, Repair
+from bpudeploy.results.golden import SelfCheck
 from bpudeploy.results.measurement import Interval, Measurement, Provenance
 from bpudeploy.spec.precision import Precision
 
@@ -19,7 +20,7 @@ class _Value(BaseModel):
 
 
 class Verdict(StrEnum):
-    """What the exact McNemar test says at 5 %."""
+    """What a test at 5 % says: of accuracy the exact McNemar test, of latency an interval that excludes no change."""
 
     WORSE = "worse"
     BETTER = "better"
@@ -50,6 +51,8 @@ class Accuracy(_Value):
     form: str
     where: str
     top1: Interval
+    top5: Interval | None
+    """None where there are five classes or fewer."""
     correct: int
     images: int
     drop: Drop | None
@@ -105,7 +108,7 @@ class Quantization(_Value):
 class Summary(_Value):
     """One run of one recipe, from sources to board."""
 
-    schema_version: int = 6
+    schema_version: int = 7
     recipe: str
     target: str
     backend: str
@@ -125,6 +128,8 @@ class Summary(_Value):
     predicted: Estimate | None = None
     """Of a simulated target: the latency that is predicted for its board."""
     install: Install
+    self_check: SelfCheck
+    """The board's answers to the golden images, after the release was activated."""
     steps: tuple[Step, ...]
     gates: tuple[Gate, ...]
     sizes: dict[str, int]

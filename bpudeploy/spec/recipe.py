@@ -149,15 +149,38 @@ class RestructureSpec(Frozen):
     """What may change numbers afterwards: none unless named, each with its own line of accuracy."""
 
 
+class GovernorMode(StrEnum):
+    """What becomes of the board's clocks while it is measured; afterwards they are as before."""
+
+    PERFORMANCE = "performance"
+    """Held at their maximum, where the account there may do that."""
+    KEEP = "keep"
+
+
 class BenchmarkSpec(Frozen):
-    """How the board is measured."""
+    """How the board is measured: rounds of frames, each after a load of its own, until the figure is sharp enough."""
 
     warmup: Annotated[int, Field(ge=0, le=10_000)] = 10
-    """Frames run and thrown away first."""
-    min_frames: Annotated[int, Field(ge=2, le=1_000_000)] = 100
-    min_seconds: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    """Frames run and thrown away at the beginning of each round."""
+    rounds: Annotated[int, Field(ge=2, le=1000)] = 20
+    """At least; frames of one round are alike, so the spread between rounds is what an interval rests on."""
+    min_frames: Annotated[int, Field(ge=4, le=1_000_000)] = 600
+    """In all rounds together. From about 400 on, p99 can be bounded."""
+    min_seconds: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """Timed seconds in all rounds together."""
+    max_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """No further round begins after so long."""
+    precision: Annotated[float, Field(gt=0, le=100)] = 2.0
+    """Rounds are added until the 95 % interval of p50 is within so many percent of it."""
     threads: Annotated[int, Field(ge=1, le=64)] | None = None
     """CPU threads of the runtime; the board's own choice when left out."""
+    streams: Annotated[tuple[Annotated[int, Field(ge=2, le=64)], ...], Field(strict=False)] = (4,)
+    """Frames in flight at once whose throughput is measured too, in the same rounds."""
+    governor: GovernorMode = GovernorMode.PERFORMANCE
+    cool_below: Annotated[float, Field(gt=0, le=120)] | None = 80.0
+    """A round begins when the hottest sensor is below so many degrees Celsius; null: at once."""
+    cool_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """How long that is waited for; after that the round is marked hot."""
 
 
 class CheckSpec(Frozen):

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bpudeploy.spec import approximate, compile_options, recipe, target
+from bpudeploy.spec import approximate, compile_options, fleet, recipe, target
+from bpudeploy.spec.fleet import Fleet, FleetBoard, Wave
 from bpudeploy.spec.recipe import Recipe, RecipeFile
 from bpudeploy.spec.target import Target
 
@@ -30,12 +31,22 @@ def target_schema() -> dict[str, Any]:
     return _described(Target)
 
 
+def fleet_schema() -> dict[str, Any]:
+    """Return the schema of a fleet file. A wave says in one way which boards it takes; names are words."""
+    schema = _described(Fleet)
+    ways = ("select", "count", "percent")
+    schema["$defs"][Wave.__name__]["oneOf"] = [{"required": [way]} for way in ways]
+    schema["properties"]["boards"]["additionalProperties"] = False
+    schema["$defs"][FleetBoard.__name__]["properties"]["labels"]["additionalProperties"] = False
+    return schema
+
+
 def _described(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     classes = {
         name: value
-        for module in (recipe, target, approximate, compile_options)
+        for module in (recipe, target, fleet, approximate, compile_options)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseModel)
     }

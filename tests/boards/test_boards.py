@@ -52,30 +52,46 @@ def test_no_argument_reaches_a_shell_as_anything_but_itself(board: SshBoard, tex
     assert run(board, "printf", "%s|", text, "end") == (0, f"{text}|end|", "")
 
 
-def test_lines_stream_as_they_come(board: SshBoard) -> None:
-    started, seen = time.monotonic(), []
-    for line in board.stream(["sh", "-c", "echo one; sleep 0.5; echo two"], timeout=10, step="test"):
-        seen.append((line, time.monotonic() - started))
-    assert [line for line, _ in seen] == ["one", "two"] and seen[1][1] - seen[0][1] > 0.3
+def test_a_dialogue_goes_both_ways_line_by_line(board: SshBoard) -> None:
+    with board.converse(["sh", "-c", 'while read -r x; do echo "got $x"; done; echo end'], step="test") as dialogue:
+        for word in ("one", "it's $HOME", "ü"):
+            dialogue.say(word)
+            assert dialogue.hear(10) == f"got {word}"
 
 
-def test_a_stream_that_fails_says_why(board: SshBoard) -> None:
-    with pytest.raises(BoardError, match="it exited 7: the reason"):
-        list(board.stream(["sh", "-c", "echo fine; echo the reason >&2; exit 7"], timeout=10, step="test"))
+def test_lines_come_as_they_are_said(board: SshBoard) -> None:
+    with board.converse(["sh", "-c", "echo one; sleep 0.5; echo two"], step="test") as dialogue:
+        assert dialogue.hear(10) == "one"
+        started = time.monotonic()
+        assert dialogue.hear(10) == "two" and time.monotonic() - started > 0.3
+        assert dialogue.hear(10) is None, "it ended well"
+
+
+@pytest.mark.parametrize(
+    ("script", "says"), [("echo the reason >&2; exit 7", "it exited 7: the reason"), ("kill -9 $$", "board")]
+)
+def test_a_dialogue_that_fails_says_why(board: SshBoard, script: str, says: str) -> None:
+    with board.converse(["sh", "-c", f"echo fine; {script}"], step="test") as dialogue:
+        assert dialogue.hear(10) == "fine"
+        with pytest.raises(BoardError, match=says):
+            dialogue.hear(10)
+        dialogue.say("nobody listens, and that is no error of its own")
 
 
 def test_silence_has_an_end(board: SshBoard) -> None:
-    with pytest.raises(BoardError, match=r"no word for 0\.3 s"):
-        list(board.stream(["sleep", "60"], timeout=0.3, step="test"))
+    with (
+        board.converse(["sleep", "60"], step="test") as dialogue,
+        pytest.raises(BoardError, match=r"no word for 0\.3 s"),
+    ):
+        dialogue.hear(0.3)
     with pytest.raises(BoardError, match=r"did not end in 0\.3 s"):
         board.run(["sleep", "60"], timeout=0.3, step="test")
 
 
-def test_closing_a_stream_ends_what_runs(board: SshBoard) -> None:
+def test_leaving_a_dialogue_ends_what_runs(board: SshBoard) -> None:
     script = "import sys, threading, os; print(os.getpid(), flush=True); sys.stdin.read(); os._exit(1)"
-    lines = board.stream([sys.executable, "-c", script], timeout=10, step="test")
-    pid = int(next(lines))
-    lines.close()  # type: ignore[attr-defined]
+    with board.converse([sys.executable, "-c", script], step="test") as dialogue:
+        pid = int(dialogue.hear(10) or "")
     deadline = time.monotonic() + 5
     while running(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -87,17 +103,6 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def test_a_file_arrives_byte_for_byte_with_progress(board: SshBoard, tmp_path: Path) -> None:
-    local, remote = tmp_path / "a file'\"", PurePosixPath(tmp_path) / "it's $HOME.bin"
-    local.write_bytes(os.urandom(3_000_000))
-    seen: list[tuple[int, int]] = []
-    board.put(local, remote, step="test", progress=lambda done, total: seen.append((done, total)))
-    assert Path(remote).read_bytes() == local.read_bytes()
-    assert seen[-1] == (3_000_000, 3_000_000) and [d for d, _ in seen] == sorted(d for d, _ in seen)
-    with pytest.raises(BoardError, match="test"):
-        board.put(local, PurePosixPath("/no/such/folder/x"), step="test")
 
 
 def test_the_user_s_own_shell_settings_are_not_the_board_s(board: SshBoard) -> None:

@@ -191,13 +191,11 @@ def test_a_server_that_opens_no_session(home: Home, tmp_path: Path) -> None:
 
 
 def test_no_sftp_subsystem_is_no_hindrance(home: Home, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"x" * 1000)
     with serve(tmp_path / "one", home, sftp=False) as server:
         home.know(server)
         with opened(server.address) as board:
             assert not board.offers_sftp(step="test")
-            board.put(tmp_path / "file", PurePosixPath(tmp_path / "copy"), step="test")
-    assert (tmp_path / "copy").read_bytes() == b"x" * 1000
+            assert board.feed(["cat"], [b"x" * 1000], timeout=10, step="test").stdout == b"x" * 1000
 
 
 @pytest.mark.parametrize("how", ["killed", "hung"])

@@ -92,9 +92,6 @@ class Between:
     def feed(self, argv: Sequence[str], *args: Any, **kwargs: Any) -> Any:
         return self._call(lambda: self.board.feed(argv, *args, **kwargs))
 
-    def put(self, local: Path, remote: PurePosixPath, **kwargs: Any) -> None:
-        self._call(lambda: self.board.put(local, remote, **kwargs))
-
 
 @dataclass
 class OnPath:

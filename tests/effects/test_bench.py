@@ -1,19 +1,28 @@
-"""bench on a real board: the agent's answers, what it refuses, and that it leaves with its connection."""
+"""bench on a real board: the agent's answers, two in turns, what it refuses, and going on where it was cut."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bpudeploy.boards.base import Board, Dialogue
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.digest import digest_file
-from bpudeploy.effects.bench import bench
+from bpudeploy.effects.bench import Binary, bench
+from bpudeploy.effects.notebook import notebook
 from bpudeploy.effects.push import push as push_by
-from bpudeploy.errors import BoardError
-from bpudeploy.events import Event, Progress
+from bpudeploy.effects.verify import installed
+from bpudeploy.errors import BoardError, ConnectionLost
+from bpudeploy.events import Event, Note, Progress
 from bpudeploy.release import Release
+from bpudeploy.results.compare import Design, compare
+from bpudeploy.results.measurement import Caveat, Measurement, Provenance, Subject
+from bpudeploy.results.session import Contender, Setting
 from bpudeploy.spec.recipe import BenchmarkSpec
 from bpudeploy.stage import Artifact, Kind
 from tests.effects.releases import policy, quiet, release
@@ -55,63 +64,136 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path, Any]
     return model.SerializeToString(), folder / "s.safetensors", means
 
 
-METHOD = BenchmarkSpec(warmup=3, min_frames=20, min_seconds=0, threads=1)
+METHOD = BenchmarkSpec(
+    warmup=1, rounds=3, min_frames=12, min_seconds=0, max_seconds=5, threads=1, streams=(2,), precision=100
+)
 
 
 def samples(path: Path) -> Artifact:
     return Artifact(Kind.SAMPLES, digest_file(path), path)
 
 
+def measure(
+    board: Board,
+    releases: Sequence[Release],
+    path: Path,
+    folder: Path,
+    method: BenchmarkSpec = METHOD,
+    emit: Callable[[Event], None] = quiet,
+) -> tuple[Measurement, ...]:
+    """Bench releases, with a notebook in ``folder``."""
+    from safetensors.numpy import load_file
+
+    given = samples(path)
+    labels = tuple(int(label) for label in load_file(path)["labels"])
+    subjects = [
+        Subject(recipe="r", target="local", march="cpu", backend="ort", release=r.digest, binary=r.manifest.binary)
+        for r in releases
+    ]
+    setting = Setting(
+        session=str(len(list(folder.glob("**/*")))),
+        made="2026-11-28T00:00:00+00:00",
+        contenders=tuple(Contender(subject=one, expected=labels) for one in subjects),
+        samples=given.digest,
+        labels=labels,
+        method=method,
+        board=board.name,
+        device="CPU (onnxruntime)",
+        provenance=Provenance.MEASURED,
+        versions={},
+    )
+    binaries = [Binary(r.binary, r.manifest.runtime, installed(board, r)) for r in releases]
+    with notebook(folder / "book.jsonl", setting) as book:
+        return bench(board, binaries, given, book, emit)
+
+
 def test_the_board_s_answers_are_the_network_s(
     board: SshBoard, root: Path, tmp_path: Path, network: tuple[bytes, Path, Any]
 ) -> None:
-    import numpy as np
+    made, events = release(tmp_path, network[0]), list[Event]()
+    push(board, made, quiet)
+    (found,) = measure(board, [made], network[1], tmp_path, emit=events.append)
+    assert found.answers is not None and found.latency is not None and found.score is not None
+    assert found.answers.top == tuple(tuple(int(c) for c in (-row).argsort()) for row in network[2])
+    assert sum(found.answers.right) == 6 and found.score.top5 is None
+    assert len(found.rounds) >= 3 and found.latency.frames >= 12 and found.load_ms is not None
+    assert [one.place for one in found.rounds] == list(range(len(found.rounds)))
+    assert found.throughput[0].streams == 2 and found.throughput[0].fps.value > 0
+    assert found.layers and {layer.where for layer in found.layers} == {"cpu"}
+    assert found.peak_memory_mb is not None and found.peak_memory_mb > 1
+    assert found.facts is not None and found.facts.cores >= 1 and found.runtime.startswith("onnxruntime ")
+    assert found.conditions and found.conditions[0].at_s <= found.conditions[-1].at_s
+    assert any(isinstance(e, Progress) and (e.done, e.total, e.unit) == (7, 7, "images") for e in events)
+    assert not list(tmp_path.glob("*.jsonl")), "a session that ended well leaves no notebook"
+    assert {p.name for p in root.iterdir()} >= {"blobs", "releases"} and not list(root.glob("agent-*"))
 
-    installed, events = release(tmp_path, network[0]), list[Event]()
-    push(board, installed, quiet)
-    measured = bench(board, installed, samples(network[1]), METHOD, events.append)
-    np.testing.assert_allclose(np.array(measured.logits), network[2], rtol=1e-5)
-    assert (measured.correct, measured.images) == (6, 7)
-    assert measured.latency.frames == 20 and measured.warmup_frames == 3 and measured.peak_memory_mb > 1
-    assert measured.facts.cores >= 1 and measured.release == installed.digest
-    assert any(isinstance(e, Progress) and (e.done, e.total) == (7, 7) for e in events)
-    longer = bench(board, installed, samples(network[1]), METHOD.model_copy(update={"min_seconds": 0.3}), quiet)
-    assert sum(longer.latency.samples_ms) / 1000 > 0.1 and longer.latency.frames > 20
 
-
-def test_damaged_samples_are_sent_again(
+def test_two_are_measured_in_turns_and_nothing_is_activated(
     board: SshBoard, root: Path, tmp_path: Path, network: tuple[bytes, Path, Any]
 ) -> None:
-    installed = release(tmp_path, network[0])
-    push(board, installed, quiet)
-    bench(board, installed, samples(network[1]), METHOD, quiet)
-    (there,) = (root / "data").glob("*.safetensors")
+    one = release(tmp_path, network[0])
+    other = release(tmp_path, network[0] + b"\x72\x00", name="other")  # an empty field: another file, the same network
+    push(board, one, quiet)
+    a, b = measure(board, [one, other], network[1], tmp_path)
+    assert a.session == b.session and len(a.rounds) == len(b.rounds)
+    order = [who for _, who in sorted([(r.place, "a") for r in a.rounds] + [(r.place, "b") for r in b.rounds])]
+    assert "".join(order).startswith("abbaab")
+    assert a.peak_memory_mb is None, "one process held both"
+    found = compare([a], [b])
+    assert found.design is Design.INTERLEAVED and found.pairs == len(a.rounds)
+    assert found.accuracy is not None and found.accuracy.points.value == 0
+    assert (root / "current").readlink() == Path("releases") / one.digest
+    assert not (root / "releases" / other.digest).exists()
+
+
+@pytest.mark.parametrize("what", ["safetensors", "zip"])
+def test_what_is_damaged_on_the_board_is_sent_again(
+    board: SshBoard, root: Path, tmp_path: Path, network: tuple[bytes, Path, Any], what: str
+) -> None:
+    made = release(tmp_path, network[0])
+    push(board, made, quiet)
+    measure(board, [made], network[1], tmp_path)
+    (there,) = (root / "blobs").glob(f"*.{what}")
     there.write_bytes(b"\0" * there.stat().st_size)
-    assert bench(board, installed, samples(network[1]), METHOD, quiet).correct == 6
+    (found,) = measure(board, [made], network[1], tmp_path)
+    assert found.answers is not None and sum(found.answers.right) == 6
+
+
+def test_a_binary_that_is_damaged_on_the_board_is_not_measured(
+    board: SshBoard, root: Path, tmp_path: Path, network: tuple[bytes, Path, Any]
+) -> None:
+    made = release(tmp_path, network[0])
+    push(board, made, quiet)
+    there = root / "releases" / made.digest / "model.bin"
+    there.chmod(0o644)
+    there.write_bytes(network[0] + b"\0")
+    with pytest.raises(BoardError, match="not the file that was sent"):
+        measure(board, [made], network[1], tmp_path)
 
 
 @pytest.mark.parametrize(
     ("script", "message"),
     [
         ("echo 'Welcome to Ubuntu'", "not its protocol"),
-        ('echo \'{"kind": "done", "images": 7}\'', "not its protocol"),
+        ('echo \'{"is": "done"}\'', "did not greet"),
+        ('echo \'{"is": "hello", "agent": 1}\'', "not its protocol"),
         ("exit 0", "ended too early"),
-        ("echo 'Traceback: no module named onnxruntime' >&2; exit 1", "no module named onnxruntime"),
+        ("echo 'Traceback: no module named json' >&2; exit 1", "no module named json"),
         ("kill -9 $$", "board"),
     ],
 )
 def test_an_agent_that_misbehaves_is_a_board_error(
     board: SshBoard, root: Path, tmp_path: Path, network: tuple[bytes, Path, Any], script: str, message: str
 ) -> None:
+    made = release(tmp_path, network[0])
+    push(board, made, quiet)
     python = tmp_path / "python3"
-    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.write_text(f'#!/bin/sh\ncase $* in *--root*) {script};; *) exec /usr/bin/env python3 "$@";; esac\n')
     python.chmod(0o755)
-    installed = release(tmp_path, network[0])
-    push(board, installed, quiet)
     before, board.python = board.python, str(python)
     try:
         with pytest.raises(BoardError, match=message):
-            bench(board, installed, samples(network[1]), METHOD, quiet)
+            measure(board, [made], network[1], tmp_path)
     finally:
         board.python = before
 
@@ -124,38 +206,89 @@ def test_the_agent_refuses_samples_that_make_no_sense(
     broken = {"short": data[:-10], "header": b"\xff" * 8 + data[8:], "other": b"not safetensors"}[damage]
     path = tmp_path / "s.safetensors"
     path.write_bytes(broken)
-    installed = release(tmp_path, network[0])
-    push(board, installed, quiet)
-    with pytest.raises(BoardError, match="it exited 1"):
-        bench(board, installed, samples(path), METHOD, quiet)
+    made = release(tmp_path, network[0])
+    push(board, made, quiet)
+    setting = Setting(
+        session="s",
+        made="m",
+        contenders=(
+            Contender(
+                subject=Subject(
+                    recipe="r", target="t", march="m", backend="b", release=made.digest, binary=made.manifest.binary
+                ),
+                expected=None,
+            ),
+        ),
+        samples="d",
+        labels=(0,),
+        method=METHOD,
+        board="b",
+        device="d",
+        provenance=Provenance.MEASURED,
+        versions={},
+    )
+    binary = Binary(made.binary, "onnxruntime", installed(board, made))
+    with pytest.raises(BoardError, match="benchmark"), notebook(tmp_path / "n", setting) as book:
+        bench(board, [binary], samples(path), book, quiet)
 
 
-def test_the_agent_ends_with_its_connection(tmp_path: Path, network: tuple[bytes, Path, Any]) -> None:
-    import subprocess
-    import sys
-    import time
+@dataclass
+class Heard:
+    """A dialogue whose connection is lost after so many lines; every word in it is kept."""
 
-    from bpudeploy.effects.bench import AGENT
+    inner: Dialogue
+    left: int
+    said: list[str]
 
-    (tmp_path / "m.onnx").write_bytes(network[0])
-    command = [sys.executable, str(AGENT), "--model", str(tmp_path / "m.onnx"), "--samples", str(network[1])]
-    command += ["--warmup", "0", "--min-frames", "10", "--min-seconds", "1000"]
-    agent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert agent.stdin is not None and agent.stdout is not None
-    assert '"facts"' in agent.stdout.readline()
-    agent.stdin.close()
-    started = time.monotonic()
-    assert agent.wait(timeout=10) != 0 and time.monotonic() - started < 5
-    agent.stdout.close()
+    def say(self, line: str) -> None:
+        self.said.append(line)
+        self.inner.say(line)
+
+    def hear(self, timeout: float) -> str | None:
+        if self.left == 0:
+            raise ConnectionLost("the connection was lost", board="b", step="benchmark")
+        self.left -= 1
+        return self.inner.hear(timeout)
 
 
-def test_the_agent_is_one_file_for_older_pythons() -> None:
-    import ast
-    import sys
+@dataclass
+class Frail:
+    """A board whose agent is lost after ``lasts`` lines."""
 
-    from bpudeploy.effects.bench import AGENT
+    board: SshBoard
+    lasts: int
+    said: list[str]
 
-    tree = ast.parse(AGENT.read_text(), feature_version=(3, 8))
-    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in named} <= {*sys.stdlib_module_names, "numpy", "onnxruntime"}
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.board, name)
+
+    @contextmanager
+    def converse(self, argv: Sequence[str], *, step: str) -> Iterator[Heard]:
+        with self.board.converse(argv, step=step) as dialogue:
+            yield Heard(dialogue, self.lasts, self.said)
+
+
+def test_one_that_is_cut_again_and_again_does_nothing_twice(
+    board: SshBoard, root: Path, tmp_path: Path, network: tuple[bytes, Path, Any]
+) -> None:
+    """Each attempt is lost a little later than the one before; what each was asked is counted."""
+    made, notes = release(tmp_path, network[0]), list[Event]()
+    push(board, made, quiet)
+    said: list[str] = []
+    found: Measurement | None = None
+    attempts = 0
+    while found is None:
+        attempts += 1
+        try:
+            frail = Frail(board, 6 + 4 * attempts, said)
+            (found,) = measure(frail, [made], network[1], tmp_path, emit=notes.append)
+        except ConnectionLost:
+            continue
+    assert attempts > 3 and Caveat.INTERRUPTED in found.caveats
+    assert found.answers is not None and sum(found.answers.right) == 6
+    assert [one.index for one in found.rounds] == list(range(len(found.rounds)))
+    assert any(isinstance(n, Note) and "cut off in between: going on after" in n.text for n in notes)
+    single = [line for line in said if '"streams": 1' in line]
+    assert len(single) <= len(found.rounds) + attempts, "a round that was told is not asked for again"
+    rounds = [one.started_s for one in found.rounds]
+    assert rounds == sorted(rounds), "times go on over the cuts"

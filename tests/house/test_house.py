@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "boards": WORDS | {"spec"},
     "transfer": WORDS | {"boards"},
     "host": set(),
+    "agent": set(),
     "conformance": WORDS | {"spec"},
     "predict": WORDS | {"spec", "conformance"},
     "restructure": WORDS | {"host"},
@@ -42,12 +43,21 @@ MAY_IMPORT = {
     "summarise": WORDS
     | {"stages", "backends", "plan", "run", "results", "effects", "release", "restructure", "spec", "conformance"}
     | {"quantize", "predict"},
+    "known": WORDS | {"stage", "release", "spec"},
+    "measure": WORDS
+    | {"stage", "backends", "plan", "results", "effects", "release", "spec", "boards", "store", "known"},
+    "fleet": WORDS | {"spec", "stage", "boards", "effects", "results", "release", "measure", "known"},
     "deploy": WORDS
-    | {"stage", "backends", "plan", "run", "results", "effects", "release", "signing", "spec", "boards", "summarise"},
+    | {"stage", "backends", "plan", "run", "results", "effects", "release", "signing", "spec", "boards", "summarise"}
+    | {"measure", "known"},
     "cli": WORDS
     | {"stage", "stages", "backends", "plan", "run", "results", "store", "release", "spec", "deploy", "boards"}
-    | {"effects", "signing"}
+    | {"effects", "signing", "measure", "known", "fleet"}
     | {"conformance", "inspection", "quantize", "predict"},
+}
+MIGRATIONS = {
+    f"results/migrations/{name}.py"
+    for name in ("env", "upgrade", "versions/r0001_measurements", "versions/r0002_append_only")
 }
 DOORS = {
     "timm": {"stages/timm_models.py"},
@@ -57,17 +67,25 @@ DOORS = {
     }
     | {"signing.py"},
     "yaml": {"spec/yamlmarks.py"},
-    "jinja2": {"results/report.py"},
-    "matplotlib": {"results/report.py"},
+    "jinja2": {"results/drawing.py", "fleet/page.py"},
+    "matplotlib": {"results/drawing.py"},
     "cloudpickle": {"run/local.py"},
+    "rich": {"cli/render_fleet.py"},
+    "sqlalchemy": {"results/store.py"} | MIGRATIONS,
+    "alembic": MIGRATIONS,
     "argparse": {
         "cli/main.py",
+        "cli/arguments.py",
+        "cli/board_arguments.py",
+        "cli/fleet.py",
         "cli/verbs.py",
         "cli/inspect.py",
         "cli/run.py",
+        "cli/bench.py",
         "cli/keys.py",
         "cli/boards.py",
         "effects/agent.py",
+        "agent/main.py",
     },
 }
 PARENTS_OWN_BYTES = PACKAGE / "run" / "worker.py"  # what a farm sends its own processes, on a pipe of theirs

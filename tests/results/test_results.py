@@ -1,7 +1,8 @@
-"""Figures and their spread, and a report that needs no network."""
+"""Accuracies and their spread, and a report that needs no network."""
 
 from __future__ import annotations
 
+import html
 import random
 import re
 import shutil
@@ -13,17 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpudeploy.cli.render import show_summary
-from bpudeploy.conformance.placement import placement
-from bpudeploy.conformance.report import Inspection
-from bpudeploy.quantize.agreement import Agreement, Steps, SumRange, TapAgreement
-from bpudeploy.quantize.findings import Candidate, Layer, Layers, Outcome, Repair, Trial
-from bpudeploy.results.measurement import BoardFacts, Measurement, Provenance
+from bpudeploy.results.golden import SelfCheck
+from bpudeploy.results.latency import frames_for, latency_of
+from bpudeploy.results.measurement import Caveat, Provenance
 from bpudeploy.results.report import write_report
-from bpudeploy.results.statistics import latency_of, paired_drop, quantile, wilson
-from bpudeploy.results.summary import Accuracy, Drop, Gate, Install, Quantization, Step, Summary, Verdict
-from bpudeploy.spec.precision import Precision, Rounding
-from bpudeploy.spec.target import March
-from tests.conformance.graphs import graph
+from bpudeploy.results.statistics import paired_drop, wilson
+from bpudeploy.results.summary import Drop, Summary, Verdict
+from tests.results.made import estimate, layers, measurement, on_cpu, quantization, summary
+from tests.results.made import rounds as made_rounds
 
 
 @pytest.mark.parametrize(
@@ -134,139 +132,6 @@ def test_both_intervals_hold_the_true_loss_as_often_as_they_say(n: int, lost: fl
     assert all(0.94 <= h / rounds <= 0.975 for h in held), held
 
 
-@pytest.mark.parametrize(("q", "n"), [(0.5, 40), (0.5, 200), (0.9, 200), (0.99, 600)])
-def test_quantile_intervals_hold_the_truth_as_often_as_they_say(q: float, n: int) -> None:
-    rng, held, rounds = random.Random(5), 0, 1500
-    for _ in range(rounds):
-        found = quantile(sorted(rng.random() for _ in range(n)), q)
-        held += found.low <= q <= found.high
-    assert held / rounds >= 0.94
-
-
-@given(st.lists(st.floats(0.01, 1e4), min_size=2, max_size=300))
-def test_latencies_are_in_order(samples: list[float]) -> None:
-    found = latency_of(samples)
-    assert found.min_ms <= found.p50_ms.value <= found.p90_ms.value <= found.p99_ms.value <= found.max_ms
-    assert found.p50_ms.low <= found.p50_ms.value <= found.p50_ms.high
-    assert found.samples_ms == tuple(samples) and found.fps == pytest.approx(1000 / found.mean_ms)
-
-
-def test_one_frame_has_no_spread() -> None:
-    with pytest.raises(ValueError, match="two frames"):
-        latency_of([1.0])
-
-
-def inspection() -> Inspection:
-    model = graph([("Relu", ["x"], ["y"], {}), ("Neg", ["y"], ["z"], {})], {"x": (1, 4, 4, 4)})
-    return Inspection(model="r", origin="a graph", target="rdk-x5", placement=placement(model, March.BAYES_E))
-
-
-def quantization(repaired: bool = True) -> Quantization:
-    layers = [
-        Layer(node=f"<layer> {i}", op="Conv", index=i, inputs=(Precision.INT8,), sqnr_db=i / 2, cosine=0.9)
-        for i in range(30)
-    ]
-    trials = [Trial(promoted=n, drop=6.0 - 2 * n, slowdown=1.0 + n / 10) for n in (0, 1, 2, 3)]
-    repair = Repair(
-        outcome=Outcome.REPAIRED,
-        max_drop=1,
-        max_slowdown=None,
-        images=50,
-        ranked=tuple(Candidate(tap=f"tap {i}", products=("p",), error=1, cost=0.1) for i in range(3)),
-        trials=tuple(trials),
-        promoted=("tap 0", "tap 1", "tap 2"),
-        drop=0.0,
-        slowdown=1.3,
-    )
-    return Quantization(
-        levers=("mse thresholds", "biases corrected"),
-        taps={Precision.INT8: 40, Precision.INT16: 3},
-        layers=Layers(images=8, layers=tuple(layers)),
-        integers=Agreement(
-            rounding=Rounding.HALF_EVEN,
-            images=2,
-            taps={
-                f"<tap> {off}": TapAgreement(
-                    precision=Precision.INT8,
-                    made_by="Conv",
-                    forced=Steps(elements=1000, differing=5, worst=off),
-                    free=Steps(elements=1000, differing=50, worst=off),
-                )
-                for off in range(4)
-            },
-            outputs={},
-            sums={"<wide product>": SumRange(elements=9, peak=2**31, overflows=1)},
-        ),
-        repair=repair if repaired else None,
-    )
-
-
-def summary(name: str = "r", lost: int = 0) -> Summary:
-    rng = random.Random(1)
-    right = [rng.random() < 0.8 for _ in range(50)]
-    after = [False if i in [k for k, r in enumerate(right) if r][:lost] else r for i, r in enumerate(right)]
-    measured = Measurement(
-        provenance=Provenance.MEASURED,
-        device="CPU (onnxruntime)",
-        board="local",
-        release="f" * 64,
-        facts=BoardFacts(
-            hostname="h",
-            machine="aarch64",
-            cpu=None,
-            cores=4,
-            memory_mb=None,
-            os="Linux",
-            python="3.10",
-            runtime="onnxruntime 1",
-            temperature_c=None,
-            governor=None,
-            load_1min=0.1,
-        ),
-        latency=latency_of([5 + rng.random() for _ in range(60)]),
-        images=50,
-        correct=sum(right),
-        logits=((0.0, 1.0),) * 50,
-        peak_memory_mb=100,
-        load_seconds=0.1,
-        warmup_frames=2,
-    )
-    forms = [
-        Accuracy(
-            form=form,
-            where="host",
-            top1=wilson(sum(right), 50),
-            correct=sum(right),
-            images=50,
-            drop=None if form == "float" else paired_drop(right, after),
-            agreement=None if form == "float" else 100.0,
-            provenance=Provenance.MEASURED,
-        )
-        for form in ("float", "int8", "on the board")
-    ]
-    return Summary(
-        recipe=name,
-        target="local",
-        backend="ort",
-        started="2026-11-24T00:00:00+00:00",
-        release="f" * 64,
-        preprocess="224x224",
-        warnings=("<photo>.png: one colour",),
-        proof_difference=1e-6,
-        proof_images=50,
-        accuracy=tuple(forms),
-        quantization=quantization(),
-        measurement=measured,
-        install=Install(changed=True, bytes_sent=10, seconds=0.1),
-        steps=(Step(name="quantize", cache="miss", seconds=1, peak_mb=10, digests=("a" * 64, "b" * 64), bytes=10),),
-        gates=(Gate(name="max_drop", limit=1, value=2, unit="points", holds=False),),
-        sizes={"binary": 10},
-        placement=inspection(),
-        versions={"onnx": "1"},
-        run_directory=".",
-    )
-
-
 def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     write_report(summary(), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
@@ -280,6 +145,108 @@ def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
 def test_the_report_escapes_what_it_is_told(tmp_path: Path) -> None:
     write_report(summary("<script>alert(1)</script>"), tmp_path / "report.html")
     assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+def shown(given: Summary, tmp_path: Path) -> str:
+    """Return the report's text, without tags, each blank once."""
+    write_report(given, tmp_path / "report.html")
+    return flat((tmp_path / "report.html").read_text())
+
+
+def flat(page: str) -> str:
+    body = re.sub(r"<svg.*?</svg>", "", page[page.index("<body>") :], flags=re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)))
+
+
+def test_caveats_stand_on_top_in_words(tmp_path: Path) -> None:
+    bad = measurement(bad={2: Caveat.THROTTLED, 3: Caveat.THROTTLED, 9: Caveat.NOISY})
+    given = summary(measurement=bad.model_copy(update={"caveats": (*bad.caveats, Caveat.REBOOTED)}))
+    text = shown(given, tmp_path)
+    assert text.index("Caveats on what was timed on this board:") < text.index("top-1 on the board")
+    assert f"throttled {Caveat.THROTTLED.meaning} (2 of 20 rounds)" in text
+    assert f"noisy {Caveat.NOISY.meaning} (1 of 20 rounds)" in text
+    assert f"rebooted {Caveat.REBOOTED.meaning}" in text and f"{Caveat.REBOOTED.meaning} (" not in text
+    assert "In red: 3 of 20 rounds with a caveat (noisy, throttled)" in text
+    assert "Caveats" not in shown(summary(), tmp_path)
+
+
+def test_the_report_says_how_it_was_measured(tmp_path: Path) -> None:
+    text = shown(summary(measurement=measurement()), tmp_path)
+    assert (
+        "20 rounds, each after a load of its own; 10 frames of warm-up in each, not counted; 600 frames timed" in text
+    )
+    assert "a round begins below 80 °C, or is marked hot after 60 s" in text
+    assert re.search(r"4 frames in flight \d+\.\d \d+\.\d to \d+\.\d", text)
+    assert re.search(r"model load 2\d\d 2\d\d to 2\d\d", text)
+    assert "same best class as the host's integers 98.0 % of 200 images" in text
+    assert "98.00 89.5 to 99.6" in text, "top-5 with its interval"
+
+
+def test_the_report_shows_the_self_check(tmp_path: Path) -> None:
+    text = shown(summary(), tmp_path)
+    assert "holds : 8 of 8 golden images with the host's best class; logits deviate by 0.021 of their spread" in text
+    text = shown(summary(self_check=SelfCheck(images=8, same=1, deviation=1.4)), tmp_path)
+    assert text.index("the board does not say what the host says") < text.index("top-1 on the board")
+    assert "BROKEN : 1 of 8 golden images" in text
+
+
+def test_a_percentile_of_too_few_frames_says_so(tmp_path: Path) -> None:
+    few = made_rounds(count=3, frames=4)
+    sparse = measurement(rounds=few, latency=latency_of([one.samples_ms for one in few]))
+    text = shown(summary(measurement=sparse), tmp_path)
+    assert re.search(r"p99 [\d.]+ at least [\d.]+ not bounded from above: 12 frames are too few", text)
+    assert f"{frames_for(0.99)} independent ones" in text
+    tool = tuple(one.model_copy(update={"per_sample": 50, "frames": 50 * one.frames}) for one in few)
+    means = measurement(rounds=tool, latency=latency_of([one.samples_ms for one in tool], per_sample=50))
+    text = shown(summary(measurement=means), tmp_path)
+    assert "p99 not stated: only a tool of the board can time" in text and "p90 not stated, p99 not stated" in text
+
+
+def test_what_is_not_there_is_said_in_words(tmp_path: Path) -> None:
+    text = shown(summary(), tmp_path)
+    assert "Nothing was read while it was measured." in text
+    assert "The runtime on this board told no time of single layers." in text
+    silent = measurement().conditions[0].model_copy(update={"temperatures_c": {}, "clocks_hz": {}})
+    assert "No sensor on this board" in shown(summary(measurement=measurement(conditions=(silent,))), tmp_path)
+    cold = [one.model_copy(update={"temperatures_c": {}}) for one in measurement().conditions]
+    assert "No temperature sensor on this board." in shown(summary(measurement=measurement(conditions=cold)), tmp_path)
+    names = ("latency", "facts", "score", "load_ms", "method", "peak_memory_mb")
+    bare = on_cpu(rounds=(), throughput=(), **dict.fromkeys(names))
+    text = shown(summary(measurement=bare), tmp_path)
+    assert text.count("No latency was measured.") == 3 and "nothing was timed" in text and "it was not asked" in text
+
+
+def test_names_in_plots_are_no_formulas_and_no_tags(tmp_path: Path) -> None:
+    odd = (layers()[0].model_copy(update={"name": "$\\frac{<b>", "ms": 99.0}), *layers())
+    hot = measurement().conditions[0].model_copy(update={"temperatures_c": {"$x_{<i>&": 50.0, "_quiet": 40.0}})
+    write_report(summary(measurement=measurement(layers=odd, conditions=(hot,))), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "$\\frac{&lt;b&gt;" in page and "$x_{&lt;i&gt;&amp;" in page and "<b>" in page and "<i>" not in page
+    assert "> _quiet<" in page
+
+
+def test_a_simulator_s_time_is_no_board_s(tmp_path: Path) -> None:
+    timed = measurement(provenance=Provenance.SIMULATED, device="the simulator of bayes-e")
+    given = summary(measurement=timed, predicted=estimate())
+    text = shown(given, tmp_path)
+    assert "latency on RDK X5, predicted 4.2 ms interval 3 to 6; nothing measured" in text
+    assert "The simulator's own time, on this machine simulated" in text and "Latency on the board" not in text
+    assert text.count("of the simulator, not of a board") == 4 and "top-1, simulated" in text
+    assert "98.0 % of 200 images, 95 % interval 95.0 to 99.2 simulated" in text
+
+
+def test_the_same_run_makes_the_same_page(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_report(summary(measurement=measurement()), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_many_frames_make_no_page_of_megabytes(tmp_path: Path) -> None:
+    many = made_rounds(frames=5000)
+    given = measurement(rounds=many, latency=latency_of([one.samples_ms for one in many]))
+    text = shown(summary(measurement=given), tmp_path)
+    assert "only the fastest and the slowest are drawn" in text and "100000 frames timed" in text
+    assert (tmp_path / "report.html").stat().st_size < 1_000_000
 
 
 def test_a_loss_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,7 @@ def test_several_images_at_once(tiny: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["run", str(tiny), "--json", "--set", f"model.batch={batch}"]) == 0
     summary = json.loads(capsys.readouterr().out)
     measured = summary["measurement"]
-    assert measured["batch"] == batch and measured["images"] == 6 and len(measured["logits"]) == 6
+    assert measured["batch"] == batch and len(measured["answers"]["top"]) == 6
     assert measured["latency"]["fps"] == pytest.approx(1000 * batch / measured["latency"]["mean_ms"])
     from bpudeploy.backends.samples import Scores
 

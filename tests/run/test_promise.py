@@ -29,7 +29,7 @@ calibration: {count: 12, seed: 1}
 preprocess: {crop_pct: 1.0, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}
 quantize: {observer: percentile, percentile: 90, weights: {rounding: nearest}}
 target: local
-benchmark: {warmup: 1, min_frames: 5, min_seconds: 0}
+benchmark: {warmup: 1, rounds: 3, min_frames: 6, min_seconds: 0, max_seconds: 2, precision: 100, streams: [2]}
 """
 
 
@@ -138,7 +138,7 @@ def test_the_board_gets_the_repaired_network(fragile: Path, capsys: pytest.Captu
     assert forms == ["float", "restructured", "int8", f"+ {taps} taps in int16", "on the board"]
     int8, repaired, board = (a["drop"]["points"]["value"] for a in summary["accuracy"][2:])
     assert int8 == repair["trials"][0]["drop"] and repaired == repair["drop"] == board <= 5 < int8
-    assert summary["schema_version"] == 6 and [g["holds"] for g in summary["gates"]] == [True]
+    assert summary["schema_version"] == 7 and [g["holds"] for g in summary["gates"]] == [True]
     assert summary["quantization"]["taps"]["int16"] >= taps
 
 

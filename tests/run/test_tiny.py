@@ -82,8 +82,10 @@ def test_the_whole_way_through(tiny: Path, tmp_path: Path, capsys: pytest.Captur
     assert summary["proof_difference"] < 1e-5
     measured = summary["measurement"]
     assert measured["provenance"] == "measured" and measured["device"] == "CPU (onnxruntime)"
-    assert measured["latency"]["frames"] >= 5 and measured["images"] == 6
-    assert summary["accuracy"][3]["correct"] == measured["correct"] == summary["accuracy"][2]["correct"]
+    assert measured["latency"]["frames"] >= 5 and len(measured["answers"]["top"]) == measured["score"]["images"] == 6
+    assert summary["accuracy"][3]["correct"] == summary["accuracy"][2]["correct"]
+    assert measured["score"]["as_host"]["value"] == 100 and summary["self_check"]["deviation"] < 0.01
+    assert len(measured["rounds"]) >= 3 and measured["layers"] and measured["throughput"][0]["streams"] == 2
     assert summary["install"]["changed"] and "compile" in err
     page = (tmp_path / summary["run_directory"] / "report.html").read_text()
     assert all(digest in page for step in summary["steps"] for digest in step["digests"])

@@ -3,6 +3,7 @@ root=$1 digest=$2 wanted=$3 signed=$4 token=$5 owner=$6 stale=$7
 
 if [ -d "$root" ]; then
     cd -- "$root"
+    if theirs "$owner"; then refuse 49 "it is reserved"; fi
     # A lock is somebody at work, or cut off before it was all written through and tidied: then go the long way.
     if [ ! -h lock ] && [ "$(readlink current || :)" = "releases/$digest" ] &&
         intact "releases/$digest" "$signed" && [ "$binary" = "$wanted" ]; then
@@ -14,6 +15,10 @@ fi
 enter "$root"
 able "$signed"
 lock "$owner" "$stale"
+if theirs "$owner"; then # since just now
+    unlock
+    refuse 49 "it is reserved"
+fi
 rm -rf trash .current.* .previous.* .lock.*
 mkdir -p releases "incoming/$digest"
 partial=incoming/$digest/model.bin

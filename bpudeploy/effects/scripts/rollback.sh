@@ -2,8 +2,13 @@
 root=$1 signed=$2 token=$3 owner=$4 stale=$5
 
 cd -- "$root" 2> /dev/null || refuse 47 "there is nothing at $root"
+if theirs "$owner"; then refuse 49 "it is reserved"; fi
 able "$signed"
 lock "$owner" "$stale"
+if theirs "$owner"; then # since just now
+    unlock
+    refuse 49 "it is reserved"
+fi
 from=$(readlink current || :) to=$(readlink previous || :)
 if [ -z "$to" ] || [ "$to" = "$from" ]; then
     unlock

@@ -1,0 +1,27 @@
+"""The agent as one file: a zip that any Python of a board runs, the same bytes wherever and whenever it is packed."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from functools import cache
+from pathlib import Path
+
+_AGENT = Path(__file__).parents[1] / "agent"
+_PACKAGE = "bpudeploy_agent"
+_MAIN = f"from {_PACKAGE}.main import main\n\nmain()\n"
+
+
+@cache
+def packed_agent() -> bytes:
+    """Return ``bpudeploy/agent`` as a zip with a ``__main__.py``; run it as ``python3 AGENT.zip --root ROOT``."""
+    files = {f"{_PACKAGE}/{path.relative_to(_AGENT).as_posix()}": path.read_bytes() for path in _AGENT.rglob("*.py")}
+    files["__main__.py"] = _MAIN.encode()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # stored: another zlib would make other bytes
+            entry.create_system = 3  # Unix, wherever it is packed
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, files[name])
+    return out.getvalue()

@@ -1,0 +1,179 @@
+"""The journal of a rollout: a file of events that is only ever added to, each on the disk before what it announces.
+
+One controller at a time holds its lock. Orders come from other processes without one: every event is a single write to
+the end of the file, and the file's order is the order of things, for all who read it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bpudeploy.effects.lock import owner
+from bpudeploy.errors import UsageError
+from bpudeploy.fleet.events import EVENT, Event, Planned
+
+_NAME = "journal.jsonl"
+_LOCK = "controller"
+_PATIENCE_S = 1.0
+"""How long somebody who only asks who the controller is may have the lock."""
+
+
+class Journal:
+    """The events of one rollout, as far as they were read; not safe to call from two threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def read_new(self) -> tuple[Event, ...]:
+        """Return the events that were added since the last call, whoever wrote them; the first call returns all.
+
+        A last line without an end is left for later: it is being written, or was cut off.
+
+        Raises:
+            UsageError: there is an event that this version does not know.
+        """
+        with self.path.open("rb") as stream:
+            stream.seek(self._offset)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        events = tuple(event for line in whole.split(b"\n")[:-1] if (event := self._event(line)) is not None)
+        self._offset += len(whole)
+        return events
+
+    def append(self, *events: Event) -> None:
+        """Add events; they are on the disk when this returns."""
+        append(self.path, *events)
+
+    def _event(self, line: bytes) -> Event | None:
+        try:
+            return EVENT.validate_json(line)
+        except ValidationError as error:
+            if error.errors()[0]["type"] == "json_invalid":
+                return None  # it was cut off, when a controller or its machine died: what it announced never began
+            raise UsageError(
+                f"{self.path} has an event that this version does not know: {line[:80]!r}",
+                hint="go on with the version that wrote it",
+            ) from error
+
+
+def append(path: Path, *events: Event) -> None:
+    """Add events to a journal, from any process; they are on the disk when this returns."""
+    if not events:
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+    try:
+        start = b"" if _ends_well(descriptor) else b"\n"  # a line that was cut off stays one of its own
+        for event in events:
+            line = start + event.model_dump_json().encode() + b"\n"
+            written = os.write(descriptor, line)
+            if written != len(line):
+                raise OSError(f"{path}: {written} of {len(line)} bytes were written; is the disk full?")
+            start = b""
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _ends_well(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+
+
+def create(folder: Path, planned: Planned) -> Path:
+    """Begin a journal in ``folder``/ROLLOUT, and return its path; whoever finds it finds it with its first event.
+
+    Raises:
+        UsageError: there is one of that name.
+    """
+    path = folder / planned.rollout / _NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{_NAME}.{os.getpid()}")
+    draft.touch()
+    try:
+        append(draft, planned)
+        os.link(draft, path)
+    except FileExistsError as error:
+        raise UsageError(f"there is a rollout {planned.rollout!r} already", hint="give it another name") from error
+    finally:
+        draft.unlink()
+    for made in (path.parent, folder):
+        _sync(made)
+    return path
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rollouts(folder: Path) -> tuple[Path, ...]:
+    """Return the journals in a folder, that of the newest rollout first."""
+    found = [(_planned_at(path), path) for path in folder.glob(f"*/{_NAME}")]
+    return tuple(path for _, path in sorted(found, reverse=True))
+
+
+def _planned_at(path: Path) -> float:
+    with path.open("rb") as stream:
+        try:
+            return EVENT.validate_json(stream.readline()).at
+        except ValidationError:  # of another version; whoever reads it is told
+            return path.stat().st_mtime
+
+
+@contextmanager
+def controlled(path: Path) -> Iterator[Journal]:
+    """Be the one controller of a rollout, until the end of the block or of the process, however it comes.
+
+    Raises:
+        UsageError: there is another; it is named.
+    """
+    lock = os.open(path.with_name(_LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _locked(lock, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise UsageError(
+                    f"rollout {path.parent.name!r} is controlled already, by {_text(lock)}",
+                    hint="`bpudeploy fleet status` shows it; pause, resume, abort and approve work from here",
+                )
+            time.sleep(0.05)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, owner().encode(), 0)
+        yield Journal(path)
+    finally:
+        os.close(lock)
+
+
+def controller(path: Path) -> str | None:
+    """Return who controls a rollout at this moment (user@host pid N); None: nobody does."""
+    try:
+        lock = os.open(path.with_name(_LOCK), os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        return None if _locked(lock, fcntl.LOCK_SH) else _text(lock)
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int, how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _text(lock: int) -> str:
+    return os.pread(lock, 200, 0).decode(errors="replace") or "a process that has only just begun"

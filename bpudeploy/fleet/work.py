@@ -1,0 +1,230 @@
+"""The work on one board of a rollout: update it and hold it to its gates, or take it back to what it served before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from bpudeploy.boards.address import Address
+from bpudeploy.boards.base import Board
+from bpudeploy.boards.facts import read_facts
+from bpudeploy.boards.ssh import open_ssh
+from bpudeploy.digest import short
+from bpudeploy.effects.lost import watched
+from bpudeploy.effects.push import Policy, Pushed, push
+from bpudeploy.effects.reserve import Reserved
+from bpudeploy.effects.rollback import rollback
+from bpudeploy.effects.served import Served, served
+from bpudeploy.effects.verify import verify
+from bpudeploy.errors import BoardError, ConnectionLost, Unreachable, UsageError
+from bpudeploy.events import Event
+from bpudeploy.fleet.events import Ending, Job, Outcome, Place, Tell, Work
+from bpudeploy.known import find_release
+from bpudeploy.measure import Candidate, candidate, measure
+from bpudeploy.results.compare import compare
+from bpudeploy.results.measurement import Measurement, Provenance
+from bpudeploy.results.statistics import paired_drop
+from bpudeploy.spec.fleet import GatesSpec
+from bpudeploy.spec.recipe import BenchmarkSpec
+from bpudeploy.spec.target import BoardSpec
+
+_STEP = "fleet"
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What every board of one target gets, and how it is reached; shared by all of them."""
+
+    candidate: Candidate
+    board: BoardSpec
+    policy: Policy
+    method: BenchmarkSpec
+    store: Path
+
+
+class GateBroken(Exception):
+    """A board was updated and did not show what it must."""
+
+
+def works(kits: Mapping[str, Kit], gates: GatesSpec) -> Callable[[Job, Tell], Outcome]:
+    """Return what does a piece of work on a board, by target name."""
+
+    def work(job: Job, tell: Tell) -> Outcome:
+        kit = kits[job.place.target]
+        do = _update if job.work is Work.UPDATE else _roll_back
+        return do(job, kit, gates, tell)
+
+    return work
+
+
+def opener(place: Place, spec: BoardSpec) -> Callable[[], AbstractContextManager[Board]]:
+    """Return what opens a board of the inventory; connects to nothing yet."""
+    jump = Address.parse(place.jump) if place.jump is not None else None
+    address = Address.parse(place.address)
+    root = PurePosixPath(place.root or spec.root)
+    return lambda: open_ssh(address, name=place.board, python=spec.python, root=root, jump=jump)
+
+
+def _update(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:
+    before: Served | None = None
+    try:
+        with watched(opener(job.place, kit.board)) as board:
+            _require_identity(board, job.place)
+            before = served(board, step=_STEP)
+            tell("connected", serves=before.current)
+            pushed = push(board, kit.candidate.release, kit.policy, _quiet)
+            tell("pushed", serves=kit.candidate.release.digest)
+            try:
+                detail = _gates(board, job.place, kit, gates, before, tell)
+            except (GateBroken, BoardError) as error:
+                if isinstance(error, ConnectionLost):
+                    raise
+                return _go_back(board, kit, before, pushed, error)
+    except Unreachable as error:
+        return Outcome(ending=Ending.UNREACHABLE, detail=error.message, touched=False)
+    except ConnectionLost as error:
+        return Outcome(ending=Ending.UNREACHABLE, detail=error.message, before=before.current if before else None)
+    except Reserved as error:
+        current = before.current if before else None
+        return Outcome(ending=Ending.RESERVED, detail=str(error.hold), touched=False, serves=current, before=current)
+    except BoardError as error:  # refused before, or the old release still serves: push says so, or it is lost
+        current = before.current if before else None
+        return Outcome(
+            ending=Ending.FAILED, detail=error.message, touched=before is not None, serves=current, before=current
+        )
+    return Outcome(
+        ending=Ending.DONE,
+        detail=detail,
+        changed=pushed.changed,
+        serves=kit.candidate.release.digest,
+        before=before.current,
+        bytes_sent=pushed.bytes_sent,
+    )
+
+
+def _require_identity(board: Board, place: Place) -> None:
+    if place.board_id is None:
+        return
+    found = read_facts(board).soc_uid
+    if found is None or found.lower() != place.board_id.lower().removeprefix("0x"):
+        raise BoardError(
+            f"its serial number is {found}, the inventory says {place.board_id}",
+            board=board.name,
+            step="connect",
+            hint="another board has this address: correct the inventory, or the network",
+        )
+
+
+def _gates(board: Board, place: Place, kit: Kit, gates: GatesSpec, before: Served, tell: Tell) -> str:
+    """Hold an updated board to its gates; returns what is worth knowing.
+
+    Raises:
+        GateBroken: one does not hold.
+        BoardError: the board cannot show it.
+    """
+    notes = []
+    if gates.self_check:
+        checked = verify(board, kit.candidate.release, kit.candidate.golden, _quiet)
+        if not checked.holds:
+            raise GateBroken(f"the golden self-check deviates by {checked.deviation:.2g}, {checked.limit:g} is allowed")
+        tell("checked", f"self-check {checked.deviation:.2g}")
+    if gates.max_drop is not None or gates.max_p99_slower is not None:
+        notes += _measured(board, kit, gates, before)
+        tell("measured", "; ".join(notes))
+    if gates.max_temperature is not None:
+        heat = max(read_facts(board).temperatures_c.values(), default=None)
+        if heat is not None and heat > gates.max_temperature:
+            raise GateBroken(f"its hottest sensor says {heat:.0f} °C, {gates.max_temperature:g} are allowed")
+        notes.append(f"{heat:.0f} °C" if heat is not None else "no temperature sensor")
+    return "; ".join(notes)
+
+
+def _measured(board: Board, kit: Kit, gates: GatesSpec, before: Served) -> list[str]:
+    others = [_before(kit, before)] if gates.max_p99_slower is not None else []
+    known = [one for one in others if one is not None and one.evaluation.digest == kit.candidate.evaluation.digest]
+    measured = measure(board, [kit.candidate, *known], kit.method, Provenance.MEASURED, _quiet)
+    notes = []
+    if gates.max_drop is not None:
+        notes.append(_drop(kit.candidate, measured[0], gates.max_drop))
+    if gates.max_p99_slower is not None:
+        notes.append(_slower(measured, gates.max_p99_slower))
+    return notes
+
+
+def _before(kit: Kit, before: Served) -> Candidate | None:
+    """Return the release that the board served before, where a run of this project built it."""
+    if not before.current or before.current == kit.candidate.release.digest:
+        return None
+    try:
+        return candidate(find_release(before.current), kit.store)
+    except UsageError:
+        return None
+
+
+def _drop(chosen: Candidate, measured: Measurement, limit: float) -> str:
+    assert measured.answers is not None
+    right = [best == label for best, label in zip(chosen.truth, chosen.labels, strict=True)]
+    lost = paired_drop(right, measured.answers.right).points.value
+    if lost > limit:
+        raise GateBroken(f"it loses {lost:.1f} points of top-1 against float, {limit:g} are allowed")
+    return f"top-1 lost {lost:+.1f} points"
+
+
+def _slower(measured: tuple[Measurement, ...], limit: float) -> str:
+    if len(measured) == 1:
+        return "p99 not compared: its release before was not built by this project, or with other images"
+    found = compare([measured[1]], [measured[0]], at_least=0)
+    p99 = next((change for change in found.latency if change.what == "p99"), None)
+    if p99 is None or p99.interval is None:
+        return "p99 not compared: too few rounds"
+    said = f"p99 {p99.percent:+.1f} % ({p99.interval.low:+.1f} to {p99.interval.high:+.1f}) against its release before"
+    if p99.interval.low > limit:
+        raise GateBroken(f"{said}, {limit:g} % are allowed")
+    return said
+
+
+def _go_back(board: Board, kit: Kit, before: Served, pushed: Pushed, error: Exception) -> Outcome:
+    """Make the release before current again on a board that did not pass, where this update changed it."""
+    why = error.message if isinstance(error, BoardError) else str(error)
+    said = {"before": before.current, "bytes_sent": pushed.bytes_sent}
+    digest = kit.candidate.release.digest
+    if not pushed.changed:
+        return Outcome(ending=Ending.FAILED, detail=f"{why}; it served this release before", serves=digest, **said)
+    try:
+        now = rollback(board, _quiet, signed=kit.policy.key is not None, patience=kit.policy.patience).release
+    except ConnectionLost:
+        raise
+    except BoardError as again:
+        detail = f"{why}; it could not go back: {again.message}"
+        return Outcome(ending=Ending.FAILED, detail=detail, serves=digest, changed=True, **said)
+    return Outcome(ending=Ending.FAILED, detail=f"{why}; it serves {short(now)} again", serves=now, **said)
+
+
+def _roll_back(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:
+    try:
+        with watched(opener(job.place, kit.board)) as board:
+            _require_identity(board, job.place)
+            now = served(board, step=_STEP)
+            tell("connected", serves=now.current)
+            if now.current == job.before:
+                return Outcome(ending=Ending.DONE, detail="it served it already", serves=now.current)
+            if not job.before or now.previous != job.before:
+                wanted = short(job.before) if job.before else "none"
+                detail = f"it is to go back to {wanted}, and has {short(now.previous) or 'none'}: it stays as it is"
+                return Outcome(ending=Ending.FAILED, detail=detail, serves=now.current)
+            back = rollback(board, _quiet, signed=kit.policy.key is not None, patience=kit.policy.patience)
+            return Outcome(ending=Ending.DONE, changed=True, serves=back.release, before=now.current)
+    except Unreachable as error:
+        return Outcome(ending=Ending.UNREACHABLE, detail=error.message, touched=False)
+    except ConnectionLost as error:
+        return Outcome(ending=Ending.UNREACHABLE, detail=error.message)
+    except Reserved as error:
+        return Outcome(ending=Ending.RESERVED, detail=str(error.hold), touched=False)
+    except BoardError as error:
+        return Outcome(ending=Ending.FAILED, detail=error.message, touched=False)
+
+
+def _quiet(event: Event) -> None:
+    """A hundred boards at once: the journal says how far each is."""

@@ -1,0 +1,11 @@
+"""What Alembic runs to migrate: on the connection, and in the transaction, that ``upgrade`` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from bpudeploy.results.migrations.upgrade import REVISION_TABLE
+
+context.configure(connection=context.config.attributes["connection"], version_table=REVISION_TABLE)
+with context.begin_transaction():
+    context.run_migrations()

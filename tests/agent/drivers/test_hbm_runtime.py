@@ -1,0 +1,140 @@
+"""The Python runtime of the S-series."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bpudeploy.agent.drivers.base import Refused
+from bpudeploy.agent.drivers.hbm_runtime import open_session
+from tests.agent.drivers.small import NV12_ERROR, artifact, expected, pictures, same_answer
+from tests.fakes.board.fixtures import Board
+
+On = Callable[..., Board]
+
+
+@pytest.mark.parametrize(("input_type", "error"), [("nv12", NV12_ERROR), ("rgb-nhwc", 1e-5)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_logits_are_the_networks_own(input_type: str, error: float, batch: int, fake_board: On, tmp_path: Path) -> None:
+    board = fake_board("s100")
+    session = open_session(artifact(tmp_path, board.march, input_type, batch=batch), 0)
+    assert (session.driver, session.batch, session.times_frames) == ("hbm_runtime", batch, True)
+    assert session.runtime == "hbm_runtime, libdnn 3.3.3_(4.1.17 HBRT)"
+    for seed in range(10):
+        pixels = pictures(batch, seed=seed)
+        logits, right = session.infer(session.prepare(pixels)), expected(pixels, batch=batch)
+        assert logits.dtype == np.float32 and logits.shape == (batch, 10)
+        assert np.abs(logits - right).max() < error
+        assert same_answer(logits, right)
+    session.close()
+
+
+def test_nv12_is_two_inputs_by_name(fake_board: On, tmp_path: Path) -> None:
+    session = open_session(artifact(tmp_path, fake_board("s100").march), 0)
+    fed = session.prepare(pictures())
+    assert {n: (a.shape, a.dtype.name) for n, a in fed["model"].items()} == {
+        "pixels_y": ((1, 16, 24, 1), "uint8"),
+        "pixels_uv": ((1, 8, 12, 2), "uint8"),
+    }
+
+
+@pytest.mark.parametrize("reserved", [0, 4])
+def test_streams_run_at_once_each_in_a_runtime_of_its_own(reserved: int, fake_board: On, tmp_path: Path) -> None:
+    session = open_session(artifact(tmp_path, fake_board("s100").march, "rgb-nhwc"), 0)
+    session.reserve(reserved)
+    wrong: list[Any] = []
+
+    def stream(seed: int) -> None:
+        pixels = pictures(seed=seed)
+        fed, right = session.prepare(pixels), expected(pixels)
+        try:
+            wrong.extend(i for i in range(25) if not np.allclose(session.infer(fed), right, atol=1e-5))
+        except Refused as refused:
+            wrong.append(refused)
+
+    threads = [threading.Thread(target=stream, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("scales", [(0.001,), tuple(0.001 * (i + 1) for i in range(10))])
+@pytest.mark.parametrize("output", ["int32", "int16"])
+def test_integers_are_scaled(output: str, scales: tuple[float, ...], fake_board: On, tmp_path: Path) -> None:
+    path = artifact(tmp_path, fake_board("s100").march, "rgb-nhwc", output=output, scales=scales)
+    session, pixels = open_session(path, 0), pictures()
+    assert np.abs(session.infer(session.prepare(pixels)) - expected(pixels)).max() <= max(scales) / 2 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        ({"input_type": "rgb-nchw"}, r"pixels U8 \(1, 3, 16, 24\)"),
+        ({"output": "int32", "scales": ()}, "S32 with no scale"),
+        ({"output": "int32", "scales": (0.1, 0.2)}, "2 scales for 10 classes"),
+    ],
+)
+def test_what_it_cannot_read_is_refused(made: dict[str, Any], why: str, fake_board: On, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=why):
+        session = open_session(artifact(tmp_path, fake_board("s100").march, **made), 0)
+        session.infer(session.prepare(pictures()))
+
+
+def test_a_failed_run_is_refused_and_the_next_may_work(fake_board: On, tmp_path: Path) -> None:
+    board = fake_board("s100")
+    session = open_session(artifact(tmp_path, board.march), 0)
+    fed = session.prepare(pictures())
+    board.set(fail="infer")
+    with pytest.raises(Refused, match="hbUCPWaitTaskDone failed"):
+        session.infer(fed)
+    board.set()
+    assert session.infer(fed).shape == (1, 10)
+
+
+def test_an_artifact_of_another_chip_is_not_loaded(fake_board: On, tmp_path: Path) -> None:
+    path = artifact(tmp_path, "nash-m")
+    fake_board("s100")
+    with pytest.raises(Refused, match="does not load the file") as refused:
+        open_session(path, 0)
+    assert "march" in refused.value.hint
+    with pytest.raises(Refused, match="does not exist"):
+        open_session(str(tmp_path / "none.hbm"), 0)
+    with pytest.raises(Refused, match="no setting for CPU threads"):
+        open_session(path, 4)
+
+
+def test_a_missing_runtime_is_refused(fake_board: On) -> None:
+    fake_board("s100", runtimes=())
+    with pytest.raises(Refused, match="has no hbm_runtime"):
+        open_session("net.hbm", 0)
+
+
+def test_the_tool_times_and_profiles(fake_board: On, tmp_path: Path) -> None:
+    board = fake_board("s100")
+    session = open_session(artifact(tmp_path, board.march), 0)
+    said = session.timed(50, 1)
+    assert (said.frames, said.streams, said.mean_ms) == (50, 1, 2.0)
+    assert [layer.where for layer in session.layers([1, 2])] == ["bpu", "runtime"]
+
+
+def test_the_binding_itself_refuses_what_the_real_one_refuses(fake_board: On, tmp_path: Path) -> None:
+    import importlib
+
+    path = artifact(tmp_path, fake_board("s100").march)
+    runtime = importlib.import_module("hbm_runtime").HB_HBMRuntime(path)
+    y, uv = np.zeros((1, 16, 24, 1), np.uint8), np.zeros((1, 8, 12, 2), np.uint8)
+    for inputs, why in [
+        ({"pixels_y": y.astype(np.float32), "pixels_uv": uv}, "Data type mismatch for input tensor 'pixels_y'"),
+        ({"pixels_y": y[0], "pixels_uv": uv}, "Mismatch in tensor dimensions"),
+        ({"pixels_y": y[:, :8], "pixels_uv": uv}, "Mismatch in tensor dimension at index 1"),
+        ({"image_y": y, "pixels_uv": uv}, 'Input name "image_y" is invalid'),
+    ]:
+        with pytest.raises(RuntimeError, match=why):
+            runtime.run({"model": inputs})

@@ -1,0 +1,57 @@
+"""The agent as a zip: the same bytes each time, Python 3.8's grammar, and nothing but what a board has."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bpudeploy.effects.packed import packed_agent
+
+AGENT = Path(__file__).parents[2] / "bpudeploy" / "agent"
+SOURCES = sorted(AGENT.rglob("*.py"))
+A_BOARD_HAS = {"numpy", "onnxruntime", "hobot_dnn", "hbm_runtime"}
+
+
+def test_two_packs_are_the_same_bytes() -> None:
+    first = packed_agent()
+    packed_agent.cache_clear()
+    assert packed_agent() == first
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        names = archive.namelist()
+        assert archive.testzip() is None
+    assert names == sorted(names) and "__main__.py" in names
+    assert len(names) == len(SOURCES) + 1 and not [name for name in names if "__pycache__" in name]
+
+
+def test_it_runs_from_anywhere_with_a_plain_python(agent_zip: Path, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-I", str(agent_zip), "--root", str(tmp_path)],
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin"},
+        input=b"",
+        capture_output=True,
+        timeout=20,
+    )
+    assert ended.returncode == 1 and ended.stderr == b"agent: its input ended: the host is gone\n"
+    assert all(json.loads(line)["is"] == "hello" for line in ended.stdout.splitlines())
+    assert [path.name for path in agent_zip.parent.iterdir()] == [agent_zip.name], "it leaves no cache beside itself"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(AGENT)))
+def test_a_boards_python_understands_it(path: Path) -> None:
+    tree = ast.parse(path.read_text(), feature_version=(3, 8))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = {str(node.module).split(".")[0]}
+        else:
+            continue
+        assert names <= sys.stdlib_module_names | A_BOARD_HAS, names

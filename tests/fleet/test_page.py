@@ -1,0 +1,256 @@
+"""The page of a rollout: one file that loads nothing, every board in it, and no name that becomes markup."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import cache
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bpudeploy.fleet.chronicle import chronicle, lasting, roughly
+from bpudeploy.fleet.events import Ended, Event, Planned, Started
+from bpudeploy.fleet.page import policy_in_words, write_rollout
+from bpudeploy.fleet.scale import Scale
+from bpudeploy.fleet.timeline import timeline
+from bpudeploy.spec.fleet import OnFailure, Reserved, RolloutSpec, Wave
+from tests.fleet import journals
+
+
+@pytest.fixture
+def page(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Return the page of the journal that the test is parametrized with."""
+    return page_of(journals.EVERY[request.param](), tmp_path)
+
+
+def page_of(events: list[Event], folder: Path) -> str:
+    write_rollout(events, folder / "rollout.html")
+    return (folder / "rollout.html").read_text()
+
+
+def words_of(page: str) -> str:
+    body = re.sub(r"<style>.*?</style>", "", page[page.index("<body>") :], flags=re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)))
+
+
+class Tags(HTMLParser):
+    """Every tag with the names of its attributes, and the classes that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, ...]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, *sorted(name for name, _ in attrs), dict(attrs).get("class") or ""))
+
+
+def tags_of(page: str) -> list[tuple[str, ...]]:
+    parser = Tags()
+    parser.feed(page)
+    return parser.found
+
+
+every = pytest.mark.parametrize("page", journals.EVERY, indirect=True)
+
+
+@every
+def test_the_page_is_one_file_that_loads_nothing(page: str) -> None:
+    assert page.count("<svg") == 1 and page.count("<style>") == 2
+    assert not re.search(r"<(script|link|img|iframe|image|object|a)\b|@import|\bsrc=|href=|url\(|\son\w+=", page)
+    assert "NaN" not in page and "None" not in words_of(page)
+
+
+@pytest.mark.parametrize("name", journals.EVERY)
+def test_it_is_the_same_each_time_and_has_every_board_and_release(name: str, tmp_path: Path) -> None:
+    events = journals.EVERY[name]()
+    page = page_of(events, tmp_path)
+    assert page == page_of(journals.EVERY[name](), tmp_path)
+    planned = events[0]
+    assert isinstance(planned, Planned)
+    tables = page[page.index("<h2>Wave 1</h2>") :]
+    for place in planned.places:
+        assert tables.count(f'<td class="board">{place.board}</td>') == 1
+        assert place.release is None or place.release in page
+
+
+@pytest.mark.parametrize("name", journals.EVERY)
+def test_the_timeline_has_a_row_for_every_board_of_a_wave_that_began(name: str) -> None:
+    told = chronicle(journals.EVERY[name]())
+    drawn = ET.fromstring(timeline(told))
+    space = "{http://www.w3.org/2000/svg}"
+    labels = [t.text or (t[-1].tail if len(t) else "") for t in drawn.iter(f"{space}text") if t.get("x") == "0"]
+    rows = [b.board.place.board for wave, boards in told.waves.items() if told.began(wave) for b in boards]
+    heads = [f"wave {wave + 1}" for wave in told.waves] + ["in no wave"] * bool(told.skipped)
+    assert sorted(label for label in labels if label and "failed" not in label) == sorted(rows + heads)
+    high = float(drawn.attrib["viewBox"].split()[3])
+    for rect in drawn.iter(f"{space}rect"):
+        x, y, w = (float(rect.attrib[key]) for key in ("x", "y", "width"))
+        assert w >= 0 and x >= 0 and x + w <= 1080 and 0 <= y <= high
+
+
+def test_why_by_whom_and_by_which_policy(tmp_path: Path) -> None:
+    words = words_of(page_of(journals.hundred(2), tmp_path))
+    for part in (
+        "Rollout of deit-tiny",
+        "planned by ada@build-7 at 2026-11-28 20:00:00",
+        "1 board failed in wave 3, and none may: s100-lab3-029",
+        "gate max_drop 1 point: top-1 lost 6.2 (4.1 to 8.3)",
+        "28 rolled back",
+        "55 not begun",
+        "grace has it until 23:00 UTC: burn-in",
+        "Wave 1: 4 boards; then 5 min of soak.",
+        "It stops at the first failure; then the wave that failed goes back to its releases before.",
+        "loses at most 1 points of top-1 against float",
+        "nothing is built for rdk-x3-md",
+    ):
+        assert part in words, part
+
+
+def test_pauses_approvals_and_takeovers_are_told_with_who_said_so(tmp_path: Path) -> None:
+    resumed = words_of(page_of(journals.resumed(), tmp_path))
+    assert "paused grace@desk" in resumed and "resumed grace@desk" in resumed
+    assert "another controller takes over ada@build-7 pid 4822" in resumed
+    approved = page_of(journals.approved(), tmp_path)
+    assert "approved, wave 3 grace@desk" in words_of(approved)
+    assert "Wave 3: 3 boards, after an approval." in words_of(approved)
+    assert {"1 h", "11 h 20 min"} <= set(re.findall(r'font-style="italic"[^>]*>([^<]*)<', approved))
+
+
+def test_what_a_board_serves_is_said_where_it_is_not_what_it_was_to_get(tmp_path: Path) -> None:
+    page = page_of(journals.troubled(), tmp_path)
+    rows = {m[1]: m[0] for m in re.finditer(r'<tr><td class="board">([^<]*)</td>.*?</tr>', page, re.DOTALL)}
+    assert "serves not known" in words_of("<body>" + rows["x5-lab3-002"]), "unreachable: nobody knows"
+    assert "serves" not in rows["x5-lab2-001"]
+
+
+@cache
+def harmless(tmp: Path) -> list[tuple[str, ...]]:
+    return tags_of(page_of(journals.hostile("x", "x", "x"), tmp))
+
+
+HOSTILE = st.one_of(
+    st.text(st.characters(codec=None, exclude_categories=()), min_size=1, max_size=30),
+    st.sampled_from(
+        [
+            "<script>alert(1)</script>",
+            '"><img src=x onerror=alert(1)>',
+            "</title></svg><a href=javascript:alert(1)>x",
+            "{{ 7 * 7 }}{% include 'page.css' %}",
+            "</style><style>*{display:none}",
+            "-->]]>&amp;&#x3c;b&#x3e;",
+        ]
+    ),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(HOSTILE, HOSTILE, HOSTILE)
+def test_no_name_and_no_words_become_markup(
+    tmp_path_factory: pytest.TempPathFactory, name: str, detail: str, by: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    page = page_of(journals.hostile(name, detail, by), folder)
+    assert tags_of(page) == harmless(folder)
+    assert "49{" not in page
+
+
+def test_a_clock_that_was_set_back_makes_no_time_negative(tmp_path: Path) -> None:
+    events = journals.six()
+    middle = len(events) // 2
+    back = [*events[:middle], *(e.model_copy(update={"at": e.at - 3600}) for e in events[middle:])]
+    told = chronicle(back)
+    assert all(s.seconds(told.last) >= 0 for b in told.boards for s in b.spells)
+    assert told.seconds >= 0 and 'width="-' not in page_of(back, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["six", "resumed", "troubled", "approved"])
+def test_every_beginning_of_a_journal_can_be_drawn(name: str, tmp_path: Path) -> None:
+    events = journals.EVERY[name]()
+    for count in range(1, len(events), 2):
+        page_of(events[:count], tmp_path)
+    with pytest.raises(ValueError, match="first event"):
+        write_rollout(events[1:], tmp_path / "no.html")
+
+
+def test_what_was_lost_with_its_controller_is_no_work() -> None:
+    told = chronicle(journals.resumed())
+    lost = [b for b in told.boards if any(s.lost for s in b.spells)]
+    assert lost and all(b.words == "done" and b.tries == 2 for b in lost)
+    assert all(b.seconds(told.last) < 25 for b in lost), "not the time until somebody took it up again"
+
+
+def test_the_work_of_every_board_is_found_in_the_events() -> None:
+    events = journals.hundred(2)
+    told = chronicle(events)
+    assert sum(len(b.spells) for b in told.boards) == sum(isinstance(e, Started) for e in events)
+    assert told.bytes_sent == sum(e.bytes_sent for e in events if isinstance(e, Ended))
+
+
+def test_a_policy_in_words() -> None:
+    planned = journals.six()[0]
+    assert isinstance(planned, Planned)
+    policy = RolloutSpec(
+        waves=(Wave(select="group=canary"), Wave(count=1), Wave(percent=12.5)),
+        max_unavailable=1,
+        max_failures=2,
+        on_failure=OnFailure.ROLLBACK_ALL,
+        reserved=Reserved.WAIT,
+        windows=("mon-fri 20:00-06:00 Europe/Berlin", "sat"),
+    )
+    assert policy_in_words(planned.model_copy(update={"policy": policy})) == [
+        "Wave 1: 1 board.",
+        "Wave 2: 5 boards.",
+        "Asked for, in turn: group=canary; 1 board; 12.5 % of the boards; then all that are left.",
+        "At most 1 board out of service at once. It stops when more than 2 fail; "
+        "then every board that it updated goes back to its release before.",
+        "A board passes when it answers the golden images as the host does.",
+        "A board has 15 min, then it counts as failed; it is unreachable after 2 tries.",
+        "A board that somebody has reserved is waited for, 1 h at most.",
+        "Boards are touched only in: mon-fri 20:00-06:00 Europe/Berlin; sat.",
+    ]
+
+
+SPANS = st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 500)).map(lambda p: (p[0], p[0] + p[1])), max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SPANS, st.floats(0.01, 2e5), st.lists(st.floats(0, 2e5), min_size=2, max_size=8))
+def test_the_scale_never_falls_stays_inside_and_its_ticks_have_room(
+    busy: list[tuple[float, float]], end: float, times: list[float]
+) -> None:
+    scale = Scale.of(busy, 0.0, end, 100.0, 900.0)
+    xs = [scale.x(at) for at in sorted(times)]
+    assert xs == sorted(xs) and all(100 - 1e-6 <= x <= 900 + 1e-6 for x in xs)
+    assert scale.x(0.0) == pytest.approx(100) and scale.x(end) == pytest.approx(900)
+    assert [p.x1 for p in scale.pieces[:-1]] == [p.x0 for p in scale.pieces[1:]]
+    ticks = [(scale.x(at), words) for at, words in scale.ticks()]
+    assert all(b[0] - a[0] >= 2.6 * (len(a[1]) + len(b[1])) for a, b in pairwise(ticks))
+    assert len(ticks) <= 60
+
+
+def test_a_quiet_night_takes_little_room() -> None:
+    scale = Scale.of([(0, 60), (40_000, 40_060)], 0, 40_060, 0, 800)
+    (cut,) = scale.cuts
+    assert (cut.begin, cut.end) == (60, 40_000) and cut.x1 - cut.x0 < 50
+    assert scale.x(60) == pytest.approx(377)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "long", "short"),
+    [
+        (0.04, "0.0 s", "0 s"),
+        (59.94, "59.9 s", "59.9 s"),
+        (59.96, "1 min 00 s", "1 min"),
+        (900, "15 min 00 s", "15 min"),
+        (3725, "1 h 02 min", "1 h 02 min"),
+        (86400, "1 d 00 h", "1 d"),
+    ],
+)
+def test_durations(seconds: float, long: str, short: str) -> None:
+    assert (lasting(seconds), roughly(seconds)) == (long, short)
