@@ -139,7 +139,7 @@ def control(path: Path, kits: Mapping[str, Kit], tell: Callable[[Event], None]) 
 def left_over(events: Sequence[Event], name: str) -> Planned | None:
     """Return a rollout of one wave for the boards that an earlier one did not reach; None: there are none."""
     before = view(events)
-    open_ = (State.UNREACHABLE, State.RESERVED, State.WAITING)
+    open_ = (State.UNREACHABLE, State.RESERVED, State.WAITING, State.LATE)
     left = [one.place for one in before.boards.values() if one.state in open_]
     if not left:
         return None

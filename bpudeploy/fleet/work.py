@@ -81,7 +81,7 @@ def _update(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:
             except (GateBroken, BoardError) as error:
                 if isinstance(error, ConnectionLost):
                     raise
-                return _go_back(board, kit, before, pushed, error)
+                return _go_back(board, kit, job, before, pushed, error)
     except Unreachable as error:
         return Outcome(ending=Ending.UNREACHABLE, detail=error.message, touched=False)
     except ConnectionLost as error:
@@ -185,21 +185,22 @@ def _slower(measured: tuple[Measurement, ...], limit: float) -> str:
     return said
 
 
-def _go_back(board: Board, kit: Kit, before: Served, pushed: Pushed, error: Exception) -> Outcome:
-    """Make the release before current again on a board that did not pass, where this update changed it."""
+def _go_back(board: Board, kit: Kit, job: Job, before: Served, pushed: Pushed, error: Exception) -> Outcome:
+    """Take a board that did not pass back to what it served before this rollout first touched it."""
     why = error.message if isinstance(error, BoardError) else str(error)
-    said = {"before": before.current, "bytes_sent": pushed.bytes_sent}
     digest = kit.candidate.release.digest
-    if not pushed.changed:
-        return Outcome(ending=Ending.FAILED, detail=f"{why}; it served this release before", serves=digest, **said)
+    known = {"ending": Ending.FAILED, "before": before.current, "bytes_sent": pushed.bytes_sent}
+    earlier = before.current if pushed.changed else job.before  # an attempt that was lost may have activated it
+    if not earlier or earlier == digest:
+        return Outcome(detail=f"{why}; it has no release before to go back to", serves=digest, changed=True, **known)
     try:
         now = rollback(board, _quiet, signed=kit.policy.key is not None, patience=kit.policy.patience).release
-    except ConnectionLost:
-        raise
+    except ConnectionLost as lost:
+        return Outcome(detail=f"{why}; and on its way back: {lost.message}", changed=True, **known)
     except BoardError as again:
         detail = f"{why}; it could not go back: {again.message}"
-        return Outcome(ending=Ending.FAILED, detail=detail, serves=digest, changed=True, **said)
-    return Outcome(ending=Ending.FAILED, detail=f"{why}; it serves {short(now)} again", serves=now, **said)
+        return Outcome(detail=detail, serves=digest, changed=True, **known)
+    return Outcome(detail=f"{why}; it serves {short(now)} again", serves=now, **known)
 
 
 def _roll_back(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:

@@ -14,7 +14,7 @@ from bpudeploy.spec.fleet import OnFailure, Reserved, RolloutSpec
 from tests.fleet.simulated import Killed, SimBook, SimCrew, World, operator
 from tests.fleet.witness import NEW, Fate, SimBoard, Witness, place
 
-SCHEDULES = int(os.environ.get("BPUDEPLOY_SCHEDULES", "3000"))
+SCHEDULES = int(os.environ.get("BPUDEPLOY_SCHEDULES", "2000"))
 FIRST = int(os.environ.get("BPUDEPLOY_FIRST_SCHEDULE", "0"))
 BOARD_SECONDS = 120.0
 

@@ -78,6 +78,7 @@ DOORS = {
         "cli/arguments.py",
         "cli/board_arguments.py",
         "cli/fleet.py",
+        "cli/reservations.py",
         "cli/verbs.py",
         "cli/inspect.py",
         "cli/run.py",
