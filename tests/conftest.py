@@ -23,7 +23,7 @@ dataset:
   evaluation: {count: 6, seed: 0}
 calibration: {count: 4, seed: 1}
 target: local
-benchmark: {warmup: 1, rounds: 3, min_frames: 6, min_seconds: 0, max_seconds: 2, precision: 100, streams: [2]}
+benchmark: {warmup: 1, rounds: 6, min_frames: 12, min_seconds: 0, max_seconds: 2, precision: 100, streams: [2]}
 """
 
 

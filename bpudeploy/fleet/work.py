@@ -191,8 +191,11 @@ def _go_back(board: Board, kit: Kit, job: Job, before: Served, pushed: Pushed, e
     digest = kit.candidate.release.digest
     known = {"ending": Ending.FAILED, "before": before.current, "bytes_sent": pushed.bytes_sent}
     earlier = before.current if pushed.changed else job.before  # an attempt that was lost may have activated it
-    if not earlier or earlier == digest:
-        return Outcome(detail=f"{why}; it has no release before to go back to", serves=digest, changed=True, **known)
+    if earlier == digest:
+        return Outcome(detail=f"{why}; it served this release before", serves=digest, **known)
+    if not earlier:
+        detail = f"{why}; it has no release before to go back to"
+        return Outcome(detail=detail, serves=digest, changed=pushed.changed, **known)
     try:
         now = rollback(board, _quiet, signed=kit.policy.key is not None, patience=kit.policy.patience).release
     except ConnectionLost as lost:

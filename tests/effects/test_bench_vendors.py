@@ -69,7 +69,7 @@ def test_a_vendor_s_binary_is_measured(
 ) -> None:
     with on(name, home, tmp_path, **has) as (board, fake):
         fake.set(latency_ms=3.0)
-        method = METHOD.model_copy(update={"threads": None, "min_frames": 60})
+        method = METHOD.model_copy(update={"threads": None, "min_frames": 60, "max_seconds": 60})
         (found,) = measure(board, [built(tmp_path, name, network)], network[1], tmp_path, method)
     assert found.runtime.startswith(driver) and found.latency is not None
     assert found.answers is not None and found.answers.top[1][0] == found.answers.labels[1]

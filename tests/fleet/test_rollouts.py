@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 
 from bpudeploy.cli.main import main
 from bpudeploy.signing import load_key, new_key
+from bpudeploy.spec.load import list_targets
 from tests.boards.sshd import Home, Server, free_port, keygen, make_home, needs_sshd, public, serve
 
 pytestmark = needs_sshd
@@ -44,6 +45,17 @@ class Lab:
             lines.append(f"  b{i}: {{{where}, target: cpu-ssh, groups: [{group}]}}")
         lines.append(f"rollout: {{waves: [{{select: group=canary}}], max_unavailable: 2, {policy}}}")
         path = self.folder / "fleet.yaml"
+        path.write_text("\n".join(lines) + "\n")
+        return str(path)
+
+    def mixed(self, targets: Sequence[str]) -> str:
+        """Write a fleet file of boards of several kinds, with no canary."""
+        lines = ["boards:"]
+        for i, target in enumerate(targets):
+            server = self.servers[i]
+            where = f"address: '127.0.0.1:{server.port}', root: {server.board}/bpudeploy"
+            lines.append(f"  b{i}: {{{where}, target: {target}}}")
+        path = self.folder / "mixed.yaml"
         path.write_text("\n".join(lines) + "\n")
         return str(path)
 
@@ -247,3 +259,42 @@ def test_from_another_terminal(lab: Lab, built: tuple[Path, list[str]], capsys: 
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, (out, err)
     assert lab.serves() == [new] * COUNT
+
+
+def test_each_kind_of_board_gets_its_own_artifact_of_one_recipe(
+    lab: Lab, built: tuple[Path, list[str]], tiny_files: Path, capsys: Out
+) -> None:
+    """Two targets from one recipe's file, built on the way; a third, which nothing here compiles for, by name."""
+    shipped = list_targets(Path())["cpu-ssh"].read_text()
+    recipe = lab.folder / "mixed-recipe.yaml"  # a recipe's own targets lie beside it, as an inventory's do
+    recipe.write_text(f"extends: {tiny_files / 'tiny.yaml'}\nname: mixed\n")
+    for folder in (Path("targets"), lab.folder / "targets"):
+        folder.mkdir(exist_ok=True)
+        (folder / "cpu-two.yaml").write_text(shipped.replace("name: cpu-ssh", "name: cpu-two"))
+    fleet(capsys, "rollout", str(recipe), "--fleet", lab.mixed(["cpu-ssh", "cpu-two"]))
+    one, two, *_ = lab.serves()
+    assert one and two and one != two
+    manifests = [json.loads((s.board / "bpudeploy" / "current" / "manifest.json").read_text()) for s in lab.servers[:2]]
+    assert [m["target"] for m in manifests] == ["cpu-ssh", "cpu-two"]
+    path = lab.mixed(["cpu-ssh", "cpu-two", "rdk-x5"])
+    rows = json.loads(fleet(capsys, "plan", "mixed", "--fleet", path, "--json"))["boards"]
+    assert [row["wave"] for row in rows] == [1, 1, None] and "nothing is built for target rdk-x5" in rows[2]["note"]
+    assert [row["bytes_to_send"] for row in rows[:2]] == [0, 0]
+
+
+def test_gates_are_held_against_the_board_s_own_release_before(
+    lab: Lab, built: tuple[Path, list[str]], capsys: Out
+) -> None:
+    new = built[1][1]
+    newer = sorted(Path(".bpudeploy/runs").iterdir())[1]
+    hidden = newer.rename(Path(".bpudeploy/hidden"))
+    try:
+        fleet(capsys, "rollout", "tiny", "--fleet", lab.fleet("gates: {self_check: false}", only=1))
+    finally:
+        hidden.rename(newer)
+    gates = "gates: {max_drop: 100, max_p99_slower: 100000, max_temperature: 119}"
+    said = fleet(capsys, "rollout", "tiny", "--fleet", lab.fleet(gates, only=1), "--json")
+    reached = [json.loads(line) for line in said.splitlines() if '"reached"' in line]
+    (measured,) = [one["detail"] for one in reached if one["step"] == "measured"]
+    assert "top-1 lost" in measured and "p99" in measured and "against its release before" in measured
+    assert lab.serves()[0] == new
