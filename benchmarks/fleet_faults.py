@@ -1,9 +1,9 @@
 """What a rollout does when boards of a fleet fail in each way there is: real sshd boards, faults put in by their tools.
 
-    python -m benchmarks.fleet_faults tiny --boards 100 --faulty 3
+    python -m benchmarks.fleet_faults tiny --before older --boards 100 --faulty 3
 
-For each fault, `--faulty` boards of the second wave have it: once the policy allows no failure, once as many. Afterwards
-each board is looked at from outside. Run where a release was built for the target cpu-ssh.
+For each fault, `--faulty` boards of the second wave have it: once no failure is allowed, once as many. Afterwards
+each board is looked at from outside. Every board has an older release first. Run where both were built for cpu-ssh.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Fault(StrEnum):
     NONE = "none"
     OFF = "off: nothing listens"
     HOST_KEY = "another host key"
-    REFUSES = "refuses: its folder is a file"
+    REFUSES = "refuses: no upload can begin"
     FULL = "full: no byte is free"
     STALLS = "stalls: sha256sum never ends"
     SLOW = "slow: each sha256sum takes 2 s"
@@ -78,15 +78,39 @@ class Row:
         )
 
 
-def tools(folder: Path, fault: Fault) -> Path | None:
-    """Return a folder that comes before the board's own commands."""
+def run(folder: Path, release: str, fleet: Path) -> None:
+    """Roll out by the command line, in a process of its own."""
+    command = [sys.executable, "-m", "bpudeploy", "fleet", "rollout", release, "--fleet", str(fleet)]
+    with (folder / "log").open("wb") as log:
+        subprocess.run(command, env=os.environ.copy(), stdout=log, stderr=log)
+
+
+def write_fleet(
+    path: Path, servers: Sequence[Server], off: Sequence[int], args: argparse.Namespace, allowed: int
+) -> Path:
+    """Write the fleet file; the boards ``off`` are at addresses where nothing listens."""
+    lines = ["boards:"]
+    for i, server in enumerate(servers):
+        where = f"address: '127.0.0.1:{free_port() if i in off else server.port}', root: {server.board}/bpudeploy"
+        lines.append(f"  b{i}: {{{where}, target: cpu-ssh}}")
+    lines += ["rollout:", f"  waves: [{{count: {args.boards // 10}}}, {{percent: 40}}]", "  max_unavailable: 20"]
+    lines += [f"  max_failures: {allowed}", "  board_seconds: 20", "  attempts: 1", "  gates: {self_check: false}"]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def break_board(folder: Path, server: Server, fault: Fault) -> None:
+    """Put a fault into a board that has served its older release well."""
+    if fault is Fault.REFUSES:
+        incoming = server.board / "bpudeploy" / "incoming"
+        shutil.rmtree(incoming)
+        incoming.write_text("a file")
     if fault not in TOOLS:
-        return None
+        return
     name, script = TOOLS[fault]
     folder.mkdir(parents=True)
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
-    return folder
 
 
 def unavailable(events: Sequence[Event]) -> int:
@@ -106,49 +130,47 @@ def unavailable(events: Sequence[Event]) -> int:
 
 def rollout(folder: Path, home: Home, key: Path, args: argparse.Namespace, fault: Fault, allowed: int) -> Row:
     """Roll the release out to fresh boards, some of which have the fault."""
-    wanted = find_release(f"{args.release}@cpu-ssh").digest
+    wanted, before = (find_release(f"{name}@cpu-ssh").digest for name in (args.release, args.before))
     first = args.boards // 10
     faulty = range(first, first + args.faulty) if fault is not Fault.NONE else range(0)
     with ExitStack() as stack:
         servers: list[Server] = []
         for i in range(args.boards):
-            path = tools(folder / f"tools-{i}", fault) if i in faulty else None
+            path = folder / f"tools-{i}" if i in faulty else None
             servers.append(stack.enter_context(serve(folder / f"b{i}", home, path=path)))
             keys = servers[-1].board / "bpudeploy" / "keys"
             keys.mkdir(parents=True)
             (keys / "allowed_signers").write_text(load_key(key).public.allowed_signer + "\n")
-            if i in faulty and fault is Fault.REFUSES:
-                shutil.rmtree(keys.parent)
-                keys.parent.write_text("a file")
         home.know(*servers)
+        fleet = write_fleet(folder / "fleet.yaml", servers, [], args, args.boards)
+        run(folder, args.before, fleet)
+        for i in faulty:
+            break_board(folder / f"tools-{i}", servers[i], fault)
         if fault is Fault.HOST_KEY:
             other, known = public(keygen(folder / "other")), home.ssh / "known_hosts"
             text = known.read_text()
             for i in faulty:
                 text = text.replace(public(servers[i].host_key), other)
             known.write_text(text)
-        lines = ["boards:"]
-        for i, server in enumerate(servers):
-            port = free_port() if i in faulty and fault is Fault.OFF else server.port
-            where = f"address: '127.0.0.1:{port}', root: {server.board}/bpudeploy"
-            lines.append(f"  b{i}: {{{where}, target: cpu-ssh}}")
-        lines += ["rollout:", f"  waves: [{{count: {first}}}, {{percent: 40}}]", "  max_unavailable: 20"]
-        lines += [f"  max_failures: {allowed}", "  board_seconds: 20", "  attempts: 1", "  gates: {self_check: false}"]
-        (folder / "fleet.yaml").write_text("\n".join(lines) + "\n")
+        off = [i for i in faulty if fault is Fault.OFF]
+        fleet = write_fleet(folder / "fleet.yaml", servers, off, args, allowed)
         started = time.perf_counter()
-        command = [sys.executable, "-m", "bpudeploy", "fleet", "rollout", args.release, "--fleet"]
-        with (folder / "log").open("wb") as log:
-            subprocess.run([*command, str(folder / "fleet.yaml")], env=os.environ.copy(), stdout=log, stderr=log)
+        run(folder, args.release, fleet)
         seconds = time.perf_counter() - started
         events = Journal(rollouts(ROLLOUTS)[0]).read_new()
-        serving = [server.board / "bpudeploy" / "current" for server in servers]
-        return row(
-            events, fault, allowed, [p.readlink().name if p.is_symlink() else "" for p in serving], wanted, seconds
-        )
+        links = [server.board / "bpudeploy" / "current" for server in servers]
+        serving = [link.readlink().name if link.is_symlink() else "" for link in links]
+        return row(events, fault, allowed, serving, wanted, before, seconds)
 
 
 def row(
-    events: Sequence[Event], fault: Fault, allowed: int, serving: Sequence[str], wanted: str, seconds: float
+    events: Sequence[Event],
+    fault: Fault,
+    allowed: int,
+    serving: Sequence[str],
+    wanted: str,
+    before: str,
+    seconds: float,
 ) -> Row:
     """Hold the journal against what the boards really serve."""
     last = {event.board: event for event in events if isinstance(event, Ended)}
@@ -156,14 +178,14 @@ def row(
     wrong = 0
     for place, serves in zip(planned.places, serving, strict=True):
         end = last.get(place.board)
-        told = "" if end is None else end.serves
-        wrong += serves not in ("", wanted) or (told is not None and told != serves)
+        told = before if end is None else end.serves
+        wrong += serves not in (before, wanted) or (told is not None and told != serves)
     finished = next((event for event in events if isinstance(event, Finished)), None)
     return Row(
         fault,
         allowed,
         finished.result.value if finished is not None else "not finished",
-        Counter(end.ending.value if end.work.value == "update" else "rolled back" for end in last.values()),
+        Counter(end.ending.value if end.work.value == "update" else f"rollback {end.ending}" for end in last.values()),
         sum(isinstance(event, Started) and event.work.value == "update" for event in events),
         unavailable(events),
         wrong,
@@ -175,6 +197,7 @@ def main() -> None:
     """Print a row for each fault and policy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("release")
+    parser.add_argument("--before", required=True, help="the older release's recipe")
     parser.add_argument("--boards", type=int, default=100)
     parser.add_argument("--faulty", type=int, default=3)
     args = parser.parse_args()

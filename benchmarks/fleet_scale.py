@@ -79,7 +79,7 @@ def boards(folder: Path, home: Home, count: int) -> Iterator[list[Server]]:
         yield [stack.enter_context(serve(folder / f"board-{i:03}", home)) for i in range(count)]
 
 
-def inventory(folder: Path, servers: Sequence[Server], unavailable: str) -> Path:
+def inventory(path: Path, servers: Sequence[Server], unavailable: str) -> Path:
     """Write a fleet file; no gate but what a push itself verifies."""
     lines = ["boards:"]
     for i, server in enumerate(servers):
@@ -87,14 +87,13 @@ def inventory(folder: Path, servers: Sequence[Server], unavailable: str) -> Path
             f"  board-{i:03}: {{address: '127.0.0.1:{server.port}', root: {server.board}/bpudeploy, target: cpu-ssh}}"
         )
     lines += ["rollout:", f"  max_unavailable: {unavailable}", "  gates: {self_check: false}"]
-    path = folder / "fleet.yaml"
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
-def ours(folder: Path, release: str, env: dict[str, str]) -> Took:
+def ours(folder: Path, fleet: Path, release: str, env: dict[str, str]) -> Took:
     """Roll out by bpudeploy, in a process of its own, as a user would."""
-    argv = [sys.executable, "-m", "bpudeploy", "fleet", "rollout", release, "--fleet", str(folder / "fleet.yaml")]
+    argv = [sys.executable, "-m", "bpudeploy", "fleet", "rollout", release, "--fleet", str(fleet)]
     return timed(argv, Path.cwd(), folder / "ours.log", **env)
 
 
@@ -143,10 +142,16 @@ def main() -> None:
             home.know(*servers)
             home.config(f"Host 127.0.0.1\n  IdentityFile {home.ssh / 'id_ed25519'}\n")
             trusting(home, servers, key)
-            inventory(folder, servers, args.unavailable)
+            single = inventory(folder / "single.yaml", servers[:1], args.unavailable)
+            every = inventory(folder / "fleet.yaml", servers, args.unavailable)
+            env = {"HOME": str(home.folder), "XDG_CONFIG_HOME": str(folder / "config")}
             print(f"{args.boards} boards, {binary.stat().st_size / 1e6:.1f} MB each")
-            mine = ours(folder, args.release, {"HOME": str(home.folder), "XDG_CONFIG_HOME": str(folder / "config")})
+            alone = ours(folder, single, args.release, env)
+            shutil.rmtree(servers[0].board / "bpudeploy" / "releases")
+            mine = ours(folder, every, args.release, env)
+            per_board = (mine.peak_mb - alone.peak_mb) / max(1, args.boards - 1)
             print(f"bpudeploy fleet rollout: {mine.seconds:.1f} s, exit {mine.status}, peak {mine.peak_mb:.0f} MB")
+            print(f"one board alone: {alone.seconds:.1f} s, peak {alone.peak_mb:.0f} MB: {per_board:.2f} MB a board")
             if args.ansible:
                 theirs = ansible(folder, args.ansible, servers, home, binary)
                 print(f"ansible-playbook: {theirs.seconds:.1f} s, exit {theirs.status}, peak {theirs.peak_mb:.0f} MB")

@@ -27,7 +27,7 @@ SETS = [
     f"{PLACE}.gelu=piecewise",
 ]
 STEPS = ["drop-blocks", "linear-blocks", "parallel-blocks", "reduce-tokens", "prune-heads", "gelu"]
-QUANTIZE = ["quantize", "quantize/scores", "quantize/layers", "quantize/integers"]
+QUANTIZE = ["quantize", "quantize/scores", "quantize/golden", "quantize/layers", "quantize/integers"]
 
 
 def go(recipe: Path, store: Path, sets: list[str], events: list[Event] | None = None) -> RunResult:
@@ -36,7 +36,7 @@ def go(recipe: Path, store: Path, sets: list[str], events: list[Event] | None = 
     return run(plan, store, events.append if events is not None else lambda event: None)
 
 
-AFTER = ("quantize", "quantize/scores", "quantize/layers", "quantize/integers")
+AFTER = ("quantize", "quantize/scores", "quantize/golden", "quantize/layers", "quantize/integers")
 
 
 def test_an_option_reruns_only_what_comes_after_it(tiny: Path, tmp_path: Path) -> None:
