@@ -14,7 +14,7 @@ from bpudeploy.deploy import Orders, build, policy_of
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.fleet import journal, launch
-from bpudeploy.fleet.events import Event, Order, Ordered, Place, Planned, Result
+from bpudeploy.fleet.events import Event, Finished, Order, Ordered, Place, Planned, Result
 from bpudeploy.fleet.inventory import load_fleet, targets_of
 from bpudeploy.fleet.select import labels_of
 from bpudeploy.fleet.select import parse as parse_selector
@@ -49,8 +49,7 @@ def fleet(args: Namespace, store: Path) -> int:
         return _import(args)
     path = _one(args.rollout)
     if args.what == "status":
-        render_fleet.show_status(_events(path), args.json)
-        return ExitCode.OK
+        return _status(path, args)
     if args.what == "report":
         return _report(path, args)
     if args.what == "reconcile":
@@ -68,6 +67,16 @@ def _import(args: Namespace) -> int:
     render.show_text(found.text)
     for what in found.left_out:
         render.show_warning(what)
+    return ExitCode.OK
+
+
+def _status(path: Path, args: Namespace) -> int:
+    events = _events(path)
+    render_fleet.show_status(events, args.json)
+    if not args.json and not isinstance(events[-1], Finished):
+        who = journal.controller(path)
+        gone = "nobody controls it at this moment: `bpudeploy fleet resume` goes on"
+        render.show_note(f"controlled by {who}" if who else gone, False)
     return ExitCode.OK
 
 

@@ -105,7 +105,7 @@ def processes(root: Path) -> list[int]:
     return found
 
 
-KILLS = int(os.environ.get("BPUDEPLOY_KILLS", "6"))
+KILLS = int(os.environ.get("BPUDEPLOY_KILLS", "3"))
 
 
 @pytest.mark.parametrize("seed", range(KILLS))

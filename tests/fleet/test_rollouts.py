@@ -225,6 +225,8 @@ def test_a_killed_controller_is_gone_on_with(
     time.sleep(after)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    said = fleet(capsys, "status")
+    assert "`bpudeploy fleet resume` goes on" in said or "complete" in said
     fleet(capsys, "resume")
     assert lab.serves() == [new] * COUNT
     (journal,) = set(rollouts.glob("*/journal.jsonl")) - known
