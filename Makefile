@@ -29,7 +29,7 @@ quickstart: install ## one recipe, all the way to numbers from a board
 	$(BIN)/bpudeploy run recipes/quickstart.yaml
 
 test: $(VENV)/dev.stamp ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.stamp ## style and types
 	$(BIN)/ruff check .
