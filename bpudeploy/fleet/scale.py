@@ -68,7 +68,8 @@ class Scale:
         """Return where a time is drawn; one outside is drawn at the edge."""
         for p in self.pieces:
             if at <= p.end:
-                return p.x0 + (p.x1 - p.x0) * max(at - p.begin, 0.0) / (p.end - p.begin)
+                x = p.x0 + (p.x1 - p.x0) * max(at - p.begin, 0.0) / (p.end - p.begin)
+                return min(x, p.x1)  # rounding may carry it over the edge
         return self.pieces[-1].x1
 
     def ticks(self) -> Iterator[tuple[float, str]]:
