@@ -28,7 +28,7 @@ from bpudeploy.fleet.events import Ended, Ending, Event, Finished, Planned, Star
 from bpudeploy.fleet.journal import Journal, rollouts
 from bpudeploy.fleet.launch import ROLLOUTS
 from bpudeploy.known import find_release
-from bpudeploy.signing import load_key, new_key
+from bpudeploy.signing import new_key
 from tests.boards.sshd import Home, Server, free_port, keygen, make_home, public, serve
 
 
@@ -138,9 +138,7 @@ def rollout(folder: Path, home: Home, key: Path, args: argparse.Namespace, fault
         for i in range(args.boards):
             path = folder / f"tools-{i}" if i in faulty else None
             servers.append(stack.enter_context(serve(folder / f"b{i}", home, path=path)))
-            keys = servers[-1].board / "bpudeploy" / "keys"
-            keys.mkdir(parents=True)
-            (keys / "allowed_signers").write_text(load_key(key).public.allowed_signer + "\n")
+            servers[-1].trust(key)
         home.know(*servers)
         fleet = write_fleet(folder / "fleet.yaml", servers, [], args, args.boards)
         run(folder, args.before, fleet)

@@ -26,7 +26,7 @@ from pytest import MonkeyPatch
 
 from bpudeploy.digest import digest_file
 from bpudeploy.known import find_release
-from bpudeploy.signing import load_key, new_key
+from bpudeploy.signing import new_key
 from bpudeploy.store.objects import default_root, object_path
 from tests.boards.sshd import Home, Server, make_home, serve
 
@@ -114,15 +114,6 @@ def ansible(folder: Path, playbook: str, servers: Sequence[Server], home: Home, 
     return timed(argv, folder, folder / "ansible.log", ANSIBLE_CONFIG=str(folder / "ansible.cfg"))
 
 
-def trusting(home: Home, servers: Sequence[Server], key: Path) -> None:
-    """Have each board trust the signing key, as `bpudeploy keys install` does."""
-    line = load_key(key).public.allowed_signer
-    for server in servers:
-        keys = server.board / "bpudeploy" / "keys"
-        keys.mkdir(parents=True)
-        (keys / "allowed_signers").write_text(line + "\n")
-
-
 def main() -> None:
     """Roll a release out by both, and print what each took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,7 +132,8 @@ def main() -> None:
         with boards(folder, home, args.boards) as servers:
             home.know(*servers)
             home.config(f"Host 127.0.0.1\n  IdentityFile {home.ssh / 'id_ed25519'}\n")
-            trusting(home, servers, key)
+            for server in servers:
+                server.trust(key)
             single = inventory(folder / "single.yaml", servers[:1], args.unavailable)
             every = inventory(folder / "fleet.yaml", servers, args.unavailable)
             env = {"HOME": str(home.folder), "XDG_CONFIG_HOME": str(folder / "config")}

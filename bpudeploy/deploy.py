@@ -16,7 +16,6 @@ from bpudeploy.boards.base import Board, BoardOpener
 from bpudeploy.errors import UsageError
 from bpudeploy.events import Event, StepFinished, StepStarted
 from bpudeploy.known import PROJECT, RUNS, Built, Known, keep
-from bpudeploy.measure import Candidate, candidate, measure, provenance_of
 from bpudeploy.plan import pipeline
 from bpudeploy.plan.look import look
 from bpudeploy.plan.step import Plan
@@ -28,6 +27,7 @@ from bpudeploy.spec.target import Connection, Target
 
 if TYPE_CHECKING:
     from bpudeploy.effects.push import Policy, Pushed
+    from bpudeploy.measure import Candidate
     from bpudeploy.results.golden import SelfCheck
     from bpudeploy.results.measurement import Measurement
     from bpudeploy.results.summary import Summary
@@ -60,6 +60,7 @@ def deploy(
     Raises:
         BpudeployError: what failed. The store and the board are as good as before.
     """
+    from bpudeploy.measure import candidate
     from bpudeploy.results.report import write_report
     from bpudeploy.results.store import open_results
     from bpudeploy.summarise import kept, summarise
@@ -208,6 +209,7 @@ def _on_board(
     from bpudeploy.effects.push import push
     from bpudeploy.effects.trust import Trust, trust
     from bpudeploy.effects.verify import STEP, verify_or_go_back
+    from bpudeploy.measure import measure, provenance_of
 
     release = chosen.release
     emit(StepStarted("push"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.base import Runtime
 from bpudeploy.backends.bpu_sim import BpuSimBackend
-from bpudeploy.backends.samples import Samples, Scores
+from bpudeploy.backends.samples import Scores
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import Digest, key_of
 from bpudeploy.effects.verify import Golden, installed
@@ -89,7 +89,7 @@ def candidate(known: Known, store: Path) -> Candidate:
         release=Release(manifest, there(Ref(pipeline.BINARY, 0, Kind.BINARY)), known.built.built),
         evaluation=evaluation,
         golden=Golden(images, tuple(tuple(float(v) for v in row) for row in logits)),
-        labels=tuple(int(label) for label in Samples.read(evaluation.path).labels),
+        labels=tuple(int(label) for label in scores.labels),  # the set's own; its pixels may be gigabytes
         expected=tuple(int(best) for best in scores.logits.argmax(axis=1)),
         truth=tuple(int(best) for best in original.logits.argmax(axis=1)),
     )

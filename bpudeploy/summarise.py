@@ -109,8 +109,8 @@ def accuracies(
         *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in _promoted(result)),
     )
     best = best_of(truth.logits)
-    on_host = [_accuracy(form, where, best_of(logits), best, truth.labels) for form, where, logits in rows]
-    on_host[0] = on_host[0].model_copy(update={"drop": None, "agreement": None})  # float itself
+    on_host = [_accuracy(*rows[0][:2], best, None, truth.labels)]
+    on_host += [_accuracy(form, where, best_of(logits), best, truth.labels) for form, where, logits in rows[1:]]
     form = "on the board" if predicted is None else f"{predicted.march}, simulated"
     last = _accuracy(form, measured.device, board, best, truth.labels, measured.provenance)
     return (*on_host, last)
@@ -180,10 +180,11 @@ def _accuracy(
     form: str,
     where: str,
     best: NDArray[np.int64],
-    original: NDArray[np.int64],
+    original: NDArray[np.int64] | None,
     labels: NDArray[np.int64],
     provenance: Provenance = Provenance.MEASURED,
 ) -> Accuracy:
+    """Return the accuracy of a form with the classes ``best``; ``original`` are float's, None for float itself."""
     right = [bool(x) for x in best[:, 0] == labels]
     among = int((best == labels[:, None]).any(axis=1).sum())
     return Accuracy(
@@ -193,8 +194,8 @@ def _accuracy(
         top5=wilson(among, len(right)) if best.shape[1] == 5 else None,
         correct=sum(right),
         images=len(right),
-        drop=paired_drop([bool(x) for x in original[:, 0] == labels], right),
-        agreement=100 * float((best[:, 0] == original[:, 0]).mean()),
+        drop=paired_drop([bool(x) for x in original[:, 0] == labels], right) if original is not None else None,
+        agreement=100 * float((best[:, 0] == original[:, 0]).mean()) if original is not None else None,
         provenance=provenance,
     )
 

@@ -32,13 +32,14 @@ class Hop:
 
     def error(self, message: str, hint: str) -> BoardError:
         """Return the error that names the board, and the jump host where it is one's."""
-        through = f"jump host {str(self.address)!r}: " if self.jump else ""
-        return BoardError(f"{through}{message}", board=self.board, step=CONNECT, hint=hint)
+        return BoardError(self._through(message), board=self.board, step=CONNECT, hint=hint)
 
     def silence(self, message: str, hint: str) -> Unreachable:
         """Return the error for a server that does not answer."""
-        through = f"jump host {str(self.address)!r}: " if self.jump else ""
-        return Unreachable(f"{through}{message}", board=self.board, step=CONNECT, hint=hint)
+        return Unreachable(self._through(message), board=self.board, step=CONNECT, hint=hint)
+
+    def _through(self, message: str) -> str:
+        return f"jump host {str(self.address)!r}: {message}" if self.jump else message
 
 
 @contextmanager

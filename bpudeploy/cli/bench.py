@@ -87,7 +87,7 @@ def compare(args: Namespace) -> int:
 
     with open_results(args.results) as results:
         a, b = (_measured(results, named, args.board) for named in (args.a, args.b))
-    board = _board_of_both(a, b, args.board)
+    board = _board_of_both(a, b)
     a, b = ([m for m in side if m.board_id == board] for side in (a, b))
     found = hold(a, b, at_least=args.at_least)
     render_bench.show_comparison(found, args.json)
@@ -112,7 +112,7 @@ def _measured(results: Results, named: str, board: str | None) -> list[Measureme
     return measured or [m for m in found if m.provenance is found[0].provenance]
 
 
-def _board_of_both(a: Sequence[Measurement], b: Sequence[Measurement], board: str | None) -> str:
+def _board_of_both(a: Sequence[Measurement], b: Sequence[Measurement]) -> str:
     shared = {m.board_id: m.board for m in a if m.board_id in {other.board_id for other in b}}
     if len(shared) == 1:
         return next(iter(shared))

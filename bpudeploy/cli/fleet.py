@@ -14,7 +14,7 @@ from bpudeploy.deploy import Orders, build, policy_of
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.fleet import journal, launch
-from bpudeploy.fleet.events import Event, Finished, Order, Ordered, Place, Planned, Result
+from bpudeploy.fleet.events import Event, Finished, Order, Ordered, Place, Result
 from bpudeploy.fleet.inventory import load_fleet, targets_of
 from bpudeploy.fleet.select import labels_of
 from bpudeploy.fleet.select import parse as parse_selector
@@ -93,7 +93,7 @@ def _launch(args: Namespace, store: Path) -> int:
             hint="name a recipe's file: it is built for each target; or `bpudeploy run` it first",
         )
     first, layout = launch.planned(_name(releases), inventory, chosen, releases, targets)
-    kits = launch.kits(first.places, targets, lambda target: policy_of(target, _orders(args)), store)
+    kits = _kits(first.places, targets, args, store)
     if args.what == "plan" or args.dry_run:
         rows = [_row(one) for one in launch.look(first.places, kits)]
         render_fleet.show_fleet_plan(rows, args.json)
@@ -129,10 +129,6 @@ def _name(releases: Mapping[str, Known]) -> str:
     return next(iter(releases.values())).manifest.name
 
 
-def _orders(args: Namespace) -> Orders:
-    return Orders(args.key, args.allow_downgrade)
-
-
 def _row(one: launch.Looked) -> render_fleet.PlanRow:
     place = one.place
     return render_fleet.PlanRow(
@@ -148,7 +144,7 @@ def _row(one: launch.Looked) -> render_fleet.PlanRow:
 
 def _control(path: Path, args: Namespace, store: Path) -> int:
     """Take up a rollout whose controller is gone."""
-    kits = _kits(_planned(path).places, args, store)
+    kits = _kits_again(journal.planned(path).places, args, store)
     journal.append(path, Ordered(at=time.time(), order=Order.RESUME, by=owner()))
     return _run(path, kits, args)
 
@@ -200,17 +196,22 @@ def _report(path: Path, args: Namespace) -> int:
 def _reconcile(path: Path, args: Namespace, store: Path) -> int:
     """Bring what a rollout did not reach up to date, as a rollout of its own."""
     events = _events(path)
-    left = launch.left_over(events, _planned(path).name)
+    left = launch.left_over(events)
     if left is None:
         render.show_note(f"{path.parent.name} left nobody out", args.json)
         return ExitCode.OK
-    return _run(journal.create(launch.ROLLOUTS, left), _kits(left.places, args, store), args)
+    return _run(journal.create(launch.ROLLOUTS, left), _kits_again(left.places, args, store), args)
 
 
-def _kits(places: Sequence[Place], args: Namespace, store: Path) -> dict[str, Kit]:
+def _kits_again(places: Sequence[Place], args: Namespace, store: Path) -> dict[str, Kit]:
     """Return what the boards of a journal need; it names all that is needed but the targets' files."""
     targets = {name: load_target(name, Path())[0] for name in {place.target for place in places}}
-    return launch.kits(places, targets, lambda target: policy_of(target, _orders(args)), store)
+    return _kits(places, targets, args, store)
+
+
+def _kits(places: Sequence[Place], targets: Mapping[str, Target], args: Namespace, store: Path) -> dict[str, Kit]:
+    orders = Orders(args.key, args.allow_downgrade)
+    return launch.kits(places, targets, lambda target: policy_of(target, orders), store)
 
 
 def _order(path: Path, order: Order, args: Namespace) -> int:
@@ -241,9 +242,3 @@ def _one(named: str | None) -> Path:
 
 def _events(path: Path) -> tuple[Event, ...]:
     return journal.Journal(path).read_new()
-
-
-def _planned(path: Path) -> Planned:
-    first = _events(path)[0]
-    assert isinstance(first, Planned)
-    return first

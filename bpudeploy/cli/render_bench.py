@@ -63,15 +63,17 @@ def _percentiles(m: Measurement) -> list[str]:
 
 
 def _about(m: Measurement) -> list[str]:
+    from bpudeploy.results.session import hottest
+
     about = [f"loaded in {m.load_ms.value:.0f} ms ({span(m.load_ms, 0)})"] if m.load_ms is not None else []
     if m.peak_memory_mb is not None:
         about.append(f"peak memory {m.peak_memory_mb:.0f} MB")
     about.append(m.runtime)
     if m.facts is not None:
         about.append(f"{m.facts.cpu or m.facts.machine}, {m.facts.cores} cores")
-    heat = [c for one in m.conditions for c in one.temperatures_c.values()]
-    if heat:
-        about.append(f"at most {max(heat):.0f} °C")
+    heat = hottest(m.conditions)
+    if heat is not None:
+        about.append(f"at most {heat:.0f} °C")
     return about
 
 

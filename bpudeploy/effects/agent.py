@@ -6,14 +6,14 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from bpudeploy.boards.base import Board, Dialogue
-from bpudeploy.digest import digest_bytes
-from bpudeploy.effects.lines import LINE, PROTOCOL, Done, Failed, Hello, Line
+from bpudeploy.digest import Digest, digest_bytes
+from bpudeploy.effects.lines import LINE, PROTOCOL, Done, Failed, Hello, Line, Loaded
 from bpudeploy.effects.packed import packed_agent
 from bpudeploy.effects.place import place
 from bpudeploy.errors import BoardError
@@ -37,7 +37,7 @@ class Agent:
         """Yield what it answers to a command, ``Done`` last.
 
         Args:
-            within: seconds after which the board itself ends a command that hangs.
+            within: seconds of silence after which the board itself ends a command that hangs.
 
         Raises:
             ConnectionLost: it ended first, and with it all that ran there.
@@ -62,6 +62,29 @@ class Agent:
         if len(found) != 1:
             raise self.error(f"it answered `{verb}` with {len(found)} of {kind.__name__}")
         return found[0]
+
+    def load(
+        self,
+        subject: str,
+        model: PurePosixPath,
+        digest: Digest,
+        runtime: str,
+        samples: PurePosixPath,
+        *,
+        threads: int = 0,
+        within: float,
+    ) -> Loaded:
+        """Have it verify a binary on the board and load it, with the images that it is to see.
+
+        Args:
+            subject: what it is called in what the agent says of it.
+            threads: CPU threads of the runtime; 0: its own choice.
+
+        Raises:
+            BoardError: as ``ask``.
+        """
+        given = {"subject": subject, "model": str(model), "sha256": digest, "runtime": runtime}
+        return self.told("load", Loaded, within=within, threads=threads, samples=str(samples), **given)
 
     def leave(self) -> None:
         """Have it put everything back, and see it end.

@@ -23,6 +23,7 @@ from bpudeploy.effects.lines import (
 )
 from bpudeploy.effects.notebook import Notebook
 from bpudeploy.effects.place import place
+from bpudeploy.effects.remote import is_file
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.results.measurement import Caveat, Clock, Conditions, Measurement, Round
 from bpudeploy.results.session import (
@@ -118,7 +119,7 @@ def bench(
 
 def _at(board: Board, binary: Binary, emit: Callable[[Event], None]) -> PurePosixPath:
     """Return where a binary is: in its release, if the board has that, else under its digest. The agent verifies it."""
-    if board.run(["test", "-f", str(binary.installed)], timeout=60, step=STEP).ok:
+    if is_file(board, binary.installed, step=STEP):
         return binary.installed
     return place(board, binary.artifact.path, binary.artifact.digest, "bin", emit, step=STEP)
 
@@ -175,8 +176,13 @@ def _round(session: _Session, contender: int, index: int) -> None:
     _tell_frames(session)
 
 
+def _frames(session: _Session) -> int:
+    """Return how many frames were timed, one after another, of all contenders."""
+    return sum(one.round.frames for one in session.book.entries if isinstance(one, Timed))
+
+
 def _tell_frames(session: _Session) -> None:
-    done = sum(one.round.frames for one in session.book.entries if isinstance(one, Timed))
+    done = _frames(session)
     wanted = session.method.min_frames * len(session.binaries)
     session.emit(Progress(STEP, done, max(done, wanted), "frames"))
 
@@ -204,16 +210,14 @@ def _cool(session: _Session) -> bool:
 
 def _load(session: _Session, contender: int) -> Loaded:
     path, binary = session.binaries[contender]
-    loaded = session.agent.told(
-        "load",
-        Loaded,
-        within=_FRAME_S,
-        subject=str(contender),
-        model=str(path),
-        sha256=binary.artifact.digest,
-        runtime=binary.runtime,
+    loaded = session.agent.load(
+        str(contender),
+        path,
+        binary.artifact.digest,
+        binary.runtime,
+        session.samples,
         threads=session.method.threads or 0,
-        samples=str(session.samples),
+        within=_FRAME_S,
     )
     if loaded.images != len(session.book.setting.labels):
         raise session.agent.error(f"it finds {loaded.images} images, not {len(session.book.setting.labels)}")
@@ -227,9 +231,10 @@ def _load(session: _Session, contender: int) -> Loaded:
 
 
 def _ask_round(session: _Session, share: dict[str, float], *, streams: int, warmup: int) -> Iterator[Line]:
-    first = sum(one.round.frames for one in session.book.entries if isinstance(one, Timed))
     within = _FRAME_S + 4 * share["max_seconds"]
-    yield from session.agent.ask("round", within=within, first=first, streams=streams, warmup=warmup, **share)
+    yield from session.agent.ask(
+        "round", within=within, first=_frames(session), streams=streams, warmup=warmup, **share
+    )
 
 
 def _fps(session: _Session, share: dict[str, float], streams: int, batch: int) -> float:

@@ -114,7 +114,7 @@ def _when(built: int) -> str:
 def _bring(board: Board, release: Release, facts: Facts, emit: Callable[[Event], None]) -> int:
     """Bring the binary beside, unless the board has it already; returns the bytes that were sent."""
     size = release.binary.path.stat().st_size
-    partial, free = (_number(board, facts, name) for name in ("partial", "free"))
+    partial, free = (facts.number(name, board=board, step=STEP) for name in ("partial", "free"))
     needed = max(0, size - partial) + _SMALL
     if free * 1024 < needed:
         raise BoardError(
@@ -133,14 +133,6 @@ def _bring(board: Board, release: Release, facts: Facts, emit: Callable[[Event],
         step=STEP,
         progress=lambda done, total: emit(Progress(STEP, done, total, "bytes")),
     ).wire_bytes
-
-
-def _number(board: Board, facts: Facts, name: str) -> int:
-    said = facts.one(name, board=board, step=STEP)
-    try:
-        return int(said)
-    except ValueError as error:
-        raise BoardError(f"{name} is {said!r} there", board=board.name, step=STEP, hint="this is a bug") from error
 
 
 def _install(

@@ -1,4 +1,4 @@
-"""What a benchmark asks of a board: run a command that must succeed, and say what files hold."""
+"""What is asked of a board in one word: run a command that must succeed, is there such a file, what files hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bpudeploy.digest import Digest
 from bpudeploy.errors import BoardError
 
 _HASH_S = 300.0
+_SHORT_S = 60.0
 
 
 def do(board: Board, argv: Sequence[str], *, step: str, timeout: float) -> Output:
@@ -28,6 +29,11 @@ def do(board: Board, argv: Sequence[str], *, step: str, timeout: float) -> Outpu
             hint=f"check the space and permissions of {board.root} there",
         )
     return out
+
+
+def is_file(board: Board, path: PurePosixPath, *, step: str) -> bool:
+    """Tell whether there is such a file on the board, whatever it holds."""
+    return board.run(["test", "-f", str(path)], timeout=_SHORT_S, step=step).ok
 
 
 def digests(board: Board, paths: Sequence[PurePosixPath], *, step: str) -> dict[str, Digest]:

@@ -123,7 +123,9 @@ def reservation(board: Board) -> Reservation | None:
     me = _me()
     arguments = [str(board.root), "look", secrets.token_hex(8), me, "0", str(USUAL.silence_s), ""]
     facts = ask(board, Script.RESERVE, arguments, step=RESERVE)
-    return _reservation(facts.all("reserved")[0], me, _number(board, facts, "ahead")) if "reserved" in facts else None
+    if "reserved" not in facts:
+        return None
+    return _reservation(facts.all("reserved")[0], me, facts.number("ahead", board=board, step=RESERVE))
 
 
 def _me() -> str:
@@ -143,7 +145,7 @@ def _alone(board: Board, script: Script, arguments: list[str], step: str) -> Fac
 
 def _refusal(board: Board, facts: Facts) -> tuple[str, Reserved]:
     """Return why we do not have it yet, in words and as an error."""
-    ahead = _number(board, facts, "ahead")
+    ahead = facts.number("ahead", board=board, step=RESERVE)
     if "reserved" in facts:
         hold = Hold.parse(facts.all("reserved")[0])
         said = str(hold)
@@ -154,14 +156,6 @@ def _refusal(board: Board, facts: Facts) -> tuple[str, Reserved]:
     if ahead:
         said += f" ({ahead} ahead of us in the queue)"
     return said, Reserved(said, board=board.name, step=RESERVE, hold=hold)
-
-
-def _number(board: Board, facts: Facts, name: str) -> int:
-    said = facts.one(name, board=board, step=RESERVE)
-    try:
-        return int(said)
-    except ValueError as error:
-        raise BoardError(f"{name} is {said!r} there", board=board.name, step=RESERVE, hint="this is a bug") from error
 
 
 def _reservation(text: str, me: str, ahead: int) -> Reservation:

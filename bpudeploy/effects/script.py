@@ -102,6 +102,18 @@ class Facts:
             )
         return self.all(name)[0]
 
+    def number(self, name: str, *, board: Board, step: str) -> int:
+        """Return the first value as a number.
+
+        Raises:
+            BoardError: it was not said, or is none.
+        """
+        said = self.one(name, board=board, step=step)
+        try:
+            return int(said)
+        except ValueError as error:
+            raise BoardError(f"{name} is {said!r} there", board=board.name, step=step, hint="this is a bug") from error
+
 
 @cache
 def text(script: Script) -> str:

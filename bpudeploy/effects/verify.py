@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import short
 from bpudeploy.effects.agent import agent_on
-from bpudeploy.effects.lines import Loaded, Logits
+from bpudeploy.effects.lines import Logits
 from bpudeploy.effects.place import place
 from bpudeploy.effects.push import BINARY, Policy
 from bpudeploy.effects.rollback import rollback
@@ -39,17 +39,9 @@ def verify(board: Board, release: Release, golden: Golden, emit: Callable[[Event
     """
     images = place(board, golden.images.path, golden.images.digest, "safetensors", emit, step=STEP)
     with agent_on(board, emit, step=STEP) as agent:
-        loaded = agent.told(
-            "load",
-            Loaded,
-            within=_FRAME_S,
-            subject="release",
-            model=str(installed(board, release)),
-            sha256=release.manifest.binary,
-            runtime=release.manifest.runtime,
-            threads=0,
-            samples=str(images),
-        )
+        manifest = release.manifest
+        model = installed(board, release)
+        loaded = agent.load("release", model, manifest.binary, manifest.runtime, images, within=_FRAME_S)
         asked = agent.ask("classify", within=_FRAME_S, first=0, last=loaded.images, top=1, logits=True)
         got = [row for line in asked if isinstance(line, Logits) for row in line.values]
     try:

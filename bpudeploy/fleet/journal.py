@@ -131,6 +131,17 @@ def _planned_at(path: Path) -> float:
             return path.stat().st_mtime
 
 
+def planned(path: Path) -> Planned:
+    """Return what a rollout is: the first event of its journal, which is there from the beginning.
+
+    Raises:
+        UsageError: this version does not know it.
+    """
+    first = Journal(path).read_new()[0]
+    assert isinstance(first, Planned)
+    return first
+
+
 @contextmanager
 def controlled(path: Path) -> Iterator[Journal]:
     """Be the one controller of a rollout, until the end of the block or of the process, however it comes.

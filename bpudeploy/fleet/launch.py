@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bpudeploy.boards.base import Board
 from bpudeploy.effects.lock import owner
 from bpudeploy.effects.push import Policy
+from bpudeploy.effects.remote import is_file
 from bpudeploy.effects.served import Served, served
+from bpudeploy.effects.verify import installed
 from bpudeploy.errors import BpudeployError
 from bpudeploy.fleet.controller import Terms, Threads, run_rollout
 from bpudeploy.fleet.events import Event, Place, Planned
-from bpudeploy.fleet.journal import Journal, controlled
+from bpudeploy.fleet.journal import controlled
+from bpudeploy.fleet.journal import planned as planned_at
 from bpudeploy.fleet.select import Selector
 from bpudeploy.fleet.view import RolloutView, State, view
 from bpudeploy.fleet.waves import Layout, lay_out, max_unavailable
@@ -25,8 +27,8 @@ from bpudeploy.fleet.windows import open_at, parse
 from bpudeploy.fleet.work import Kit, opener, works
 from bpudeploy.known import PROJECT, Known, find_release
 from bpudeploy.measure import candidate
-from bpudeploy.spec.fleet import Fleet
-from bpudeploy.spec.target import BoardSpec, Target
+from bpudeploy.spec.fleet import Fleet, RolloutSpec
+from bpudeploy.spec.target import Target
 
 ROLLOUTS = PROJECT / "rollouts"
 _LOOKERS = 32
@@ -55,18 +57,21 @@ def planned(
     """
     marches = {target: one.march.value for target, one in targets.items()}
     layout = lay_out(fleet, chosen, {target: known.digest for target, known in releases.items()}, marches)
+    return _planned(name, fleet.rollout, layout), layout
+
+
+def _planned(name: str, policy: RolloutSpec, layout: Layout) -> Planned:
     now = time.time()
-    first = Planned(
+    return Planned(
         at=now,
         rollout=f"{datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H%M%S}-{name}-{secrets.token_hex(2)}",
         name=name,
         by=owner(),
-        policy=fleet.rollout,
+        policy=policy,
         places=layout.places,
         approvals=layout.approvals,
         soaks=layout.soaks,
     )
-    return first, layout
 
 
 def kits(
@@ -93,21 +98,18 @@ def look(places: Sequence[Place], kits: Mapping[str, Kit]) -> list[Looked]:
         if place.skipped is not None or place.release is None:
             return Looked(place, None, None, place.skipped or "nothing is built for it")
         kit = kits[place.target]
+        release = kit.candidate.release
         try:
             with opener(place, kit.board)() as board:
                 now = served(board, step=_STEP)
-                there = _has(board, kit.board, place.release)
+                there = is_file(board, installed(board, release), step=_STEP)
         except BpudeployError as error:
             return Looked(place, None, None, error.message)
-        size = kit.candidate.release.binary.path.stat().st_size
+        size = release.binary.path.stat().st_size
         return Looked(place, now.current, 0 if there else size, _said(now, place.release))
 
     with ThreadPoolExecutor(_LOOKERS) as pool:
         return list(pool.map(ask, places))
-
-
-def _has(board: Board, spec: BoardSpec, release: str) -> bool:
-    return board.run(["test", "-f", str(board.root / "releases" / release / "model.bin")], timeout=60, step=_STEP).ok
 
 
 def _said(now: Served, release: str) -> str:
@@ -122,8 +124,7 @@ def control(path: Path, kits: Mapping[str, Kit], tell: Callable[[Event], None]) 
     Raises:
         UsageError: somebody else controls it.
     """
-    first = Journal(path).read_new()[0]
-    assert isinstance(first, Planned)
+    first = planned_at(path)
     policy = first.policy
     windows = [parse(text) for text in policy.windows]
     boards = sum(place.skipped is None for place in first.places)
@@ -136,21 +137,12 @@ def control(path: Path, kits: Mapping[str, Kit], tell: Callable[[Event], None]) 
         return run_rollout(journal, Threads(works(kits, policy.gates)), terms, tell)
 
 
-def left_over(events: Sequence[Event], name: str) -> Planned | None:
+def left_over(events: Sequence[Event]) -> Planned | None:
     """Return a rollout of one wave for the boards that an earlier one did not reach; None: there are none."""
     before = view(events)
     open_ = (State.UNREACHABLE, State.RESERVED, State.WAITING, State.LATE)
     left = [one.place for one in before.boards.values() if one.state in open_]
     if not left:
         return None
-    now = time.time()
-    return Planned(
-        at=now,
-        rollout=f"{datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H%M%S}-{name}-{secrets.token_hex(2)}",
-        name=name,
-        by=owner(),
-        policy=before.policy,
-        places=tuple(place.model_copy(update={"wave": 0}) for place in left),
-        approvals=(),
-        soaks=(0.0,),
-    )
+    places = tuple(place.model_copy(update={"wave": 0}) for place in left)
+    return _planned(before.planned.name, before.policy, Layout(places, approvals=(), soaks=(0.0,), notes=()))

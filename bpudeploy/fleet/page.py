@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bpudeploy.digest import short
 from bpudeploy.fleet.chronicle import Chronicle, Told, chronicle, lasting, roughly, standings, utc
 from bpudeploy.fleet.events import Event, Planned, Result
 from bpudeploy.fleet.timeline import timeline
 from bpudeploy.fleet.view import IN_WORK
+from bpudeploy.results.drawing import page
 from bpudeploy.spec.fleet import GatesSpec, OnFailure, Reserved, Share, Wave
-
-if TYPE_CHECKING:
-    import jinja2
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def _page(told: Chronicle) -> str:
         "timeline": timeline(told),
         "tables": _tables(told),
     }
-    return _pages().get_template("rollout.html.jinja").render(values)
+    return page("rollout.html.jinja", values, "bpudeploy.fleet", _FILTERS)
 
 
 def _releases(told: Chronicle) -> list[tuple[str, str, int]]:
@@ -185,16 +180,8 @@ def _share(share: Share) -> str:
     return f"{share} of the boards" if isinstance(share, str) else _boards(share)
 
 
-@cache
-def _pages() -> jinja2.Environment:
-    import jinja2
-
-    style = resources.files("bpudeploy.results").joinpath("page.css").read_text(encoding="utf-8")
-    own = resources.files("bpudeploy.fleet").joinpath("rollout.html.jinja").read_text(encoding="utf-8")
-    loader = jinja2.DictLoader({"page.css": style, "rollout.html.jinja": own})
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["clock"] = lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S}"
-    environment.filters["megabytes"] = lambda n: f"{n / 1e6:,.2f} MB"
-    environment.filters["lasting"] = lasting
-    environment.filters["short"] = short
-    return environment
+_FILTERS: Mapping[str, Callable[..., object]] = {
+    "clock": lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S}",
+    "lasting": lasting,
+    "short": short,
+}

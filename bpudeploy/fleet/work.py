@@ -53,8 +53,7 @@ def works(kits: Mapping[str, Kit], gates: GatesSpec) -> Callable[[Job, Tell], Ou
 
     def work(job: Job, tell: Tell) -> Outcome:
         kit = kits[job.place.target]
-        do = _update if job.work is Work.UPDATE else _roll_back
-        return do(job, kit, gates, tell)
+        return _update(job, kit, gates, tell) if job.work is Work.UPDATE else _roll_back(job, kit, tell)
 
     return work
 
@@ -78,22 +77,12 @@ def _update(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:
             tell("pushed", serves=kit.candidate.release.digest)
             try:
                 detail = _gates(board, job.place, kit, gates, before, tell)
+            except ConnectionLost:
+                raise
             except (GateBroken, BoardError) as error:
-                if isinstance(error, ConnectionLost):
-                    raise
                 return _go_back(board, kit, job, before, pushed, error)
-    except Unreachable as error:
-        return Outcome(ending=Ending.UNREACHABLE, detail=error.message, touched=False)
-    except ConnectionLost as error:
-        return Outcome(ending=Ending.UNREACHABLE, detail=error.message, before=before.current if before else None)
-    except Reserved as error:
-        current = before.current if before else None
-        return Outcome(ending=Ending.RESERVED, detail=str(error.hold), touched=False, serves=current, before=current)
-    except BoardError as error:  # refused before, or the old release still serves: push says so, or it is lost
-        current = before.current if before else None
-        return Outcome(
-            ending=Ending.FAILED, detail=error.message, touched=before is not None, serves=current, before=current
-        )
+    except BoardError as error:
+        return _cut_short(error, before)
     return Outcome(
         ending=Ending.DONE,
         detail=detail,
@@ -206,7 +195,7 @@ def _go_back(board: Board, kit: Kit, job: Job, before: Served, pushed: Pushed, e
     return Outcome(detail=f"{why}; it serves {short(now)} again", serves=now, **known)
 
 
-def _roll_back(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:
+def _roll_back(job: Job, kit: Kit, tell: Tell) -> Outcome:
     try:
         with watched(opener(job.place, kit.board)) as board:
             _require_identity(board, job.place)
@@ -220,14 +209,28 @@ def _roll_back(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:
                 return Outcome(ending=Ending.FAILED, detail=detail, serves=now.current)
             back = rollback(board, _quiet, signed=kit.policy.key is not None, patience=kit.policy.patience)
             return Outcome(ending=Ending.DONE, changed=True, serves=back.release, before=now.current)
-    except Unreachable as error:
-        return Outcome(ending=Ending.UNREACHABLE, detail=error.message, touched=False)
-    except ConnectionLost as error:
-        return Outcome(ending=Ending.UNREACHABLE, detail=error.message)
-    except Reserved as error:
-        return Outcome(ending=Ending.RESERVED, detail=str(error.hold), touched=False)
     except BoardError as error:
-        return Outcome(ending=Ending.FAILED, detail=error.message, touched=False)
+        return _cut_short(error, None)
+
+
+def _cut_short(error: BoardError, before: Served | None) -> Outcome:
+    """Return what became of a board whose work an error ended.
+
+    Args:
+        before: what it served, where it was asked before anything was changed: a push that is refused leaves that.
+    """
+    current = before.current if before is not None else None
+    match error:
+        case Unreachable():
+            return Outcome(ending=Ending.UNREACHABLE, detail=error.message, touched=False)
+        case ConnectionLost():
+            return Outcome(ending=Ending.UNREACHABLE, detail=error.message, before=current)
+        case Reserved():
+            said = str(error.hold)
+            return Outcome(ending=Ending.RESERVED, detail=said, touched=False, serves=current, before=current)
+        case _:
+            touched = before is not None
+            return Outcome(ending=Ending.FAILED, detail=error.message, touched=touched, serves=current, before=current)
 
 
 def _quiet(event: Event) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from bpudeploy.conformance.words import in_words, why
 from bpudeploy.results.measurement import Interval, Percentile
 
 if TYPE_CHECKING:
-    import jinja2
     from matplotlib.figure import Figure
 
 INK, QUIET, ACCENT, OTHER, BAD = "#1f2937", "#9ca3af", "#2563eb", "#b45309", "#b91c1c"
@@ -21,15 +20,6 @@ INK, QUIET, ACCENT, OTHER, BAD = "#1f2937", "#9ca3af", "#2563eb", "#b45309", "#b
 CYCLE = ("#2563eb", "#b45309", "#15803d", "#7c3aed", "#be185d", "#0e7490", "#4d7c0f", "#475569")
 """Colours of lines that are told apart, dark enough for white paper."""
 _PLAIN = {"svg.fonttype": "none", "svg.hashsalt": "bpudeploy", "font.family": "sans-serif", "text.parse_math": False}
-_TEMPLATES = (
-    "report.html.jinja",
-    "measured.html.jinja",
-    "history.html.jinja",
-    "quantization.html.jinja",
-    "inspection.html.jinja",
-    "placement.html.jinja",
-    "page.css",
-)
 
 
 @dataclass(frozen=True)
@@ -86,9 +76,28 @@ def svg(drawn: Figure) -> str:
     return found[found.index("<svg") :]
 
 
-def page(template: str, values: Mapping[str, object]) -> str:
-    """Return a page; all that is put into it is escaped but SVG."""
-    return _pages().get_template(template).render(values)
+def page(
+    template: str,
+    values: Mapping[str, object],
+    package: str = "bpudeploy.results",
+    filters: Mapping[str, Callable[..., object]] | None = None,
+) -> str:
+    """Return a page of one of a package's templates; all that is put into it is escaped but SVG.
+
+    Args:
+        filters: the package's own, beside ``megabytes``; those of the results when left out.
+    """
+    import jinja2
+
+    own = [file for file in resources.files(package).iterdir() if file.name.endswith(".jinja")]
+    files = {file.name: file.read_text(encoding="utf-8") for file in own}
+    files["page.css"] = resources.files("bpudeploy.results").joinpath("page.css").read_text(encoding="utf-8")
+    loader = jinja2.DictLoader(files)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["megabytes"] = lambda n: f"{n / 1e6:,.2f} MB"
+    environment.filters.update(_FILTERS if filters is None else filters)
+    environment.tests["contains"] = lambda values, one: one in values
+    return environment.get_template(template).render(values)
 
 
 def _span(value: Interval | Percentile, digits: int = 1) -> str:
@@ -97,17 +106,10 @@ def _span(value: Interval | Percentile, digits: int = 1) -> str:
     return f"{value.low:.{digits}f} to {value.high:.{digits}f}"
 
 
-def _pages() -> jinja2.Environment:
-    import jinja2
-
-    folder = resources.files("bpudeploy.results")
-    loader = jinja2.DictLoader({name: folder.joinpath(name).read_text(encoding="utf-8") for name in _TEMPLATES})
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["megabytes"] = lambda n: f"{n / 1e6:,.2f} MB"
-    environment.filters["seconds"] = lambda s: f"{s:,.2f} s"
-    environment.filters["counted"] = in_words
-    environment.filters["why"] = why
-    environment.filters["median"] = statistics.median
-    environment.tests["contains"] = lambda values, one: one in values
-    environment.filters["span"] = _span
-    return environment
+_FILTERS: Mapping[str, Callable[..., object]] = {
+    "seconds": lambda s: f"{s:,.2f} s",
+    "counted": in_words,
+    "why": why,
+    "median": statistics.median,
+    "span": _span,
+}

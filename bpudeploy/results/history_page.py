@@ -22,6 +22,7 @@ from bpudeploy.results.history_plots import (
 )
 from bpudeploy.results.measured_plots import layer_costs, temperatures
 from bpudeploy.results.measurement import Interval, Measurement, Percentile, Provenance
+from bpudeploy.results.session import hottest
 
 _Cell = str | int | float | None
 _TOP_LAYERS = 15
@@ -158,7 +159,7 @@ def _row(m: Measurement) -> dict[str, _Cell]:
     row["streams_fps"] = "; ".join(
         f"{one.streams}={one.fps.value:.6g} [{one.fps.low:.6g} to {one.fps.high:.6g}]" for one in m.throughput
     )
-    row["hottest_c"] = max((c for one in m.conditions for c in one.temperatures_c.values()), default=None)
+    row["hottest_c"] = hottest(m.conditions)
     return row | {"peak_memory_mb": m.peak_memory_mb, "caveats": " ".join(m.caveats)}
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from bpudeploy.signing import load_key
+
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")
 LETS_IN = not pwd.getpwuid(os.getuid()).pw_shell.endswith(("nologin", "false"))
 needs_sshd = pytest.mark.skipif(
@@ -63,6 +65,12 @@ class Server:
     host_key: Path
     board: Path
     pid: int
+
+    def trust(self, key: Path) -> None:
+        """Have the board trust ``key`` for releases in ``bpudeploy`` under its home, as ``keys install`` does."""
+        keys = self.board / "bpudeploy" / "keys"
+        keys.mkdir(parents=True)
+        (keys / "allowed_signers").write_text(load_key(key).public.allowed_signer + "\n")
 
     def signal_sessions(self, number: int) -> None:
         """Send a signal to the processes that serve connections now."""

@@ -112,7 +112,8 @@ def test_a_shell_on_a_terminal(server: Server) -> None:
 
 def test_ctrl_c_is_for_the_board(server: Server) -> None:
     terminal = Terminal("shell", server.address)
-    terminal.type("echo re''ady; sleep 100\n")
+    # One process says it and sleeps: between two commands a shell has no one to give a Ctrl-C to, and drops it.
+    terminal.type("sh -c \"echo re''ady; exec sleep 100\"\n")
     terminal.until("ready\r\n")
     terminal.type("\x03")
     terminal.type("echo still-$((1+1))-here; exit 0\n")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bpudeploy.cli.main import main
-from bpudeploy.signing import load_key, new_key
+from bpudeploy.signing import new_key
 from bpudeploy.spec.load import list_targets
 from tests.boards.sshd import Home, Server, free_port, keygen, make_home, needs_sshd, public, serve
 
@@ -104,9 +104,7 @@ def lab(built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.Monke
         servers = [stack.enter_context(serve(tmp_path / f"b{i}", home, path=python)) for i in range(COUNT)]
         home.know(*servers)
         for server in servers:
-            (server.board / "bpudeploy" / "keys").mkdir(parents=True)
-            signers = server.board / "bpudeploy" / "keys" / "allowed_signers"
-            signers.write_text(load_key(key).public.allowed_signer + "\n")
+            server.trust(key)
         yield Lab(home, servers, tmp_path, stack)
 
 

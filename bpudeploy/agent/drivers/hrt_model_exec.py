@@ -149,7 +149,7 @@ class HrtModelExec:
 
     def __init__(self, own: Tool, info: hrt_text.ModelInfo) -> None:
         """Refuse a network that is no classifier of pictures."""
-        self._tool, self._info = own, info
+        self._tool = own
         self.runtime = f"{NAME}, libdnn {info.runtime}" if info.runtime else f"{NAME}, version not told"
         self._form, self.batch, self._height, self._width = _form(info.inputs)
         if len(info.outputs) != 1:

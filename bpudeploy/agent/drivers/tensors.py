@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from . import nv12
 from .base import Refused
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")
@@ -54,11 +53,6 @@ def even(height: int, width: int, where: str) -> None:
 def ordered(pixels: Any, layout: str) -> Any:
     """Return NHWC pictures in ``layout``."""
     return np.ascontiguousarray(pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))
-
-
-def packed(pixels: Any) -> Any:
-    """Return one picture as NV12 in one buffer."""
-    return nv12.packed(pixels)
 
 
 def classes_axis(shape: Sequence[int], batch: int, where: str) -> int:
