@@ -77,6 +77,12 @@ class StageContractError(StageError):
     """A stage did something else than it declared: a bug in the stage, not in the recipe."""
 
 
+class OutOfTime(BpudeployError):
+    """The time that was given was over before this was done; what was done is in the store."""
+
+    exit_code = ExitCode.STAGE
+
+
 class StoreError(BpudeployError):
     """The store's bytes are not what their name says, or cannot be written."""
 

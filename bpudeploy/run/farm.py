@@ -3,6 +3,8 @@ here: that is the Executor's, and another one may run them on other machines."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bpudeploy.digest import Key
-from bpudeploy.errors import BpudeployError
+from bpudeploy.errors import BpudeployError, OutOfTime
 from bpudeploy.events import Event
 from bpudeploy.plan.step import Plan, Step, step_key
 from bpudeploy.run.runner import RunResult, StepResult, bring
@@ -69,6 +71,16 @@ class _Progress:
     forced: frozenset[str]
     done: dict[str, StepResult] = field(default_factory=dict)
     error: BpudeployError | None = None
+    told: bool = False
+
+    @property
+    def outcome(self) -> RunResult | BpudeployError | None:
+        """What came of the plan; None while it is on its way."""
+        if self.error is not None:
+            return self.error
+        if len(self.done) < len(self.plan.steps):
+            return None
+        return RunResult({step.name: self.done[step.name] for step in self.plan.steps})
 
     def ready(self) -> list[Step]:
         """Return the steps whose inputs are there."""
@@ -85,33 +97,55 @@ class _Progress:
 class _State:
     """Keys of steps by what has become of them; ``renewed`` are the forced ones that have run."""
 
-    running: set[Key] = field(default_factory=set)
+    running: dict[Key, _Progress] = field(default_factory=dict)
     renewed: set[Key] = field(default_factory=set)
     failed: dict[Key, BpudeployError] = field(default_factory=dict)
 
 
 def run_all(
-    plans: Sequence[Plan], root: Path, executor: Executor, tell: Tell, force: Collection[str] = ()
+    plans: Sequence[Plan],
+    root: Path,
+    executor: Executor,
+    tell: Tell,
+    force: Collection[str] = (),
+    *,
+    until: float = math.inf,
+    ended: Callable[[int, RunResult | BpudeployError], None] = lambda _index, _outcome: None,
 ) -> list[RunResult | BpudeployError]:
     """Bring every step of every plan into the store; a step that plans share runs once.
 
     A plan whose step fails stops there, the others go on: its place in the list holds the error.
+
+    Args:
+        until: ``time.monotonic()`` after which no step begins; a plan that is not done then is OutOfTime.
+        ended: called once a plan, with its place in ``plans``, as soon as it is done or cannot be.
     """
     under_way = [_Progress(plan, plan.select(force)) for plan in plans]
     state = _State()
     with store_in_use(root), executor:
         while True:
-            for progress in under_way:
-                while _advance(progress, root, executor, tell, state):
+            for index, progress in enumerate(under_way):
+                while _advance(progress, root, executor, tell, state, until):
                     pass
+                _tell_end(index, progress, ended)
             if not state.running:
                 break
-            for ended in executor.wait():
-                _settle(under_way, ended, state)
-    return [p.error or RunResult({s.name: p.done[s.name] for s in p.plan.steps}) for p in under_way]
+            for one in executor.wait():
+                _settle(one, state)
+    for index, progress in enumerate(under_way):
+        if progress.outcome is None:
+            progress.error = OutOfTime(f"{progress.plan.recipe}: the time was over before all its steps had run")
+            _tell_end(index, progress, ended)
+    return [outcome for p in under_way if (outcome := p.outcome) is not None]
 
 
-def _advance(progress: _Progress, root: Path, executor: Executor, tell: Tell, state: _State) -> bool:
+def _tell_end(index: int, progress: _Progress, ended: Callable[[int, RunResult | BpudeployError], None]) -> None:
+    if progress.outcome is not None and not progress.told:
+        progress.told = True
+        ended(index, progress.outcome)
+
+
+def _advance(progress: _Progress, root: Path, executor: Executor, tell: Tell, state: _State, until: float) -> bool:
     """Take what is in the store and start what is not and has room; say whether anything was taken."""
     taken, name = False, progress.plan.recipe
     for step in progress.ready():
@@ -128,19 +162,17 @@ def _advance(progress: _Progress, root: Path, executor: Executor, tell: Tell, st
             taken = True
             continue
         job = Job(name, step, inputs, key, forced)
-        if executor.has_room(job):
-            state.running.add(key)
+        if time.monotonic() < until and executor.has_room(job):
+            state.running[key] = progress
             executor.start(job, tell)
     return taken
 
 
-def _settle(under_way: Sequence[_Progress], ended: Ended, state: _State) -> None:
+def _settle(ended: Ended, state: _State) -> None:
     job = ended.job
-    state.running.remove(job.key)
+    progress = state.running.pop(job.key)
     if isinstance(ended.outcome, BpudeployError):
         state.failed[job.key] = ended.outcome  # every plan that needs it meets it here
         return
     state.renewed.add(job.key)
-    for progress in under_way:
-        if progress.plan.recipe == job.recipe:
-            progress.done[job.step.name] = ended.outcome
+    progress.done[job.step.name] = ended.outcome

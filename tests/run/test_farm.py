@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.errors import BpudeployError, StageError
+from bpudeploy.errors import BpudeployError, OutOfTime, StageError
 from bpudeploy.events import Event, StepFinished, StepStarted
 from bpudeploy.plan.builder import PlanBuilder
 from bpudeploy.plan.step import Plan
@@ -174,3 +174,39 @@ def test_a_step_of_a_third_party_may_be_a_closure(tmp_path: Path) -> None:
     p.add(stage("c", (), Kind.MODEL, lambda text, inputs: joined(text + word, inputs)), "fetch/model", Toy("w"))
     (found,), _ = farm([p.build()], tmp_path)
     assert word in found.artifact("fetch/model").path.read_text()
+
+
+def test_plans_of_one_recipe_for_two_targets_do_not_take_each_others_steps(tmp_path: Path) -> None:
+    one, other = toy_plan(Change(count="1"), sleep=0.2), toy_plan(Change(count="2"), sleep=0.2)
+    assert one.recipe == other.recipe
+    a, b = run_all([one, other], tmp_path, LocalExecutor(tmp_path, ROOMY), Heard())
+    assert isinstance(a, RunResult) and isinstance(b, RunResult)
+    assert a.artifact("fetch/calibration").digest != b.artifact("fetch/calibration").digest
+    for plan, result in ((one, a), (other, b)):
+        again = run(plan, tmp_path, lambda event: None)
+        assert again.ran == [] and again.artifact("compile").digest == result.artifact("compile").digest
+
+
+def test_no_step_begins_when_the_time_is_over_and_what_is_there_is_taken(tmp_path: Path) -> None:
+    ready, missing = toy_plan(), toy_plan(Change(weights="other", recipe="other"))
+    run(ready, tmp_path, lambda event: None)
+    heard, ended = Heard(), []
+    outcomes = run_all(
+        [missing, ready],
+        tmp_path,
+        LocalExecutor(tmp_path, ROOMY),
+        heard,
+        until=time.monotonic(),
+        ended=lambda index, outcome: ended.append((index, type(outcome))),
+    )
+    assert isinstance(outcomes[0], OutOfTime) and "other" in str(outcomes[0])
+    assert isinstance(outcomes[1], RunResult)
+    assert ended == [(1, RunResult), (0, OutOfTime)]
+    assert not any(isinstance(event, StepStarted) for _, event in heard.events)
+
+
+def test_each_plan_is_told_of_as_soon_as_it_is_done(tmp_path: Path) -> None:
+    quick, slow = toy_plan(Change(recipe="quick")), toy_plan(Change(weights="s", count="s", recipe="slow"), sleep=0.5)
+    order: list[int] = []
+    run_all([slow, quick], tmp_path, LocalExecutor(tmp_path, ROOMY), Heard(), ended=lambda i, _: order.append(i))
+    assert order == [1, 0]
