@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.base import Backend
 from bpudeploy.boards.base import Board, BoardOpener
+from bpudeploy.commits import commit_of
+from bpudeploy.digest import canonical
 from bpudeploy.errors import UsageError
 from bpudeploy.events import Event, StepFinished, StepStarted
 from bpudeploy.known import PROJECT, RUNS, Built, Known, keep
@@ -112,8 +114,12 @@ def build(
     outlooks = [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in look(plan, store, force)]
     (directory / "plan.json").write_text(json.dumps(outlooks, indent=1))
     result = run(plan, store, tell, force)
-    known = keep(directory, _manifest(resolved, backend, result), _built(resolved, result))
-    return Build(known, result, directory, tell)
+    return Build(keep_built(resolved, backend, result, directory), result, directory, tell)
+
+
+def keep_built(resolved: Resolved, backend: Backend, result: RunResult, directory: Path) -> Known:
+    """Keep the release that a plan gave in a run directory, where ``find_release`` finds it."""
+    return keep(directory, _manifest(resolved, backend, result), _built(resolved, result))
 
 
 def board_opener(target: Target, address: str | None) -> BoardOpener:
@@ -186,7 +192,22 @@ def _manifest(resolved: Resolved, backend: Backend, result: RunResult) -> Manife
 
 
 def _built(resolved: Resolved, result: RunResult) -> Built:
-    return Built(built=result.steps[pipeline.BINARY].record.made, method=resolved.recipe.benchmark)
+    from bpudeploy.results.measurement import BuildFacts, StepFacts
+
+    compiled = result.steps[pipeline.BINARY].record
+    facts = BuildFacts(
+        binary_bytes=compiled.outputs[0].size,
+        compiled=compiled.made,
+        compile_seconds=compiled.seconds,
+        commit=commit_of(resolved.files[:-1]),  # the last is the target's, which may be built in
+        steps={
+            name: StepFacts(
+                parts=json.loads(canonical(step.record.parts)), digests=tuple(o.digest for o in step.record.outputs)
+            )
+            for name, step in result.steps.items()
+        },
+    )
+    return Built(built=compiled.made, method=resolved.recipe.benchmark, facts=facts)
 
 
 @dataclass(frozen=True)

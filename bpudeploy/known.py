@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bpudeploy.digest import Digest, short
 from bpudeploy.errors import UsageError
 from bpudeploy.release import Manifest, Release
+from bpudeploy.results.measurement import BuildFacts
 from bpudeploy.spec.recipe import BenchmarkSpec
 from bpudeploy.stage import Artifact, Kind
 
@@ -28,6 +29,8 @@ class Built(BaseModel):
     built: int
     """When the binary was compiled, seconds since 1970."""
     method: BenchmarkSpec
+    facts: BuildFacts | None = None
+    """None in runs of a bpudeploy that did not keep them."""
 
 
 @dataclass(frozen=True)

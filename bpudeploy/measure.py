@@ -22,7 +22,7 @@ from bpudeploy.known import PROJECT, Known
 from bpudeploy.plan import pipeline
 from bpudeploy.plan.step import Ref
 from bpudeploy.release import Manifest, Release
-from bpudeploy.results.measurement import Measurement, Provenance, Subject
+from bpudeploy.results.measurement import BuildFacts, Measurement, Provenance, Subject
 from bpudeploy.results.session import Contender, Setting
 from bpudeploy.spec.recipe import BenchmarkSpec
 from bpudeploy.spec.target import Target
@@ -47,6 +47,7 @@ class Candidate:
     """The best class of each image in integers on the host."""
     truth: tuple[int, ...]
     """The best class of each image in float."""
+    build: BuildFacts | None = None
 
     @property
     def subject(self) -> Subject:
@@ -92,6 +93,7 @@ def candidate(known: Known, store: Path) -> Candidate:
         labels=tuple(int(label) for label in scores.labels),  # the set's own; its pixels may be gigabytes
         expected=tuple(int(best) for best in scores.logits.argmax(axis=1)),
         truth=tuple(int(best) for best in original.logits.argmax(axis=1)),
+        build=known.built.facts,
     )
 
 
@@ -115,7 +117,9 @@ def measure(
     setting = Setting(
         session=secrets.token_hex(8),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        contenders=tuple(Contender(subject=one.subject, expected=one.expected) for one in candidates),
+        contenders=tuple(
+            Contender(subject=one.subject, expected=one.expected, build=one.build) for one in candidates
+        ),
         samples=first.evaluation.digest,
         labels=first.labels,
         method=method,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def bench(args: Namespace, store: Path) -> int:
     """Measure a release, or two in turns, on a board; activates nothing there."""
     from bpudeploy.effects.lost import watched
+    from bpudeploy.effects.reserve import refuse_reserved
     from bpudeploy.measure import candidate, measure, provenance_of
     from bpudeploy.results.compare import compare
     from bpudeploy.results.store import open_results
@@ -37,6 +38,7 @@ def bench(args: Namespace, store: Path) -> int:
     _same_images(candidates)
     with open_results(args.results) as results:
         with render.Live(args.json) as live, watched(opener) as board:
+            refuse_reserved(board)
             measured = measure(board, candidates, method, provenance_of(target), live.draw)
         results.append(measured)
     render_bench.show_measurements(measured, args.json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from bpudeploy.boards.base import Board
@@ -25,7 +25,7 @@ from bpudeploy.effects.notebook import Notebook
 from bpudeploy.effects.place import place
 from bpudeploy.effects.remote import is_file
 from bpudeploy.events import Event, Note, Progress
-from bpudeploy.results.measurement import Caveat, Clock, Conditions, Measurement, Round
+from bpudeploy.results.measurement import Caveat, Clock, Conditions, LayerCost, Measurement, Round
 from bpudeploy.results.session import (
     Answered,
     Began,
@@ -53,6 +53,8 @@ _POLL_S = 2.0
 _TOP = 5
 _PROFILED = 10
 """Frames under the runtime's profiler."""
+_FEW = 8
+"""Images of the evaluation set that show what classifying takes of the memory."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ def bench(
         for contender in range(len(binaries)):
             _finish(session, contender)
         board_id = agent.hello.facts.board_id or f"{agent.hello.facts.machine} {agent.hello.facts.hostname}"
+    for contender in range(len(binaries)):
+        if not of(book.entries, Memory, contender):
+            with agent_on(board, emit, step=STEP) as agent:  # one process's peak cannot be told apart
+                _alone(replace(session, agent=agent), contender)
     return measurements_of(book.setting, book.entries, board_id)
 
 
@@ -275,7 +281,7 @@ def _conditions(session: _Session, line: Sensors, during: str) -> Conditions:
 
 
 def _finish(session: _Session, contender: int) -> None:
-    """Ask for the answers that are missing, for what each layer takes, and for the memory."""
+    """Ask for the answers that are missing, and for what each layer takes."""
     book, total = session.book, len(session.book.setting.labels)
     if answered(book.entries, contender) == total and of(book.entries, Costs, contender):
         return
@@ -288,8 +294,28 @@ def _finish(session: _Session, contender: int) -> None:
                     raise session.agent.error(f"it answers for image {line.first} out of turn")
                 book.write(Answered(contender=contender, first=line.first, top=line.classes))
                 session.emit(Progress(STEP, answered(book.entries, contender), total, "images"))
-    costs = session.agent.told("layers", LayerCosts, within=_FRAME_S * _PROFILED, frames=_PROFILED)
-    book.write(Costs(contender=contender, layers=costs.layers))
+    book.write(Costs(contender=contender, layers=_costs(session)))
+    if len(session.binaries) == 1:
+        _unload(session, contender)
+
+
+def _costs(session: _Session) -> tuple[LayerCost, ...]:
+    return session.agent.told("layers", LayerCosts, within=_FRAME_S * _PROFILED, frames=_PROFILED).layers
+
+
+def _alone(session: _Session, contender: int) -> None:
+    """Do a little of everything with only this contender, for the memory that it takes."""
+    loaded = _load(session, contender)
+    few = {"min_frames": 2, "min_seconds": 0.0, "max_seconds": 1.0}
+    for streams in (1, *(session.method.streams if loaded.streams else ())):
+        list(_ask_round(session, few, streams=streams, warmup=1))
+    some = min(len(session.book.setting.labels), _FEW)
+    list(session.agent.ask("classify", within=_SILENCE_S, first=0, last=some, top=_TOP, logits=False))
+    _costs(session)
+    _unload(session, contender)
+
+
+def _unload(session: _Session, contender: int) -> None:
     done = [line for line in session.agent.ask("unload", within=60.0) if isinstance(line, Done)]
-    if len(session.binaries) == 1 and done[-1].peak_memory_mb is not None:
-        book.write(Memory(contender=contender, peak_mb=done[-1].peak_memory_mb))
+    if done[-1].peak_memory_mb is not None:
+        session.book.write(Memory(contender=contender, peak_mb=done[-1].peak_memory_mb))

@@ -27,7 +27,7 @@ from bpudeploy.effects.script import Facts, Script, ask
 from bpudeploy.errors import BoardError, UsageError
 from bpudeploy.events import Event, Note
 
-__all__ = ["Pace", "Reservation", "Reserved", "release", "reservation", "reserve"]
+__all__ = ["Pace", "Reservation", "Reserved", "refuse_reserved", "release", "reservation", "reserve"]
 
 RESERVE, RELEASE = "reserve", "release"
 _LONGEST_S = 366 * 86400
@@ -66,10 +66,12 @@ def reserve(
     wait_s: float,
     emit: Callable[[Event], None],
     pace: Pace = USUAL,
+    job: str = "",
 ) -> Reservation:
     """Hold a board for ``seconds`` from now, for this user of this machine; what they hold already is made longer.
 
     Args:
+        job: one word; what is held for a job is not its user's own, and the other way round.
         why: told to others, as one line of 200 characters at most.
         wait_s: how long to wait in the queue; 0 asks once and does not queue.
 
@@ -80,7 +82,7 @@ def reserve(
     """
     if not 0 < seconds <= _LONGEST_S:
         raise UsageError(f"a board cannot be reserved for {seconds:g} s", hint="between a second and a year")
-    token, me = secrets.token_hex(8), _me()
+    token, me = secrets.token_hex(8), _me(job)
     how = "wait" if wait_s > 0 else "take"
     arguments = [how, token, me, str(math.ceil(seconds)), str(pace.silence_s), clean(why)[:_WHY]]
     deadline, told = time.monotonic() + wait_s, False
@@ -101,14 +103,17 @@ def reserve(
     return _reservation(facts.one("reserved", board=board, step=RESERVE), me, 0)
 
 
-def release(board: Board, *, force: bool) -> Reservation | None:
+def release(board: Board, *, force: bool, job: str = "") -> Reservation | None:
     """Give our reservation back, or with ``force`` anybody's; returns what it was, None if there was none.
+
+    Args:
+        job: that of ``reserve``.
 
     Raises:
         Reserved: it is somebody else's.
         BoardError: the board cannot.
     """
-    me = _me()
+    me = _me(job)
     arguments = ["force" if force else "mine", secrets.token_hex(8), me]
     facts = _alone(board, Script.RELEASE, arguments, RELEASE)
     return _reservation(facts.all("reserved")[0], me, 0) if "reserved" in facts else None
@@ -128,9 +133,20 @@ def reservation(board: Board) -> Reservation | None:
     return _reservation(facts.all("reserved")[0], me, facts.number("ahead", board=board, step=RESERVE))
 
 
-def _me() -> str:
+def refuse_reserved(board: Board) -> None:
+    """Refuse to measure on a board that somebody else has reserved: it would spoil their figures and ours.
+
+    Raises:
+        Reserved: it is somebody else's, a job of ours included.
+    """
+    held = reservation(board)
+    if held is not None and not held.mine:
+        raise Hold(held.owner, held.until, held.why).refusal(board=board.name, step="benchmark")
+
+
+def _me(job: str = "") -> str:
     """Return who we are, as locks say it, without the process."""
-    return owner().partition(" ")[0]
+    return owner().partition(" ")[0] + (f"+{job}" if job else "")
 
 
 def _alone(board: Board, script: Script, arguments: list[str], step: str) -> Facts:

@@ -20,11 +20,12 @@ from bpudeploy.fleet.controller import Terms, Threads, run_rollout
 from bpudeploy.fleet.events import Event, Place, Planned
 from bpudeploy.fleet.journal import controlled
 from bpudeploy.fleet.journal import planned as planned_at
+from bpudeploy.fleet.reach import opener
 from bpudeploy.fleet.select import Selector
 from bpudeploy.fleet.view import RolloutView, State, view
 from bpudeploy.fleet.waves import Layout, lay_out, max_unavailable
 from bpudeploy.fleet.windows import open_at, parse
-from bpudeploy.fleet.work import Kit, opener, works
+from bpudeploy.fleet.work import Kit, works
 from bpudeploy.known import PROJECT, Known, find_release
 from bpudeploy.measure import candidate
 from bpudeploy.spec.fleet import Fleet, RolloutSpec
@@ -100,7 +101,7 @@ def look(places: Sequence[Place], kits: Mapping[str, Kit]) -> list[Looked]:
         kit = kits[place.target]
         release = kit.candidate.release
         try:
-            with opener(place, kit.board)() as board:
+            with opener(place.board, place, kit.board)() as board:
                 now = served(board, step=_STEP)
                 there = is_file(board, installed(board, release), step=_STEP)
         except BpudeployError as error:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from bpudeploy.boards.address import Address
 from bpudeploy.boards.base import Board
 from bpudeploy.boards.facts import read_facts
-from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.digest import short
 from bpudeploy.effects.lost import watched
 from bpudeploy.effects.push import Policy, Pushed, push
@@ -21,6 +18,7 @@ from bpudeploy.effects.verify import verify
 from bpudeploy.errors import BoardError, ConnectionLost, Unreachable, UsageError
 from bpudeploy.events import Event
 from bpudeploy.fleet.events import Ending, Job, Outcome, Place, Tell, Work
+from bpudeploy.fleet.reach import opener, require_identity
 from bpudeploy.known import find_release
 from bpudeploy.measure import Candidate, candidate, measure
 from bpudeploy.results.compare import compare
@@ -58,19 +56,11 @@ def works(kits: Mapping[str, Kit], gates: GatesSpec) -> Callable[[Job, Tell], Ou
     return work
 
 
-def opener(place: Place, spec: BoardSpec) -> Callable[[], AbstractContextManager[Board]]:
-    """Return what opens a board of the inventory; connects to nothing yet."""
-    jump = Address.parse(place.jump) if place.jump is not None else None
-    address = Address.parse(place.address)
-    root = PurePosixPath(place.root or spec.root)
-    return lambda: open_ssh(address, name=place.board, python=spec.python, root=root, jump=jump)
-
-
 def _update(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:
     before: Served | None = None
     try:
-        with watched(opener(job.place, kit.board)) as board:
-            _require_identity(board, job.place)
+        with watched(opener(job.place.board, job.place, kit.board)) as board:
+            require_identity(board, job.place)
             before = served(board, step=_STEP)
             tell("connected", serves=before.current)
             pushed = push(board, kit.candidate.release, kit.policy, _quiet)
@@ -91,19 +81,6 @@ def _update(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:
         before=before.current,
         bytes_sent=pushed.bytes_sent,
     )
-
-
-def _require_identity(board: Board, place: Place) -> None:
-    if place.board_id is None:
-        return
-    found = read_facts(board).soc_uid
-    if found is None or found.lower() != place.board_id.lower().removeprefix("0x"):
-        raise BoardError(
-            f"its serial number is {found}, the inventory says {place.board_id}",
-            board=board.name,
-            step="connect",
-            hint="another board has this address: correct the inventory, or the network",
-        )
 
 
 def _gates(board: Board, place: Place, kit: Kit, gates: GatesSpec, before: Served, tell: Tell) -> str:
@@ -197,8 +174,8 @@ def _go_back(board: Board, kit: Kit, job: Job, before: Served, pushed: Pushed, e
 
 def _roll_back(job: Job, kit: Kit, tell: Tell) -> Outcome:
     try:
-        with watched(opener(job.place, kit.board)) as board:
-            _require_identity(board, job.place)
+        with watched(opener(job.place.board, job.place, kit.board)) as board:
+            require_identity(board, job.place)
             now = served(board, step=_STEP)
             tell("connected", serves=now.current)
             if now.current == job.before:

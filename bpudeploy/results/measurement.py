@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from bpudeploy.spec.recipe import BenchmarkSpec
 
@@ -195,6 +195,26 @@ class Subject(_Value):
     binary: str
 
 
+class StepFacts(_Value):
+    """One step of the plan that built a release: everything that its key was made of, and what it gave."""
+
+    parts: Mapping[str, JsonValue]
+    digests: tuple[str, ...]
+
+
+class BuildFacts(_Value):
+    """How a release came to be: what a later one is held against, to say what has changed between them."""
+
+    binary_bytes: int
+    compiled: int
+    """Seconds since 1970, by the clock of the machine that compiled it; 0 where it is not known."""
+    compile_seconds: float
+    """When it was compiled; a release that comes from the store was not compiled again."""
+    commit: str | None
+    """Of the recipe's repository; with ``+changes`` where its files differ from that commit. None: no repository."""
+    steps: Mapping[str, StepFacts]
+
+
 class Measurement(_Value):
     """One benchmark of one release on one board."""
 
@@ -232,6 +252,10 @@ class Measurement(_Value):
     peak_memory_mb: float | None = None
     versions: Mapping[str, str] = {}
     """Tools of the host that built and measured."""
+    build: BuildFacts | None = None
+    """None where it is not known: of releases that an older bpudeploy built."""
+    night: str | None = None
+    """SUITE/WHEN of the night that judged it; None for any other, and for a baseline that ran in turns with it."""
 
     @property
     def samples_ms(self) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from bpudeploy.results.latency import latency_of, mean_of
 from bpudeploy.results.measurement import (
     Answers,
     BoardFacts,
+    BuildFacts,
     Caveat,
     Conditions,
     Interval,
@@ -118,6 +119,7 @@ class Contender(_Entry):
     subject: Subject
     expected: tuple[int, ...] | None
     """The best class of each image on the host, in integers; None where the host has none."""
+    build: BuildFacts | None = None
 
 
 class Setting(_Entry):
@@ -244,6 +246,7 @@ def _measurement(setting: Setting, entries: Sequence[Entry], board_id: str, cont
         answers=answers,
         peak_memory_mb=memory[-1].peak_mb if memory else None,
         versions=setting.versions,
+        build=who.build,
     )
 
 

@@ -27,8 +27,8 @@ from bpudeploy.results.migrations.upgrade import WRITES, bring_up_to_date
 
 DEFAULT = "sqlite:///.bpudeploy/results.sqlite"
 VARIABLE = "BPUDEPLOY_RESULTS"
-SCHEMA_VERSION = 1
-"""Of the documents; the table's own is a revision of ``migrations``."""
+SCHEMA_VERSION = 2
+"""Of the documents; the table's own is a revision of ``migrations``. 2: with ``build`` and ``night``."""
 _WAIT_S = 30
 _LAST = "\U0010ffff"  # behind every text that a prefix begins
 
@@ -221,9 +221,9 @@ def measurement_of(row: Mapping[str, Any], shown: str) -> Measurement:
     The one place that knows the documents' versions: a row of an older one is brought to the newest here.
     """
     where = f"measurement {row['id']} in {shown}"
-    if row["schema_version"] != SCHEMA_VERSION:
+    if not 1 <= row["schema_version"] <= SCHEMA_VERSION:  # what 1 does not have, defaults say
         raise StoreError(
-            f"{where} is of version {row['schema_version']}; this bpudeploy reads {SCHEMA_VERSION}",
+            f"{where} is of version {row['schema_version']}; this bpudeploy reads up to {SCHEMA_VERSION}",
             hint="a newer bpudeploy wrote it: install that one",
         )
     try:

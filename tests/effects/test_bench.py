@@ -138,7 +138,10 @@ def test_two_are_measured_in_turns_and_nothing_is_activated(
     assert a.session == b.session and len(a.rounds) == len(b.rounds)
     order = [who for _, who in sorted([(r.place, "a") for r in a.rounds] + [(r.place, "b") for r in b.rounds])]
     assert "".join(order).startswith("abbaab")
-    assert a.peak_memory_mb is None, "one process held both"
+    (alone,) = measure(board, [one], network[1], tmp_path)
+    for found_mb in (a.peak_memory_mb, b.peak_memory_mb):
+        assert found_mb is not None and alone.peak_memory_mb is not None, "each had a process of its own for it"
+        assert found_mb == pytest.approx(alone.peak_memory_mb, rel=0.1)
     found = compare([a], [b])
     assert found.design is Design.INTERLEAVED and found.pairs == len(a.rounds)
     assert found.accuracy is not None and found.accuracy.points.value == 0

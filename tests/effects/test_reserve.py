@@ -20,7 +20,7 @@ from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.effects.hold import NO_END, Hold
 from bpudeploy.effects.lock import owner
 from bpudeploy.effects.push import push
-from bpudeploy.effects.reserve import Pace, Reservation, Reserved, release, reservation, reserve
+from bpudeploy.effects.reserve import Pace, Reservation, Reserved, refuse_reserved, release, reservation, reserve
 from bpudeploy.effects.rollback import rollback
 from bpudeploy.effects.script import Script, text
 from bpudeploy.errors import BoardError, UsageError
@@ -41,7 +41,7 @@ _who = threading.local()
 @pytest.fixture(autouse=True)
 def named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each thread be somebody: see ``being``."""
-    monkeypatch.setattr("bpudeploy.effects.reserve._me", lambda: getattr(_who, "name", US))
+    monkeypatch.setattr("bpudeploy.effects.reserve.owner", lambda: f"{getattr(_who, 'name', US)} pid 1")
 
 
 @contextmanager
@@ -115,6 +115,28 @@ def test_once_more_makes_it_longer_and_never_shorter(small: Any, root: Path) -> 
     longer = hold(small, 7200, why="and more")
     assert longer.until.timestamp() - first.until.timestamp() >= 7100 and longer.why == "and more"
     assert hold(small, 10).until == longer.until
+
+
+def test_what_a_job_holds_is_not_its_user_s_and_the_other_way_round(board: SshBoard) -> None:
+    reserve(board, seconds=60, why="nightly", wait_s=0, emit=quiet, job="lab")
+    held = reservation(board)
+    assert held is not None and held.owner == f"{US}+lab" and not held.mine
+    tries: list[Callable[[], object]] = [
+        lambda: hold(board),
+        lambda: release(board, force=False),
+        lambda: refuse_reserved(board),
+    ]
+    for refused in tries:
+        with pytest.raises(Reserved, match=r"\+lab has reserved it .*: nightly"):
+            refused()
+    again = reserve(board, seconds=90, why="nightly", wait_s=0, emit=quiet, job="lab")
+    assert again.owner == held.owner, "the same job goes on with it"
+    assert release(board, force=False, job="lab") is not None
+    refuse_reserved(board)
+    hold(board)
+    refuse_reserved(board)
+    with pytest.raises(Reserved):
+        reserve(board, seconds=60, why="nightly", wait_s=0, emit=quiet, job="lab")
 
 
 def test_another_is_told_who_has_it_until_when_and_why(small: Any, root: Path) -> None:

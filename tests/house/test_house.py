@@ -43,13 +43,14 @@ MAY_IMPORT = {
     "summarise": WORDS
     | {"stages", "backends", "plan", "run", "results", "effects", "release", "restructure", "spec", "conformance"}
     | {"quantize", "predict"},
-    "known": WORDS | {"stage", "release", "spec"},
+    "commits": set(),
+    "known": WORDS | {"stage", "release", "spec", "results"},
     "measure": WORDS
     | {"stage", "backends", "plan", "results", "effects", "release", "spec", "boards", "store", "known"},
     "fleet": WORDS | {"spec", "stage", "boards", "effects", "results", "release", "measure", "known"},
     "deploy": WORDS
     | {"stage", "backends", "plan", "run", "results", "effects", "release", "signing", "spec", "boards", "summarise"}
-    | {"measure", "known"},
+    | {"measure", "known", "commits"},
     "cli": WORDS
     | {"stage", "stages", "backends", "plan", "run", "results", "store", "release", "spec", "deploy", "boards"}
     | {"effects", "signing", "measure", "known", "fleet"}
@@ -69,7 +70,10 @@ DOORS = {
     "yaml": {"spec/yamlmarks.py"},
     "jinja2": {"results/drawing.py"},
     "matplotlib": {"results/drawing.py"},
-    "cloudpickle": {"run/local.py"},
+    "cloudpickle": {"run/process.py"},
+    "distributed": {"run/cluster.py", "run/cluster_task.py"},
+    "dask": {"run/cluster.py"},
+    "fsspec": {"store/shared.py"},
     "rich": {"cli/render_fleet.py"},
     "sqlalchemy": {"results/store.py"} | MIGRATIONS,
     "alembic": MIGRATIONS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -29,7 +30,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from bpudeploy.errors import BpudeployError, StoreError, UsageError
 from bpudeploy.results import store
@@ -138,6 +139,11 @@ _METHODS = st.builds(
     governor=st.sampled_from(GovernorMode),
     cool_below=st.none() | st.floats(0.1, 120),
 )
+_JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | _FLOATS | _TEXTS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_TEXTS, inner, max_size=2),
+    max_leaves=4,
+)
 _MOMENTS = st.datetimes(timezones=st.none() | st.just(UTC) | st.just(timezone(timedelta(hours=-9.5)))).map(
     datetime.isoformat
 )
@@ -150,6 +156,7 @@ def anything(kind: Any) -> st.SearchStrategy[Any]:
         float: _FLOATS,
         int: st.integers(),
         BenchmarkSpec: _METHODS,
+        JsonValue: _JSON,
     }
     if kind in plain:
         return plain[kind]
@@ -191,7 +198,7 @@ def test_a_document_is_the_same_text_each_time_and_the_columns_say_what_it_says(
     row = row_of(one)
     assert "samples_ms" not in row["document"] and "labels" not in row["document"]
     assert (row["release"], row["recipe"], row["board"]) == (A, "vit", "desk-1")
-    assert (row["provenance"], row["schema_version"]) == ("measured", 1)
+    assert (row["provenance"], row["schema_version"]) == ("measured", 2)
     assert row["made"] == "2026-11-28T05:00:00.000000+00:00"
 
 
@@ -283,7 +290,7 @@ _COLUMNS = ", ".join(f'"{column.name}"' for column in MEASUREMENTS.columns if co
 @pytest.mark.parametrize(
     ("column", "value", "why"),
     [
-        ("schema_version", "2", r"measurement 2 in .* is of version 2; this bpudeploy reads 1"),
+        ("schema_version", "3", r"measurement 2 in .* is of version 3; this bpudeploy reads up to 2"),
         ("document", "'{'", r"measurement 2 in .* cannot be read"),
         ("document", "'{\"rounds\": []}'", r"measurement 2 in .* cannot be read"),
         ("samples", "answers", r"measurement 2 in .* cannot be read"),
@@ -666,3 +673,15 @@ def test_another_process_that_goes_on_writing_is_said(tmp_path: Path, monkeypatc
         busy.close()
         results.append([measured()])
         assert results.find(Query()) == [measured()]
+
+
+def test_a_row_of_the_first_version_is_read_with_what_it_did_not_know_missing(results: Results, place: Place) -> None:
+    results.append([measured()])
+    document = json.loads(row_of(measured())["document"])
+    for added in ("build", "night"):
+        del document[added]
+    text = json.dumps(document).replace("'", "''")
+    change = _COLUMNS.replace('"document"', f"'{text}'").replace('"schema_version"', "1")
+    place.raw(f"INSERT INTO measurements ({_COLUMNS}) SELECT {change} FROM measurements")
+    old = results.find(Query())[0]
+    assert old == measured() and old.build is None and old.night is None
