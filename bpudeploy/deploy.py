@@ -98,13 +98,17 @@ def build(
     store: Path,
     emit: Callable[[Event], None],
     force: Collection[str] = (),
+    runs: Path = RUNS,
 ) -> Build:
     """Run a plan up to the binary and keep the release in a run directory, where ``find_release`` finds it.
+
+    Args:
+        runs: the run directories; elsewhere, the release is not the latest of its name.
 
     Raises:
         BpudeployError: what failed. The store is as good as before.
     """
-    directory = new_run_directory(RUNS, resolved.recipe.name)
+    directory = new_run_directory(runs, resolved.recipe.name)
     write = event_writer(directory)
 
     def tell(event: Event) -> None:

@@ -82,6 +82,13 @@ def find_release(named: str, runs: Path = RUNS) -> Known:
     )
 
 
+def releases_of(named: str, runs: Path = RUNS) -> list[Known]:
+    """Return the releases of NAME@TARGET that were built here, each once, the one that was built first at first."""
+    name, _, target = named.partition("@")
+    known = {k.digest: k for k in _all(runs) if (k.manifest.name, k.manifest.target) == (name, target)}
+    return sorted(known.values(), key=lambda one: one.built.built)
+
+
 def _all(runs: Path) -> Iterator[Known]:
     """Yield the releases of all runs, the latest first."""
     for path in sorted(runs.glob(f"*/{MANIFEST}"), reverse=True):

@@ -51,9 +51,12 @@ MAY_IMPORT = {
     "deploy": WORDS
     | {"stage", "backends", "plan", "run", "results", "effects", "release", "signing", "spec", "boards", "summarise"}
     | {"measure", "known", "commits"},
+    "nightly": WORDS
+    | {"stage", "backends", "plan", "run", "results", "store", "release", "spec", "boards", "effects", "measure"}
+    | {"known", "deploy", "fleet", "commits"},
     "cli": WORDS
     | {"stage", "stages", "backends", "plan", "run", "results", "store", "release", "spec", "deploy", "boards"}
-    | {"effects", "signing", "measure", "known", "fleet"}
+    | {"effects", "signing", "measure", "known", "fleet", "nightly"}
     | {"conformance", "inspection", "quantize", "predict"},
 }
 MIGRATIONS = {
@@ -75,12 +78,14 @@ DOORS = {
     "dask": {"run/cluster.py"},
     "fsspec": {"store/shared.py"},
     "rich": {"cli/render_fleet.py"},
+    "ruptures": {"nightly/changes.py"},
     "sqlalchemy": {"results/store.py"} | MIGRATIONS,
     "alembic": MIGRATIONS,
     "argparse": {
         "cli/main.py",
         "cli/arguments.py",
         "cli/board_arguments.py",
+        "cli/nightly_arguments.py",
         "cli/fleet.py",
         "cli/reservations.py",
         "cli/verbs.py",
