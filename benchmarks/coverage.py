@@ -88,6 +88,15 @@ def try_one(name: str) -> dict[str, Any]:
 
 
 def _restructure(name: str) -> dict[str, Any]:
+    from bpudeploy.stages.timm_models import create, describe
+
+    model = create(name, image_size=None, num_classes=None)
+    size = describe(model, name, None).image_size
+    return {"size": size[0], **compare(model, (1, 3, *size))}
+
+
+def compare(model: Any, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Disturb a network's random weights, restructure it, and hold both against each other on noise."""
     import numpy as np
     import torch
 
@@ -96,12 +105,9 @@ def _restructure(name: str) -> dict[str, Any]:
     from bpudeploy.restructure.forms import faults
     from bpudeploy.restructure.proof import random_input
     from bpudeploy.restructure.rewrite import rewrite
-    from bpudeploy.stages.timm_models import create, describe, reparameterized
+    from bpudeploy.stages.timm_models import reparameterized
 
-    model = create(name, image_size=None, num_classes=None)
     disturb(model)
-    meta = describe(model, name, None)
-    shape = (1, 3, *meta.image_size)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     pixels = random_input(shape)
     with torch.inference_mode():
@@ -122,7 +128,6 @@ def _restructure(name: str) -> dict[str, Any]:
         "passed": not wrong and error <= TOLERANCE,
         "reason": "; ".join(wrong[:2]) or ("" if error <= TOLERANCE else f"differs by {error:.1e} of the range"),
         "parameters_m": round(parameters, 1),
-        "size": meta.image_size[0],
         "error": error,
         "noise": noise,
         "nodes_before": sum(before.values()),

@@ -11,12 +11,14 @@ from bpudeploy.conformance.report import Form, Inspection
 from bpudeploy.errors import StageError, UsageError
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.load import Resolved, is_file, load_recipe
+from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.recipe import ModelSpec, Outputs
 from bpudeploy.spec.source import Source, SourceKind
 from bpudeploy.spec.target import Target
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from bpudeploy.restructure.imported import Network
 
@@ -57,7 +59,8 @@ def subjects(text: str, *, original: bool, image_size: int | None) -> tuple[tupl
     """
     form = Form.ORIGINAL if original else Form.RESTRUCTURED
     if is_file(text):
-        return tuple(_recipe(resolved, form, image_size) for resolved in load_recipe(Path(text), (), _any_backend))
+        recipes = load_recipe(Path(text), (), _any_backend, to_look=True)
+        return _recipes(recipes, form, image_size)
     if text.endswith(".onnx"):
         return ((_onnx(Path(text), form, image_size, 1), None),)
     if "/" in text or text.endswith((".pth", ".pt", ".bin", ".safetensors")):
@@ -75,7 +78,19 @@ def _any_backend() -> Collection[str]:
     return backend_names()
 
 
-def _recipe(resolved: Resolved, form: Form, image_size: int | None) -> tuple[Subject, Target]:
+def _recipes(recipes: Sequence[Resolved], form: Form, image_size: int | None) -> tuple[tuple[Subject, Target], ...]:
+    """Return each recipe's network and target; what a matrix does not change is made once."""
+    made: dict[str, Subject] = {}
+    found = []
+    for resolved in recipes:
+        key = f"{resolved.recipe.model.model_dump_json()} {_classes(resolved)}"
+        if key not in made:
+            made[key] = _of_recipe(resolved, form, image_size)
+        found.append((_exactly(made[key], resolved), resolved.target))
+    return tuple(found)
+
+
+def _of_recipe(resolved: Resolved, form: Form, image_size: int | None) -> Subject:
     spec = resolved.recipe.model
     size = image_size or spec.image_size
     source = Source.parse(spec.named)
@@ -85,10 +100,10 @@ def _recipe(resolved: Resolved, form: Form, image_size: int | None) -> tuple[Sub
                 f"the network of {resolved.recipe.name} is at {spec.onnx}: inspect fetches nothing",
                 hint="give the .onnx file itself, or run the recipe `--until restructure` and look at its report",
             )
-        return _exactly(_onnx(Path(source.locator), form, size, spec.batch), resolved), resolved.target
-    name = spec.architecture or source.locator.split(".")[0]
-    found = _architecture(name, form, size, spec, _classes(resolved))
-    return _exactly(found, resolved), resolved.target
+        return _onnx(Path(source.locator), form, size, spec.batch)
+    if spec.module is not None:
+        return _users_class(spec, form, image_size)
+    return _architecture(spec.architecture or source.locator, form, size, spec, _classes(resolved))
 
 
 def _exactly(subject: Subject, resolved: Resolved) -> Subject:
@@ -115,7 +130,6 @@ def _classes(resolved: Resolved) -> int | None:
 def _architecture(
     name: str, form: Form, size: Size, spec: ModelSpec | None = None, classes: int | None = None
 ) -> Subject:
-    from bpudeploy.restructure.export import export, network_of_module
     from bpudeploy.stages import timm_models
 
     try:
@@ -125,7 +139,23 @@ def _architecture(
     shape = (spec.batch if spec else 1, 3, *timm_models.describe(model, name, size).image_size)
     if spec is not None and spec.outputs is Outputs.FEATURES:
         model = timm_models.feature_maps(model, spec.layers)
-    model = timm_models.reparameterized(model)
+    return _untrained(name, timm_models.reparameterized(model), shape, form, size)
+
+
+def _users_class(spec: ModelSpec, form: Form, image_size: int | None) -> Subject:
+    """Run the file that the recipe trusts; no weights are read."""
+    from bpudeploy.stages.fetch_module import Maker, load_network, said_on_stderr
+
+    module, size = ModuleRef.parse(spec.module or ""), image_size or spec.image_size
+    height, width = (size, size) if isinstance(size, int) else size or (0, 0)  # spec.checks wants a size
+    with said_on_stderr():
+        model = load_network(Path(module.path), Maker(module.path, module.name, spec.arguments))
+        return _untrained(module.name, model, (spec.batch, 3, height, width), form, size)
+
+
+def _untrained(name: str, model: torch.nn.Module, shape: tuple[int, int, int, int], form: Form, size: Size) -> Subject:
+    from bpudeploy.restructure.export import export, network_of_module
+
     origin = f"{shape[2]}x{shape[3]} pixels, {RANDOM}"
     if form is Form.ORIGINAL:
         weights = frozenset(model.state_dict())

@@ -83,10 +83,13 @@ def find_release(named: str, runs: Path = RUNS) -> Known:
 
 
 def releases_of(named: str, runs: Path = RUNS) -> list[Known]:
-    """Return the releases of NAME@TARGET that were built here, each once, the one that was built first at first."""
+    """Return the releases of NAME@TARGET that runs built here, each once, in the order in which they first were."""
     name, _, target = named.partition("@")
-    known = {k.digest: k for k in _all(runs) if (k.manifest.name, k.manifest.target) == (name, target)}
-    return sorted(known.values(), key=lambda one: one.built.built)
+    known: dict[str, Known] = {}
+    for one in reversed(list(_all(runs))):
+        if (one.manifest.name, one.manifest.target) == (name, target):
+            known.setdefault(one.digest, one)
+    return list(known.values())
 
 
 def _all(runs: Path) -> Iterator[Known]:

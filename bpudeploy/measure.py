@@ -117,9 +117,7 @@ def measure(
     setting = Setting(
         session=secrets.token_hex(8),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        contenders=tuple(
-            Contender(subject=one.subject, expected=one.expected, build=one.build) for one in candidates
-        ),
+        contenders=tuple(Contender(subject=one.subject, expected=one.expected, build=one.build) for one in candidates),
         samples=first.evaluation.digest,
         labels=first.labels,
         method=method,

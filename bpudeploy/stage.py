@@ -16,8 +16,9 @@ class Kind(StrEnum):
     """What an artifact holds. Each is one file."""
 
     CHECKPOINT = "checkpoint"  # trained weights as published: .safetensors, .pth or .onnx
+    CODE = "code"  # .py: a user's own network, trusted
     ARCHIVE = "archive"  # .whl, .zip or .tar of images
-    MODEL = "model"  # .safetensors: a timm state dict; metadata names the architecture
+    MODEL = "model"  # .safetensors: a timm state dict, metadata names the architecture; or .onnx
     PREPROCESS = "preprocess"  # .json: the resolved preprocessing
     DATASET = "dataset"  # .zip: encoded images and index.json (evaluation and calibration sets)
     SAMPLES = "samples"  # .safetensors: uint8 NHWC pixels after resize and crop, int64 labels
@@ -63,7 +64,8 @@ class Stage(Generic[StageOptions]):
 
     ``version`` is raised when the bytes that ``run`` would write change.
     ``tools`` names the Python distributions whose versions are part of the key; they are looked up
-    from package metadata, never imported. ``fingerprint`` adds what a backend says of its own tool.
+    from package metadata, never imported. ``fingerprint`` adds what a backend says of its own tool, and ``look_up``
+    says the same of the machine where it is called: a step may run on another than the one that planned it.
     """
 
     name: str
@@ -73,3 +75,4 @@ class Stage(Generic[StageOptions]):
     run: Callable[[Work, StageOptions, tuple[Artifact, ...]], tuple[Path, ...]]
     tools: tuple[str, ...] = ()
     fingerprint: Fingerprint = field(default_factory=dict)
+    look_up: Callable[[], Fingerprint] | None = None

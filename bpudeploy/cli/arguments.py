@@ -51,3 +51,18 @@ def on_a_board(verb: argparse.ArgumentParser) -> None:
     """Add the board and its target."""
     board(verb)
     verb.add_argument("--target", metavar="NAME", help="the kind of board: it says where releases are there")
+
+
+def results(verb: argparse.ArgumentParser) -> None:
+    """Add --results."""
+    verb.add_argument(
+        "--results", metavar="URL", help="default: $BPUDEPLOY_RESULTS, or SQLite in .bpudeploy; postgresql://... too"
+    )
+
+
+def executor(verb: argparse.ArgumentParser) -> None:
+    """Add --executor and --shared-store."""
+    verb.add_argument("--executor", metavar="WHERE", help="where steps run: local, dask:N, or tcp://HOST:PORT of Dask")
+    verb.add_argument(
+        "--shared-store", metavar="URL", help="a store that machines share (default: $BPUDEPLOY_SHARED_STORE)"
+    )

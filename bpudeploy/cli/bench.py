@@ -30,7 +30,7 @@ def bench(args: Namespace, store: Path) -> int:
     from bpudeploy.results.store import open_results
 
     known = [find_release(named) for named in (args.release, args.against) if named is not None]
-    method = _method(known[0], args)
+    method = method_of(known[0], args)
     target, _ = load_target(args.target or known[0].manifest.target, Path())
     _same_kind(known, target.name)
     opener = board_opener(target, args.board)
@@ -49,7 +49,7 @@ def bench(args: Namespace, store: Path) -> int:
     return ExitCode.OK
 
 
-def _method(known: Known, args: Namespace) -> BenchmarkSpec:
+def method_of(known: Known, args: Namespace) -> BenchmarkSpec:
     """Return the recipe's method, with what the command line changes of it."""
     from pydantic import ValidationError
 

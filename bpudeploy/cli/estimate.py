@@ -36,7 +36,7 @@ def estimate(model: str, named: Sequence[str] | None, image_size: int | None, to
     originals = subjects(model, original=True, image_size=image_size)
     rewritten = subjects(model, original=False, image_size=image_size)
     for (before, own), (after, _), int16 in zip(originals, rewritten, _int16(model), strict=True):
-        found += [_on(target, before, after, int16) for target in targets or _own(own)]
+        found += [predicted_on(target, before, after, int16) for target in targets or _own(own)]
     if as_json:
         render.show_json([one.model_dump(mode="json") for one in found])
     else:
@@ -55,10 +55,15 @@ def _int16(model: str) -> list[tuple[str, ...]]:
     """Return which tensors each recipe wants in int16; the default where there is no recipe."""
     if not is_file(model):
         return [QuantizeSpec().int16]
-    return [resolved.recipe.quantize.int16 for resolved in load_recipe(Path(model), (), backend_names)]
+    return [resolved.recipe.quantize.int16 for resolved in load_recipe(Path(model), (), backend_names, to_look=True)]
 
 
-def _on(target: Target, before: Subject, after: Subject, int16: Sequence[str]) -> Answer:
+def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequence[str]) -> Answer:
+    """Predict the latency of a network, in both of its forms, on a target that has a model.
+
+    Args:
+        int16: a recipe's ``quantize.int16``.
+    """
     from bpudeploy.predict.answer import answer
     from bpudeploy.predict.march import march_model
     from bpudeploy.predict.work import Workload, workload

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 
 from bpudeploy import __version__
-from bpudeploy.cli import board_arguments
-from bpudeploy.cli.arguments import board, forces, on_a_board, recipe_of, store, verb_of
+from bpudeploy.cli import board_arguments, nightly_arguments
+from bpudeploy.cli.arguments import board, executor, forces, on_a_board, recipe_of, results, store, verb_of
 from bpudeploy.errors import BpudeployError, ExitCode
 
 _EXAMPLES = """\
@@ -23,6 +23,7 @@ examples:
   bpudeploy run R.yaml --board sunrise@192.168.1.10  on a board over SSH
   bpudeploy bench quickstart --against 3fa9c1d2      two releases on one board, in turns
   bpudeploy report --out results.html                all that was measured, drawn
+  bpudeploy nightly suite.yaml                       what got worse since yesterday, and since when
   bpudeploy rollback --board B --target rdk-x5       the release before, again
   bpudeploy boards doctor sunrise@192.168.1.10       what a board is, and what it lacks
   bpudeploy explain R.yaml quantize                  why one step runs, part by part of its key
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     board_arguments.boards(verbs)
     board_arguments.fleet(verbs)
     board_arguments.releases(verbs)
+    nightly_arguments.nightly(verbs)
     cache = verb_of(
         verbs, "cache", "what the store holds: ls, gc, verify", "bpudeploy cache gc --older-than 7 --dry-run"
     )
@@ -74,6 +76,7 @@ def _recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     run.add_argument("--allow-downgrade", action="store_true", help="push though the board has a later build of it")
     run.add_argument("--jobs", type=int, metavar="N", help="of a matrix: steps at once (default: one a core)")
     run.add_argument("--memory", type=float, metavar="GIB", help="of a matrix: what they may need in all")
+    executor(run)
     run.add_argument("--dry-run", action="store_true", help="the same as plan")
     plan = verb_of(verbs, "plan", "say what run would do", "bpudeploy plan R.yaml --force quantize")
     recipe_of(plan)
@@ -101,7 +104,7 @@ def _list_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     schema = verb_of(
         verbs, "schema", "the JSON Schema of recipes, for editors", "bpudeploy schema > recipe.schema.json"
     )
-    schema.add_argument("what", nargs="?", choices=("recipe", "target", "fleet"), default="recipe")
+    schema.add_argument("what", nargs="?", choices=("recipe", "target", "fleet", "suite"), default="recipe")
     verb_of(verbs, "targets", "the kinds of board that a recipe can name", "bpudeploy targets")
     verb_of(verbs, "backends", "the compile backends that are installed", "bpudeploy backends")
 
@@ -124,7 +127,7 @@ def _measuring(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     bench.add_argument("--max-seconds", type=float, metavar="S", help="no further round begins after so long")
     _at_least(bench)
     store(bench)
-    _results(bench)
+    results(bench)
     compare = verb_of(
         verbs,
         "compare",
@@ -137,7 +140,7 @@ def _measuring(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     compare.add_argument("b", metavar="B")
     compare.add_argument("--board", metavar="BOARD", help="where both were measured on several")
     _at_least(compare)
-    _results(compare)
+    results(compare)
     report = verb_of(
         verbs,
         "report",
@@ -153,18 +156,12 @@ def _measuring(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     report.add_argument("--last", type=int, metavar="N", help="the newest so many")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: results.html")
     report.add_argument("--csv", action="store_true", help="rows on standard output, no page")
-    _results(report)
+    results(report)
 
 
 def _at_least(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--at-least", type=float, default=1.0, metavar="PERCENT", help="a change of latency below is none (1)"
-    )
-
-
-def _results(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--results", metavar="URL", help="default: $BPUDEPLOY_RESULTS, or SQLite in .bpudeploy; postgresql://... too"
     )
 
 

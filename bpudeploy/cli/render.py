@@ -139,15 +139,14 @@ def show_plan(resolved: Resolved, outlooks: Sequence[Outlook], effects: bool, as
     recipe, target = resolved.recipe, resolved.target
     if as_json:
         steps = [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in outlooks]
-        show_json(
-            {"recipe": recipe.name, "target": target.name, "files": [str(f) for f in resolved.files], "steps": steps}
-        )
+        found = {"recipe": recipe.name, "target": target.name, "files": [str(f) for f in resolved.files]}
+        show_json({**found, "steps": steps, "lacks": _lacks(resolved)})
         return
     print(f"{recipe.name} for {target.name} ({target.description})")
     for o in outlooks:
-        print(
-            f"  {o.step:<22} {o.state:<6} {'' if o.reason.startswith('after ') else o.reason}{o.after or ''}".rstrip()
-        )
+        reason = "" if o.reason.startswith("after ") else o.reason
+        print(f"  {o.step:<22} {o.state:<6} {reason}{o.after or ''}".rstrip())
+    print("".join(f"  a run lacks: {lack}\n" for lack in _lacks(resolved)), end="")
     if not effects:
         return
     if any(o.step == "compile" for o in outlooks):
@@ -313,9 +312,15 @@ def show_text(text: str) -> None:
 def show_valid(path: Path, resolved: Resolved, as_json: bool) -> None:
     """Print that a recipe is valid."""
     if as_json:
-        show_json({"file": str(path), "recipe": resolved.recipe.model_dump(mode="json")})
-        return
-    print(f"{path}: {resolved.recipe.name} for {resolved.target.name} is valid")
+        found = {"file": str(path), "recipe": resolved.recipe.model_dump(mode="json"), "lacks": _lacks(resolved)}
+        return show_json(found)
+    valid = f"{path}: {resolved.recipe.name} for {resolved.target.name} is valid"
+    print("\n  a run lacks: ".join([valid, *_lacks(resolved)]))
+
+
+def _lacks(resolved: Resolved) -> list[str]:
+    """Return, a line each, what a run of the recipe would refuse to begin without."""
+    return [f"{lack.where}: {lack.message}; {lack.hint}" for lack in resolved.lacks]
 
 
 def show_pin(field: str, digest: str, as_json: bool) -> None:

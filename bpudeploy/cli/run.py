@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from bpudeploy.backends.base import Backend
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli import render
+from bpudeploy.cli.building import budget, shared_store
 from bpudeploy.cli.promise import repair_of
 from bpudeploy.deploy import Orders, board_opener, deploy, policy_of
 from bpudeploy.errors import BpudeployError, ExitCode, UsageError
@@ -20,9 +20,6 @@ from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import Resolved
 from bpudeploy.spec.recipe import Outputs
 
-_SHARE = 0.8
-"""Of the memory that is free, what a farm takes when it is not told."""
-
 
 def run(recipes: Sequence[Resolved], root: Path, args: Namespace) -> int:
     """Build, push, measure; with ``--until`` build only. One recipe that fails does not stop the others."""
@@ -31,7 +28,8 @@ def run(recipes: Sequence[Resolved], root: Path, args: Namespace) -> int:
         for resolved, backend in zip(recipes, backends, strict=True):
             _require_board(resolved, backend, args)
     plans = [pipeline.plan_until(r, backend, args.until) for r, backend in zip(recipes, backends, strict=True)]
-    together = _build_together(plans, root, args) if len(plans) > 1 else {}
+    elsewhere = args.executor is not None or shared_store(args) is not None
+    together = _build_together(plans, root, args) if len(plans) > 1 or elsewhere else {}
     force = () if together else args.force
     code = ExitCode.OK
     for resolved, backend, plan in zip(recipes, backends, plans, strict=True):
@@ -105,27 +103,12 @@ def _build_together(plans: Sequence[Plan], root: Path, args: Namespace) -> dict[
     """Build every plan, several steps at once, and return by recipe what came of it.
 
     Raises:
-        UsageError: --jobs or --memory is no number of processes or of GiB.
+        UsageError: --jobs or --memory is no number of processes or of GiB, or --executor or --shared-store is wrong.
     """
+    from bpudeploy.run.executors import open_executor
     from bpudeploy.run.farm import run_all
-    from bpudeploy.run.local import Budget, LocalExecutor
-    from bpudeploy.store.steps import all_records
 
-    jobs, memory = args.jobs or min(len(plans), os.cpu_count() or 1), args.memory
-    if jobs < 1 or (memory is not None and memory <= 0):
-        raise UsageError("--jobs and --memory are 1 or more, and above 0", hint="--jobs 2 --memory 8")
-    budget = Budget(jobs, memory * 2**30 / 1e6 if memory else _SHARE * _free_mb())
+    executor = open_executor(args.executor, root, budget(args, len(plans)), shared_store(args))
     with render.Live(args.json) as live:
-        outcomes = run_all(plans, root, LocalExecutor(root, budget, all_records(root)), live.draw_of, args.force)
+        outcomes = run_all(plans, root, executor, live.draw_of, args.force)
     return {plan.recipe: outcome for plan, outcome in zip(plans, outcomes, strict=True)}
-
-
-def _free_mb() -> float:
-    """Return MemAvailable in MB (10^6 bytes); what there is in all where Linux does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6

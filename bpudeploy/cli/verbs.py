@@ -20,25 +20,29 @@ def _store(args: Namespace) -> Path:
     return root
 
 
-def _recipes(args: Namespace) -> tuple[Resolved, ...]:
-    return load_recipe(args.recipe, args.sets, backend_names)
+def _recipes(args: Namespace, *, to_look: bool = False) -> tuple[Resolved, ...]:
+    return load_recipe(args.recipe, args.sets, backend_names, to_look=to_look)
 
 
 def run(args: Namespace) -> int:
     """Build, push, measure; with ``--until`` build only."""
     if args.dry_run:
-        return plan(args)
+        return _plan(args, _recipes(args))
     from bpudeploy.cli.run import run as run_recipes
 
     return run_recipes(_recipes(args), _store(args), args)
 
 
 def plan(args: Namespace) -> int:
-    """Say what a run would do."""
+    """Say what a run would do, and what it would lack."""
+    return _plan(args, _recipes(args, to_look=True))
+
+
+def _plan(args: Namespace, recipes: tuple[Resolved, ...]) -> int:
     from bpudeploy.plan import pipeline
     from bpudeploy.plan.look import look
 
-    for resolved in _recipes(args):
+    for resolved in recipes:
         chosen = pipeline.plan_until(resolved, load_backend(resolved.target.backend), args.until)
         render.show_plan(resolved, look(chosen, _store(args), args.force), args.until is None, args.json)
     return ExitCode.OK
@@ -59,7 +63,7 @@ def explain(args: Namespace) -> int:
 def validate(args: Namespace) -> int:
     """Load every recipe; the first that is wrong raises with all of its errors."""
     for path in args.recipes:
-        for resolved in load_recipe(path, args.sets, backend_names):
+        for resolved in load_recipe(path, args.sets, backend_names, to_look=True):
             render.show_valid(path, resolved, args.json)
     return ExitCode.OK
 
@@ -102,9 +106,9 @@ def fit_head(args: Namespace) -> int:
 
 def schema(args: Namespace) -> int:
     """Print a JSON Schema."""
-    from bpudeploy.spec.schema import fleet_schema, recipe_schema, target_schema
+    from bpudeploy.spec.schema import fleet_schema, recipe_schema, suite_schema, target_schema
 
-    made = {"recipe": recipe_schema, "target": target_schema, "fleet": fleet_schema}[args.what]
+    made = {"recipe": recipe_schema, "target": target_schema, "fleet": fleet_schema, "suite": suite_schema}[args.what]
     render.show_json(made(), indent=2)
     return ExitCode.OK
 
@@ -141,10 +145,17 @@ def cache(args: Namespace) -> int:
 
 def report(args: Namespace) -> int:
     """Draw a finished run again from its summary.json; with no run, all that was measured."""
-    from bpudeploy.cli.bench import history
+    if args.run is None:
+        from bpudeploy.cli.bench import history
+
+        return history(args)
+    if (args.run / "night.json").is_file():
+        from bpudeploy.cli.nightly import report as report_night
+
+        return report_night(args.run, args)
     from bpudeploy.cli.run import report as report_run
 
-    return history(args) if args.run is None else report_run(args)
+    return report_run(args)
 
 
 def bench(args: Namespace) -> int:
@@ -166,6 +177,27 @@ def fleet(args: Namespace) -> int:
     from bpudeploy.cli.fleet import fleet as run_fleet
 
     return run_fleet(args, _store(args))
+
+
+def nightly(args: Namespace) -> int:
+    """Run a suite."""
+    from bpudeploy.cli.nightly import nightly as run_nightly
+
+    return run_nightly(args, _store(args))
+
+
+def baseline(args: Namespace) -> int:
+    """Show or pin what nights are held against."""
+    from bpudeploy.cli.nightly import baseline as run_baseline
+
+    return run_baseline(args)
+
+
+def bisect(args: Namespace) -> int:
+    """Search what made a metric worse."""
+    from bpudeploy.cli.bisect import bisect as run_bisect
+
+    return run_bisect(args, _store(args))
 
 
 def inspect(args: Namespace) -> int:
@@ -231,6 +263,9 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "bench": bench,
     "compare": compare,
     "report": report,
+    "nightly": nightly,
+    "baseline": baseline,
+    "bisect": bisect,
     "inspect": inspect,
     "estimate": estimate,
     "precision": precision,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from xml.etree import ElementTree as ET
 
 from bpudeploy.fleet.chronicle import Chronicle, Told, chronicle, utc
 from bpudeploy.fleet.events import Event
 from bpudeploy.fleet.view import State
+from bpudeploy.results.junit import Case, Suite, Verdict, report
 
-_NOT_XML = re.compile("[^\t\n\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _VERDICTS = {
-    State.DONE: "",
-    State.FAILED: "failure",
-    State.LATE: "failure",
-    State.UNREACHABLE: "error",
+    State.DONE: Verdict.PASSED,
+    State.FAILED: Verdict.FAILURE,
+    State.LATE: Verdict.FAILURE,
+    State.UNREACHABLE: Verdict.ERROR,
 }
 """What is not here has none: it was skipped, reserved, taken back because of others, or its turn did not come."""
 
@@ -37,61 +35,35 @@ def to_junit(events: Sequence[Event]) -> str:
         ValueError: the first event does not say what the rollout is.
     """
     told = chronicle(events)
-    root = ET.Element("testsuites")
-    suites = [(f"wave {wave + 1}", told.began(wave), boards) for wave, boards in told.waves.items()]
+    suites = [_suite(told, f"wave {wave + 1}", told.began(wave), boards) for wave, boards in told.waves.items()]
     if told.skipped:
-        suites.append(("in no wave", None, told.skipped))
-    for number, (name, began, boards) in enumerate(suites):
-        root.append(_suite(told, number, name, began, boards))
-    ET.indent(root)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+        suites.append(_suite(told, "in no wave", None, told.skipped))
+    return report(suites)
 
 
-def _suite(told: Chronicle, number: int, name: str, began: float | None, boards: Sequence[Told]) -> ET.Element:
+def _suite(told: Chronicle, name: str, began: float | None, boards: Sequence[Told]) -> Suite:
     planned = told.planned
-    verdicts = [_verdict(one) for one in boards]
-    suite = ET.Element(
-        "testsuite",
-        {
-            "name": name,
-            "package": _text(planned.name),
-            "id": str(number),
-            "timestamp": utc(planned.at if began is None else began).strftime("%Y-%m-%dT%H:%M:%S"),
-            "hostname": "localhost",
-            "tests": str(len(boards)),
-            "failures": str(verdicts.count("failure")),
-            "errors": str(verdicts.count("error")),
-            "skipped": str(verdicts.count("skipped")),
-            "time": f"{sum(one.seconds(told.last) for one in boards):.3f}",
-        },
+    return Suite(
+        name=name,
+        package=planned.name,
+        began=utc(planned.at if began is None else began),
+        properties={"rollout": planned.rollout, "by": planned.by, "result": told.result, "why": told.view.why},
+        cases=[_case(told, one) for one in boards],
     )
-    said = {"rollout": planned.rollout, "by": planned.by, "result": told.result, "why": told.view.why}
-    properties = ET.SubElement(suite, "properties")
-    for key, value in said.items():
-        ET.SubElement(properties, "property", {"name": key, "value": _text(value)})
-    for one, verdict in zip(boards, verdicts, strict=True):
-        suite.append(_case(told, one, verdict))
-    ET.SubElement(suite, "system-out")
-    ET.SubElement(suite, "system-err")
-    return suite
 
 
-def _verdict(one: Told) -> str:
-    return "failure" if one.board.failed else _VERDICTS.get(one.board.state, "skipped")
-
-
-def _case(told: Chronicle, one: Told, verdict: str) -> ET.Element:
-    place = one.board.place
-    of = f"{told.planned.name}.{place.target}"
-    seconds = f"{one.seconds(told.last):.3f}"
-    case = ET.Element("testcase", {"name": _text(place.board), "classname": _text(of), "time": seconds})
-    if verdict:
-        words = f"{one.words}: {one.detail}" if one.detail else one.words
-        found = ET.SubElement(case, verdict, {"message": _text(words)})
-        if verdict != "skipped":
-            found.set("type", one.board.state.value)
-            found.text = _text("\n".join([words, *_facts(one)]))
-    return case
+def _case(told: Chronicle, one: Told) -> Case:
+    place, board = one.board.place, one.board
+    words = f"{one.words}: {one.detail}" if one.detail else one.words
+    return Case(
+        name=place.board,
+        of=f"{told.planned.name}.{place.target}",
+        seconds=one.seconds(told.last),
+        verdict=Verdict.FAILURE if board.failed else _VERDICTS.get(board.state, Verdict.SKIPPED),
+        message=words,
+        kind=board.state.value,
+        text="\n".join([words, *_facts(one)]),
+    )
 
 
 def _facts(one: Told) -> list[str]:
@@ -105,8 +77,3 @@ def _facts(one: Told) -> list[str]:
         f"served before: {named(board.before)}",
         f"tries: {one.tries}",
     ]
-
-
-def _text(text: str) -> str:
-    """Return a text that XML can hold."""
-    return _NOT_XML.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -40,6 +40,8 @@ class Judge:
 
     metric: Metric
     good: Candidate
+    bad: str
+    """Digest of that release."""
     lost: float
     """By the bad one, percent or points."""
     measure: Measure
@@ -49,6 +51,8 @@ class Judge:
         release = candidate.release.digest
         if release == self.good.release.digest:
             return Trial(name, release, Told.GOOD, None, "the good release itself")
+        if release == self.bad:
+            return Trial(name, release, Told.BAD, None, "the bad release itself")
         try:
             change = loss(self.metric, self.good, candidate, self.measure)
             if change.low < self.lost / 2 < change.high:
@@ -74,7 +78,7 @@ def judge(metric: Metric, good: Candidate, bad: Candidate, measure: Measure) -> 
             hint="name another --metric, or measure longer: --rounds 60",
         )
     bad_trial = Trial("bad", bad.release.digest, Told.BAD, change)
-    return Judge(metric, good, change.value, measure), bad_trial
+    return Judge(metric, good, bad.release.digest, change.value, measure), bad_trial
 
 
 def loss(metric: Metric, good: Candidate, other: Candidate, measure: Measure) -> Interval:
@@ -105,4 +109,3 @@ def loss(metric: Metric, good: Candidate, other: Candidate, measure: Measure) ->
 
 def _exactly(value: float) -> Interval:
     return Interval(value=value, low=value, high=value)
-

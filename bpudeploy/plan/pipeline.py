@@ -13,7 +13,8 @@ from bpudeploy.errors import SpecError
 from bpudeploy.plan.builder import PlanBuilder
 from bpudeploy.plan.step import Plan, Ref
 from bpudeploy.spec.load import Resolved
-from bpudeploy.spec.recipe import CalibrationSpec, ModelSpec, Outputs
+from bpudeploy.spec.module import ModuleRef
+from bpudeploy.spec.recipe import CalibrationSpec, ModelSpec, Outputs, Recipe
 from bpudeploy.spec.source import CheckpointFormat, Source, SourceKind
 from bpudeploy.stage import Kind
 from bpudeploy.stages.approximate import approximations
@@ -27,6 +28,7 @@ from bpudeploy.stages.fetch_model import (
     ModelOptions,
     PreprocessOptions,
 )
+from bpudeploy.stages.fetch_module import FETCH_MODULE, Maker, ModuleOptions
 from bpudeploy.stages.fetch_onnx import FETCH_ONNX, OnnxOptions
 from bpudeploy.stages.golden import GOLDEN as TAKE_GOLDEN
 from bpudeploy.stages.golden import GoldenOptions
@@ -165,10 +167,10 @@ def plan_head(resolved: Resolved, l2: float) -> Plan:
 
 def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
     recipe = resolved.recipe
-    model = _fetch_model(p, recipe.model)
+    model = _fetch_model(p, recipe)
     (preprocess,) = p.add(PREPROCESS, PREPROCESSING, PreprocessOptions(recipe.preprocess), model)
     archives: list[Ref] = []
-    origin = _origin(p, "fetch/archive", recipe.dataset.source, recipe.dataset.sha256, archives)
+    origin = _origin(p, "fetch/archive", recipe.dataset.source or "", recipe.dataset.sha256, archives)
     calibration = recipe.calibration
     other = (
         _origin(p, "fetch/calibration-archive", calibration.source, calibration.sha256, archives)
@@ -182,13 +184,18 @@ def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
     return _Inputs(model, preprocess, evaluated, calibrated)
 
 
-def _fetch_model(p: PlanBuilder, spec: ModelSpec) -> Ref:
-    source = Source.parse(spec.named)
+def _fetch_model(p: PlanBuilder, recipe: Recipe) -> Ref:
+    spec, source = recipe.model, Source.parse(recipe.model.named)
     checkpoints = [_download(p, "fetch/weights", Kind.CHECKPOINT, source, spec.sha256)]
     features = spec.outputs is Outputs.FEATURES
     if spec.onnx is not None:
         options = OnnxOptions(spec.image_size, spec.batch, features, source.member)
         (model,) = p.add(FETCH_ONNX, MODEL, options, *checkpoints)
+        return model
+    if spec.module is not None:
+        module = ModuleRef.parse(spec.module)
+        code = _download(p, "fetch/module", Kind.CODE, Source(SourceKind.FILE, module.path), None)
+        (model,) = p.add(FETCH_MODULE, MODEL, _module_options(recipe, module, source), code, *checkpoints)
         return model
     if spec.head is not None:
         named = Source.parse(spec.head.source)
@@ -200,7 +207,7 @@ def _fetch_model(p: PlanBuilder, spec: ModelSpec) -> Ref:
 
 def _model_options(spec: ModelSpec, source: Source) -> ModelOptions:
     name = "model.safetensors" if source.kind is SourceKind.TIMM else (source.member or source.locator)
-    architecture = spec.architecture or source.locator.split(".")[0]
+    architecture = spec.architecture or source.locator  # with its tag, which says how its images are prepared
     encoded = CheckpointFormat.of(name)
     assert encoded is not None  # spec.checks refuses other endings
     return ModelOptions(
@@ -215,8 +222,24 @@ def _model_options(spec: ModelSpec, source: Source) -> ModelOptions:
     )
 
 
+def _module_options(recipe: Recipe, module: ModuleRef, source: Source) -> ModuleOptions:
+    spec, size = recipe.model, recipe.model.image_size
+    assert size is not None  # spec.checks refuses a module without
+    return ModuleOptions(
+        Maker(module.path, module.name, spec.arguments),
+        CheckpointFormat.of(source.member or source.locator) or CheckpointFormat.SAFETENSORS,
+        source.member,
+        (size, size) if isinstance(size, int) else size,
+        spec.batch,
+        spec.outputs is Outputs.FEATURES,
+        recipe.restructure.tolerance,
+        spec.trust,
+    )
+
+
 def _download(p: PlanBuilder, step: str, kind: Kind, source: Source, pinned: str | None) -> Ref:
-    digest = Digest(pinned) if pinned else _digest_local(Path(source.locator))
+    unknown = source.remote or not source.locator  # a recipe that lacks a pin or a source is looked at, never run
+    digest = Digest(pinned) if pinned else None if unknown else _digest_local(Path(source.locator))
     (ref,) = p.add(download_stage(step, kind), step, DownloadOptions(source, digest))
     return ref
 
@@ -224,7 +247,7 @@ def _download(p: PlanBuilder, step: str, kind: Kind, source: Source, pinned: str
 def _origin(p: PlanBuilder, step: str, text: str, pinned: str | None, archives: list[Ref]) -> Origin:
     """Return where a set's images are; a source that is a file is fetched first, a folder is read in place."""
     source = Source.parse(text)
-    if source.kind is SourceKind.FILE and (Path(source.locator)).is_dir():
+    if source.kind is SourceKind.FILE and text and Path(source.locator).is_dir():
         return Origin(Tree(Path(source.locator), _digest_tree(Path(source.locator))), None)
     archives.append(_download(p, step, Kind.ARCHIVE, source, pinned))
     return Origin(None, source.member)

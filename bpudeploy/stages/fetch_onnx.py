@@ -41,10 +41,18 @@ def fetch_onnx(work: Work, options: OnnxOptions, inputs: tuple[Artifact, ...]) -
         StageError: it is no ONNX file, its opset is too old, its input is not one batch of images, or (for
             class scores) its output is not one row of scores an image.
     """
+    path = extract(inputs[0].path, options.member, work.dir) if options.member else inputs[0].path
+    return write_network(work, read_onnx(path), options, "ONNX")
+
+
+def write_network(work: Work, model: onnx.ModelProto, options: OnnxOptions, kind: str) -> tuple[Path, ...]:
+    """Write an ONNX network as a MODEL artifact, its input's shape fixed; ``kind`` is what people call it.
+
+    Raises:
+        StageError: as ``fetch_onnx``.
+    """
     import onnx
 
-    path = extract(inputs[0].path, options.member, work.dir) if options.member else inputs[0].path
-    model = read_onnx(path)
     shape = _fix_input(model, options)
     channels_last = shape[1] not in (1, 3) and shape[3] in (1, 3)
     size = (shape[1], shape[2]) if channels_last else (shape[2], shape[3])
@@ -67,7 +75,7 @@ def fetch_onnx(work: Work, options: OnnxOptions, inputs: tuple[Artifact, ...]) -
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(asdict(meta), sort_keys=True))
     onnx.save(model, work.dir / "model.onnx")
     shapes = ", ".join("x".join(map(str, s)) for s in given)
-    work.emit(Note(STEP, f"ONNX, {len(model.graph.node)} nodes, input {'x'.join(map(str, shape))}, output {shapes}"))
+    work.emit(Note(STEP, f"{kind}, {len(model.graph.node)} nodes, input {'x'.join(map(str, shape))}, output {shapes}"))
     return (work.dir / "model.onnx",)
 
 

@@ -70,8 +70,11 @@ def _features(
     import torch
     from safetensors import safe_open
 
+    from bpudeploy.stages.originals import TimmOriginal, framework_of
     from bpudeploy.stages.timm_models import Preprocess, load_model
 
+    if framework_of(model.path) != TimmOriginal.runs_on:
+        raise StageError("only a backbone of timm can be given a head", hint="a network of your own has its own head")
     network, meta = load_model(model.path)
     if meta.num_classes:
         raise StageError("the model already has a classifier", hint="fit-head wants a recipe whose weights have none")

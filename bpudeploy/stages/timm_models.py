@@ -113,7 +113,7 @@ def create(architecture: str, *, image_size: int | tuple[int, int] | None, num_c
     """Build an untrained timm model in eval mode.
 
     Args:
-        architecture: timm's name, without a pretrained tag.
+        architecture: timm's name; with a pretrained tag, its preprocessing is that of the tag.
         image_size: input height and width; None for the architecture's own.
         num_classes: size of the classifier; 0 for none; None for the architecture's own.
 

@@ -47,10 +47,33 @@ def record_path(root: Path, key: Key) -> Path:
 
 def write_record(root: Path, recipe: str, record: Record) -> None:
     """Make ``record`` the answer to its key, and the latest of its step for ``explain``."""
+    keep_record(root, record)
+    path = _latest(root, recipe, record.step)
+    with storing(path):
+        write_atomically(path, record.key)
+
+
+def keep_record(root: Path, record: Record) -> None:
+    """Make ``record`` the answer to its key."""
     path = record_path(root, record.key)
     with storing(path):
-        write_atomically(path, json.dumps(asdict(record), sort_keys=True, indent=1))
-        write_atomically(_latest(root, recipe, record.step), record.key)
+        write_atomically(path, record_text(record))
+
+
+def record_text(record: Record) -> str:
+    """Return a record as its file holds it."""
+    return json.dumps(asdict(record), sort_keys=True, indent=1)
+
+
+def record_of(text: str) -> Record | None:
+    """Return the record that a file holds, or None when that makes no sense."""
+    try:
+        raw = json.loads(text)
+        outputs = tuple(Output(o["kind"], Digest(o["digest"]), int(o["size"])) for o in raw["outputs"])
+        seconds, peak_mb, made = float(raw["seconds"]), float(raw["peak_mb"]), int(raw.get("made", 0))
+        return Record(raw["step"], Key(raw["key"]), raw["parts"], outputs, seconds, peak_mb, made)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def find_record(root: Path, key: Key) -> Record | None:
@@ -104,9 +127,6 @@ def _there(root: Path, output: Output) -> bool:
 def _read(path: Path) -> Record | None:
     """Return a record, or None when there is none that makes sense: a damaged one is a miss."""
     try:
-        raw = json.loads(path.read_text())
-        outputs = tuple(Output(o["kind"], Digest(o["digest"]), int(o["size"])) for o in raw["outputs"])
-        seconds, peak_mb, made = float(raw["seconds"]), float(raw["peak_mb"]), int(raw.get("made", 0))
-        return Record(raw["step"], Key(raw["key"]), raw["parts"], outputs, seconds, peak_mb, made)
-    except (OSError, ValueError, KeyError, TypeError):
+        return record_of(path.read_text())
+    except (OSError, UnicodeDecodeError):
         return None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import re
 from functools import cache
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -21,6 +19,7 @@ from bpudeploy.fleet.scale import Scale
 from bpudeploy.fleet.timeline import timeline
 from bpudeploy.spec.fleet import OnFailure, Reserved, RolloutSpec, Wave
 from tests.fleet import journals
+from tests.pages import tags_of, words_of
 
 
 @pytest.fixture
@@ -32,28 +31,6 @@ def page(tmp_path: Path, request: pytest.FixtureRequest) -> str:
 def page_of(events: list[Event], folder: Path) -> str:
     write_rollout(events, folder / "rollout.html")
     return (folder / "rollout.html").read_text()
-
-
-def words_of(page: str) -> str:
-    body = re.sub(r"<style>.*?</style>", "", page[page.index("<body>") :], flags=re.DOTALL)
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)))
-
-
-class Tags(HTMLParser):
-    """Every tag with the names of its attributes, and the classes that it has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, ...]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, *sorted(name for name, _ in attrs), dict(attrs).get("class") or ""))
-
-
-def tags_of(page: str) -> list[tuple[str, ...]]:
-    parser = Tags()
-    parser.feed(page)
-    return parser.found
 
 
 every = pytest.mark.parametrize("page", journals.EVERY, indirect=True)

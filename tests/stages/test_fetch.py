@@ -396,3 +396,22 @@ def test_classes_of_model_and_data_must_be_as_many(tiny: Path) -> None:
     from bpudeploy.cli.main import main
 
     assert main(["run", str(tiny), "--until", "restructure", "--set", "dataset.classes=[bad, good, ugly]"]) == 3
+
+
+def test_a_tag_of_timm_says_how_its_images_are_prepared() -> None:
+    from bpudeploy.stages.timm_models import create, describe
+
+    for name, mean in (("mobilenetv3_large_100", 0.485), ("mobilenetv3_large_100.ra4_e3600_r224_in1k", 0.5)):
+        meta = describe(create(name, image_size=None, num_classes=2), name, None)
+        assert (meta.architecture, meta.mean[0]) == (name, mean)
+    with pytest.raises(StageError, match="Invalid pretrained tag"):
+        create("mobilenetv3_large_100.nobody", image_size=None, num_classes=2)
+
+
+def test_the_tag_of_a_source_reaches_the_model() -> None:
+    from bpudeploy.plan import pipeline
+    from bpudeploy.spec.load import load_recipe
+
+    (resolved, *_) = load_recipe(Path(__file__).parents[2] / "recipes" / "zoo" / "vit-base.yaml", to_look=True)
+    options = pipeline.plan(resolved, None).step(pipeline.MODEL).options
+    assert options.architecture == "vit_base_patch16_224.augreg_in21k_ft_in1k"

@@ -1,0 +1,133 @@
+"""A night as metrics: a text that is OpenMetrics 1.0, and that Prometheus's node exporter picks up from a file.
+
+The node exporter's textfile collector reads the older text format 0.0.4 (``expfmt.TextParser``): lines that begin with
+``# UNIT`` or ``# EOF`` are comments to it; of the types it knows no ``stateset`` and no ``info``; a file with a
+timestamp, or with one series twice, is refused. So all is a gauge, states are 0 or 1, and no sample has a timestamp.
+Help texts are the same in every file, and every series has its suite: files of several suites may lie side by side.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from bpudeploy.nightly.metrics import Metric
+from bpudeploy.nightly.night import JobResult, JobState, Night, Outcome
+
+PREFIX = "bpudeploy_nightly"
+_FAMILIES = {
+    "last_run_timestamp_seconds": "When the last night ended, or began where it was cut off.",
+    "duration_seconds": "How long the last night took.",
+    "complete": "Whether the last night came to its end.",
+    "exit_code": "Its verdict: 0 pass, 4 regression, 3 a build failed, 5 no board, 130 cut off.",
+    "regressions": "Metrics that got worse.",
+    "jobs": "Jobs by what became of them.",
+    "quarantined_boards": "Boards that were left out.",
+    "job_state": "1 for what became of a job.",
+    "verdict": "1 for what is known of a metric of a job, held against its baseline or its history.",
+    "change_ratio": "Change of a metric from its level before, as a share of it; of top-1 as a difference of ratios.",
+    "change_low_ratio": "Lower end of the 95 % interval of the change.",
+    "change_high_ratio": "Upper end of the 95 % interval of the change.",
+    "latency_seconds": "Latency of a frame on the board.",
+    "latency_low_seconds": "Lower end of the 95 % interval of the latency, where it is known.",
+    "latency_high_seconds": "Upper end of the 95 % interval of the latency, where it is known.",
+    "top1_ratio": "Share of the images whose best class is their label.",
+    "binary_size_bytes": "Size of the binary.",
+    "memory_bytes": "The most that the measuring process held on the board.",
+    "compile_time_seconds": "How long the binary took to compile.",
+}
+"""Name to help, in the order of the file; a unit is the name's last word where that is one."""
+_UNITS = ("seconds", "ratio", "bytes")
+_OF_METRIC = {
+    Metric.TOP1: ("top1_ratio", 0.01, {}),
+    Metric.P50: ("latency_seconds", 1e-3, {"percentile": "50"}),
+    Metric.P99: ("latency_seconds", 1e-3, {"percentile": "99"}),
+    Metric.SIZE: ("binary_size_bytes", 1e6, {}),
+    Metric.MEMORY: ("memory_bytes", 1e6, {}),
+    Metric.COMPILE_TIME: ("compile_time_seconds", 1.0, {}),
+}
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class _Sample:
+    family: str
+    labels: Mapping[str, str]
+    value: float
+
+
+def to_openmetrics(nights: Sequence[Night] | Night) -> str:
+    """Return the metrics of a night; of several, of the latest of each suite: no series may be there twice."""
+    given = [nights] if isinstance(nights, Night) else nights
+    latest = {night.suite: night for night in sorted(given, key=lambda night: night.began)}
+    samples: dict[str, list[_Sample]] = {}
+    for night in latest.values():
+        for sample in _samples(night):
+            if math.isfinite(sample.value):
+                samples.setdefault(sample.family, []).append(sample)
+    lines = []
+    for family, help_ in _FAMILIES.items():
+        if family in samples:
+            lines += [*_head(family, help_), *(_line(sample) for sample in samples[family])]
+    return "\n".join([*lines, "# EOF", ""])
+
+
+def _head(family: str, help_: str) -> Iterator[str]:
+    name = f"{PREFIX}_{family}"
+    yield f"# HELP {name} {help_}"
+    yield f"# TYPE {name} gauge"
+    unit = family.rpartition("_")[2]
+    if unit in _UNITS:
+        yield f"# UNIT {name} {unit}"
+
+
+def _line(sample: _Sample) -> str:
+    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
+    return f"{PREFIX}_{sample.family}{{{labels}}} {sample.value:.12g}"
+
+
+def _escaped(text: str) -> str:
+    clean = _CONTROL.sub("\ufffd", text)
+    return clean.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _samples(night: Night) -> Iterator[_Sample]:
+    suite = {"suite": night.suite}
+    began = datetime.fromisoformat(night.began).timestamp()
+    ended = datetime.fromisoformat(night.ended).timestamp() if night.ended is not None else None
+    yield _Sample("last_run_timestamp_seconds", suite, began if ended is None else ended)
+    if ended is not None:
+        yield _Sample("duration_seconds", suite, ended - began)
+    yield _Sample("complete", suite, float(ended is not None))
+    yield _Sample("exit_code", suite, float(night.exit_code))
+    yield _Sample("regressions", suite, float(len(night.regressions)))
+    states = [job.state for job in night.jobs]
+    for state in JobState:
+        yield _Sample("jobs", {**suite, "state": state.value}, float(states.count(state)))
+    yield _Sample("quarantined_boards", suite, float(len(night.quarantine)))
+    for job in night.jobs:
+        yield from _of_job(job, {**suite, "job": job.job})
+
+
+def _of_job(job: JobResult, labels: Mapping[str, str]) -> Iterator[_Sample]:
+    for state in JobState:
+        yield _Sample("job_state", {**labels, "state": state.value}, float(job.state is state))
+    for finding in job.findings:
+        of = {**labels, "metric": finding.metric.value, "against": finding.against.value}
+        for outcome in Outcome:
+            yield _Sample("verdict", {**of, "outcome": outcome.value}, float(finding.outcome is outcome))
+        change = finding.change
+        if change is not None:
+            for family, value in (("", change.value), ("low_", change.low), ("high_", change.high)):
+                yield _Sample(f"change_{family}ratio", of, value / 100)
+    measured = {**labels, "board": job.board or "", "provenance": job.provenance.value if job.provenance else ""}
+    for metric, value in job.figures.items():
+        family, factor, more = _OF_METRIC[metric]
+        yield _Sample(family, {**measured, **more}, value * factor)
+    if job.p50_ms is not None:
+        of = {**measured, "percentile": "50"}
+        yield _Sample("latency_low_seconds", of, job.p50_ms.low / 1e3)
+        yield _Sample("latency_high_seconds", of, job.p50_ms.high / 1e3)
