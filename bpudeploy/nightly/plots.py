@@ -187,13 +187,16 @@ def _limits(axes: Any, seen: _Drawn, more: Sequence[float]) -> bool:
 
 def _dates(axes: Any, seen: _Drawn) -> None:
     begin, end = seen.history.series.points[seen.shown[0]].at, seen.history.series.points[-1].at
-    days = max(1, (end.date() - begin.date()).days)
-    step = max(1, -(-days // _TICKS))
-    ticks = [end - n * step * _DAY for n in range(days // step + 1)]
-    words = "%b %d" if days < 300 else "%Y-%m"
+    span = seen.of(end)
+    if 0 < span < 1:  # somebody tries it out
+        ticks, words, room = [begin + n / 4 * (end - begin) for n in range(5)], "%H:%M", 0.03 * span
+    else:
+        days = max(1, (end.date() - begin.date()).days)
+        step = max(1, -(-days // _TICKS))
+        ticks = [end - n * step * _DAY for n in range(days // step + 1)]
+        words, room = "%b %d" if days < 300 else "%Y-%m", max(0.5, 0.02 * span)
     axes.set_xticks([seen.of(tick) for tick in ticks], [f"{tick:{words}}" for tick in ticks])
-    room = max(0.5, 0.02 * seen.of(end))
-    axes.set_xlim(-room, seen.of(end) + room)
+    axes.set_xlim(-room, span + room)
 
 
 def _first_bad(history: History, job: JobResult) -> datetime | None:

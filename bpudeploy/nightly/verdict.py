@@ -89,5 +89,5 @@ def _since(metric: Metric, nights: Sequence[Night], job: str) -> tuple[str | Non
         told = next((f for f in one.findings if f.metric is metric and f.against is Against.BASELINE), None)
         if told is None or told.outcome is not Outcome.REGRESSION:
             return first, night.began
-        first = night.began
+        first = told.since or night.began
     return first, None
