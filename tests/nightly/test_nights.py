@@ -269,9 +269,13 @@ def begin(lab: Lab) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "clocks" in line:
+        if "on b0" in line:
             break
-    time.sleep(0.5)
+    deadline = time.monotonic() + 60
+    while not list((lab.servers[0].board / "bpudeploy").glob("agent-*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1.0)
     return process
 
 
