@@ -133,8 +133,10 @@ class _Shift:
         plans = [plan for _, plan in planned]
         run_all(plans, self.means.store, self.means.executor, tell, until=deadline, ended=ended)
         for ticket, plan in again:  # alone, so that nothing else is in its time
-            if time.monotonic() < deadline and not self.floor.is_done(ticket):
-                self._built(ticket, self._recompiled(plan, tell), tell)
+            if not self.floor.is_done(ticket):
+                late = OutOfTime(f"{plan.recipe}: the time was over before it was compiled again")
+                outcome = self._recompiled(plan, tell) if time.monotonic() < deadline else late
+                self._built(ticket, outcome, tell)
 
     def _recompiled(self, plan: Plan, tell: Tell) -> RunResult | BpudeployError:
         try:

@@ -68,7 +68,7 @@ def _explained(
         return finding
     pinned = next((m for m in found if m.subject.release == baseline.release and m.session != now.session), None)
     pinned = pinned or next((m for m in found if m.subject.release == baseline.release), None)
-    since, last_good = _since(finding.metric, nights, job)
+    since, last_good = since_when(finding.metric, nights, job)
     return finding.model_copy(
         update={
             "since": since or now.made,
@@ -79,14 +79,16 @@ def _explained(
     )
 
 
-def _since(metric: Metric, nights: Sequence[Night], job: str) -> tuple[str | None, str | None]:
-    """Return when the nights in a row up to now began that said regression, and the night before them."""
+def since_when(metric: Metric, nights: Sequence[Night], job: str) -> tuple[str | None, str | None]:
+    """Return when the nights up to now began that said regression, and the last night before that said otherwise."""
     first = None
     for night in nights:
         one = next((one for one in night.jobs if one.job == job), None)
         if one is None or one.state is not JobState.MEASURED:
             continue
         told = next((f for f in one.findings if f.metric is metric and f.against is Against.BASELINE), None)
+        if told is not None and told.outcome is Outcome.CANNOT_TELL:
+            continue
         if told is None or told.outcome is not Outcome.REGRESSION:
             return first, night.began
         first = told.since or night.began

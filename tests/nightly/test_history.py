@@ -13,7 +13,8 @@ from bpudeploy.nightly.changed import changed, reproduce
 from bpudeploy.nightly.changes import ENOUGH
 from bpudeploy.nightly.history import against_history, histories, nights_of
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import Finding, Outcome
+from bpudeploy.nightly.night import Against, Finding, JobResult, JobState, Night, Outcome
+from bpudeploy.nightly.verdict import since_when
 from bpudeploy.results.measurement import BuildFacts, Caveat, Interval, Measurement, StepFacts
 from bpudeploy.spec.suite import NightlyChecks
 from tests.results import made
@@ -198,3 +199,50 @@ def test_without_commits_the_releases_are_bisected_and_of_one_release_the_board_
     assert reproduce(OLD, after(None), "r.yaml")[1].startswith("bpudeploy bisect vit-tiny@rdk-x5 --good ")
     (only,) = reproduce(OLD, OLD, "r.yaml")
     assert only.startswith("bpudeploy bench ")
+
+
+# --- since when
+
+
+def record(began: str, outcome: Outcome | None, since: str | None = None) -> Night:
+    """Return a night that said so of p50 against the baseline; None: it had none."""
+    finding = Finding(
+        metric=Metric.P50,
+        against=Against.BASELINE,
+        outcome=outcome or Outcome.SAME,
+        now=1.0,
+        before=1.0,
+        change=None,
+        at_least=3.0,
+        how="",
+        since=since,
+    )
+    told = () if outcome is None else (finding,)
+    job = JobResult(job="a@b", recipe="a", target="b", value=1, state=JobState.MEASURED, findings=told)
+    return Night(suite="lab", file="s.yaml", began=began, jobs=(job,))
+
+
+@pytest.mark.parametrize(
+    ("nights", "since", "last_good"),
+    [
+        ([], None, None),
+        ([record("n1", Outcome.SAME)], None, "n1"),
+        ([record("n3", Outcome.REGRESSION), record("n2", Outcome.REGRESSION), record("n1", Outcome.SAME)], "n2", "n1"),
+        ([record("n2", Outcome.REGRESSION, "n2 at 3"), record("n1", None)], "n2 at 3", "n1"),
+        (
+            [
+                record("n4", Outcome.CANNOT_TELL),
+                record("n3", Outcome.REGRESSION),
+                record("n2", Outcome.CANNOT_TELL),
+                record("n1", Outcome.IMPROVEMENT),
+            ],
+            "n3",
+            "n1",
+        ),
+        ([record("n2", Outcome.SAME), record("n1", Outcome.REGRESSION)], None, "n2"),
+    ],
+)
+def test_the_first_bad_night_is_the_first_of_those_that_nothing_good_came_after(
+    nights: list[Night], since: str | None, last_good: str | None
+) -> None:
+    assert since_when(Metric.P50, nights, "a@b") == (since, last_good)

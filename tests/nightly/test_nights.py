@@ -238,6 +238,13 @@ def test_what_the_night_has_no_time_for_is_left_out(lab: Lab, capsys: Out) -> No
     assert job["state"] == "left out" and job["why"]
 
 
+def test_what_is_built_already_and_could_not_be_compiled_again_in_time_is_left_out(lab: Lab, capsys: Out) -> None:
+    nightly(capsys)
+    lab.suite("budget_minutes: 0.0001", jobs="[{recipe: tiny.yaml, recompile: true}]")
+    (job,) = nightly(capsys)["jobs"]
+    assert job["state"] == "left out" and "compiled again" in job["why"]
+
+
 def test_only_the_named_jobs_run_and_an_unknown_one_is_refused(lab: Lab, capsys: Out) -> None:
     lab.suite(jobs="[{recipe: tiny.yaml}, {recipe: tiny.yaml, targets: [local]}]")
     assert [job["job"] for job in nightly(capsys, "--only", "tiny@local")["jobs"]] == ["tiny@local"]
