@@ -18,6 +18,7 @@ from bpudeploy.nightly.series import Worse
 from bpudeploy.results.compare import Comparison, Design
 from bpudeploy.results.measurement import Interval, Measurement
 from bpudeploy.results.statistics import paired_drop
+from bpudeploy.results.summary import Verdict
 from bpudeploy.spec.suite import NightlyChecks
 
 _MIN_SESSIONS = 5
@@ -88,16 +89,33 @@ def _top1(m: Measurement, baseline: Baseline, at_least: float) -> Finding:
         why = "the pinned release was not measured on these images: pin anew with `bpudeploy baseline update`"
         before = pinned.top1 if pinned is not None else None
         return _finding(Metric.TOP1, now, before, None, at_least, "", (why,), Outcome.CANNOT_TELL)
-    drop = paired_drop(pinned.answers, m.answers.right)
+    return paired(pinned.answers, m.answers.right, at_least, Against.BASELINE, "the pinned release")
+
+
+def paired(before: Sequence[bool], now: Sequence[bool], at_least: float, against: Against, whose: str) -> Finding:
+    """Return what a release's answers say of its accuracy, image by image with those that ``whose`` gave.
+
+    A change is one where the exact McNemar test says so, and its points are as many as somebody cares for.
+    """
+    drop = paired_drop(before, now)
     change = Interval(value=-drop.points.value, low=-drop.points.high, high=-drop.points.low)
-    how = f"paired on the same {pinned.images} images: {drop.lost} lost, {drop.gained} gained, p = {drop.p_value:.2g}"
     if drop.lost == drop.gained == 0:
         change = Interval(value=0.0, low=0.0, high=0.0)
     told = _outcome(Metric.TOP1, change, at_least)
-    if told in (Outcome.REGRESSION, Outcome.IMPROVEMENT) and drop.p_value >= 0.05:
+    if told in (Outcome.REGRESSION, Outcome.IMPROVEMENT) and drop.verdict is Verdict.CANNOT_TELL:
         told = Outcome.CANNOT_TELL
-    because = (f"a loss is seen from {drop.detectable:.1f} points on",) if told is Outcome.CANNOT_TELL else ()
-    return _finding(Metric.TOP1, now, pinned.top1, change, at_least, how, because, told)
+    said = f"{drop.lost} lost, {drop.gained} gained, p = {drop.p_value:.2g}"
+    return Finding(
+        metric=Metric.TOP1,
+        against=against,
+        outcome=told,
+        now=100 * sum(now) / len(now),
+        before=100 * sum(before) / len(before),
+        change=change,
+        at_least=at_least,
+        how=f"paired with {whose} on the same {len(now)} images: {said}",
+        because=(f"a loss is seen from {drop.detectable:.1f} points on",) if told is Outcome.CANNOT_TELL else (),
+    )
 
 
 def _size(now: float, baseline: Baseline, at_least: float) -> Finding | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bpudeploy.nightly.changed import changed, reproduce
 from bpudeploy.nightly.history import against_history, histories, nights_of
-from bpudeploy.nightly.judge import Held, against_baseline
+from bpudeploy.nightly.judge import Held, against_baseline, paired
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Against, Finding, JobResult, JobState, Night, Outcome
 from bpudeploy.nightly.work import Kit
@@ -32,11 +32,15 @@ def judged(result: JobResult, kit: Kit, held: Sequence[Held], results: Results, 
     )
     suite = str(m.night).partition("/")[0]
     pinned = kit.baseline.pinned if kit.baseline is not None else None
+    of_suite = nights_of(found, suite)
     of_history = [
         against_history(one, pinned, kit.recipe)
-        for one in histories(result.job, nights_of(found, suite), kit.checks)
+        for one in histories(result.job, of_suite, kit.checks)
         if one.measured[-1].session == m.session  # else tonight has no such figure
     ]
+    paired_with_before = _top1(kit, m, of_suite, results)
+    if paired_with_before is not None:
+        of_history = [paired_with_before if _is_weaker(one) else one for one in of_history]
     of_baseline = [
         _explained(finding, kit, m, found, nights, result.job)
         for finding in against_baseline(held, kit.baseline, kit.checks)
@@ -52,6 +56,39 @@ def judged(result: JobResult, kit: Kit, held: Sequence[Held], results: Results, 
         "findings": (*of_baseline, *of_history),
     }
     return result.model_copy(update=known)
+
+
+def _is_weaker(finding: Finding) -> bool:
+    return finding.metric is Metric.TOP1 and finding.outcome is not Outcome.REGRESSION
+
+
+def _top1(kit: Kit, now: Measurement, nights: Sequence[Measurement], results: Results) -> Finding | None:
+    """Hold tonight's answers against those of the release before, image by image: that needs no row of nights.
+
+    None where there is none before, it answered to other images, or tonight's release is the pinned one.
+    """
+    at_least = Metric.TOP1.at_least(kit.checks)
+    if at_least is None or (kit.baseline is not None and kit.baseline.release == now.subject.release):
+        return None
+    place = next((i for i, m in enumerate(nights) if m.subject.release == now.subject.release), len(nights))
+    if place == 0:
+        return None
+    good, bad = nights[place - 1], nights[place] if place < len(nights) else now
+    answers = next((m.answers for m in results.find(Query(session=good.session)) if m.night is not None), None)
+    if answers is None or now.answers is None or answers.samples != now.answers.samples:
+        return None
+    whose = f"the release of the night before, of {good.made[:16].replace('T', ' ')}"
+    found = paired(answers.right, now.answers.right, at_least, Against.HISTORY, whose)
+    if found.outcome is not Outcome.REGRESSION:
+        return found
+    return found.model_copy(
+        update={
+            "since": bad.made,
+            "last_good": good.made,
+            "changed": changed(good, now),
+            "reproduce": reproduce(good, now, kit.recipe),
+        }
+    )
 
 
 def _explained(
