@@ -125,7 +125,7 @@ class Floor:
                 self._fault(ticket, board, error)
                 why = f"{in_a_row} faults in a row, the last: {error}" if in_a_row >= _FAULTS_IN_A_ROW else ""
             except BpudeployError as error:
-                self.over(ticket, JobState.BUILD_FAILED, str(error))
+                self.over(ticket, JobState.BUILD_FAILED, f"it was built, and could not be measured: {error}")
                 continue
             else:
                 in_a_row, refused_s = 0, 0.0
