@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bpudeploy.cli.main import main
-from tests.nightly.test_commits import run_git
+from tests.nightly.test_commits import needs_git, run_git
 
+pytestmark = needs_git
 Out = pytest.CaptureFixture[str]
 FAST = "benchmark: {warmup: 1, rounds: 8, min_frames: 64, min_seconds: 0, max_seconds: 3, precision: 100, streams: []}"
 SHORT = "restructure: {approximate: {drop_blocks: [1, 2, 3, 4]}}"

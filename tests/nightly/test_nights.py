@@ -22,7 +22,7 @@ from bpudeploy.cli.main import main
 from bpudeploy.effects.reserve import reservation, reserve
 from bpudeploy.results.store import Query, open_results
 from tests.boards.sshd import Home, Server, free_port, make_home, needs_sshd, serve
-from tests.nightly.test_commits import run_git
+from tests.nightly.test_commits import needs_git, run_git
 
 pytestmark = needs_sshd
 Out = pytest.CaptureFixture[str]
@@ -147,6 +147,7 @@ def test_a_dry_run_says_the_order_and_touches_nothing(lab: Lab, capsys: Out) -> 
     assert sorted(lab.folder.rglob("*")) == before
 
 
+@needs_git
 def test_a_slower_and_bigger_release_is_a_regression_with_what_changed_and_a_command(lab: Lab, capsys: Out) -> None:
     run_git(lab.folder, "init", "-q")
     (lab.folder / ".gitignore").write_text(".bpudeploy\n")

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from bpudeploy.errors import UsageError
 from bpudeploy.nightly.search import Told, checkout, search_commits, search_list
-from tests.nightly.test_commits import run_git
+from tests.nightly.test_commits import needs_git, run_git
+
+pytestmark = needs_git
 
 
 @given(data=st.data())
