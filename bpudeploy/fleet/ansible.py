@@ -341,4 +341,14 @@ def _written(boards: Mapping[str, FleetBoard], left_out: tuple[str, ...]) -> str
 
 def _scalar(text: str) -> str:
     """Return text as YAML that every reader takes for text."""
-    return text if _PLAIN.fullmatch(text) and text.lower() not in _NOT_PLAIN else json.dumps(text)
+    if _PLAIN.fullmatch(text) and text.lower() not in _NOT_PLAIN:
+        return text
+    return f'"{"".join(map(_escaped, text))}"'
+
+
+def _escaped(character: str) -> str:
+    """Return a character as JSON and YAML both write it; JSON writes some as two, which YAML takes for no character."""
+    code = ord(character)
+    if 0xD800 <= code < 0xE000:  # half of such a pair
+        return "\\ufffd"
+    return f"\\U{code:08x}" if code > 0xFFFF else json.dumps(character)[1:-1]

@@ -12,6 +12,8 @@ _LONG = 0.12
 """A quiet time is cut short when it is longer than this share of the busy ones."""
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 _BETWEEN = 60.0
+_SHORTEST = 1e-3
+"""Seconds: what is shorter is nowhere to be seen, and no number of pixels a second can be reckoned from it."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Scale:
     @classmethod
     def of(cls, busy: Sequence[tuple[float, float]], begin: float, end: float, x0: float, x1: float) -> Scale:
         """Return the scale from ``begin`` to ``end``, drawn from ``x0`` to ``x1``."""
-        end = max(end, begin + 1e-3)
-        merged = _union([(max(a, begin), min(b, end)) for a, b in busy if a < b and b > begin and a < end])
+        end = max(end, begin + _SHORTEST)
+        inside = [(max(a, begin), min(b, end)) for a, b in busy]
+        merged = _union([(a, b) for a, b in inside if b - a >= _SHORTEST])
         least = max(_LONG * sum(b - a for a, b in merged), 1.0)
         stretches: list[tuple[float, float, bool]] = []
         at = begin

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bpudeploy.boards.address import Address
@@ -308,6 +308,7 @@ variables = st.dictionaries(st.sampled_from((*read, *ours)), anything, max_size=
 
 
 @given(st.dictionaries(st.text(max_size=6), variables, max_size=4), st.dictionaries(st.text(max_size=4), anything))
+@example(hosts={"0": {"bpudeploy_board_id": "\U00010000 \\ud83d \ud83d"}}, groups={})
 def test_any_inventory_becomes_a_file_that_loads_or_is_an_error(
     tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, dict[str, object]], groups: dict[str, object]
 ) -> None:

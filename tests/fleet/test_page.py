@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.fleet.chronicle import chronicle, lasting, roughly
@@ -198,6 +198,7 @@ SPANS = st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 500)).map(lambda p: (
 
 @settings(max_examples=200, deadline=None)
 @given(SPANS, st.floats(0.01, 2e5), st.lists(st.floats(0, 2e5), min_size=2, max_size=8))
+@example(busy=[(0.0, 2.2e-313)], end=2.0, times=[0.0, 0.0])
 def test_the_scale_never_falls_stays_inside_and_its_ticks_have_room(
     busy: list[tuple[float, float]], end: float, times: list[float]
 ) -> None:

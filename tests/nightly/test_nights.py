@@ -233,7 +233,7 @@ def test_a_build_that_fails_is_told_and_stops_no_other(lab: Lab, capsys: Out) ->
 
 
 def test_what_the_night_has_no_time_for_is_left_out(lab: Lab, capsys: Out) -> None:
-    lab.suite("budget_minutes: 0.0001", jobs="[{recipe: tiny.yaml}]")
+    lab.suite("budget_minutes: 0.000000001", jobs="[{recipe: tiny.yaml}]")
     night = nightly(capsys)
     (job,) = night["jobs"]
     assert job["state"] == "left out" and job["why"]
@@ -241,7 +241,7 @@ def test_what_the_night_has_no_time_for_is_left_out(lab: Lab, capsys: Out) -> No
 
 def test_what_is_built_already_and_could_not_be_compiled_again_in_time_is_left_out(lab: Lab, capsys: Out) -> None:
     nightly(capsys)
-    lab.suite("budget_minutes: 0.0001", jobs="[{recipe: tiny.yaml, recompile: true}]")
+    lab.suite("budget_minutes: 0.000000001", jobs="[{recipe: tiny.yaml, recompile: true}]")
     (job,) = nightly(capsys)["jobs"]
     assert job["state"] == "left out" and "compiled again" in job["why"]
 
