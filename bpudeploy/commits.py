@@ -1,12 +1,11 @@
-"""Which git commit files are of, and checkouts of other commits beside the user's own."""
+"""git, as it is asked here: which commit files are of, and one way to run it."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-
-_SECONDS = 60
 
 
 def commit_of(files: Sequence[Path]) -> str | None:
@@ -27,14 +26,26 @@ def commit_of(files: Sequence[Path]) -> str | None:
 def git(folder: Path, *words: str) -> str | None:
     """Return what git prints in ``folder``; None where it refuses, or is not there."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words],
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-        )
+        done = run_git(folder, *words)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def run_git(folder: Path, *words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run git in ``folder``, asking nobody and in no language but its own.
+
+    Raises:
+        OSError: it is not there.
+        subprocess.TimeoutExpired: it took longer.
+    """
+    return subprocess.run(
+        ["git", "-C", str(folder), *words],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        env={**os.environ, "LC_ALL": "C"},
+    )

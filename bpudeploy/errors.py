@@ -41,6 +41,11 @@ class BpudeployError(Exception):
         self.where = where
         self.hint = hint
 
+    @property
+    def in_a_line(self) -> str:
+        """The message, with what to do next in brackets."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
 
 class UsageError(BpudeployError):
     """The command line asks for something that does not exist."""

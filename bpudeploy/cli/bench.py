@@ -16,16 +16,16 @@ from bpudeploy.spec.load import load_target
 from bpudeploy.spec.recipe import BenchmarkSpec
 
 if TYPE_CHECKING:
+    from bpudeploy.boards.base import BoardOpener
     from bpudeploy.measure import Candidate
     from bpudeploy.results.measurement import Measurement
     from bpudeploy.results.store import Results
+    from bpudeploy.spec.target import Target
 
 
 def bench(args: Namespace, store: Path) -> int:
     """Measure a release, or two in turns, on a board; activates nothing there."""
-    from bpudeploy.effects.lost import watched
-    from bpudeploy.effects.reserve import refuse_reserved
-    from bpudeploy.measure import candidate, measure, provenance_of
+    from bpudeploy.measure import candidate
     from bpudeploy.results.compare import compare
     from bpudeploy.results.store import open_results
 
@@ -37,9 +37,7 @@ def bench(args: Namespace, store: Path) -> int:
     candidates = [candidate(one, store) for one in known]
     _same_images(candidates)
     with open_results(args.results) as results:
-        with render.Live(args.json) as live, watched(opener) as board:
-            refuse_reserved(board)
-            measured = measure(board, candidates, method, provenance_of(target), live.draw)
+        measured = measured_on(opener, target, candidates, method, args.json)
         results.append(measured)
     render_bench.show_measurements(measured, args.json)
     if len(measured) == 2:
@@ -47,6 +45,19 @@ def bench(args: Namespace, store: Path) -> int:
         found = compare([against], [release], at_least=args.at_least)
         render_bench.show_comparison(found, args.json)
     return ExitCode.OK
+
+
+def measured_on(
+    opener: BoardOpener, target: Target, candidates: Sequence[Candidate], method: BenchmarkSpec, as_json: bool
+) -> tuple[Measurement, ...]:
+    """Measure candidates in turns on a board that nobody else has reserved, drawing what happens."""
+    from bpudeploy.effects.lost import watched
+    from bpudeploy.effects.reserve import refuse_reserved
+    from bpudeploy.measure import measure, provenance_of
+
+    with render.Live(as_json) as live, watched(opener) as board:
+        refuse_reserved(board)
+        return measure(board, candidates, method, provenance_of(target), live.draw)
 
 
 def method_of(known: Known, args: Namespace) -> BenchmarkSpec:

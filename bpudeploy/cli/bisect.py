@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli import render, render_nightly
-from bpudeploy.cli.bench import method_of
+from bpudeploy.cli.bench import measured_on, method_of
 from bpudeploy.commits import git
 from bpudeploy.deploy import board_opener, build
 from bpudeploy.errors import BpudeployError, ExitCode, UsageError
@@ -21,7 +21,6 @@ from bpudeploy.plan import pipeline
 from bpudeploy.spec.load import is_file, load_recipe, load_target
 
 if TYPE_CHECKING:
-    from bpudeploy.measure import Candidate
     from bpudeploy.nightly.bisect import Judge, Measure, Trial
 
 
@@ -106,20 +105,9 @@ def _judge(args: Namespace, store: Path, good: Known, bad: Known) -> Judge:
 
 def _measure(args: Namespace, good: Known) -> Measure:
     """Return what measures candidates in turns on the board; it is reached anew each time, as builds may take hours."""
-    from bpudeploy.effects.lost import watched
-    from bpudeploy.effects.reserve import refuse_reserved
-    from bpudeploy.measure import measure, provenance_of
-    from bpudeploy.results.measurement import Measurement
-
     target, _ = load_target(args.target or good.manifest.target, Path())
     opener, method = board_opener(target, args.board), method_of(good, args)
-
-    def measured(candidates: Sequence[Candidate]) -> tuple[Measurement, ...]:
-        with render.Live(args.json) as live, watched(opener) as board:
-            refuse_reserved(board)
-            return measure(board, candidates, method, provenance_of(target), live.draw)
-
-    return measured
+    return lambda candidates: measured_on(opener, target, candidates, method, args.json)
 
 
 def _tried(judge: Judge, name: str, build: Callable[[], Known], store: Path, as_json: bool) -> Told:
@@ -129,6 +117,6 @@ def _tried(judge: Judge, name: str, build: Callable[[], Known], store: Path, as_
     try:
         trial: Trial = judge.trial(name, candidate(build(), store))
     except BpudeployError as error:
-        trial = Trial(name, None, Told.SKIP, None, f"{error.message} ({error.hint})" if error.hint else error.message)
+        trial = Trial(name, None, Told.SKIP, None, error.in_a_line)
     render_nightly.show_trial(trial, judge.metric, as_json)
     return trial.told

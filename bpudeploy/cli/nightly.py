@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,6 @@ from bpudeploy.cli import render, render_nightly
 from bpudeploy.cli.building import budget, shared_store
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.nightly.suite import LoadedSuite, load_suite
-from bpudeploy.spec.compose import nearest
 
 if TYPE_CHECKING:
     from bpudeploy.nightly.history import History
@@ -29,7 +26,7 @@ def nightly(args: Namespace, store: Path) -> int:
     from bpudeploy.results.store import open_results
     from bpudeploy.run.executors import open_executor
 
-    loaded = _only(load_suite(args.suite, backend_names), args.only)
+    loaded = load_suite(args.suite, backend_names).only(args.only)
     backends = {name: load_backend(name) for name in {job.resolved.target.backend for job in loaded.jobs}}
     prepared = prepare(loaded, backends, store)
     if args.dry_run:
@@ -57,16 +54,6 @@ def report(directory: Path, args: Namespace) -> int:
     return night.exit_code
 
 
-def _only(loaded: LoadedSuite, names: Sequence[str]) -> LoadedSuite:
-    known = [job.name for job in loaded.jobs]
-    for name in names:
-        if name not in known:
-            near = nearest(name, known)
-            hint = f"did you mean {near}?" if near else f"its jobs: {', '.join(known)}"
-            raise UsageError(f"{loaded.file} has no job {name!r}", hint=hint)
-    return replace(loaded, jobs=tuple(job for job in loaded.jobs if job.name in names)) if names else loaded
-
-
 def _histories(loaded: LoadedSuite, night: Night, results: Results) -> list[History]:
     """Return every job's history up to the night."""
     from bpudeploy.nightly.history import histories, nights_of
@@ -90,9 +77,9 @@ def baseline(args: Namespace) -> int:
         raise UsageError("why?", hint='--why "what is accepted, and for what": the next reader will ask')
     if args.what == "show" and (args.why or args.dry_run):
         raise UsageError("--why and --dry-run are for update", hint="leave them out")
-    loaded = load_suite(args.suite, backend_names)
+    loaded = load_suite(args.suite, backend_names).only(args.only)
     with open_results(args.results) as results:
-        found = pins(loaded, results, args.only, args.why or "")
+        found = pins(loaded, results, args.why or "")
     if args.what == "show":
         render_nightly.show_baselines(found, args.json)
         return ExitCode.OK
@@ -100,7 +87,6 @@ def baseline(args: Namespace) -> int:
     if not written:
         raise UsageError("none of these jobs has been measured", hint=f"`bpudeploy nightly {args.suite}` measures them")
     if not args.dry_run:
-        loaded.baselines.mkdir(parents=True, exist_ok=True)
         for one in written:
             assert one.after is not None
             write_baseline(loaded.baselines, one.after)

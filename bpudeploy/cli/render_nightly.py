@@ -86,14 +86,15 @@ def show_night(night: Night, directory: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**night.model_dump(mode="json"), "exit_code": night.exit_code, "directory": str(directory)}))
         return
-    print(f"\n{night.suite}, {night.began[:16].replace('T', ' ')} UTC")
+    from bpudeploy.nightly.words import clock, counted
+
+    print(f"\n{night.suite}, {clock(night.began)} UTC")
     print(f"  {'job':<34} {'board':<18} {'p50, ms':>18} {'top-1 %':>8}  verdict")
     for job in night.jobs:
         print("\n".join(_job_lines(job)))
     for board, why in night.quarantine.items():
         print(f"  board {board} was left out: {why}")
-    worse = len(night.regressions)
-    print(f"\n{worse} {'regression' if worse == 1 else 'regressions'}; {directory / 'report.html'} has the evidence")
+    print(f"\n{counted(len(night.regressions), 'regression')}; {directory / 'report.html'} has the evidence")
 
 
 def _job_lines(job: JobResult) -> Iterator[str]:

@@ -70,7 +70,9 @@ class Accuracy(_Value):
             raise UsageError(f"a baseline's answers cannot be read: {error}", hint=_AGAIN) from error
         if len(packed) != (self.images + 7) // 8:
             raise UsageError(f"a baseline has answers to {self.images} images in {len(packed)} bytes", hint=_AGAIN)
-        return tuple(bool(packed[i // 8] >> (7 - i % 8) & 1) for i in range(self.images))
+        import numpy as np
+
+        return tuple(map(bool, np.unpackbits(np.frombuffer(packed, np.uint8), count=self.images)))
 
 
 class Baseline(_Value):
@@ -170,13 +172,13 @@ def _session(m: Measurement) -> Session:
 
 
 def _accuracy(answers: Answers) -> Accuracy:
+    import numpy as np
+
     right = answers.right
-    packed = bytearray((len(right) + 7) // 8)
-    for i, one in enumerate(right):
-        packed[i // 8] |= one << (7 - i % 8)
+    packed = np.packbits(right).tobytes()
     return Accuracy(
         samples=answers.samples,
         images=len(right),
         top1=round(100 * sum(right) / len(right), _DIGITS),
-        right=base64.b64encode(zlib.compress(bytes(packed), 9)).decode(),
+        right=base64.b64encode(zlib.compress(packed, 9)).decode(),
     )

@@ -80,7 +80,7 @@ def changes(series: Series, limits: Limits = LIMITS) -> tuple[Change, ...]:
     [(20, True)]
     """
     judged = [index for index, point in enumerate(series.points) if not point.spoilt]
-    if len(judged) < _BEFORE + _AFTER:
+    if len(judged) < ENOUGH:
         return ()
     data = nights([series.points[index] for index in judged], series.scale, series.at_least)
     firsts: list[int] = []
@@ -95,11 +95,12 @@ def changes(series: Series, limits: Limits = LIMITS) -> tuple[Change, ...]:
 
 
 def standing(series: Series) -> Change | None:
-    """Return the latest regression that the series has not recovered from, None where there is none.
+    """Return the latest regression that the series has not recovered from, None where there is none."""
+    return standing_of(changes(series))
 
-    Recovered is: a later change brought back at least half of it.
-    """
-    found = changes(series)
+
+def standing_of(found: Sequence[Change]) -> Change | None:
+    """Return the same of a series' changes. Recovered is: the last change brought back at least half of it."""
     for number in range(len(found) - 1, -1, -1):
         if found[number].regression and not _recovered(found[number], found[number + 1 :]):
             return found[number]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bpudeploy.nightly.changed import changed, reproduce
-from bpudeploy.nightly.changes import ENOUGH, Change, changes, standing
+from bpudeploy.nightly.changes import ENOUGH, Change, changes, standing_of
 from bpudeploy.nightly.metrics import Metric, spoilt
 from bpudeploy.nightly.night import Against, Finding, Outcome
 from bpudeploy.nightly.series import Point, Series
@@ -58,7 +58,8 @@ def histories(job: str, measured: Sequence[Measurement], checks: NightlyChecks) 
             continue
         series = Series(tuple(point for point, _ in pairs), metric.scale, metric.worse, at_least)
         every = tuple(m for _, m in pairs)
-        found.append(History(job, metric, series, every, changes(series), standing(series)))
+        found_changes = changes(series)
+        found.append(History(job, metric, series, every, found_changes, standing_of(found_changes)))
     return tuple(found)
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from bpudeploy.errors import UsageError
 from bpudeploy.nightly.baseline import Baseline, baseline_of, read_baseline
 from bpudeploy.nightly.suite import Job, LoadedSuite
 from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.store import Query, Results
-from bpudeploy.spec.compose import nearest
 
 _LATEST = 60
 """Measurements of the release that are looked at."""
@@ -26,26 +23,12 @@ class Pin:
     after: Baseline | None
 
 
-def pins(loaded: LoadedSuite, results: Results, only: Collection[str], why: str) -> list[Pin]:
-    """Return what pinning the latest measured release of each job would write. Writes nothing.
-
-    Args:
-        only: names of jobs; all when empty.
-
-    Raises:
-        UsageError: there is no job of that name.
-    """
-    names = [job.name for job in loaded.jobs]
-    for name in only:
-        if name not in names:
-            near = nearest(name, names)
-            hint = f"did you mean {near}?" if near else f"its jobs: {', '.join(names)}"
-            raise UsageError(f"{loaded.file} has no job {name!r}", hint=hint)
+def pins(loaded: LoadedSuite, results: Results, why: str) -> list[Pin]:
+    """Return what pinning the latest measured release of each job would write. Writes nothing."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    chosen = [job for job in loaded.jobs if not only or job.name in only]
     return [
         Pin(job.name, read_baseline(loaded.baselines, job.name), _pinned(job, loaded, results, now, why))
-        for job in chosen
+        for job in loaded.jobs
     ]
 
 

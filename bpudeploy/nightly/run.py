@@ -120,7 +120,7 @@ class _Shift:
         for ticket in self.floor.tickets:
             plan = self.prepared.plans[ticket.job.name]
             if isinstance(plan, BpudeployError):
-                self.floor.over(ticket, JobState.BUILD_FAILED, _said(plan))
+                self.floor.over(ticket, JobState.BUILD_FAILED, plan.in_a_line)
             else:
                 planned.append((ticket, plan))
         again = [one for one in planned if one[0].job.recompile]
@@ -154,9 +154,9 @@ class _Shift:
             known = keep_built(resolved, self.prepared.backends[resolved.target.backend], outcome, directory)
             kit = self._kit(job, known, tell)
         except OutOfTime as error:
-            self.floor.over(ticket, JobState.LEFT_OUT, _said(error))
+            self.floor.over(ticket, JobState.LEFT_OUT, error.in_a_line)
         except BpudeployError as error:
-            self.floor.over(ticket, JobState.BUILD_FAILED, _said(error))
+            self.floor.over(ticket, JobState.BUILD_FAILED, error.in_a_line)
         else:
             seconds = sum(step.record.seconds for step in outcome.steps.values() if not step.hit)
             result = self.book.of(job.name)
@@ -218,7 +218,3 @@ def _pinned(baseline: Baseline | None, ours: Candidate, store: Path, emit: Calla
         emit(Note(STEP, "the pinned release was built with other evaluation images: not measured in turns"))
         return None
     return found
-
-
-def _said(error: BpudeployError) -> str:
-    return f"{error.message} ({error.hint})" if error.hint else error.message

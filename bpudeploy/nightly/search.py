@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from bpudeploy.commits import run_git
 from bpudeploy.errors import UsageError
 
 T = TypeVar("T")
@@ -111,16 +111,7 @@ def _commit(folder: Path, named: str) -> str:
 
 def _git(folder: Path, *words: str, may_fail: bool = False) -> str:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-            env={**os.environ, "LC_ALL": "C"},  # what it says is read here
-        )
+        done = run_git(folder, *words, seconds=_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UsageError(f"git cannot be run: {error}", hint="install git") from error
     if done.returncode and not may_fail:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bpudeploy.errors import SpecError, UsageError
 from bpudeploy.fleet.inventory import load_fleet, targets_of
 from bpudeploy.fleet.select import labels_of, parse
+from bpudeploy.spec.compose import nearest
 from bpudeploy.spec.fleet import Fleet, FleetBoard
 from bpudeploy.spec.load import Resolved, load_recipe
 from bpudeploy.spec.recipe import Outputs
@@ -53,6 +54,20 @@ class LoadedSuite:
         """The folder of the pinned baselines."""
         return self.file.parent / self.suite.baselines
 
+    def only(self, names: Collection[str]) -> LoadedSuite:
+        """Return the suite with these jobs; with all of them when none is named.
+
+        Raises:
+            UsageError: there is no job of that name.
+        """
+        known = [job.name for job in self.jobs]
+        for name in names:
+            if name not in known:
+                near = nearest(name, known)
+                hint = f"did you mean {near}?" if near else f"its jobs: {', '.join(known)}"
+                raise UsageError(f"{self.file} has no job {name!r}", hint=hint)
+        return replace(self, jobs=tuple(job for job in self.jobs if job.name in names)) if names else self
+
     @property
     def budget_s(self) -> float | None:
         """How long the night may take, in seconds; None: as long as it takes."""
@@ -71,12 +86,12 @@ def load_suite(path: Path, backends: Callable[[], Collection[str]] = tuple) -> L
     """
     root = load_yaml(path)
     suite = validate(Suite, root)
-    fleet = _fleet(suite, root, path)
+    fleet, marches = _fleet(suite, root, path)
     errors: list[SpecError] = []
     jobs: list[tuple[int, Job]] = []
     for number, spec in enumerate(suite.jobs):
         try:
-            jobs += [(number, job) for job in _jobs(spec, suite, fleet, path, backends)]
+            jobs += [(number, job) for job in _jobs(spec, suite, fleet, marches, path, backends)]
         except _Wrong as wrong:
             errors.append(problem(root, ("jobs", number, *wrong.path), wrong.message, wrong.hint))
     errors += _twice(jobs, root)
@@ -96,17 +111,24 @@ class _Wrong(Exception):
         self.path, self.message, self.hint = path, message, hint
 
 
-def _fleet(suite: Suite, root: Node, path: Path) -> Fleet | None:
+def _fleet(suite: Suite, root: Node, path: Path) -> tuple[Fleet | None, Mapping[str, str]]:
+    """Return the fleet, and the march of each of its targets."""
     if suite.fleet is None:
-        return None
+        return None, {}
     file = Path(os.path.normpath(path.parent / suite.fleet))
     if not file.is_file():
         raise problem(root, ("fleet",), f"there is no {file}", "a path is relative to the suite's file")
-    return load_fleet(file)
+    fleet = load_fleet(file)
+    return fleet, {name: target.march.value for name, target in targets_of(fleet, file.parent).items()}
 
 
 def _jobs(
-    spec: JobSpec, suite: Suite, fleet: Fleet | None, path: Path, backends: Callable[[], Collection[str]]
+    spec: JobSpec,
+    suite: Suite,
+    fleet: Fleet | None,
+    marches: Mapping[str, str],
+    path: Path,
+    backends: Callable[[], Collection[str]],
 ) -> Iterator[Job]:
     for resolved in _recipes(spec, path, backends):
         if resolved.recipe.model.outputs is Outputs.FEATURES:
@@ -118,7 +140,7 @@ def _jobs(
             value=spec.value,
             checks=spec.checks or suite.checks,
             recompile=spec.recompile,
-            boards=_pool(spec, resolved, fleet, path),
+            boards=_pool(spec, resolved, fleet, marches),
         )
 
 
@@ -139,7 +161,7 @@ def _recipes(spec: JobSpec, path: Path, backends: Callable[[], Collection[str]])
     return [one for one in as_written if one.target.name in spec.targets]
 
 
-def _pool(spec: JobSpec, resolved: Resolved, fleet: Fleet | None, path: Path) -> tuple[str, ...]:
+def _pool(spec: JobSpec, resolved: Resolved, fleet: Fleet | None, marches: Mapping[str, str]) -> tuple[str, ...]:
     target = resolved.target
     if target.board.connection is Connection.EMBEDDED:
         if spec.pool is not None:
@@ -155,7 +177,6 @@ def _pool(spec: JobSpec, resolved: Resolved, fleet: Fleet | None, path: Path) ->
         chosen = parse(spec.pool or "*", labels_of(fleet))
     except UsageError as error:
         raise _Wrong(("pool",), error.message, error.hint or "") from error
-    marches = {name: one.march.value for name, one in targets_of(fleet, path.parent).items()}
     found = tuple(
         name
         for name, board in fleet.boards.items()

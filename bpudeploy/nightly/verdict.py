@@ -9,6 +9,7 @@ from bpudeploy.nightly.history import against_history, histories, nights_of
 from bpudeploy.nightly.judge import Held, against_baseline, paired
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Against, Finding, JobResult, JobState, Night, Outcome
+from bpudeploy.nightly.words import clock
 from bpudeploy.nightly.work import Kit
 from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.store import Query, Results
@@ -77,7 +78,7 @@ def _top1(kit: Kit, now: Measurement, nights: Sequence[Measurement], results: Re
     answers = next((m.answers for m in results.find(Query(session=good.session)) if m.night is not None), None)
     if answers is None or now.answers is None or answers.samples != now.answers.samples:
         return None
-    whose = f"the release of the night before, of {good.made[:16].replace('T', ' ')}"
+    whose = f"the release of the night before, of {clock(good.made)}"
     found = paired(answers.right, now.answers.right, at_least, Against.HISTORY, whose)
     if found.outcome is not Outcome.REGRESSION:
         return found

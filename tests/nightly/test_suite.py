@@ -8,6 +8,7 @@ import pytest
 
 from bpudeploy.errors import SpecError
 from bpudeploy.nightly.suite import HERE, LoadedSuite, load_suite
+from bpudeploy.spec.load import built_in_targets
 
 RECIPE = """\
 name: net
@@ -161,3 +162,14 @@ def test_a_recipe_s_error_is_the_recipe_s(folder: Path) -> None:
     with pytest.raises(SpecError, match="unknown key 'colour'") as refused:
         load(folder, "name: lab\njobs: [{recipe: net.yaml}]\n")
     assert refused.value.where is not None and refused.value.where.file.endswith("net.yaml")
+
+
+def test_a_fleet_s_own_targets_are_those_beside_its_file(folder: Path) -> None:
+    own = folder / "lab" / "targets"
+    own.mkdir(parents=True)
+    text = (built_in_targets() / "rdk-x5.yaml").read_text().replace("name: rdk-x5", "name: x5-of-ours")
+    (own / "x5-of-ours.yaml").write_text(text)
+    (folder / "lab" / "fleet.yaml").write_text("boards:\n  a: {address: 10.0.0.1, target: x5-of-ours}\n")
+    (folder / "net.yaml").write_text(RECIPE.replace("target: local", "target: lab/targets/x5-of-ours.yaml"))
+    loaded = load(folder, "name: lab\nfleet: lab/fleet.yaml\njobs: [{recipe: net.yaml, pool: chip=bayes-e}]\n")
+    assert [(job.name, job.boards) for job in loaded.jobs] == [("net@x5-of-ours", ("a",))]
