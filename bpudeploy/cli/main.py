@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     _recipe_verbs(verbs)
     _list_verbs(verbs)
+    _toolchain(verbs)
     _measuring(verbs)
     _inspect(verbs)
     _estimate(verbs)
@@ -107,6 +108,20 @@ def _list_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     schema.add_argument("what", nargs="?", choices=("recipe", "target", "fleet", "suite"), default="recipe")
     verb_of(verbs, "targets", "the kinds of board that a recipe can name", "bpudeploy targets")
     verb_of(verbs, "backends", "the compile backends that are installed", "bpudeploy backends")
+
+
+def _toolchain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    toolchain = verb_of(
+        verbs,
+        "toolchain",
+        "install the vendor's compiler for X3, X5 and Ultra, show it, or remove it",
+        "bpudeploy toolchain install\n"
+        "  bpudeploy toolchain install --python ~/.pyenv/versions/3.10.13/bin/python3.10\n\n"
+        "D-Robotics' own packages from the package index, pinned by sha256, in an environment of their own:\n"
+        "$BPUDEPLOY_TOOLCHAIN, or bpudeploy-toolchain in the user's cache. x86-64 Linux with a CPython 3.10.",
+    )
+    toolchain.add_argument("what", choices=("install", "show", "remove"))
+    toolchain.add_argument("--python", type=Path, metavar="FILE", help="for install: a CPython 3.10 (default: it looks)")
 
 
 def _measuring(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

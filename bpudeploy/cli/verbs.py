@@ -249,6 +249,13 @@ def boards(args: Namespace) -> int:
     return run_boards(args)
 
 
+def toolchain(args: Namespace) -> int:
+    """Install the vendor's compiler, show it or remove it."""
+    from bpudeploy.cli.toolchain import toolchain as run_toolchain
+
+    return run_toolchain(args)
+
+
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "run": run,
     "plan": plan,
@@ -259,6 +266,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "schema": schema,
     "targets": targets,
     "backends": backends,
+    "toolchain": toolchain,
     "cache": cache,
     "bench": bench,
     "compare": compare,

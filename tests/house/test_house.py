@@ -96,6 +96,7 @@ DOORS = {
         "cli/building.py",
         "cli/nightly.py",
         "cli/keys.py",
+        "cli/toolchain.py",
         "cli/boards.py",
         "effects/agent.py",
         "agent/main.py",

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from bpudeploy.backends.base import CompileInputs, Runtime
 from bpudeploy.backends.horizon import network as files
+from bpudeploy.backends.horizon.findings import Told
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
 from bpudeploy.backends.horizon.mapper_config import mapper_config
 from bpudeploy.backends.horizon.network import Network, write_pixels
 from bpudeploy.backends.horizon.session import Session, say_where
-from bpudeploy.backends.horizon.tool import find
+from bpudeploy.backends.horizon.tool import Tool, find
 from bpudeploy.backends.samples import Samples
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.stage import Fingerprint, Work
@@ -35,19 +36,28 @@ class HbMapperBackend:
 
     def compile(self, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> Path:
         """Write the binary: NV12 or RGB in, float32 logits out, mean and scale inside."""
-        session = Session(work, NAME, find(NAME, options), options)
-        config = prepare(inputs, options, session.folder)
-        say_where(session)
-        onnx = ("--model-type", "onnx")
-        session.call(*("checker", *onnx, "--march", inputs.march, "--model", files.MODEL), log="hb_mapper_checker.log")
-        binary = session.folder / files.OUT / f"{files.PREFIX}.bin"
-        told = session.call(
-            *("makertbin", *onnx, "--config", files.CONFIG),
-            log="hb_mapper_makertbin.log",
-            closing=MAPPER_CLOSING,
-            product=binary,
-        )
-        return session.finish(binary, told, inputs.march, config, ".bin")
+        return compile_with(find(NAME, options), work, inputs, options)[0]
+
+
+def compile_with(tool: Tool, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> tuple[Path, Told]:
+    """Return the binary that ``tool`` makes under ``work.dir``, and what its log says.
+
+    Raises:
+        StageError: the compiler refuses; the message holds its reason.
+    """
+    session = Session(work, NAME, tool, options)
+    config = prepare(inputs, options, session.folder)
+    say_where(session)
+    onnx = ("--model-type", "onnx")
+    session.call(*("checker", *onnx, "--march", inputs.march, "--model", files.MODEL), log="hb_mapper_checker.log")
+    binary = session.folder / files.OUT / f"{files.PREFIX}.bin"
+    told = session.call(
+        *("makertbin", *onnx, "--config", files.CONFIG),
+        log="hb_mapper_makertbin.log",
+        closing=MAPPER_CLOSING,
+        product=binary,
+    )
+    return session.finish(binary, told, inputs.march, config, ".bin"), told
 
 
 def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> str:

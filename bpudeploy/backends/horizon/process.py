@@ -53,6 +53,7 @@ def _run(
     process = subprocess.Popen(
         command.argv,
         cwd=folder,
+        env=command.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -15,7 +15,7 @@ from bpudeploy.backends.horizon.failures import explain
 from bpudeploy.backends.horizon.findings import Findings, Told
 from bpudeploy.backends.horizon.log import LogReader, last_lines, phase, read_log
 from bpudeploy.backends.horizon.process import Ended, run
-from bpudeploy.backends.horizon.tool import OnPath, Tool
+from bpudeploy.backends.horizon.tool import Tool
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.spec.compile_options import VendorOptions
@@ -166,6 +166,6 @@ def _killed_for_memory(status: int) -> bool:
 
 def say_where(session: Session) -> None:
     """Say where the tool runs."""
-    on = "on PATH" if isinstance(session.tool, OnPath) else f"in {session.options.image}"
     version = ", ".join(f"{name} {version[:19]}" for name, version in session.tool.fingerprint.items())
-    session.work.emit(Note(STEP, f"{version} {on}, {os.cpu_count()} cores, {session.options.minutes} min at most"))
+    where, minutes = session.tool.where, session.options.minutes
+    session.work.emit(Note(STEP, f"{version} {where}, {os.cpu_count()} cores, {minutes} min at most"))

@@ -1,4 +1,4 @@
-"""Where a vendor tool is: on PATH, or in a container of the vendor's. Command lines are lists, never a shell's."""
+"""Where a vendor tool is: in bpudeploy's toolchain, on PATH, or in a container. Command lines are never a shell's."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from bpudeploy.backends.base import ToolMissing
+from bpudeploy.backends.horizon.toolchain.installed import installed
 from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import VendorOptions
 from bpudeploy.stage import Fingerprint
@@ -19,7 +21,11 @@ from bpudeploy.stage import Fingerprint
 _ASK_S = 60.0
 """How long a version or a digest may take: the tools import their whole compiler first."""
 INSIDE = "/work"
-_DISTRIBUTIONS = ("horizon-tc-ui", "horizon_tc_ui", "hbdk4-compiler", "hbdk", "hmct", "horizon-nn")
+_DISTRIBUTIONS = (
+    *("rdkx5-yolo-mapper", "dgdk", "dg-nn-toolkit"),
+    *("horizon-tc-ui", "hbdk", "horizon-nn", "hbdk4-compiler", "hmct"),
+)
+"""The vendor's packages, as its wheels for X3, X5 and Ultra and its OpenExplorer packages name them."""
 _ASK_PYTHON = """
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -29,10 +35,12 @@ for name in sys.argv[1:]:
     except PackageNotFoundError:
         pass
 """
-GET = (
-    "install the vendor's package on this machine (Linux, x86), or name its OpenExplorer container: "
-    "`compile: {{{tool}: {{image: ...}}}}`; docs/vendor-tools.md names both for each board"
-)
+_GET = {
+    "hb_mapper": "`bpudeploy toolchain install` gets it (x86-64 Linux), or name the vendor's OpenExplorer container: "
+    "`compile: {hb_mapper: {image: ...}}`; docs/vendor-tools.md names it for each board",
+    "hb_compile": "install the vendor's OpenExplorer package on this machine (x86-64 Linux), or name its container: "
+    "`compile: {hb_compile: {image: ...}}`; docs/vendor-tools.md names it",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,8 @@ class Command:
 
     argv: tuple[str, ...]
     kill: tuple[tuple[str, ...], ...] = ()
+    environment: Mapping[str, str] | None = None
+    """Instead of this process's own."""
 
 
 class Tool(Protocol):
@@ -51,25 +61,27 @@ class Tool(Protocol):
         """Its name, and its version or its container's digest."""
         ...
 
+    @property
+    def where(self) -> str:
+        """Where it is, in words."""
+        ...
+
     def command(self, arguments: tuple[str, ...], folder: Path) -> Command:
         """Return how it is started with ``folder`` as its working directory."""
         ...
 
 
 @dataclass(frozen=True)
-class OnPath:
+class OnMachine:
     """A program of this machine. The memory limit is not kept: a container has one."""
 
     program: str
-    name: str
-    version: str
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        return {self.name: self.version}
+    fingerprint: Fingerprint
+    where: str
+    environment: Mapping[str, str] | None = None
 
     def command(self, arguments: tuple[str, ...], folder: Path) -> Command:
-        return Command((self.program, *arguments))
+        return Command((self.program, *arguments), environment=self.environment)
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,10 @@ class InContainer:
     def fingerprint(self) -> Fingerprint:
         return {self.name: self.digest}
 
+    @property
+    def where(self) -> str:
+        return f"in {self.image}"
+
     def command(self, arguments: tuple[str, ...], folder: Path) -> Command:
         if ":" in str(folder):
             raise StageError(f"docker cannot mount {folder}: it has a colon", hint="name another --store")
@@ -101,39 +117,49 @@ class InContainer:
 
 
 def find(name: str, options: VendorOptions) -> Tool:
-    """Return the tool that ``options`` name: the container's when an image is named, else that on PATH.
+    """Return the tool: the container's when ``options`` name an image, else the toolchain's, else that on PATH.
 
     Raises:
         ToolMissing: it is not there; nothing is fetched.
     """
     if options.image is None:
-        program = shutil.which(name)
-        if program is None:
-            raise ToolMissing(f"{name} is not on the PATH of this machine", hint=GET.format(tool=name))
-        return OnPath(program, name, _version(name, program, Path(program).stat().st_mtime_ns))
+        return _on_this_machine(name)
     docker = shutil.which("docker")
     if docker is None:
         raise ToolMissing(
             f"compile.{name}.image names a container, and docker is not on PATH",
-            hint=f"install docker, or leave image out and put {name} on PATH",
+            hint=f"install docker, or leave image out: {_GET[name]}",
         )
     return InContainer(docker, name, options.image, _digest(docker, name, options.image), options.memory_gib)
 
 
+def _on_this_machine(name: str) -> OnMachine:
+    toolchain = installed()
+    if toolchain is not None and (toolchain.bin / name).is_file():
+        program = str(toolchain.bin / name)
+        return OnMachine(program, toolchain.fingerprint, "of `bpudeploy toolchain`", toolchain.environment())
+    found = shutil.which(name)
+    if found is None:
+        raise ToolMissing(f"{name} is neither installed by bpudeploy nor on PATH", hint=_GET[name])
+    return OnMachine(found, {name: _version(name, found, Path(found).stat().st_mtime_ns)}, "on PATH")
+
+
 @cache
 def _version(name: str, program: str, changed_ns: int) -> str:
-    """Return what a program calls its version, or else the versions of the packages that it is made of."""
+    """Return the versions of the vendor's packages that a program is made of, or else what it calls its version.
+
+    The packages come first: to say its version the tool imports its whole compiler, 4 s.
+    """
+    if packages := _packages(Path(program)):
+        return packages
     status, said = _ask(program, "--version")
     words = said.split()
     if status == 0 and words:
         return words[-1]
-    packages = _packages(Path(program))
-    if not packages:
-        raise ToolMissing(
-            f"{program} does not say its version ({said.strip()[-200:] or 'no word'})",
-            hint=f"check that `{name} --version` or `{name} --help` runs",
-        )
-    return packages
+    raise ToolMissing(
+        f"{program} does not say its version ({said.strip()[-200:] or 'no output'})",
+        hint=f"check that `{name} --version` or `{name} --help` runs",
+    )
 
 
 def _packages(program: Path) -> str:

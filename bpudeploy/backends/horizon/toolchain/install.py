@@ -1,0 +1,189 @@
+"""Installing and removing the toolchain. A record is written last: without it there is no toolchain."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bpudeploy.backends.check import example_inputs
+from bpudeploy.backends.horizon import hb_mapper
+from bpudeploy.backends.horizon.process import Ended, run
+from bpudeploy.backends.horizon.tool import Command, OnMachine
+from bpudeploy.backends.horizon.toolchain import torch_names
+from bpudeploy.backends.horizon.toolchain.installed import (
+    RECORD,
+    Toolchain,
+    folder,
+    installed,
+    lock_digest,
+    lock_text,
+)
+from bpudeploy.backends.horizon.toolchain.python310 import check_machine, find_python
+from bpudeploy.errors import StageError, StoreError, UsageError
+from bpudeploy.events import Event, Note, Progress
+from bpudeploy.spec.compile_options import HbMapperOptions, OptimizeLevel
+from bpudeploy.stage import Work
+
+STEP = "toolchain"
+DOWNLOAD_MB, INSTALLED_MB = 230, 790
+"""Measured on 2026-11-30: what pip downloads for the list of packages, and what `show` prints afterwards."""
+_NEEDED_BYTES = 1_300_000_000
+_LIMIT_S = 3600.0
+_PACKAGE = re.compile(r"Collecting (\S+)")
+_MARCH = "bayes-e"
+
+Emit = Callable[[Event], None]
+
+
+def install(python: Path | None, emit: Emit) -> tuple[Toolchain, bool]:
+    """Return the toolchain, and whether it was installed now; one of an older list of packages is replaced.
+
+    It is made with pip, as pip is configured on this machine (a mirror, a proxy), every package pinned by sha256; then
+    a network of one convolution is compiled with it. A failure or Ctrl-C removes what was half installed.
+
+    Raises:
+        UsageError: not on this machine, no CPython 3.10, or another process is installing.
+        StoreError: no space, or the folder cannot be written.
+        StageError: pip fails, or what was installed cannot compile.
+    """
+    check_machine()
+    base, version = find_python(python)
+    with _locked() as root:
+        there = installed()
+        if there is not None and there.lock == lock_digest():
+            return there, False
+        _clear(root)
+        _check_space(root)
+        emit(Note(STEP, f"CPython {version} from {base}"))
+        emit(Note(STEP, f"into {root}: {DOWNLOAD_MB} MB to download, {INSTALLED_MB} MB on the disk"))
+        try:
+            _make(root, base, emit)
+            made = _tried(root, version, emit)
+            (root / RECORD).write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        except BaseException:
+            _clear(root)
+            raise
+    return made, True
+
+
+def remove() -> int | None:
+    """Remove the toolchain and return how many bytes it took; None where there is none.
+
+    Raises:
+        UsageError: another process is installing.
+        StoreError: it cannot be removed.
+    """
+    if not folder().exists():
+        return None
+    with _locked() as root:
+        size = _size(root)
+        _clear(root)
+    shutil.rmtree(root, ignore_errors=True)
+    return size
+
+
+@contextmanager
+def _locked() -> Iterator[Path]:
+    """Hold the toolchain's folder, made where it is not there: one process installs or removes at a time."""
+    root = folder()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        stream = (root / "lock").open("w")
+    except OSError as error:
+        raise StoreError(f"cannot write {root}: {error.strerror}", hint="set BPUDEPLOY_TOOLCHAIN to a folder") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another process is installing or removing the toolchain in {root}", hint="wait until it has ended"
+            ) from error
+        yield root
+
+
+def _clear(root: Path) -> None:
+    """Remove everything but the lock; the record first, so that nobody uses what is half gone."""
+    (root / RECORD).unlink(missing_ok=True)
+    if (root / "env").exists():
+        try:
+            shutil.rmtree(root / "env")
+        except OSError as error:
+            raise StoreError(f"cannot remove {root / 'env'}: {error.strerror}", hint="remove it by hand") from error
+
+
+def _check_space(root: Path) -> None:
+    free = shutil.disk_usage(root).free
+    if free < _NEEDED_BYTES:
+        raise StoreError(
+            f"{root} has {free / 1e9:.1f} GB free, and the installation needs {_NEEDED_BYTES / 1e9:.1f} GB",
+            hint="make space, or set BPUDEPLOY_TOOLCHAIN to a folder on another disk",
+        )
+
+
+def _make(root: Path, base: Path, emit: Emit) -> None:
+    """Make the environment, and install every package of the list."""
+    env = root / "env"
+    _call((str(base), "-m", "venv", str(env)), root, emit, "its module venv; on Debian: apt install python3.10-venv")
+    lock = root / "lock.txt"
+    lock.write_text(lock_text(), encoding="utf-8")
+    pip = (str(env / "bin" / "python"), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install")
+    exact = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "-r", str(lock))
+    _call((*pip, *exact), root, emit, "the package index, its proxy and the space on the disk")
+    lock.unlink()
+    site = next((env / "lib").glob("python3.10/site-packages"))
+    shutil.copyfile(str(torch_names.__file__), site / "torch.py")
+
+
+def _call(argv: tuple[str, ...], root: Path, emit: Emit, check: str) -> None:
+    """Run a command of the installation, packages counted as pip names them.
+
+    Raises:
+        StageError: it fails; the message has its last lines, the hint ``check``.
+    """
+    said: deque[str] = deque(maxlen=12)
+    total, packages = lock_text().count("=="), set[str]()
+
+    def heard(line: str) -> None:
+        if line.strip() and not line.startswith("WARNING: Location"):
+            said.append(line.rstrip())
+        if found := _PACKAGE.match(line):
+            packages.add(found[1])
+            emit(Progress(STEP, len(packages), total, "packages"))
+        elif line.startswith("Installing collected packages"):
+            emit(Note(STEP, f"{len(packages)} packages are here; pip installs them"))
+
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    ended: Ended = run(Command(argv, environment=environment), root, _LIMIT_S, heard, lambda silent: None)
+    if ended.too_long or ended.status != 0:
+        how = f"took more than {_LIMIT_S / 60:.0f} minutes" if ended.too_long else f"failed (status {ended.status})"
+        words = "\n".join(f"    {line}" for line in said)
+        raise StageError(f"{Path(argv[0]).name} {' '.join(argv[1:4])} {how}:\n{words}", hint=f"check {check}")
+
+
+def _tried(root: Path, python: str, emit: Emit) -> Toolchain:
+    """Compile a network of one convolution, and return the toolchain with the versions that it reported."""
+    made = Toolchain(lock=lock_digest(), python=python, versions={}, size=0, folder=str(root))
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name) / "work"
+        work.mkdir()
+        tool = OnMachine(str(made.bin / hb_mapper.NAME), {}, "of this installation", made.environment())
+        options = HbMapperOptions(optimize_level=OptimizeLevel.O0, minutes=10)
+        inputs = example_inputs(Path(name), _MARCH)
+        _, told = hb_mapper.compile_with(tool, Work(work, lambda event: None), inputs, options)
+    versions = {k: v for k, v in told.versions.items() if k in ("hb_mapper", "hbdk", "horizon_nn")}
+    emit(Note(STEP, f"a network of one convolution compiles for {_MARCH} in {time.monotonic() - started:.1f} s"))
+    return made.model_copy(update={"versions": versions, "size": _size(root)})
+
+
+def _size(root: Path) -> int:
+    """Return the bytes that it takes on the disk."""
+    return sum(512 * path.lstat().st_blocks for path in root.rglob("*"))
