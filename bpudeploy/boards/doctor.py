@@ -168,11 +168,18 @@ def _python(facts: Facts) -> Finding:
     return Finding("python", State.OK, f"Python {facts.python}, {versions}")
 
 
+_MODULES = ("hobot-dnn", "hobot_dnn_rdkx5", "hbm_runtime")
+"""The vendor's runtimes for Python, as their packages are called."""
+
+
 def _runtime(facts: Facts, target: Target | None) -> Finding:
     libraries = f"; {', '.join(PurePosixPath(one).name for one in facts.libdnn)}" if facts.libdnn else ""
     if facts.runtime is not None:
         version = f"version {facts.runtime_version}" if facts.runtime_version else "which says no version"
         return Finding("BPU runtime", State.OK, f"{facts.runtime}, {version}{libraries}")
+    modules = [f"{name} {facts.packages[name]}" for name in _MODULES if name in facts.packages]
+    if modules:
+        return Finding("BPU runtime", State.OK, f"{', '.join(modules)} for Python; no hrt_model_exec{libraries}")
     if target is None:
         return Finding("BPU runtime", State.OK, f"no hrt_model_exec{libraries}")
     repair = (

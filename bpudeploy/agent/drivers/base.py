@@ -14,6 +14,10 @@ class Refused(Exception):
         self.hint = hint
 
 
+class Unsuitable(Refused):
+    """This runtime is not there or cannot run the file; another one of the board may."""
+
+
 @dataclass(frozen=True)
 class Timed:
     """What a tool says of ``frames`` frames that it ran itself, ``streams`` at a time: milliseconds a frame."""

@@ -1,8 +1,10 @@
-"""``hbm_runtime.HB_HBMRuntime``, the Python runtime of S100, S100P and S600.
+"""``hbm_runtime.HB_HBMRuntime``, the Python runtime of S100, S100P and S600 (.hbm), and of X5's OS 3.5 and later (.bin).
 
 One runtime object runs one call at a time ("run() already in use", in the binding's public source): each thread that
 calls ``infer`` at the same moment gets an object of its own, loaded when it is first needed. ``reserve`` loads them
-ahead. A failure inside the runtime's own thread ends the whole process.
+ahead. A failure inside the runtime's own thread ends the whole process. The first releases, and X5's, hold the
+interpreter's lock while they run: frames overlap only in those that have ``compile_bpu_core_num``. X5's build is known
+by its tensor type NV12: one packed array is fed, whose size the runtime does not look at.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from . import hrt_model_exec, nv12, tensors
-from .base import Layer, Refused, Timed
+from .base import Layer, Unsuitable, Refused, Timed
 
 NAME = "hbm_runtime"
-_SUFFIX = ".hbm"
+_ROW = 16
+"""X5 aligns the rows of an NV12 picture to so many bytes, and the binding does not say how."""
 _DTYPES = {"F32": "float32", "S8": "int8", "U8": "uint8", "S16": "int16", "U16": "uint16", "S32": "int32"}
 
 
@@ -29,17 +32,17 @@ class HbmRuntime:
 
     driver = NAME
     times_frames = True
-    parallel = True
 
-    def __init__(self, module: Any, path: str, tool: hrt_model_exec.Tool | None) -> None:
+    def __init__(self, module: Any, path: str, tool: hrt_model_exec.Tool | None, suffix: str) -> None:
         """Load it once; refuse a network that is no classifier of pictures."""
-        self._module, self._path, self._tool = module, path, tool
+        self._module, self._path, self._tool, self._suffix = module, path, tool, suffix
         self.has_tool = tool is not None
+        self.parallel = hasattr(module.HB_HBMRuntime, "compile_bpu_core_num")
         self._lock = threading.Lock()
         self._free: list[Any] = []
         first = self._load()
         self._free.append(first)
-        self.runtime = f"{NAME}, libdnn {getattr(module.HB_HBMRuntime, 'version', 'not told')}"
+        self.runtime = f"{NAME}, libdnn {getattr(module.HB_HBMRuntime, 'version', 'of no version')}"
         names = list(first.model_names)
         if len(names) != 1:
             raise Refused(f"the file holds {len(names)} models", "build one network into one file")
@@ -50,9 +53,9 @@ class HbmRuntime:
     def _load(self) -> Any:
         """Load the file under a name of its kind: the runtime looks at that, too."""
         try:
-            if not self._path.endswith(_SUFFIX):
+            if not self._path.endswith(self._suffix):
                 with tempfile.TemporaryDirectory(prefix="bpudeploy-") as folder:
-                    named = os.path.join(folder, f"model{_SUFFIX}")
+                    named = os.path.join(folder, f"model{self._suffix}")
                     os.symlink(os.path.abspath(self._path), named)
                     return self._module.HB_HBMRuntime(named)
             return self._module.HB_HBMRuntime(self._path)
@@ -63,14 +66,21 @@ class HbmRuntime:
         self._inputs = list(runtime.input_names[self._name])
         shapes = [tuple(int(s) for s in runtime.input_shapes[self._name][name]) for name in self._inputs]
         kinds = [_name(runtime.input_dtypes[self._name][name]) for name in self._inputs]
-        if set(kinds) == {"U8"} and len(self._inputs) == 2:
+        self._packed = kinds == ["NV12"]
+        if self._packed:
+            where = f"the input {self._inputs[0]}"
+            self.batch, self._height, self._width = tensors.picture(shapes[0], "NCHW", where)
+            tensors.one_nv12(self.batch, self._height, self._width, where)
+            if self._width % _ROW:
+                raise Unsuitable(f"{where} is {self._width} pixels wide", f"use a multiple of {_ROW}: model.image_size")
+        elif set(kinds) == {"U8"} and len(self._inputs) == 2:
             self.batch, self._height, self._width = hrt_model_exec.two_planes(list(zip(self._inputs, shapes)))
         elif kinds == ["U8"] and len(shapes[0]) == 4 and shapes[0][3] == 3:
             where = f"the input {self._inputs[0]}"
             self.batch, self._height, self._width = tensors.picture(shapes[0], "NHWC", where)
         else:
             said = ", ".join(f"{n} {k} {s}" for n, k, s in zip(self._inputs, kinds, shapes))
-            raise Refused(f"the network's inputs are {said}", "build it with input_type_rt nv12, or rgb in NHWC")
+            raise Unsuitable(f"the network's inputs are {said}", "build it with input_type_rt nv12, or rgb in NHWC")
 
     def _read_output(self, runtime: Any) -> None:
         names = list(runtime.output_names[self._name])
@@ -101,7 +111,10 @@ class HbmRuntime:
     def prepare(self, pixels: Any) -> Any:
         """Return what the runtime takes: the inputs by their name."""
         checked = tensors.checked(pixels, self.batch, self._height, self._width)
-        arrays = nv12.planes(checked) if len(self._inputs) == 2 else (checked,)
+        if self._packed:
+            arrays: tuple[Any, ...] = (nv12.packed(checked).reshape(1, self._height * 3 // 2, self._width, 1),)
+        else:
+            arrays = nv12.planes(checked) if len(self._inputs) == 2 else (checked,)
         return {self._name: dict(zip(self._inputs, arrays))}
 
     def infer(self, fed: Any) -> Any:
@@ -141,20 +154,24 @@ def _name(enum: Any) -> str:
     return str(getattr(enum, "name", enum))
 
 
-def open_session(model: str, threads: int) -> HbmRuntime:
-    """Load a .hbm.
+def open_session(model: str, threads: int, suffix: str = ".hbm") -> HbmRuntime:
+    """Load a .hbm on the S series, or a .bin (``suffix``) on X5.
 
     Raises:
-        Refused: the runtime is missing, does not load the file, or the network is none that it can feed.
+        Unsuitable: this Python has no hbm_runtime, its libraries are not here, or it loads no file of that kind.
+        Refused: it does not load the file, or the network is none that it can feed.
     """
     tensors.own_threads(threads, NAME)
     try:
         module = importlib.import_module(NAME)
-    except ImportError as error:
-        raise Refused(
+        x5 = hasattr(module.hbDNNDataType, "NV12")
+    except Exception as error:  # RuntimeError where libdnn is not there
+        raise Unsuitable(
             f"this Python has no {NAME}: {error}", "it is in the system's python3, not in a virtual environment"
         ) from error
-    return HbmRuntime(module, model, hrt_model_exec.tool(model))
+    if (suffix == ".bin") is not x5:
+        raise Unsuitable(f"this board's {NAME} loads no {suffix}", _HINT)
+    return HbmRuntime(module, model, hrt_model_exec.tool(model), suffix)
 
 
 _HINT = "an artifact runs on the chip that it was compiled for, and no other: compile for this board's march"

@@ -1,9 +1,11 @@
-"""``hobot_dnn.pyeasy_dnn``, the Python runtime of X3, X5 and Ultra.
+"""``pyeasy_dnn`` of hobot_dnn, the Python runtime of X3, X5 and Ultra; hobot_dnn_rdkx5 on a registry is X5's.
 
-``forward`` copies as many bytes as the array's first two sides say, without looking at the input's size (in the
-binding's public source, dnn_python.cpp): only a flat array of exactly the right length is safe, and any shape that the
-picture itself has is not. It holds the interpreter's lock while the BPU runs, and writes into buffers of the model:
-frames never overlap, and each is copied out before the next. It gives int16 outputs as garbage (an int8 view).
+``forward`` copies without looking at the input's size, as many bytes as the array's first two sides say on X3 and all
+its sides on X5 (in the bindings' public sources, dnn_python.cpp): only a flat array of exactly the right length is safe
+on both. It holds the interpreter's lock while the BPU runs, and writes into buffers of the model: frames never overlap,
+and each is copied out before the next. X3's gives int16 outputs as garbage (an int8 view). X5's subtracts 128 from an
+RGB array in place and clamps at 0: every darker value is lost, so RGB is refused there; it is known by the property
+``alignedShape``, which X3's does not have.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import hrt_model_exec, nv12, tensors
-from .base import Layer, Refused, Timed
+from .base import Layer, Unsuitable, Refused, Timed
 
 NAME = "hobot_dnn"
 
@@ -28,11 +30,11 @@ class HobotDnn:
     times_frames = True
     parallel = False
 
-    def __init__(self, model: Any, tool: hrt_model_exec.Tool | None) -> None:
+    def __init__(self, model: Any, tool: hrt_model_exec.Tool | None, package: str) -> None:
         """Refuse a network that is no classifier of pictures."""
         self._model, self._tool, self._lock = model, tool, threading.Lock()
         self.has_tool = tool is not None
-        self.runtime = _version()
+        self.runtime = _version(package)
         inputs, outputs = list(model.inputs), list(model.outputs)
         if len(inputs) != 1 or len(outputs) != 1:
             raise Refused(
@@ -46,6 +48,8 @@ class HobotDnn:
                 f"the input is {kind} of {given.dtype}, shape {tuple(given.shape)}, layout {self._layout}",
                 "build the network with input_type_rt nv12 or rgb",
             )
+        if kind == "RGB" and hasattr(type(given), "alignedShape"):
+            raise Unsuitable("X5's hobot_dnn makes 0 of RGB values below 128", "build with input_type_rt nv12")
         shape = tuple(int(side) for side in given.shape)
         self.batch, self._height, self._width = tensors.picture(shape, self._layout, where)
         if self._nv12:
@@ -81,7 +85,7 @@ class HobotDnn:
             try:
                 outputs = self._model.forward(fed)
             except Exception as error:
-                raise Refused(f"forward failed: {error}", _HINT) from error
+                raise Refused(f"forward failed: {error.__cause__ or error}", _HINT) from error
             if not outputs:  # it prints why to the process's own output, and returns None
                 raise Refused("forward failed; the runtime's own log says why", _HINT)
             values = np.array(outputs[0].buffer)
@@ -108,35 +112,36 @@ class HobotDnn:
         self._model = None
 
 
-def _version() -> str:
+def _version(package: str) -> str:
     try:
         from importlib.metadata import version
 
-        return f"{NAME} {version(NAME)}"
+        return f"{package} {version(package)}"
     except Exception:
-        return f"{NAME}, version not told"
+        return f"{package}, which says no version"
 
 
-def open_session(model: str, threads: int) -> HobotDnn:
-    """Load a .bin.
+def open_session(model: str, threads: int, package: str = NAME) -> HobotDnn:
+    """Load a .bin with ``package``: hobot_dnn or hobot_dnn_rdkx5.
 
     Raises:
-        Refused: the runtime is missing, does not load the file, or the network is none that it can feed.
+        Unsuitable: this Python has no such package, its libraries are not here, or it cannot take such an input.
+        Refused: it does not load the file, or the network is none that it can feed.
     """
-    tensors.own_threads(threads, NAME)
+    tensors.own_threads(threads, package)
     try:
-        pyeasy_dnn = importlib.import_module(f"{NAME}.pyeasy_dnn")
-    except ImportError as error:
-        raise Refused(
-            f"this Python has no {NAME}: {error}", "it is in the system's python3, not in a virtual environment"
+        pyeasy_dnn = importlib.import_module(f"{package}.pyeasy_dnn")
+    except Exception as error:  # a library that is not there is no ImportError everywhere
+        raise Unsuitable(
+            f"this Python has no {package}: {error}", "it is in the system's python3, not in a virtual environment"
         ) from error
     try:
         models = pyeasy_dnn.load(model)
     except Exception as error:
-        raise Refused(f"{NAME} does not load the file: {error}", _HINT) from error
+        raise Refused(f"{package} does not load the file: {error.__cause__ or error}", _HINT) from error
     if not models or len(models) != 1:
         raise Refused(f"the file holds {len(models or [])} models", "build one network into one file")
-    return HobotDnn(models[0], hrt_model_exec.tool(model))
+    return HobotDnn(models[0], hrt_model_exec.tool(model), package)
 
 
 _HINT = "an artifact runs on the chip that it was compiled for, and no other: compile for this board's march"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bpudeploy.agent.drivers import choose
 from bpudeploy.agent.drivers.base import Refused
 from bpudeploy.agent.drivers.hbm_runtime import open_session
 from tests.agent.drivers.small import NV12_ERROR, artifact, expected, pictures, same_answer
@@ -87,15 +88,34 @@ def test_what_it_cannot_read_is_refused(made: dict[str, Any], why: str, fake_boa
         session.infer(session.prepare(pictures()))
 
 
-def test_a_failed_run_is_refused_and_the_next_may_work(fake_board: On, tmp_path: Path) -> None:
-    board = fake_board("s100")
-    session = open_session(artifact(tmp_path, board.march), 0)
-    fed = session.prepare(pictures())
-    board.set(fail="infer")
-    with pytest.raises(Refused, match="hbUCPWaitTaskDone failed"):
-        session.infer(fed)
-    board.set()
-    assert session.infer(fed).shape == (1, 10)
+@pytest.mark.parametrize("height", [16, 32])
+def test_x5_s_newer_system_runs_a_bin(height: int, fake_board: On, tmp_path: Path) -> None:
+    board = fake_board("x5", runtimes=("hbm_runtime",))
+    path = artifact(tmp_path, board.march, height=height, width=32)
+    session = choose.open_session("hobot_dnn", path, 0)
+    assert (session.driver, session.batch, session.parallel) == ("hbm_runtime", 1, False)
+    pixels = pictures(height=height, width=32)
+    fed = session.prepare(pixels)
+    assert fed["model"]["pixels"].shape == (1, height * 3 // 2, 32, 1)
+    logits, right = session.infer(fed), expected(pixels, height=height, width=32)
+    assert np.abs(logits - right).max() < NV12_ERROR and same_answer(logits, right)
+
+
+def test_where_x5_has_both_hobot_dnn_is_taken(fake_board: On, tmp_path: Path) -> None:
+    board = fake_board("x5", runtimes=("hbm_runtime", "hobot_dnn"))
+    assert choose.open_session("hobot_dnn", artifact(tmp_path, board.march), 0).driver == "hobot_dnn"
+
+
+def test_rows_that_x5_would_pad_are_refused(fake_board: On, tmp_path: Path) -> None:
+    board = fake_board("x5", runtimes=("hbm_runtime",), tools=())
+    with pytest.raises(Refused, match="24 pixels wide"):
+        choose.open_session("hobot_dnn", artifact(tmp_path, board.march), 0)
+
+
+def test_the_s_series_build_loads_no_bin(fake_board: On, tmp_path: Path) -> None:
+    fake_board("s100", tools=())
+    with pytest.raises(Refused, match=r"no hobot_dnn: .*no hobot_dnn_rdkx5: .*hbm_runtime loads no \.bin"):
+        choose.open_session("hobot_dnn", artifact(tmp_path, "bayes-e"), 0)
 
 
 def test_an_artifact_of_another_chip_is_not_loaded(fake_board: On, tmp_path: Path) -> None:

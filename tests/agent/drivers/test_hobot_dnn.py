@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bpudeploy.agent.drivers import choose
 from bpudeploy.agent.drivers.base import Refused
 from bpudeploy.agent.drivers.hobot_dnn import open_session
 from tests.agent.drivers.small import NV12_ERROR, artifact, expected, pictures, same_answer
@@ -18,8 +19,10 @@ from tests.fakes.board.fixtures import Board
 On = Callable[..., Board]
 
 
-@pytest.mark.parametrize("name", ["x3", "x5"])
-@pytest.mark.parametrize(("input_type", "error"), [("nv12", NV12_ERROR), ("rgb-nhwc", 1e-5), ("rgb-nchw", 1e-5)])
+@pytest.mark.parametrize(
+    ("name", "input_type", "error"),
+    [("x5", "nv12", NV12_ERROR), ("x3", "nv12", NV12_ERROR), ("x3", "rgb-nhwc", 1e-5), ("x3", "rgb-nchw", 1e-5)],
+)
 def test_logits_are_the_networks_own(name: str, input_type: str, error: float, fake_board: On, tmp_path: Path) -> None:
     board = fake_board(name)
     session = open_session(artifact(tmp_path, board.march, input_type), 0)
@@ -34,7 +37,7 @@ def test_logits_are_the_networks_own(name: str, input_type: str, error: float, f
 
 
 def test_a_frame_is_copied_out_before_the_next_overwrites_it(fake_board: On, tmp_path: Path) -> None:
-    session = open_session(artifact(tmp_path, fake_board("x5").march, "rgb-nhwc"), 0)
+    session = open_session(artifact(tmp_path, fake_board("x3").march, "rgb-nhwc"), 0)
     first, second = pictures(seed=1), pictures(seed=2)
     kept = session.infer(session.prepare(first))
     session.infer(session.prepare(second))
@@ -42,7 +45,7 @@ def test_a_frame_is_copied_out_before_the_next_overwrites_it(fake_board: On, tmp
 
 
 def test_streams_get_their_own_answers(fake_board: On, tmp_path: Path) -> None:
-    session = open_session(artifact(tmp_path, fake_board("x5").march, "rgb-nhwc"), 0)
+    session = open_session(artifact(tmp_path, fake_board("x3").march, "rgb-nhwc"), 0)
     wrong: list[int] = []
 
     def stream(seed: int) -> None:
@@ -60,7 +63,7 @@ def test_streams_get_their_own_answers(fake_board: On, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("output", "scale"), [("int32", 1e-3), ("int8", 0.05)])
 def test_integers_are_scaled(output: str, scale: float, fake_board: On, tmp_path: Path) -> None:
-    path = artifact(tmp_path, fake_board("x5").march, "rgb-nhwc", output=output, scales=(scale,))
+    path = artifact(tmp_path, fake_board("x3").march, "rgb-nhwc", output=output, scales=(scale,))
     session, pixels = open_session(path, 0), pictures()
     assert np.abs(session.infer(session.prepare(pixels)) - expected(pixels)).max() <= scale / 2 + 1e-5
 
@@ -73,7 +76,7 @@ def test_each_class_may_have_a_scale(fake_board: On, tmp_path: Path) -> None:
 
 
 def test_a_batch_of_rgb_is_one_frame(fake_board: On, tmp_path: Path) -> None:
-    session = open_session(artifact(tmp_path, fake_board("x5").march, "rgb-nhwc", batch=2), 0)
+    session = open_session(artifact(tmp_path, fake_board("x3").march, "rgb-nhwc", batch=2), 0)
     pixels = pictures(2)
     assert session.batch == 2
     assert np.allclose(session.infer(session.prepare(pixels)), expected(pixels, batch=2), atol=1e-5)
@@ -84,6 +87,7 @@ def test_a_batch_of_rgb_is_one_frame(fake_board: On, tmp_path: Path) -> None:
     [
         ({"input_type": "nv12", "batch": 2}, "NV12 with a batch of 2"),
         ({"output": "int16"}, "the output is int16"),
+        ({"input_type": "rgb-nhwc"}, "makes 0 of RGB values below 128"),
         ({"output": "int32", "scales": (0.1, 0.2)}, "2 scales for 10 classes"),
     ],
 )
@@ -105,7 +109,7 @@ def test_an_artifact_of_another_chip_fails_at_the_first_frame(fake_board: On, tm
     path = artifact(tmp_path, "bernoulli2")
     fake_board("x5")
     session = open_session(path, 0)
-    with pytest.raises(Refused, match="forward failed") as refused:
+    with pytest.raises(Refused, match="forward failed: hbDNNInfer failed") as refused:
         session.infer(session.prepare(pictures()))
     assert "march" in refused.value.hint
     assert "Incompatible Platform!!" in capfd.readouterr().out, "the library writes to the process's own output"
@@ -143,3 +147,18 @@ def test_without_the_tool_it_tells_frames_only(fake_board: On, tmp_path: Path, m
     assert session.layers([]) == []
     with pytest.raises(Refused, match="no hrt_model_exec"):
         session.timed(200, 1)
+
+
+def test_the_same_binding_from_a_registry_is_taken_by_its_name(fake_board: On, tmp_path: Path) -> None:
+    board = fake_board("x5", runtimes=("hobot_dnn_rdkx5",))
+    session = choose.open_session("hobot_dnn", artifact(tmp_path, board.march), 0)
+    assert session.driver == "hobot_dnn" and session.runtime.startswith("hobot_dnn_rdkx5")
+    pixels = pictures()
+    assert same_answer(session.infer(session.prepare(pixels)), expected(pixels))
+
+
+def test_rgb_on_x5_is_run_by_the_tool(fake_board: On, tmp_path: Path) -> None:
+    board = fake_board("x5", runtimes=("hobot_dnn", "hbm_runtime"))
+    session, pixels = choose.open_session("hobot_dnn", artifact(tmp_path, board.march, "rgb-nhwc"), 0), pictures()
+    assert session.driver == "hrt_model_exec"
+    assert np.allclose(session.infer(session.prepare(pixels)), expected(pixels), atol=1e-5)

@@ -30,6 +30,7 @@ HERE = Path(__file__).parent
 RUNTIMES = {"x3": "hobot_dnn", "x5": "hobot_dnn", "s100": "hbm_runtime"}
 _SHIMS = {
     "hobot_dnn": ("hobot_dnn/pyeasy_dnn.py", "pyeasy_dnn"),
+    "hobot_dnn_rdkx5": ("hobot_dnn_rdkx5/pyeasy_dnn.py", "pyeasy_dnn"),
     "hbm_runtime": ("hbm_runtime/__init__.py", "hbm_runtime"),
 }
 TOOLS = ("hrt_model_exec", "hrut_somstatus")
@@ -83,7 +84,7 @@ def install(folder: Path, name: str, runtimes: Sequence[str] | None = None, tool
     return board
 
 
-_OURS = ("fakeboard", "hobot_dnn", "hbm_runtime")
+_OURS = ("fakeboard", *_SHIMS)
 
 
 @pytest.fixture

@@ -1,8 +1,13 @@
-"""The fake of the S-series' Python runtime, with the checks and the words of the binding's public source."""
+"""The fake of hbm_runtime, with the checks and the words of the binding's public source.
+
+On the S series it loads .hbm, on X5 (x5-hobot-spdev 3.5.0) .bin: there NV12 is one packed array, whose size the real
+one does not look at (it copies what fits); where that would be another picture, this raises.
+"""
 
 from __future__ import annotations
 
 import enum
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,8 +17,12 @@ import numpy as np
 from . import artifact, network
 from .world import head, print_head, world
 
-hbDNNDataType = enum.Enum("hbDNNDataType", "S4 U4 S8 U8 F16 S16 U16 F32 S32 U32 F64 S64 U64 BOOL8 MAX")
-hbDNNQuantiType = enum.Enum("hbDNNQuantiType", "NONE SCALE")
+_X5 = world().march == "bayes-e"
+_KIND = "bin" if _X5 else "hbm"
+_S_TYPES = "S4 U4 S8 U8 F16 S16 U16 F32 S32 U32 F64 S64 U64 BOOL8 MAX"
+_X5_TYPES = "Y NV12 NV12_SEPARATE YUV444 RGB BGR S4 U4 S8 U8 F16 S16 U16 F32 S32 U32 F64 S64 U64 MAX"
+hbDNNDataType = enum.Enum("hbDNNDataType", _X5_TYPES if _X5 else _S_TYPES, start=0)
+hbDNNQuantiType = enum.Enum("hbDNNQuantiType", "NONE SCALE", start=0)
 _TYPES = {"float32": "F32", "int8": "S8", "int16": "S16", "int32": "S32"}
 
 
@@ -28,23 +37,25 @@ class QuantParams:
 
 
 class HB_HBMRuntime:
-    """One .hbm; everything is nested by the model's name. Not reentrant."""
+    """One file; everything is nested by the model's name. Not reentrant."""
 
     version = "3.3.3_(4.1.17 HBRT)"
+    if not _X5:
+        compile_bpu_core_num = 1
 
     def __init__(self, model_file: str) -> None:
         """Refuse what is not there, has another ending, or is for another chip."""
         if not Path(model_file).exists():
             raise RuntimeError(f"The input hbm model {model_file} does not exist.")
-        if not model_file.endswith(".hbm"):
-            raise RuntimeError("Invalid model file extension. Only .hbm supported.")
+        if not model_file.endswith(f".{_KIND}"):
+            raise RuntimeError(f"Invalid model file extension. Only .{_KIND} supported.")
         board = world()
         print_head(head(board.march))
         try:
             held = artifact.read(model_file)
         except artifact.Broken:
             held = None
-        if held is None or held.kind != "hbm" or held.march != board.march:
+        if held is None or held.kind != _KIND or held.march != board.march:
             wrong = "hbDNN initialize from " + model_file + " file failed."
             raise RuntimeError(f"DNN Error (code: -600001, desc: Load model failed) {wrong}")
         self._held, self._busy = held, threading.Lock()
@@ -55,8 +66,11 @@ class HB_HBMRuntime:
             "rgb-nhwc": {"pixels": [n, h, w, 3]},
             "rgb-nchw": {"pixels": [n, 3, h, w]},
         }[held.input_type]
+        kind = hbDNNDataType["U8"]
+        if _X5:
+            shapes, kind = {"pixels": [n, 3, h, w]}, hbDNNDataType["NV12" if held.input_type == "nv12" else "RGB"]
         self.input_names, self.input_shapes = {held.name: list(shapes)}, {held.name: shapes}
-        self.input_dtypes = {held.name: dict.fromkeys(shapes, hbDNNDataType["U8"])}
+        self.input_dtypes = {held.name: dict.fromkeys(shapes, kind)}
         self.input_quants = {held.name: {name: QuantParams(()) for name in shapes}}
         self.output_names, self.output_shapes = {held.name: ["logits"]}, {held.name: {"logits": list(held.shape)}}
         self.output_dtypes = {held.name: {"logits": hbDNNDataType[_TYPES[held.output]]}}
@@ -78,6 +92,11 @@ class HB_HBMRuntime:
             self._busy.release()
 
     def _infer(self, model: str, inputs: dict[str, Any]) -> Any:
+        board, held = world(), self._held
+        if board.fail == "infer":
+            os.abort()  # thrown in a thread of the runtime's own, it ends the process
+        if _X5:
+            return network.run(held, self._packed(inputs["pixels"]), board)
         for name, expected in self.input_shapes[model].items():
             array = inputs.get(name, np.zeros(0))
             if array.dtype.char != "B":
@@ -96,11 +115,13 @@ class HB_HBMRuntime:
                         f"Mismatch in tensor dimension at index {i} for model: {model}, input: {name}. "
                         f"input data dim = {side}, model expected dim = {wanted}"
                     )
-        board, held = world(), self._held
-        if board.fail == "infer":
-            raise RuntimeError(f"UCP Error (code: -100001, desc: task failed) {model} hbUCPWaitTaskDone failed")
         if held.input_type == "nv12":
             pictures = network.rgb(inputs["pixels_y"], inputs["pixels_uv"])
         else:
             pictures = network.of_plain(held, inputs["pixels"])
         return network.run(held, pictures, board)
+
+    def _packed(self, array: Any) -> Any:
+        if array.dtype.char != "B" or not array.flags.c_contiguous or array.size != network.size(self._held):
+            raise AssertionError(f"fake: {array.dtype} of {array.shape}, {network.size(self._held)} bytes are needed")
+        return network.of_packed(self._held, array.reshape(-1))
