@@ -121,7 +121,9 @@ def _toolchain(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "$BPUDEPLOY_TOOLCHAIN, or bpudeploy-toolchain in the user's cache. x86-64 Linux with a CPython 3.10.",
     )
     toolchain.add_argument("what", choices=("install", "show", "remove"))
-    toolchain.add_argument("--python", type=Path, metavar="FILE", help="for install: a CPython 3.10 (default: it looks)")
+    toolchain.add_argument(
+        "--python", type=Path, metavar="FILE", help="for install: a CPython 3.10 (default: it looks)"
+    )
 
 
 def _measuring(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

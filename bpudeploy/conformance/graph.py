@@ -45,6 +45,8 @@ class NodeView:
     folded: bool
     gives_output: bool
     readers: tuple[str, ...]
+    makers: tuple[str, ...] = ()
+    """The operators that make its feature maps; the network's input has none."""
 
     @property
     def features(self) -> tuple[Tensor, ...]:
@@ -67,6 +69,7 @@ class _Reader:
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     constant: set[str] = field(default_factory=set)
     values: dict[str, Array] = field(default_factory=dict)
+    makers: dict[str, str] = field(default_factory=dict)
 
     def tensor(self, name: str) -> Tensor:
         values = self.values.get(name)
@@ -108,6 +111,7 @@ def read_graph(
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node.op_type)
+    reader.makers = {name: node.op_type for node in graph.node for name in node.output}
     outputs = {o.name for o in graph.output}
     return tuple(_view(reader, node, index, readers, outputs) for index, node in enumerate(graph.node))
 
@@ -134,6 +138,7 @@ def _view(
         folded=folded,
         gives_output=any(name in outputs for name in node.output),
         readers=tuple(r for name in node.output for r in readers.get(name, ())),
+        makers=tuple(reader.makers[n] for n in node.input if n in reader.makers and n not in reader.constant),
     )
 
 

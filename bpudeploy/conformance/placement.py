@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bpudeploy.conformance.cost import cost_of
 from bpudeploy.conformance.graph import NodeView, read_graph
 from bpudeploy.conformance.hints import hint_for
-from bpudeploy.conformance.limits.every import findings
+from bpudeploy.conformance.limits.base import volume
+from bpudeploy.conformance.limits.every import OF_SIZE, findings
+from bpudeploy.conformance.measured import measured
 from bpudeploy.conformance.report import (
     Cost,
     Device,
@@ -22,11 +24,16 @@ from bpudeploy.conformance.report import (
     Placement,
 )
 from bpudeploy.conformance.segments import cut, segments
+from bpudeploy.conformance.signature import ONLY_ONES, signature
 from bpudeploy.conformance.table import Default, OnBoard, OpFact, OpTable, op_table
 from bpudeploy.spec.target import March
 
 if TYPE_CHECKING:
     import onnx
+
+
+MEASURED = "measured"
+"""How sure a placement is that the vendor's checker itself gave to such a node."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ def place(
     if march is March.CPU:
         return _on_cpu(nodes, form)
     table = op_table(march)
-    verdicts = [_verdict(node, table, form) for node in nodes]
+    verdicts = _with_neighbours(nodes, [_verdict(node, table, form) for node in nodes], table)
     devices = [v.device for v in verdicts]
     found, cuts = cut(nodes, devices)
     placed = tuple(
@@ -113,6 +120,88 @@ def _placed(node: NodeView, verdict: _Verdict, segment: int | None, takes_over: 
     )
 
 
+_VIEWS = frozenset(["Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Dropout"])
+"""Operators that change no value: where they run follows from their neighbours."""
+_ASKED_FOR = frozenset(["Mul", "Add", "AveragePool", "Concat"])
+"""Operators that bernoulli2 computes in integers only where somebody reads integers."""
+_PRODUCTS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
+
+
+def _with_neighbours(nodes: Sequence[NodeView], verdicts: list[_Verdict], table: OpTable) -> list[_Verdict]:
+    """Return the verdicts with the nodes moved to the CPU that only stand on the BPU between neighbours on it.
+
+    Seen in the checker's node tables: on bayes and bayes-e a view stays on the CPU where all that read it are there;
+    on bernoulli2, where anything before or after it is, and there what is not 1xCxHxW stays where it was made.
+    """
+    if not measured(table.march).signatures:
+        return verdicts
+    around = _Around(nodes)
+    strict = table.march is March.BERNOULLI2
+    if strict:
+        for i in around.added_in_gelus():
+            verdicts[i] = _Verdict(
+                Device.BPU, "the checker makes one look-up of the GELU", (), verdicts[i].source, MEASURED
+            )
+
+    def follows(i: int) -> bool:
+        before = [verdicts[k].device is not Device.BPU for k in around.before(i)]
+        after = [verdicts[k].device is not Device.BPU for k in around.after(i)]
+        view = nodes[i].op in _VIEWS
+        folds = view and ONLY_ONES in (signature(nodes[i]) or "")
+        if folds:
+            return strict and any(before)
+        if not strict:
+            return view and bool(after) and all(after)
+        if nodes[i].op in _ASKED_FOR and bool(after) and all(after):
+            return nodes[i].op != "AveragePool" or any(before)
+        maps = nodes[i].outputs[0].shape or ()
+        odd = len(maps) != 4 or maps[0] != 1
+        if nodes[i].makers == ("Sqrt",) and volume(maps) == 1:
+            return True
+        return bool(before) and (
+            (view and any((*before, *after))) or (odd and nodes[i].op not in _PRODUCTS and all(before))
+        )
+
+    waiting = set(range(len(nodes)))
+    while waiting:
+        i = waiting.pop()
+        if verdicts[i].device is Device.BPU and follows(i):
+            of = verdicts[i]
+            verdicts[i] = _Verdict(Device.CPU, "its neighbours are on the CPU", (), of.source, of.confidence)
+            waiting |= {*around.before(i), *around.after(i)}
+    return verdicts
+
+
+class _Around:
+    """Which nodes make what a node reads, and which read what it makes."""
+
+    def __init__(self, nodes: Sequence[NodeView]) -> None:
+        self._nodes = nodes
+        self._makers = {t.name: i for i, node in enumerate(nodes) for t in node.outputs}
+        self._readers: dict[str, list[int]] = {}
+        for i, node in enumerate(nodes):
+            for t in node.features:
+                self._readers.setdefault(t.name, []).append(i)
+
+    def before(self, i: int) -> list[int]:
+        return [self._makers[t.name] for t in self._nodes[i].features if t.name in self._makers]
+
+    def after(self, i: int) -> list[int]:
+        return [r for t in self._nodes[i].outputs for r in self._readers.get(t.name, ())]
+
+    def added_in_gelus(self) -> Iterator[int]:
+        """Yield the 1 + erf(x / sqrt 2) of each x * (1 + erf) * 0.5: exactly that form is fused."""
+        for i, node in enumerate(self._nodes):
+            if node.op != "Add" or node.makers != ("Erf",):
+                continue
+            product = self.after(i)
+            last = self.after(product[0]) if len(product) == 1 and self._nodes[product[0]].op == "Mul" else []
+            if len(last) == 1 and self._nodes[last[0]].op in ("Mul", "Div"):
+                halves = self._nodes[last[0]].constants
+                if halves and halves[0].shape is not None and volume(halves[0].shape) == 1:
+                    yield i
+
+
 _FOLDED = _Verdict(Device.FOLDED, "computed when compiling: it depends on no input", (), "the graph", "certain")
 
 
@@ -120,6 +209,9 @@ def _verdict(node: NodeView, table: OpTable, form: Form) -> _Verdict:
     if node.folded:
         return _FOLDED
     fact = table.ops.get(node.op) if node.domain == "" else None
+    seen = _seen(node, fact, table, form)
+    if seen is not None:
+        return seen
     if fact is None:
         return _Verdict(
             Device.UNKNOWN,
@@ -136,6 +228,40 @@ def _verdict(node: NodeView, table: OpTable, form: Form) -> _Verdict:
     if device is Device.CPU and fact.device is OnBoard.CPU:
         unchecked = ()  # no limit decides
     return _Verdict(device, reason, (*unchecked, *parts), fact.source, fact.confidence, fact.dtypes, hint)
+
+
+def _seen(node: NodeView, fact: OpFact | None, table: OpTable, form: Form) -> _Verdict | None:
+    """Return where the vendor's checker put nodes of this signature; None where it was not asked or sizes decide."""
+    found = measured(table.march)
+    kind = signature(node)
+    if kind is None or not found.signatures:
+        return None
+    if ONLY_ONES in kind and node.op in _VIEWS:
+        return _Verdict(Device.BPU, "it adds or removes axes of 1: folded away", (), found.source, MEASURED)
+    seen = found.signatures.get(kind)
+    if seen is None or seen.on_cpu is None:
+        return None
+    if seen.on_cpu:
+        hint = hint_for(node, fact, False, table, form)
+        if hint is not None and hint.fix is Fix.ASK:
+            return None  # the list says how it is asked for, and with which limits
+        return _Verdict(Device.CPU, f"the checker leaves {kind} on the CPU", (), found.source, MEASURED, hint=hint)
+    dtypes = fact.dtypes if fact is not None and fact.device is not OnBoard.CPU else table.general.dtypes
+    of_size = findings(node, fact, table, OF_SIZE) if fact is not None else ()
+    broken, unchecked = [f.text for f in of_size if f.broken], tuple(f.text for f in of_size if not f.broken)
+    if broken and fact is not None:
+        hint = hint_for(node, fact, True, table, form)
+        return _Verdict(Device.CPU, "; ".join(broken), unchecked, fact.source, fact.confidence, dtypes, hint)
+    how = "fuses or folds" if seen.fused and not seen.bpu else "puts"
+    where = "into its neighbour" if seen.fused and not seen.bpu else "on the BPU"
+    return _Verdict(
+        Device.BPU,
+        f"the checker {how} {kind} {where}",
+        unchecked,
+        found.source,
+        MEASURED,
+        dtypes,
+    )
 
 
 def _not_listed(node: NodeView, table: OpTable) -> str:

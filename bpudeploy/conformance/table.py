@@ -46,11 +46,13 @@ class Rule(StrEnum):
     TWO_WAY_NOT_FIRST = "two-way except dim 0"
     ONE_SIDE = "one side only"
     TWO_FEATURE_MAPS = "both feature maps"
-    POWER_OF_TWO_DILATION = "power of two that divides stride; h<=w"
+    SMALL_DILATION = "1, 2 or 4; h<=w"
+    POOL_OF_FACTORS = "1..7, or the stride of it a product of 2, 3, 5, 7"
+    TRANSPOSED_PAD = "k >= 2 pad + stride above stride 2"
     STRIDE_WITH_ADD = "any; 1 or 2 when fused with a following Add"
     STRIDE_ORDER = "stride_h <= stride_w"
     HALF_KERNEL_PAD = "0..(k-1)/2"
-    DILATED = "stride 1, int8 output, H and W divisible by dilation"
+    DILATED = "stride 1"
     SCALAR = "scalar"
     POWER_OF_TWO_FACTOR = "power of two, H<=W"
     INDICES = "int32 feature map, or int32/int64 constant"
@@ -76,7 +78,7 @@ class Limits(Frozen):
     """Where H = W = 1."""
     kernel_nc: Range | None = None
     kernel_hw: Range | None = None
-    kernel: Range | None = None
+    kernel: Range | Rule | None = None
     kernel_1x1: bool | None = None
     max_kernel_volume: int | None = None
     """Of a convolution C/group * kh * kw, of a pooling kh * kw."""
@@ -121,6 +123,9 @@ class Limits(Frozen):
     max_const_inputs: int | None = None
     same_rank: bool | None = None
     max_mkn: int | None = None
+    """Of the axis that is summed over; the document says of M and N too, and the checker takes more."""
+    max_kn_many_rows: Range | None = None
+    """K and N of a constant factor, where the other one has more than one row."""
     max_other_dim: int | None = None
     const_weight: Rule | None = None
     two_featuremaps: Rule | None = None

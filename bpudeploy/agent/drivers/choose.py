@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import hrt_model_exec
-from .base import Unsuitable, Refused, Session
+from .base import Refused, Session, Unsuitable
 
 
 def open_session(runtime: str, model: str, threads: int) -> Session:

@@ -1,4 +1,4 @@
-"""``hbm_runtime.HB_HBMRuntime``, the Python runtime of S100, S100P and S600 (.hbm), and of X5's OS 3.5 and later (.bin).
+"""``hbm_runtime.HB_HBMRuntime``, the Python runtime of S100, S100P and S600 (.hbm), and of X5 since its OS 3.5 (.bin).
 
 One runtime object runs one call at a time ("run() already in use", in the binding's public source): each thread that
 calls ``infer`` at the same moment gets an object of its own, loaded when it is first needed. ``reserve`` loads them
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import hrt_model_exec, nv12, tensors
-from .base import Layer, Unsuitable, Refused, Timed
+from .base import Layer, Refused, Timed, Unsuitable
 
 NAME = "hbm_runtime"
 _ROW = 16

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import hrt_model_exec, nv12, tensors
-from .base import Layer, Unsuitable, Refused, Timed
+from .base import Layer, Refused, Timed, Unsuitable
 
 NAME = "hobot_dnn"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.limits import axes, operands, sizes, windows
 from bpudeploy.conformance.limits.base import Case, Check, Finding, NotKnown, unchecked
@@ -20,11 +22,23 @@ NO_LIMITS = frozenset({"enable", "lowered_to", "parts", "note"})
 """Fields that say something of the operator and limit nothing."""
 
 
-def findings(node: NodeView, fact: OpFact, table: OpTable) -> tuple[Finding, ...]:
-    """Return every limit of ``fact``, and of the march in general, that ``node`` breaks or that cannot be checked."""
+OF_SIZE = frozenset((*sizes.CHECKS, *windows.CHECKS, "max_axis", "max_mkn", "max_kn_many_rows", "max_other_dim")) - {
+    "rank",
+    "max_rank",
+}
+"""Limits on numbers, which a measured placement of a smaller node says nothing of."""
+
+
+def findings(node: NodeView, fact: OpFact, table: OpTable, only: frozenset[str] | None = None) -> tuple[Finding, ...]:
+    """Return every limit of ``fact``, and of the march in general, that ``node`` breaks or that cannot be checked.
+
+    Args:
+        only: the limits to look at, by name; all when left out.
+    """
     case = Case(node, fact.constraints, table)
-    checks = {name: CHECKS[name] for name in fact.constraints.given() if name in CHECKS}
-    checks["the march's general limits"] = sizes.general
+    given = [name for name in fact.constraints.given() if only is None or name in only]
+    checks = {name: CHECKS[name] for name in given if name in CHECKS}
+    checks["the march's general limits"] = partial(sizes.general, ranks=only is None)
     if node.op == "Gemm" and fact.constraints.lowered_to == "Conv" and table.complete:
         checks["the limits of Conv"] = windows.lowered_gemm
     found: dict[Finding, None] = {}

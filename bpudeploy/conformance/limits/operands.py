@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bpudeploy.conformance.limits.base import Case, Check, Finding, broken, operand, shape, text, unchecked
+from bpudeploy.conformance.limits.base import (
+    Case,
+    Check,
+    Finding,
+    at_most,
+    broken,
+    operand,
+    shape,
+    text,
+    unchecked,
+    volume,
+)
 from bpudeploy.conformance.table import Rule
 
 Dims = tuple[int, ...]
@@ -102,10 +113,17 @@ def _same_rank(case: Case) -> Iterator[Finding]:
 def _mkn(case: Case) -> Iterator[Finding]:
     limit = case.limits.max_mkn
     assert limit is not None
-    a, b = (shape(operand(case, i)) for i in (0, 1))
-    sizes = (*a[-2:], b[-1]) if b else a
-    if max(sizes) > limit:
-        yield broken(f"M, K, N are {', '.join(map(str, sizes))}, the limit is {limit}")
+    if not case.node.constants:
+        yield from at_most("K is", shape(operand(case, 0))[-1], limit)
+
+
+def _many_rows(case: Case) -> Iterator[Finding]:
+    limit = case.limits.max_kn_many_rows
+    assert limit is not None
+    a, b = operand(case, 0), operand(case, 1)
+    if b.constant and len(shape(b)) == 2 and len(shape(a)) > 1 and volume(shape(a)[:-1]) > 1:
+        yield from at_most("with more than one row, K is", shape(b)[0], limit[0])
+        yield from at_most("with more than one row, N is", shape(b)[1], limit[1])
 
 
 def _other_dims(case: Case) -> Iterator[Finding]:
@@ -162,6 +180,7 @@ CHECKS: dict[str, Check] = {
     "max_const_inputs": _const_inputs,
     "same_rank": _same_rank,
     "max_mkn": _mkn,
+    "max_kn_many_rows": _many_rows,
     "max_other_dim": _other_dims,
     "const_weight": _const_weight,
     "two_featuremaps": _two_maps,

@@ -98,8 +98,8 @@ def _dim(case: Case) -> Iterator[Finding]:
         yield from at_most("dimension", max(sizes), case.limits.max_dim)
 
 
-def general(case: Case) -> Iterator[Finding]:
-    """Check what holds of every tensor on this BPU."""
+def general(case: Case, *, ranks: bool = True) -> Iterator[Finding]:
+    """Check what holds of every tensor on this BPU; ``ranks`` too, or sizes alone."""
     rules, limits = case.table.general, case.limits
     if not case.table.complete:
         return
@@ -110,7 +110,7 @@ def general(case: Case) -> Iterator[Finding]:
         or limits.lowered_to is not None
     )
     for found in _maps(case):
-        if rules.rank is not None and not own_rank and len(found) != rules.rank:
+        if ranks and rules.rank is not None and not own_rank and len(found) != rules.rank:
             yield broken(f"{len(found)}-D tensor {text(found)}, it must be {rules.rank}-D")
             return
         if rules.max_batch is not None and found and found[0] > rules.max_batch and len(found) == 4:

@@ -66,8 +66,26 @@ def _kernel_hw(case: Case) -> Iterator[Finding]:
 
 
 def _pool_kernel(case: Case) -> Iterator[Finding]:
-    assert case.limits.kernel is not None
-    yield from within("kernel", _kernel(case), case.limits.kernel)
+    limit, found = case.limits.kernel, _kernel(case)
+    if limit is Rule.POOL_OF_FACTORS:
+        whole = shape(case.node.features[0])[2:] == found
+        if max(found) > 7 and not whole and not (_tiles(case) and all(_of_small_factors(k) for k in found)):
+            yield broken(f"kernel {text(found)} with stride {text(_strides(case))}, it must be {limit.value}")
+        return
+    assert limit is not None and not isinstance(limit, Rule)
+    yield from within("kernel", found, limit)
+
+
+def _tiles(case: Case) -> bool:
+    """Say whether the windows lie side by side, or there is only one."""
+    return _strides(case) == _kernel(case) or shape(case.node.features[0])[2:] == _kernel(case)
+
+
+def _of_small_factors(n: int) -> bool:
+    for factor in (2, 3, 5, 7):
+        while n % factor == 0:
+            n //= factor
+    return n == 1
 
 
 def _kernel_1x1(case: Case) -> Iterator[Finding]:
@@ -80,7 +98,7 @@ def _kernel_volume(case: Case) -> Iterator[Finding]:
     assert limit is not None
     if case.node.op in ("Conv", "Gemm"):
         yield from at_most("C*kh*kw of the kernel is", volume(_weight(case)[1:]), limit)
-    else:
+    elif not _tiles(case):
         yield from at_most("kh*kw of the kernel is", volume(_kernel(case)), limit)
 
 
@@ -91,6 +109,9 @@ def _channels_per_group(case: Case) -> Iterator[Finding]:
     assert limit is not None
     weight = _weight(case)
     inner, outer = weight[1], weight[0] // group
+    if limits.max_channels_hw1 is not None and case.node.op == "Conv" and set(shape(case.node.outputs[0])[2:]) == {1}:
+        yield from at_most("input channels of one pixel", inner, limits.max_channels_hw1)
+        return
     if group == 1 and limits.max_channels_plain is not None:
         limit = limits.max_channels_plain
     yield from at_most("input channels a group", inner, limit)
@@ -101,7 +122,8 @@ def _channels_per_group(case: Case) -> Iterator[Finding]:
 
 def _gemm_channels(case: Case) -> Iterator[Finding]:
     assert case.limits.max_channels_hw1 is not None
-    yield from at_most("channels", max(_weight(case)[:2]), case.limits.max_channels_hw1)
+    if case.node.op == "Gemm":
+        yield from at_most("input channels", _weight(case)[1], case.limits.max_channels_hw1)
 
 
 def _stride(case: Case) -> Iterator[Finding]:
@@ -133,11 +155,9 @@ def _stride_order(case: Case) -> Iterator[Finding]:
 
 def _dilation(case: Case) -> Iterator[Finding]:
     limit, found = case.limits.dilation, _dilations(case)
-    if limit is Rule.POWER_OF_TWO_DILATION:
-        if any(d & (d - 1) for d in found):
-            yield broken(f"dilation {text(found)}, it must be a power of two")
-        elif any(s % d for s, d in zip(_strides(case), found, strict=True)):
-            yield broken(f"dilation {text(found)}, it must divide the stride {text(_strides(case))}")
+    if limit is Rule.SMALL_DILATION:
+        if not set(found) <= {1, 2, 4}:
+            yield broken(f"dilation {text(found)}, it must be 1, 2 or 4")
         elif len(found) == 2 and found[0] > found[1]:
             yield broken(f"dilation {text(found)}, that of H must not be above that of W")
     elif limit is not None and not isinstance(limit, Rule):
@@ -145,15 +165,8 @@ def _dilation(case: Case) -> Iterator[Finding]:
 
 
 def _dilated(case: Case) -> Iterator[Finding]:
-    found = _dilations(case)
-    if max(found, default=1) == 1:
-        return
-    if max(_strides(case)) > 1:
-        yield broken(f"dilation {text(found)} with stride {text(_strides(case))}, it must be 1")
-    size = shape(case.node.features[0])[2:]
-    if any(n % d for n, d in zip(size, found, strict=False)):
-        yield broken(f"dilation {text(found)} of a map {text(size)}, it must divide it")
-    yield unchecked("with a dilation the output must be int8: that is chosen later")
+    if max(_dilations(case), default=1) > 1 and max(_strides(case)) > 1:
+        yield broken(f"dilation {text(_dilations(case))} with stride {text(_strides(case))}, it must be 1")
 
 
 def _pad(case: Case) -> Iterator[Finding]:
@@ -166,6 +179,11 @@ def _pad(case: Case) -> Iterator[Finding]:
         most = [(k - 1) // 2 for k in _kernel(case)] * 2
         if any(not 0 <= p <= m for p, m in zip(pads, most, strict=True)):
             yield broken(f"pads {text(pads)}, the limit is {text(most)}: half of kernel - 1")
+    elif limit is Rule.TRANSPOSED_PAD:
+        most = list(map(max, pads[: len(pads) // 2], pads[len(pads) // 2 :]))
+        for k, stride, pad in zip(_kernel(case), _strides(case), most, strict=True):
+            if stride > 2 and k < 2 * pad + stride and not (pad == 1 and stride % 4 == 0):
+                yield broken(f"kernel {k}, stride {stride} and pad {pad}: above stride 2, k must be 2 * pad + stride")
     elif limit is not None and not isinstance(limit, Rule):
         yield from within("pads", pads, limit)
 

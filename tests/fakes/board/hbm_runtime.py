@@ -19,9 +19,11 @@ from .world import head, print_head, world
 
 _X5 = world().march == "bayes-e"
 _KIND = "bin" if _X5 else "hbm"
-_S_TYPES = "S4 U4 S8 U8 F16 S16 U16 F32 S32 U32 F64 S64 U64 BOOL8 MAX"
-_X5_TYPES = "Y NV12 NV12_SEPARATE YUV444 RGB BGR S4 U4 S8 U8 F16 S16 U16 F32 S32 U32 F64 S64 U64 MAX"
-hbDNNDataType = enum.Enum("hbDNNDataType", _X5_TYPES if _X5 else _S_TYPES, start=0)
+if _X5:
+    _NAMES = "Y NV12 NV12_SEPARATE YUV444 RGB BGR S4 U4 S8 U8 F16 S16 U16 F32 S32 U32 F64 S64 U64 MAX"
+else:
+    _NAMES = "S4 U4 S8 U8 F16 S16 U16 F32 S32 U32 F64 S64 U64 BOOL8 MAX"
+hbDNNDataType: Any = enum.Enum("hbDNNDataType", _NAMES, start=0)  # type: ignore[misc]
 hbDNNQuantiType = enum.Enum("hbDNNQuantiType", "NONE SCALE", start=0)
 _TYPES = {"float32": "F32", "int8": "S8", "int16": "S16", "int32": "S32"}
 

@@ -1,6 +1,6 @@
 """The fake of X3's and X5's Python runtime, which differ.
 
-As the bindings' public sources (dnn_python.cpp) have them; where that would read or write past a buffer, this raises."""
+As the bindings' public sources (dnn_python.cpp) have them; where those would read past a buffer, this raises."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ class TensorProperties:
         self.tensor_type, self.layout, self.shape = kind, layout, shape
         self.dtype = "uint8" if kind in ("NV12", "RGB") else kind
         self.scale_data = np.array(scales, dtype=np.float32)
-
 
     if _X5:
 
@@ -79,8 +78,9 @@ class Model:
         if board.march != self._held.march or board.fail == "infer":
             print_head([*(other_chip(board.march) if board.march != self._held.march else []), "hbDNNInfer failed"])
             if _X5:
-                cause = RuntimeError("hbDNNInfer failed")
-                raise SystemError("<method 'forward' of 'dnnpy.Model'> returned a result with an exception set") from cause
+                raise SystemError("forward returned a result with an exception set") from RuntimeError(
+                    "hbDNNInfer failed"
+                )
             return None
         if _X5 and self._held.input_type != "nv12":
             arg[...] = np.maximum(arg, 128) - 128  # in the caller's own array

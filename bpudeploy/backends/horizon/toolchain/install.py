@@ -98,7 +98,9 @@ def _locked() -> Iterator[Path]:
         root.mkdir(parents=True, exist_ok=True)
         stream = (root / "lock").open("w")
     except OSError as error:
-        raise StoreError(f"cannot write {root}: {error.strerror}", hint="set BPUDEPLOY_TOOLCHAIN to a folder") from error
+        raise StoreError(
+            f"cannot write {root}: {error.strerror}", hint="set BPUDEPLOY_TOOLCHAIN to a folder"
+        ) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

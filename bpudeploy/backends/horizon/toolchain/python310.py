@@ -14,7 +14,9 @@ from bpudeploy.errors import UsageError
 _ASK = "import platform, sys; print(sys.implementation.name, *sys.version_info[:3], platform.machine(), sep=' ')"
 _ASK_S = 20.0
 CONTAINER = "compile.hb_mapper.image: openexplorer/ai_toolchain_ubuntu_20_x5_cpu:v1.2.8"
-_GET = "get one with `uv python install 3.10`, `pyenv install 3.10` or `apt install python3.10-venv`, or name it: --python"
+_GET = (
+    "get one with `uv python install 3.10`, `pyenv install 3.10` or `apt install python3.10-venv`, or name it: --python"
+)
 
 
 def check_machine() -> None:
@@ -25,7 +27,9 @@ def check_machine() -> None:
     """
     machine, libc = platform.machine(), platform.libc_ver()[0]
     if sys.platform != "linux" or machine not in ("x86_64", "AMD64") or libc != "glibc":
-        kind = f"{machine} {platform.system()}" + ("" if libc in ("glibc", "") or sys.platform != "linux" else f", {libc}")
+        kind = f"{machine} {platform.system()}" + (
+            "" if libc in ("glibc", "") or sys.platform != "linux" else f", {libc}"
+        )
         raise UsageError(
             f"D-Robotics' toolchain runs on x86-64 Linux with glibc only, and this is {kind}",
             hint=f"use an x86-64 Linux machine, or the vendor's container on one: {CONTAINER}",
