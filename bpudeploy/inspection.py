@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bpudeploy.conformance.report import Form, Inspection
 from bpudeploy.errors import StageError, UsageError
+from bpudeploy.events import Event
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.load import Resolved, is_file, load_recipe
 from bpudeploy.spec.module import ModuleRef
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+    from bpudeploy.conformance.placement import Checked
     from bpudeploy.restructure.imported import Network
 
 T = TypeVar("T")
@@ -38,12 +40,35 @@ class Subject:
     constants: frozenset[str]
     trained: bool
 
-    def on(self, target: Target) -> Inspection:
-        """Return where its nodes would run on ``target``."""
+    def on(self, target: Target, emit: Callable[[Event], None] | None = None) -> Inspection:
+        """Return where its nodes would run on ``target``: with ``emit``, as the vendor's own checker says.
+
+        Raises:
+            UsageError: the checker cannot be asked for this target, or of a graph without weights.
+            ToolMissing: it is not on this machine.
+            StageError: it refuses the model.
+        """
         from bpudeploy.conformance.placement import placement
 
-        found = placement(self.model, target.march, self.constants, self.form, trained=self.trained)
+        checked = None if emit is None else self._checked(target, emit)
+        found = placement(self.model, target.march, self.constants, self.form, trained=self.trained, checked=checked)
         return Inspection(model=self.name, origin=self.origin, target=target.name, placement=found)
+
+    def _checked(self, target: Target, emit: Callable[[Event], None]) -> Checked:
+        from bpudeploy.backends.horizon.checker import MARCHES, check
+        from bpudeploy.spec.compile_options import HbMapperOptions
+
+        if target.march not in MARCHES:
+            raise UsageError(
+                f"no compiler for {target.march} ({target.name}) can be asked",
+                hint="--with-compiler is for X3, Ultra and X5; leave it out",
+            )
+        if self.constants:
+            raise UsageError(
+                f"{self.name} was exported without its weights, which the compiler wants",
+                hint="inspect the restructured form (without --original), or an .onnx file",
+            )
+        return check(self.model, target.march, HbMapperOptions(), emit)
 
 
 def subjects(text: str, *, original: bool, image_size: int | None) -> tuple[tuple[Subject, Target | None], ...]:

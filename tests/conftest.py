@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from bpudeploy.backends.horizon.toolchain.installed import Toolchain, installed
 from tests.fakes.fixtures import vendor_tools as vendor_tools
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -34,16 +35,23 @@ benchmark: {warmup: 1, rounds: 6, min_frames: 12, min_seconds: 0, max_seconds: 2
 """
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--live``: the tests marked live, with the vendors' real tools from PATH instead of the fakes."""
-    parser.addoption("--live", action="store_true", help="run only the tests marked live, with the real vendor tools")
+NO_TOOLCHAIN = "the vendor's compiler is not installed: make toolchain"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--live``, leave out every test that is not about the real tools."""
-    if config.getoption("--live"):
-        config.hook.pytest_deselected(items=[item for item in items if "live" not in item.keywords])
-        items[:] = [item for item in items if "live" in item.keywords]
+@pytest.fixture
+def toolchain() -> Toolchain:
+    """Return the vendor's compiler for X3, Ultra and X5; a test that asks for it skips where it is not installed."""
+    found = installed()
+    if found is None:
+        pytest.skip(NO_TOOLCHAIN)
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how many compile tests were skipped."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", ()) if NO_TOOLCHAIN in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} compile tests skipped: {NO_TOOLCHAIN}")
 
 
 @pytest.fixture(scope="session")

@@ -104,8 +104,9 @@ def example_inputs(folder: Path, march: str) -> CompileInputs:
     from safetensors.numpy import save_file
 
     from bpudeploy.quantize.scheme import quantize_graph
-    from bpudeploy.spec.precision import PrecisionRules
+    from bpudeploy.spec.precision import Precision, PrecisionRules
     from bpudeploy.spec.quantize import QuantizeSpec
+    from bpudeploy.spec.target import March
 
     numbers = np.random.default_rng(0)
     preprocess = folder / "preprocess.json"
@@ -114,7 +115,9 @@ def example_inputs(folder: Path, march: str) -> CompileInputs:
     save_file({"pixels": pixels, "labels": np.zeros(4, np.int64)}, folder / "calibration.safetensors")
     model = _network(numbers.standard_normal((_CLASSES, 3, _SIZE, _SIZE)).astype(np.float32))
     normalise = Normalisation.read(preprocess)
-    rules, spec = PrecisionRules(), QuantizeSpec()
+    int8 = (Precision.INT8,)
+    only_int8 = PrecisionRules(conv=int8, matmul=int8, elsewhere=Precision.INT8)
+    rules, spec = only_int8 if march == March.BERNOULLI2 else PrecisionRules(), QuantizeSpec()
     made = quantize_graph(
         model, (), (), rules, spec, lambda i: normalise.apply(pixels[i : i + 1]), len(pixels), lambda done: None
     )

@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from bpudeploy.cli import render_inspect
+from bpudeploy.cli.render import Live
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.errors import ExitCode, SpecError, UsageError
 from bpudeploy.spec.load import is_file, list_targets, load_target
@@ -25,8 +26,10 @@ def inspect(args: Namespace) -> int:
     from bpudeploy.inspection import subjects
 
     found: list[Inspection] = []
-    for subject, own in subjects(args.model, original=args.original, image_size=args.image_size):
-        found += [subject.on(target) for target in targets or ([own] if own is not None else [])]
+    with Live(args.json) as live:
+        emit = live.draw if args.with_compiler else None
+        for subject, own in subjects(args.model, original=args.original, image_size=args.image_size):
+            found += [subject.on(target, emit) for target in targets or ([own] if own is not None else [])]
     if args.html is not None:
         _write(args.html, found)
     render_inspect.show(found, every_node=args.all, as_json=args.json)

@@ -190,11 +190,18 @@ def _inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "bpudeploy inspect deit_tiny_patch16_224 --target rdk-x5\n"
         "  bpudeploy inspect deit_tiny_patch16_224 --target rdk-x3,rdk-x5,rdk-ultra,rdk-s100\n"
         "  bpudeploy inspect deit_tiny_patch16_224 --target rdk-x5 --original --all\n"
-        "  bpudeploy inspect recipes/quickstart.yaml --target rdk-x5 --html placement.html\n\n"
-        "It reads the vendors' operator lists; no compiler runs, nothing is fetched, no latency is predicted.",
+        "  bpudeploy inspect recipes/quickstart.yaml --target rdk-x5 --html placement.html\n"
+        "  bpudeploy inspect model.onnx --target rdk-x3,rdk-x5 --with-compiler\n\n"
+        "It reads what the vendor's checker did with small networks, and the vendors' operator lists. No compiler\n"
+        "runs unless asked, nothing is fetched, no latency is predicted.",
     )
     _network(inspect)
     inspect.add_argument("--original", action="store_true", help="the graph as exported, not its 4-D form")
+    inspect.add_argument(
+        "--with-compiler",
+        action="store_true",
+        help="ask the vendor's own checker (X3, Ultra, X5; see `bpudeploy toolchain`)",
+    )
     inspect.add_argument("--all", action="store_true", help="every node, not groups of equal ones")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a picture of the graph")
 

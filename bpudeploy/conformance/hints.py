@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.report import Fix, Form, Hint
 from bpudeploy.conformance.table import Default, OnBoard, OpFact, OpTable
@@ -26,8 +24,6 @@ def hint_for(node: NodeView, fact: OpFact | None, broken: bool, table: OpTable, 
     """
     if fact is not None and not broken and _can_be_asked(fact):
         return Hint(fix=Fix.ASK, text=f"{fact.constraints.enable}")
-    if fact is not None and (node.op == "Erf" or (node.op in ("Div", "Mul") and set(node.readers) == {"Erf"})):
-        return _gelu(node, table)
     if form is Form.ORIGINAL and node.op in _REWRITTEN:
         return Hint(
             fix=Fix.RESTRUCTURE, text="the restructured form has other operators there: inspect without --original"
@@ -45,26 +41,7 @@ def _can_be_asked(fact: OpFact) -> bool:
     )
 
 
-def _gelu(node: NodeView, table: OpTable) -> Hint:
-    option = "of a GELU: restructure.approximate.gelu"
-    limit = table.ops["Sigmoid"].constraints.max_chw
-    if limit is None:
-        return Hint(fix=Fix.APPROXIMATE, text=f"{option}, any form")
-    if max((prod(t.shape or ()) for t in node.features), default=0) <= limit:
-        return Hint(fix=Fix.APPROXIMATE, text=f"{option}: quick, its Sigmoid keeps C*H*W of at most {limit}")
-    return Hint(
-        fix=Fix.SMALLER,
-        text=f"of a GELU: C*H*W of at most {limit}, then restructure.approximate.gelu: quick; fewer tokens or a "
-        "smaller image",
-    )
-
-
 def _none_known(node: NodeView, fact: OpFact | None, table: OpTable) -> Hint:
-    if fact is not None and fact.constraints.max_chw is not None:
-        return Hint(
-            fix=Fix.SMALLER,
-            text=f"C*H*W of at most {fact.constraints.max_chw}: fewer tokens or a smaller image",
-        )
     if node.op == "MatMul" and not node.constants:
         return Hint(fix=Fix.NONE, text="of attention heads: no rewrite makes them fit this BPU")
     if node.op in _LAYOUT:

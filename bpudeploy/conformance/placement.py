@@ -37,6 +37,21 @@ MEASURED = "measured"
 
 
 @dataclass(frozen=True)
+class Checked:
+    """Where the compiler's own checker put the nodes of a model; one that is in no row is part of a neighbour."""
+
+    source: str
+    """The tool and its version."""
+    cpu: frozenset[str]
+
+    def of(self, name: str) -> Device:
+        return Device.CPU if name in self.cpu else Device.BPU
+
+    def compared(self, nodes: int, differ: int) -> str:
+        return f"asked of {self.source} itself; without it, inspect places {nodes - differ} of {nodes} nodes alike"
+
+
+@dataclass(frozen=True)
 class _Verdict:
     device: Device
     reason: str
@@ -54,15 +69,17 @@ def placement(
     form: Form = Form.RESTRUCTURED,
     *,
     trained: bool = True,
+    checked: Checked | None = None,
 ) -> Placement:
-    """Return where each node of ``model`` would run on ``march``, before any compiler has seen it.
+    """Return where each node of ``model`` would run on ``march``, before any compiler has seen it, or as it says.
 
     Args:
         constants: inputs of the graph that are weights, as in an export without them.
         form: which form of the network it is; an original one is told what the rewrite takes in.
         trained: the weights in it are real; else nothing is concluded from their values.
+        checked: what the compiler itself says of this very model; it decides, and the tables only give the hints.
     """
-    return place(model, read_graph(model, constants, trained=trained), march, constants, form)
+    return place(model, read_graph(model, constants, trained=trained), march, constants, form, checked)
 
 
 def left_to_cpu(model: onnx.ModelProto, march: March) -> frozenset[str]:
@@ -74,13 +91,22 @@ def left_to_cpu(model: onnx.ModelProto, march: March) -> frozenset[str]:
 
 
 def place(
-    model: onnx.ModelProto, nodes: Sequence[NodeView], march: March, constants: Collection[str], form: Form
+    model: onnx.ModelProto,
+    nodes: Sequence[NodeView],
+    march: March,
+    constants: Collection[str],
+    form: Form,
+    checked: Checked | None = None,
 ) -> Placement:
     """Return the ``placement`` of a model whose ``nodes`` have been read."""
     if march is March.CPU:
         return _on_cpu(nodes, form)
     table = op_table(march)
     verdicts = _with_neighbours(nodes, [_verdict(node, table, form) for node in nodes], table)
+    differ = 0
+    if checked is not None:
+        differ = sum(checked.of(n.name) is not v.device for n, v in zip(nodes, verdicts, strict=True) if not n.folded)
+        verdicts = [_said(n, v, checked) for n, v in zip(nodes, verdicts, strict=True)]
     devices = [v.device for v in verdicts]
     found, cuts = cut(nodes, devices)
     placed = tuple(
@@ -94,10 +120,20 @@ def place(
         nodes=placed,
         totals=_totals(placed),
         cuts=cuts,
-        model_findings=tuple(_of_the_model(model, nodes, devices, table, constants)),
+        model_findings=() if checked else tuple(_of_the_model(model, nodes, devices, table, constants)),
         helps=_helps(nodes, verdicts),
-        notes=table.notes,
+        notes=(checked.compared(len(nodes), differ),) if checked else table.notes,
+        asked=checked is not None,
     )
+
+
+def _said(node: NodeView, ours: _Verdict, checked: Checked) -> _Verdict:
+    """Return what the compiler says of a node, with our reason where we say the same."""
+    device = checked.of(node.name)
+    if node.folded or device is ours.device:
+        return ours
+    hint = ours.hint if device is Device.CPU else None
+    return _Verdict(device, f"the checker's own table has it on the {device}", (), checked.source, MEASURED, hint=hint)
 
 
 def _placed(node: NodeView, verdict: _Verdict, segment: int | None, takes_over: int) -> NodePlacement:
@@ -325,7 +361,7 @@ def _helps(nodes: Sequence[NodeView], verdicts: Sequence[_Verdict]) -> tuple[Hel
     found = []
     for (fix, text), members in groups.items():
         after = None
-        if fix in (Fix.ASK, Fix.APPROXIMATE):
+        if fix is Fix.ASK:
             moved = set(members)
             after = segments(nodes, [b or i in moved for i, b in enumerate(on_bpu)]).count
         ops = tuple(sorted({nodes[i].op for i in members}))

@@ -32,8 +32,6 @@ class Fix(StrEnum):
 
     RESTRUCTURE = "restructure"
     ASK = "ask the compiler"
-    APPROXIMATE = "approximate"
-    SMALLER = "smaller input"
     NONE = "none known"
 
 
@@ -120,7 +118,7 @@ class Cuts(Frozen):
 
 
 class Placement(Frozen):
-    """A graph on a march, before any compiler has seen it."""
+    """A graph on a march, before any compiler has seen it, or as its compiler places it (``asked``)."""
 
     march: March
     board: str
@@ -133,6 +131,7 @@ class Placement(Frozen):
     """What the compiler would say of the model as a whole."""
     helps: tuple[Help, ...]
     notes: tuple[str, ...]
+    asked: bool = False
 
     def total(self, device: Device) -> DeviceTotal:
         """Return the sum of one device, zeros where it has no node."""

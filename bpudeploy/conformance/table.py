@@ -43,7 +43,6 @@ class Rule(StrEnum):
     MUL_CHANNEL = "1CHW*1C11"
     MUL_NUMBER = "1CHW*1111"
     TWO_WAY_MERGED = "two-way; >4 dims only if mergeable"
-    TWO_WAY_NOT_FIRST = "two-way except dim 0"
     ONE_SIDE = "one side only"
     TWO_FEATURE_MAPS = "both feature maps"
     SMALL_DILATION = "1, 2 or 4; h<=w"
@@ -51,7 +50,6 @@ class Rule(StrEnum):
     TRANSPOSED_PAD = "k >= 2 pad + stride above stride 2"
     STRIDE_WITH_ADD = "any; 1 or 2 when fused with a following Add"
     STRIDE_ORDER = "stride_h <= stride_w"
-    HALF_KERNEL_PAD = "0..(k-1)/2"
     DILATED = "stride 1"
     SCALAR = "scalar"
     POWER_OF_TWO_FACTOR = "power of two, H<=W"
@@ -60,7 +58,6 @@ class Rule(StrEnum):
     MATMUL_FEATURE_MAPS = "only 1xBxMxK by 1x1xKxN"
     LIMITS_OF_CONV = "limits of Conv"
     GEMM_IO = "before a BPU op H*W/8*C/4<=1024, else <2048"
-    PADDED = "after 8W4C or 32C padding"
 
 
 class Limits(Frozen):
@@ -72,19 +69,15 @@ class Limits(Frozen):
     max_channels_per_group: int | None = None
     max_channels_plain: int | None = None
     """Of a convolution with one group."""
-    max_channels_last_op: int | None = None
-    """Per group, where the convolution gives an output of the network."""
     max_channels_hw1: int | None = None
     """Where H = W = 1."""
     kernel_nc: Range | None = None
     kernel_hw: Range | None = None
     kernel: Range | Rule | None = None
-    kernel_1x1: bool | None = None
     max_kernel_volume: int | None = None
     """Of a convolution C/group * kh * kw, of a pooling kh * kw."""
     stride: Range | Rule | None = None
     stride_in: tuple[int, ...] | None = None
-    stride_1x1: bool | None = None
     stride_order: Rule | None = None
     dilation: Range | Rule | None = None
     dilation_gt1: Rule | None = None
@@ -93,8 +86,6 @@ class Limits(Frozen):
     max_hw: int | None = None
     h: Range | None = None
     w: Range | None = None
-    max_chw: int | None = None
-    chw_padding: Rule | None = None
     max_first_dim: int | None = None
     max_dim: int | None = None
     axis: tuple[int, ...] | None = None

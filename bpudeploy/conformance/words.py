@@ -11,9 +11,11 @@ from bpudeploy.conformance.report import Device, Placement
 from bpudeploy.spec.target import March
 
 _TOP = 4
-UNTRIED = (
-    "read from the tables named above; nothing here has met the vendor's compiler. Counts from shapes, no latency."
-)
+UNTRIED = {
+    True: "read from the tables named above: `--with-compiler` asks the vendor's own. Counts from shapes, no latency.",
+    False: "read from the tables named above; this board's compiler was never met. Counts from shapes, no latency.",
+}
+"""Keyed by whether the march's compiler can be had."""
 
 
 def sums(p: Placement) -> Iterator[tuple[str, str]]:
@@ -46,7 +48,8 @@ def sums(p: Placement) -> Iterator[tuple[str, str]]:
         yield "says who", ", ".join(f"{s} ({c})" for s, c in _sources(p))
         for note in p.notes:
             yield "mind", note
-        yield "mind", UNTRIED
+        if not p.asked:
+            yield "mind", UNTRIED[p.march in (March.BERNOULLI2, March.BAYES, March.BAYES_E)]
     else:
         yield "mind", p.notes[0]
 

@@ -4,7 +4,8 @@ x -> x / s, W -> W * s per input channel changes nothing in float and lets one i
 (SmoothQuant, Xiao et al., ICML 2023; RepQ-ViT, Li et al., ICCV 2023, for alpha = 1; between two convolutions it is
 cross-layer equalization, Nagel et al., ICCV 2019). Where the division costs nothing, it goes into the constants of
 what makes x: the last factor of a GELU, the convolution before a ReLU. Else it is one multiplication more, taken only
-where it pays.
+where it pays. A compiler that folds factors into the next convolution undoes both but the convolution's: there, only
+that is done.
 """
 
 from __future__ import annotations
@@ -74,10 +75,13 @@ def migrate(
     seen: dict[str, Seen],
     inputs: ConvInputs,
     limit: Limit,
+    *,
+    factors_stay: bool,
 ) -> tuple[onnx.ModelProto, tuple[Migration, ...]]:
     """Return ``model`` with migrated scales; ``seen`` is brought to the new ranges.
 
     Args:
+        factors_stay: the compiler keeps a factor where it is written; else only a Conv's weights take a division.
         inputs: of each Conv that takes integers the tensor that it reads, and its window.
     """
     import numpy as np
@@ -97,6 +101,8 @@ def migrate(
         if any(tensor != place.tensor or node in place.readers for tensor, node in others):
             continue  # who else reads the rounded values, or a view that a product reads, would get the divided ones
         maker = None if others else _constant_maker(reading, place)
+        if not factors_stay and (maker is None or maker.op_type != "Conv"):
+            continue
         peaks = _peaks(seen, readers)
         if peaks is None:
             continue

@@ -66,7 +66,7 @@ def quantize_graph(
     """Quantize ``model`` by the rules of a march, in one pass over the calibration images.
 
     Args:
-        keep_float: nodes whose values have too wide a range for int8: int16 where ``rules.elsewhere`` is, else float.
+        keep_float: nodes whose values have too wide a range for int8: held as ``rules.elsewhere``.
         on_cpu: nodes that the march's compiler leaves to the CPU, in float.
         image: the input of run 0 to ``runs`` - 1, float32 (N, 3, H, W), normalised.
 
@@ -74,7 +74,7 @@ def quantize_graph(
         StageError: a tensor is not finite, or the graph with migrated scales is not the same function.
     """
     wide = rules.elsewhere is Precision.INT16
-    in_float = frozenset(on_cpu) if wide else frozenset(on_cpu) | frozenset(keep_float)
+    in_float = frozenset(on_cpu) | (frozenset(keep_float) if rules.elsewhere is Precision.FLOAT32 else frozenset())
     int16 = (*spec.int16, *(keep_float if wide else ()))
 
     def limit(histogram: Histogram) -> float:
@@ -84,13 +84,15 @@ def quantize_graph(
     if spec.centre:
         model, centred = centre_values(model, (image(i) for i in range(min(runs, _FOR_MEANS))))
     halves = 0
-    if spec.split and Precision.INT16 not in rules.matmul:
+    if spec.split and wide and Precision.INT16 not in rules.matmul:
         model, halves = split_softmax(model)
     graph = _look(model, rules, in_float, int16)
     seen = observe(model, _wanted(graph), (image(i) for i in range(runs)), runs, progress)
     migrations: tuple[Migration, ...] = ()
     if spec.migrate:
-        moved, migrations = migrate(model, graph.places, seen, graph.inputs, limit)
+        moved, migrations = migrate(
+            model, graph.places, seen, graph.inputs, limit, factors_stay=not rules.folds_factors
+        )
         graph = _look(moved, rules, in_float, int16)
     _prove(start, graph.model, image(0))
     taps = {p.name: _tap(p, seen[p.source], limit) for p in graph.places}

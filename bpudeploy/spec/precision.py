@@ -57,6 +57,9 @@ class PrecisionRules(Frozen):
     elsewhere: Annotated[Precision, Field(strict=False)] = Precision.FLOAT32
     """How every other tensor of the accelerator is held; float32 where all else is computed in float."""
     rounding: Annotated[Rounding, Field(strict=False)] = Rounding.HALF_EVEN
+    folds_factors: bool = False
+    """The compiler moves a constant factor before a convolution into its weights: a scale that was migrated into such a
+    factor is undone, and one at the end of a GELU breaks its fusion to one look-up."""
     int16_cost: Int16Cost = Int16Cost()
 
     def allowed(self, op: str) -> tuple[Precision, ...]:

@@ -55,7 +55,8 @@ class QuantizeSpec(Frozen):
     migrate: bool = True
     """Give each channel of a convolution's input a range of its own, the weights taking the factor."""
     split: bool = True
-    """Where MatMul takes int8 only, multiply a softmax in two ranges: one product more, and small chances survive."""
+    """Where MatMul takes int8 only, and there is int16 elsewhere, multiply a softmax in two ranges: one product more,
+    and small probabilities survive."""
     weights: WeightSpec = WeightSpec()
     int16: Annotated[tuple[str, ...], Field(strict=False)] = ("op:Softmax", "last")
     """Tensors that go into a Conv or MatMul in int16 where the march has it: patterns (``*``) of their names, of the

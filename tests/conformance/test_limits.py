@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.conformance.limits.every import CHECKS, NO_LIMITS, WITH_ANOTHER
-from bpudeploy.conformance.report import Device, NodePlacement
+from bpudeploy.conformance.report import Device
 from bpudeploy.conformance.table import Limits
 from bpudeploy.spec.target import March
 from tests.conformance.graphs import S100, ULTRA, X3, X5, ints, one, zeros

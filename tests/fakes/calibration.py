@@ -69,28 +69,6 @@ def data_types(given: str | None, dirs: Sequence[Path], log: Log) -> list[str]:
     return listed
 
 
-def load_raw(every: Sequence[Samples], log: Log) -> dict[str, list[Array]]:
-    """Read family B's folders whole: the same number of files in each, every file of the input's size."""
-    import numpy as np
-
-    counts = [len(_files(s.folder)) for s in every]
-    if len(set(counts)) > 1:
-        raise Refused(f"The number of calibration files of the inputs is not equal: {counts}")
-    data: dict[str, list[Array]] = {}
-    for samples in every:
-        files = _files(samples.folder)
-        _first(files[0], log, files[0].name)
-        log.at("loader", 282).info(f"created RawImageDirLoader of shape:{samples.shape}")
-        try:
-            data[samples.name] = [_raw(f, samples, log) for f in files]
-        except (ValueError, OSError) as problem:
-            raise Refused(f"load cal data for input {samples.name} error", str(problem)) from problem
-    some = next(iter(data.values()))
-    log.at("tool_utils", 368).info(f"num of calibration data: {len(some)}")
-    log.at("tool_utils", 369).info(f"calibration data shape: {np.shape(some[0])}")
-    return data
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
@@ -101,17 +79,6 @@ def _first(path: Path, log: Log, shown: str) -> None:
     log.info(f"First calibration picture name: {shown}")
     log.info(f"First calibration picture md5: {md5}")
     log.info("*" * 43)
-
-
-def _raw(path: Path, samples: Samples, log: Log) -> Array:
-    import numpy as np
-
-    log.at("loader", 287).debug(f"Read raw file: {path}")
-    if samples.pictures:
-        if path.suffix.lower() not in PICTURES:
-            raise ValueError(f"Failed to open {path} with skimage.")
-        return np.zeros(samples.shape, np.uint8)
-    return np.fromfile(path, dtype=samples.dtype).reshape(samples.shape)
 
 
 def load_npy(every: Sequence[Samples], log: Log) -> dict[str, list[Array]]:

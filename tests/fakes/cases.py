@@ -17,7 +17,7 @@ import yaml
 
 from tests.fakes.small import network
 
-TOOLS = ("hb_mapper", "hb_compile", "docker")
+TOOLS = ("hb_compile", "docker")
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,7 @@ def _two_inputs() -> Any:
     return model
 
 
-def _rank5() -> Any:
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    shape = helper.make_node("Reshape", ["r", "s"], ["five"], name="/five/Reshape")
-    pool = helper.make_node("GlobalAveragePool", ["five"], ["m"], name="/pool/GlobalAveragePool")
-    model = network(nodes=[shape, pool])
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 4, 2, 4, 8]), "s"))
-    return model
-
-
-MODELS: dict[str, Callable[[], Any]] = {"plain": _plain, "two_inputs": _two_inputs, "rank5": _rank5}
+MODELS: dict[str, Callable[[], Any]] = {"plain": _plain, "two_inputs": _two_inputs}
 
 
 def _empty(folder: Path, name: str) -> None:

@@ -1,11 +1,9 @@
-"""Every key of the two families' YAML, and the values that are listed for some of them."""
+"""Every key of hb_compile's YAML, and the values that are listed for some of them."""
 
 from __future__ import annotations
 
 from tests.fakes.schema import FLAG, FRACTION, NEEDED, NUMBER, NUMBERS, TEXT, Field
 
-MARCHES_B = ("bernoulli2", "bayes", "bayes-e")
-LEVELS_B = ["O0", "O1", "O2", "O3"]
 REMOVABLE = ("Quantize", "Transpose", "Dequantize", "Cast", "Reshape", "Softmax")
 TRAIN = ["rgb", "bgr", "yuv444", "gray", "featuremap"]
 PAIRS = {
@@ -16,66 +14,6 @@ PAIRS = {
     "featuremap": ("featuremap",),
 }
 RUN_TIME = ["rgb", "bgr", "yuv444", "nv12", "gray", "featuremap"]
-NORMS = ["no_preprocess", "data_mean", "data_scale", "data_mean_and_scale"]
-CALIBRATIONS_B = ["default", "mix", "kl", "max", "load", "skip"]
-
-_ONNX = {"onnx_model": NEEDED}
-_CAFFE = {"caffe_model": NEEDED, "prototxt": NEEDED}
-_MODEL = {
-    "march": NEEDED,
-    "output_model_file_prefix": NEEDED,
-    "working_dir": TEXT,
-    "layer_out_dump": FLAG,
-    "output_nodes": TEXT,
-    "remove_node_type": TEXT,
-    "remove_node_name": TEXT,
-    "node_info": Field((str, dict)),
-    "set_node_data_type": TEXT,
-    "debug_mode": TEXT,
-    "log_level": TEXT,
-}
-_INPUT = {
-    "input_name": TEXT,
-    "input_type_train": NEEDED,
-    "input_type_rt": NEEDED,
-    "input_layout_train": NEEDED,
-    "input_layout_rt": TEXT,
-    "input_space_and_range": TEXT,
-    "input_shape": TEXT,
-    "input_batch": NUMBER,
-    "norm_type": NEEDED,
-    "mean_value": NUMBERS,
-    "scale_value": NUMBERS,
-}
-_CALIBRATION = {
-    "cal_data_dir": TEXT,
-    "cal_data_type": TEXT,
-    "preprocess_on": FLAG,
-    "calibration_type": NEEDED,
-    "max_percentile": FRACTION,
-    "per_channel": FLAG,
-    "run_on_cpu": TEXT,
-    "run_on_bpu": TEXT,
-    "optimization": TEXT,
-}
-_COMPILER = {
-    "compile_mode": NEEDED,
-    "debug": FLAG,
-    "core_num": NUMBER,
-    "optimize_level": NEEDED,
-    "input_source": Field((dict,)),
-    "max_time_per_fc": NUMBER,
-    "jobs": NUMBER,
-}
-_CUSTOM = {"custom_op_method": NEEDED, "op_register_files": NEEDED, "custom_op_dir": NEEDED}
-GROUPS_B = ("model_parameters", "input_parameters", "calibration_parameters", "compiler_parameters")
-
-
-def schema_b(model_type: str) -> dict[str, dict[str, Field]]:
-    """Return the schema; which keys the model's files have depends on the kind of model."""
-    source = _CAFFE if model_type == "caffe" else _ONNX
-    groups = dict(zip(GROUPS_B, ({**source, **_MODEL}, _INPUT, _CALIBRATION, _COMPILER), strict=True))
-    return {**groups, "custom_op": _CUSTOM}
 
 
 MARCHES_H = ("nash-b", "nash-b-lite", "nash-b-plus", "nash-e", "nash-m", "nash-h", "nash-p", "nash-starry-p")

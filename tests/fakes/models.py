@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.fakes.say import Refused
-
-ONLY_4D = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"}
 
 
 @dataclass
@@ -63,60 +60,3 @@ def reshaped(network: Network, shapes: Mapping[str, Sequence[int]]) -> None:
         for dim, size in zip(value.type.tensor_type.shape.dim, wanted, strict=True):
             dim.Clear()
             dim.dim_value = size
-
-
-def building(text: str) -> Refused:
-    """Return a failure of the model builder: bare as in the FAQ, or wrapped as users report it of 1.24."""
-    if os.environ.get("FAKE_HB_WORDING") == "1.24":
-        return Refused(f"*** ERROR-OCCUR-DURING {{horizon_nn.build_onnx}} ***, error message: {text}")
-    return Refused(text)
-
-
-def check_opset(network: Network) -> None:
-    """Refuse what family B cannot read."""
-    if network.opset not in (10, 11):
-        if os.environ.get("FAKE_HB_WORDING") == "1.24" and network.opset > 11:
-            raise building(f"The opset version of the model is {network.opset}, the maximum supported version is 11.")
-        raise building(
-            f"The opset version of the onnx model is {network.opset}, only model with opset_version 10/11 is supported"
-        )
-    if network.model.ir_version > 7:
-        raise building(
-            f"[ONNXRuntimeError] : 1 : FAIL : Load model from {network.path} failed:"
-            f"Unsupported model IR version: {network.model.ir_version}, max supported IR version: 7"
-        )
-
-
-def check_inputs(network: Network) -> None:
-    """Refuse dynamic and not 4-D inputs."""
-    for name, shape in network.inputs.items():
-        if 0 in shape or not shape:
-            raise Refused(
-                f"The shape of model input:{name} is {shape} which has dimensions of 0. "
-                "Please specify input-shape parameter."
-            )
-        if len(shape) != 4:
-            raise Refused("list index out of range", warnings=(f"input shape {shape} has length: {len(shape)}",))
-        if shape[0] != 1:
-            raise building(f"input {name} has a batch of {shape[0]}, only batch 1 is supported")
-
-
-def check_outputs(network: Network) -> None:
-    """Refuse more outputs than the runtime has."""
-    if len(network.outputs) > 32:
-        raise building("tool limits for max output num is 32")
-
-
-def check_domains(network: Network, *, custom: bool) -> None:
-    """Refuse operators that are not of ONNX, unless the YAML registers them."""
-    foreign: dict[str, list[str]] = {}
-    for node in network.model.graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            foreign.setdefault(node.domain, []).append(node.op_type)
-    if custom or not foreign:
-        return
-    domain, ops = next(iter(foreign.items()))
-    raise building(
-        f"nodes:{ops} are specified as domain:{domain}, which are not supported by official onnx. "
-        "Please check whether these ops are official onnx ops or defined by yourself"
-    )

@@ -1,9 +1,12 @@
-"""What the vendors' tools are known to fail with, and what repairs it. Texts: the vendors' FAQ and tool sources."""
+"""What the vendors' tools fail with, and what repairs it.
+
+hb_mapper's words are those of 1.24.3, met in the tool; hb_compile's those of the vendor's notes (OE-Skills).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -21,41 +24,50 @@ def _known(pattern: str, fix: str) -> Failure:
 
 _REPORT = "bpudeploy should not have written that: report it with the log"
 _VERSION = "the tool's version differs from the documented one: see docs/vendor-tools.md, and report it with the log"
-_LEVEL = "set `compile.{tool}.optimize_level` to O2 or lower"
+_LEVEL = "the compiler itself failed: set `compile.{tool}.optimize_level` to O2 or lower"
+_OPTIMIZER = "the tool's own optimizer failed: report it to the vendor with the log"
+_PRECISIONS = "the nodes' precisions do not fit the tool: " + _VERSION
 _INSPECT = "`bpudeploy inspect RECIPE` names the operator and what would help"
 
 KNOWN: tuple[Failure, ...] = (
-    _known(r"No space left on device", "make space where the store is, or name another --store"),
+    _known(r"No space left on device|Fail to write", "make space where the store is, or name another --store"),
     _known(
-        r"MemoryError|[Cc]annot allocate memory|std::bad_alloc", "raise `compile.{tool}.memory_gib`, or lower `jobs`"
+        r"MemoryError|[Cc]annot allocate memory|std::bad_alloc|returncode -9\b",
+        "raise `compile.{tool}.memory_gib`, or lower `jobs`",
     ),
-    _known(r"[Oo]pset version .*\bis \d+.* (?:supported|maximum)|maximum supported version is", _REPORT),
-    _known(r"IR version|ir_version", _REPORT),
+    _known(r"[Oo]pset version|ir version of the model|IR version", _REPORT),
     _known(r"There is no node can execute on BPU", "no convolution is left for the BPU: " + _INSPECT),
-    _known(r"HorizonRT not support these cpu operators", "neither device has that operator: " + _INSPECT),
-    _known(r"specified as domain:.*not supported by official onnx", "give a `model.onnx` of standard operators only"),
-    _known(r"only support 4 dim input|input shape .* has length", "the network is not in 4-D form: " + _INSPECT),
+    _known(r"not support these cpu operators|only support \d dim input", "neither device has it: " + _INSPECT),
+    _known(r"unsupported domain|not supported by official onnx", "give a `model.onnx` of standard operators only"),
+    _known(r"onnx model is invalid", "the tool's own check of the network failed; " + _REPORT),
     _known(r"max output num is 32", "ask for fewer outputs: `model.layers`"),
-    _known(r"dimensions of 0|dynamically input model", "fix the input's shape: `model.image_size`"),
-    _known(r"does not support odd number", "use an even `model.image_size`, or `compile.{tool}.input_type_rt: rgb`"),
+    _known(r"dimensions of 0|dynamically input model|dynamic (?:shape|dimension)", "fix it: `model.image_size`"),
+    _known(r"does not support odd", "use an even `model.image_size`, or `compile.{tool}.input_type_rt: rgb`"),
     _known(
-        r"cannot reshape array of size|load cal data for input",
+        r"cannot reshape array of size|load cal data for input|is empty, please check calibration",
         "the calibration files do not fit the input: " + _REPORT,
     ),
-    _known(r"optimize_level '\w+' is invalid", "set `compile.{tool}.optimize_level` to one that the line names"),
-    _known(r"Wrong core_num", "set `compile.{tool}.core_num` to 1"),
-    _known(r"march '?[\w-]+'? is invalid|Invalid value for '--march'", "use the container of this board's generation"),
+    _known(r"optimize_level", "set `compile.{tool}.optimize_level` to one that the line names"),
+    _known(r"on \d core simultaneously|[Cc]ore.?num", "set `compile.{tool}.core_num` to 1"),
+    _known(r"march invalid|march '?[\w-]+'? is invalid", "use the tool of this board's generation"),
     _known(r"set to balance, please set balance_factor", "add `compile.{tool}.balance_factor`"),
     _known(r"max_percentile", "`compile.{tool}.max_percentile` is for `calibration_type: max`"),
     _known(r"parameter per_channel", "remove `compile.{tool}.per_channel`, or set calibration_type to max or kl"),
-    _known(r"optimization '\w+' is", "remove it from `compile.{tool}.optimization`"),
-    _known(r"node_info", "the nodes' precisions do not fit the tool: " + _VERSION),
-    _known(r"quant_config", "the nodes' precisions do not fit the tool: " + _VERSION),
-    _known(r"cal_data_dir", _REPORT),
-    _known(r"hbdk-cc compile hbir model failed|hbdk-cc .*returncode -?\d+", "the compiler itself failed: " + _LEVEL),
-    _known(r"ERROR-OCCUR-DURING \{?hbdk\.compile", "the compiler itself failed: " + _LEVEL),
+    _known(
+        r"optimization parameter|optimization '\w+' is|Unsupported datatype settings",
+        "remove it from `compile.{tool}.optimization`",
+    ),
+    _known(r"node_info|node_config|we only support ON|only support is \['(?:int8|BPU)", _PRECISIONS),
+    _known(r"quant_config", _PRECISIONS),
+    _known(r"[Cc]al_data_dir|Wrong cal_dir", _REPORT),
+    _known(r"hbdk-cc compile hbir model failed|hbdk-cc .*returncode|hbdk\.hbdk-cc", _LEVEL),
+    _known(r"ERROR-OCCUR-DURING \{?hbdk\.compile", _LEVEL),
+    _known(r"There is a Pass Error|_pass_fail|ERROR-OCCUR-DURING \{?horizon_nn", _OPTIMIZER),
     _known(r"Key '\w+' error:|Missing keys?:?|Wrong keys? |yaml file parse failed", _VERSION),
-    _known(r"mean_value|scale_value|std_value|norm_type|input_type|input_layout|input_name|input_shape", _REPORT),
+    _known(
+        r"mean|scale_value|std_value|[Nn]orm.type|[Ii]nput_type|[Ii]nput_layout|[Ii]nput.name|[Ii]nput_shape|input_source",
+        _REPORT,
+    ),
     _known(r"No such option|No such command|Got unexpected extra argument", _VERSION),
     _known(r"permission denied.*docker|docker.*permission denied", "let this user use docker (the group docker)"),
     _known(r"Cannot connect to the Docker daemon", "start docker"),
@@ -64,20 +76,29 @@ KNOWN: tuple[Failure, ...] = (
         r"executable file not found in \$PATH", "`compile.{tool}.image` has no {tool}: name the image of this board"
     ),
 )
-_COMPLAINT = re.compile(
-    r"^(ERROR|CRITICAL)\b|Error\b|\*\*\* ERROR|^docker: |not found in \$PATH|^Missing key|^Wrong key"
-)
+_COMPLAINT = re.compile(r"Error\b|\*\*\* ERROR|^docker: |not found in \$PATH|^Missing key|^Wrong key")
+_CHATTER = re.compile(r"^(INFO|version|runtime version|cmake_build_type|supported_march|DEBUG)\b")
+_LONGEST = 400
 
 
-def explain(tail: Iterable[str], tool: str) -> tuple[str, str] | None:
-    """Return the line of a log's end that says what failed, and its repair; None for what is not known.
+def explain(errors: Sequence[str], tail: Iterable[str], tool: str) -> tuple[str, str | None] | None:
+    """Return why a tool failed, in its words, and the repair where it is known; None where it did not say.
 
-    Lines of level ERROR (or worded like it) are held against each known failure, in the table's order.
+    The reason is its last record of level ERROR: "yaml file parse failed" and tracebacks stand before it. The BPU's
+    compiler puts its own chatter there; then the record before says more. A tool that failed before it logged (docker,
+    a wrong option) is known by its last lines.
     """
-    lines = [line for line in tail if "exception in command" not in line]
-    complaints = [line for line in lines if _COMPLAINT.search(line)] or lines[-5:]
-    for failure in KNOWN:
-        for line in complaints:
-            if failure.line.search(line):
-                return line.removeprefix("ERROR ").strip(), failure.fix.format(tool=tool)
+    for error in reversed(errors):
+        said = "; ".join(line for line in error.splitlines() if not _CHATTER.match(line.split("message: ")[-1]))
+        if said:
+            return said[:_LONGEST], _fix(said, tool)
+    lines = list(tail)
+    for line in (*(each for each in lines if _COMPLAINT.search(each)), *lines[-5:]):
+        fix = _fix(line, tool)
+        if fix is not None:
+            return line.strip(), fix
     return None
+
+
+def _fix(said: str, tool: str) -> str | None:
+    return next((failure.fix.format(tool=tool) for failure in KNOWN if failure.line.search(said)), None)

@@ -22,7 +22,7 @@ class Node(Frozen):
     """One row of the node table, as the tool prints it."""
 
     name: str
-    """Long names are cut in front, with "...": a name is not unique."""
+    """A long name is cut in front, with "...", where nothing tells the whole."""
     op: str
     on: tuple[Unit, ...]
     """Empty: folded into a neighbour."""
@@ -100,10 +100,13 @@ class Findings(Frozen):
     config: str
     """The YAML that it was given."""
     told: Told
+    merged: tuple[str, ...] = ()
+    """Nodes whose precision was asked for and that the tool merged into a neighbour: they have the neighbour's."""
 
     def summary(self) -> tuple[str, ...]:
         """Say in a few lines what matters."""
-        return tuple(line for line in (_where(self.told), _near(self.told), _fast(self.told)) if line)
+        lines = (_where(self.told), _near(self.told), _fast(self.told), _merged(self.merged), _warned(self.told))
+        return tuple(line for line in lines if line)
 
 
 def _where(told: Told) -> str:
@@ -131,4 +134,20 @@ def _fast(told: Told) -> str:
     if not told.estimates:
         return ""
     total = sum(e.latency_us for e in told.estimates) / 1000
-    return f"the compiler's estimate, BPU only, not measured: {total:.3f} ms"
+    return f"estimated by the compiler, for the BPU only: {total:.3f} ms"
+
+
+def _merged(names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
+    return f"{len(names)} nodes with a precision of their own are merged into a neighbour: {_first(names)}"
+
+
+def _warned(told: Told) -> str:
+    if not told.warnings:
+        return ""
+    return f"{len(told.warnings)} warnings of a lost precision or place: {_first(told.warnings)}"
+
+
+def _first(found: tuple[str, ...]) -> str:
+    return f"{found[0]}{', ...' if len(found) > 1 else ''}"

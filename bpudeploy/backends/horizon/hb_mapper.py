@@ -1,4 +1,4 @@
-"""Backend `hb_mapper`: X3, X5 and Ultra. Follows the vendor's documents; not yet run on the real tool."""
+"""Backend `hb_mapper`: X3, X5 and Ultra; tested with the vendor's own 1.24.3."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from bpudeploy.backends.base import CompileInputs, Runtime
 from bpudeploy.backends.horizon import network as files
 from bpudeploy.backends.horizon.findings import Told
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
-from bpudeploy.backends.horizon.mapper_config import mapper_config
+from bpudeploy.backends.horizon.mapper_config import MapperConfig, mapper_config
 from bpudeploy.backends.horizon.network import Network, write_pixels
+from bpudeploy.backends.horizon.quant_info import merged_away, quantized_names, whole
 from bpudeploy.backends.horizon.session import Session, say_where
 from bpudeploy.backends.horizon.tool import Tool, find
 from bpudeploy.backends.samples import Samples
@@ -17,15 +18,15 @@ from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.stage import Fingerprint, Work
 
 NAME = "hb_mapper"
-NEWEST_IR = 7
-"""The newest ONNX ir_version that hb_mapper reads."""
+NEWEST_IR = 9
+"""The newest ONNX ir_version that hb_mapper 1.24.3 reads."""
 
 
 class HbMapperBackend:
     """Writes the tool's YAML, network and images, runs `checker`, then `makertbin`; gives the .bin."""
 
     name = NAME
-    version = 1
+    version = 2
     runtime = Runtime.HOBOT_DNN
     deterministic = False
     findings = True
@@ -46,7 +47,7 @@ def compile_with(tool: Tool, work: Work, inputs: CompileInputs, options: HbMappe
         StageError: the compiler refuses; the message holds its reason.
     """
     session = Session(work, NAME, tool, options)
-    config = prepare(inputs, options, session.folder)
+    written = prepare(inputs, options, session.folder)
     say_where(session)
     onnx = ("--model-type", "onnx")
     session.call(*("checker", *onnx, "--march", inputs.march, "--model", files.MODEL), log="hb_mapper_checker.log")
@@ -57,11 +58,14 @@ def compile_with(tool: Tool, work: Work, inputs: CompileInputs, options: HbMappe
         closing=MAPPER_CLOSING,
         product=binary,
     )
-    return session.finish(binary, told, inputs.march, config, ".bin"), told
+    names = quantized_names(session.folder / files.OUT / f"{files.PREFIX}_quant_info.json")
+    told = told.model_copy(update={"nodes": tuple(whole(node, names) for node in told.nodes)})
+    merged = merged_away(written.model_parameters.node_info or (), names)
+    return session.finish(binary, told, inputs.march, written.to_yaml(), ".bin", merged), told
 
 
-def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> str:
-    """Write everything that the tool reads into ``folder``, and return the YAML.
+def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> MapperConfig:
+    """Write everything that the tool reads into ``folder``, and return what it was told.
 
     Raises:
         StageError: no hb_mapper could take this network.
@@ -70,9 +74,10 @@ def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> st
     network.write(folder / files.MODEL, NEWEST_IR)
     samples = Samples.read(inputs.calibration.path)
     count = write_pixels(samples, options.calibration_count, folder / files.MAPPER_IMAGES)
-    text = mapper_config(network, options).to_yaml(
+    config = mapper_config(network, options)
+    text = config.to_yaml(
         f"Written by bpudeploy for hb_mapper, {inputs.march}; paths are from this folder.\n"
         f"{files.MAPPER_IMAGES} holds {count} images as 0..255: the tool applies mean_value and scale_value itself."
     )
     (folder / files.CONFIG).write_text(text, encoding="utf-8")
-    return text
+    return config

@@ -28,7 +28,11 @@ _IMAGES = re.compile(r"(?:The )?num of calibration data: (\d+)$")
 _ESTIMATE = re.compile(r"FPS=([\d.]+), latency = ([\d.]+) us, DDR = (\d+) bytes\s*(?:\(see (\S+)\.html\))?")
 _WARNING = re.compile(
     r"Layer \S+ will be executed on CPU|expects be \d+ dimensions|expect data shape range|got unexpected \w+ threshold"
+    r"|does not support data type|, then requantized to |^expected bpu node: |^node: \S+ does not exist"
+    r"|^find illegal threshold|^Can not find the scale"
 )
+_LONGEST_ERROR = 20
+"""Lines of one error; a traceback of the tool's own stands behind some."""
 _PHASE = re.compile(r"Start to (?!execute )([A-Za-z].{0,60}?)\.*$")
 
 
@@ -63,15 +67,31 @@ class LogReader:
         self._estimates: list[Estimate] = []
         self._warnings: list[str] = []
         self._closing: list[str] = []
+        self._errors: deque[list[str]] = deque(maxlen=TAIL)
+        self._in_error = False
 
     def feed(self, raw: str) -> Line:
         """Take one line, with its prefix or without, and return it cleaned."""
         line = Line(raw)
         if line.text.strip():
             self.tail.append(f"{line.level} {line.text}".strip()[:1000])
+        self._error(line)
         if not self._tables.feed(line.text, line.stamped):
             self._message(line.text.strip())
         return line
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """The records of level ERROR, oldest first, each with the lines that belong to it."""
+        return tuple("\n".join(lines) for lines in self._errors)
+
+    def _error(self, line: Line) -> None:
+        if line.stamped:
+            self._in_error = line.level in ("ERROR", "CRITICAL")
+            if self._in_error:
+                self._errors.append([line.text.strip()[:1000]])
+        elif self._in_error and line.text.strip() and len(self._errors[-1]) < _LONGEST_ERROR:
+            self._errors[-1].append(line.text.strip()[:1000])
 
     def _message(self, text: str) -> None:
         """Keep what a line outside the tables says."""
@@ -112,12 +132,19 @@ def _estimate(found: re.Match[str], number: int) -> Estimate:
 
 
 def read_log(path: Path) -> LogReader:
-    """Read a whole log, in bounded memory."""
+    """Read a whole log, in bounded memory; above 1 MiB its older parts are ``.log.2``, then ``.log.1``."""
     reader = LogReader()
-    with path.open("rb") as stream:
-        for line in lines(stream):
-            reader.feed(line)
+    for part in parts(path):
+        with part.open("rb") as stream:
+            for line in lines(stream):
+                reader.feed(line)
     return reader
+
+
+def parts(path: Path) -> list[Path]:
+    """Return the files of a log, oldest first; none where there is no log."""
+    older = [(int(p.suffix[1:]), p) for p in path.parent.glob(f"{path.name}.*") if p.suffix[1:].isdigit()]
+    return [p for _, p in sorted(older, reverse=True)] + ([path] if path.is_file() else [])
 
 
 def lines(stream: BinaryIO) -> Iterator[str]:

@@ -27,7 +27,7 @@ class ModelParameters(Group):
     layer_out_dump: bool = False
     """True would slow the binary down."""
     node_info: NodeMap | None = None
-    """Not on X3."""
+    """On X3 it takes int8 and ON only, which run_on_cpu and run_on_bpu say as well."""
 
 
 class InputParameters(Group):
@@ -112,7 +112,7 @@ def mapper_config(network: Network, options: HbMapperOptions) -> MapperConfig:
             per_channel=options.per_channel,
             run_on_cpu=forced.get("run_on_cpu"),
             run_on_bpu=forced.get("run_on_bpu"),
-            optimization=",".join(options.optimization) or None,
+            optimization=";".join(options.optimization) or None,
         ),
         compiler_parameters=CompilerParameters(
             compile_mode=options.compile_mode or CompileMode.LATENCY,

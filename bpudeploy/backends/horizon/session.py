@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,12 +75,21 @@ class Session:
         told = reader.told()
         failed = _failure(ended, told, closing, product)
         if failed is not None:
-            raise self._error(called, failed, ended, [*console.tail, *reader.tail], console)
+            raise self._error(called, failed, ended, reader.errors or console.errors, console, listener.doing)
         return told
 
-    def finish(self, binary: Path, told: Told, march: str, config: str, suffix: str) -> Path:
+    def finish(
+        self, binary: Path, told: Told, march: str, config: str, suffix: str, merged: tuple[str, ...] = ()
+    ) -> Path:
         """Move the binary out of the folder, write the findings, and say what matters of them."""
-        found = Findings(backend=self.backend, march=march, tool=dict(self.tool.fingerprint), config=config, told=told)
+        found = Findings(
+            backend=self.backend,
+            march=march,
+            tool=dict(self.tool.fingerprint),
+            config=config,
+            told=told,
+            merged=merged,
+        )
         (self.work.dir / FINDINGS).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
         out = binary.rename(self.work.dir / f"model{suffix}")
         shutil.rmtree(self.folder)
@@ -87,28 +97,30 @@ class Session:
             self.work.emit(Note(STEP, line))
         return out
 
-    def _error(self, called: str, failed: str, ended: Ended, tail: list[str], console: LogReader) -> StageError:
+    def _error(
+        self, called: str, failed: str, ended: Ended, errors: Sequence[str], console: LogReader, doing: str
+    ) -> StageError:
         kept = self._keep()
         what = self.backend if called == self.backend else f"{self.backend} {called}"
-        known = explain(tail, self.backend)
+        during = f" while it did {doing!r}" if doing else ""
         if ended.too_long:
             fix = f"raise `compile.{self.backend}.minutes`, or lower `optimize_level`"
         elif _killed_for_memory(ended.status):
             fix = f"if it was for memory: raise `compile.{self.backend}.memory_gib`, or lower `jobs`"
         elif _signal_of(ended.status) is not None:
             fix = "a crash of the tool itself: try another `optimize_level`, or report it to the vendor with the log"
-        elif known is not None:
-            return StageError(f"{what}: {known[0]}", hint=f"{known[1]}; the log is {kept}")
+        elif ended.status != 0 and (known := explain(errors, console.tail, self.backend)) is not None:
+            return StageError(f"{what}: {known[0]}", hint=f"{known[1] or 'read the log'}; the log is in {kept}")
         else:
-            fix = "read the log"
+            during, fix = "", "read the log"
         return StageError(
-            f"{what} {failed}; its last words:\n{last_lines(console.tail or tail)}", hint=f"{fix}: {kept}"
+            f"{what} {failed}{during}; its last words:\n{last_lines(console.tail)}", hint=f"{fix}: {kept}"
         )
 
     def _keep(self) -> Path:
         """Copy the logs out of the work folder, which goes with the failed step, and return where they are."""
         kept = Path(tempfile.mkdtemp(prefix=f"bpudeploy-{self.backend}-"))
-        for file in (*self.folder.glob("*.log"), *self.folder.glob("config.yaml")):
+        for file in (*self.folder.glob("*.log*"), *self.folder.glob("config.yaml")):
             shutil.copyfile(file, kept / file.name)
         return kept
 
@@ -118,11 +130,11 @@ class _Listener:
 
     def __init__(self, work: Work, called: str, limit_minutes: int, started: float) -> None:
         self._work, self._called, self._limit_minutes, self._started = work, called, limit_minutes, started
-        self._doing, self._told = "", started
+        self.doing, self._told = "", started
 
     def heard(self, doing: str | None) -> None:
-        if doing is not None and doing != self._doing:
-            self._doing, self._told = doing, time.monotonic()
+        if doing is not None and doing != self.doing:
+            self.doing, self._told = doing, time.monotonic()
             since = f" (after {self._minutes():.0f} min)" if self._minutes() >= 1 else ""
             self._work.emit(Note(STEP, f"{self._called}: {doing}{since}"))
 
@@ -130,7 +142,7 @@ class _Listener:
         self._work.emit(Progress(STEP, int(self._minutes()), self._limit_minutes, "minutes at most"))
         if silent_s > SILENCE_S and time.monotonic() - self._told > SILENCE_S:
             self._told = time.monotonic()
-            doing = self._doing or "start"
+            doing = self.doing or "start"
             self._work.emit(Note(STEP, f"{self._called}: {doing}: still at work, no word for {silent_s / 60:.0f} min"))
 
     def _minutes(self) -> float:

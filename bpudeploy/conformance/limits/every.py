@@ -12,8 +12,6 @@ from bpudeploy.conformance.table import OpFact, OpTable
 CHECKS: dict[str, Check] = {**sizes.CHECKS, **windows.CHECKS, **axes.CHECKS, **operands.CHECKS}
 WITH_ANOTHER = {
     "max_channels_plain": "max_channels_per_group",
-    "max_channels_last_op": "max_channels_per_group",
-    "chw_padding": "max_chw",
     "torch_axis": "onnx_axis",
     "axes_hw_together": "n_axes",
 }

@@ -81,10 +81,6 @@ def _broadcast(case: Case) -> Iterator[Finding]:
     out = shape(case.node.outputs[0])
     if rule is Rule.ONE_SIDE and out not in tensors:
         yield broken(f"{' with '.join(map(text, tensors))}: both sides are broadcast, only one may be")
-    if rule is Rule.TWO_WAY_NOT_FIRST and len(out) > 1:
-        firsts = {t[0] for t in tensors if len(t) == len(out)}
-        if len(firsts) > 1:
-            yield broken(f"{' with '.join(map(text, tensors))}: dimension 0 is broadcast, which it must not be")
     if rule is Rule.TWO_WAY_MERGED and len(out) > 4 and len(set(tensors)) > 1:
         yield unchecked(f"{' with '.join(map(text, tensors))}: above 4-D the dimensions must be mergeable")
 

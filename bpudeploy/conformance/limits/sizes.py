@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
 
-from bpudeploy.conformance.limits.base import Case, Check, Finding, at_most, broken, shape, text, unchecked, within
+from bpudeploy.conformance.limits.base import Case, Check, Finding, at_most, broken, shape, text, within
 from bpudeploy.conformance.table import Rule
 
 
@@ -66,24 +65,6 @@ def _w(case: Case) -> Iterator[Finding]:
         yield from within("W", found[3:], case.limits.w)
 
 
-def _chw(case: Case) -> Iterator[Finding]:
-    """C*H*W of a table operator; where the tool pads first, with W to 8 and C to 4 or to 32."""
-    limit = case.limits.max_chw
-    assert limit is not None
-    found = shape(case.node.features[0])
-    if len(found) != 4:
-        return
-    _, c, h, w = found
-    least, most = c * h * w, c * h * w
-    if case.limits.chw_padding is Rule.PADDED:
-        wide = ceil(w / 8) * 8
-        least, most = ceil(c / 4) * 4 * h * wide, ceil(c / 32) * 32 * h * wide
-    padded = " after padding" if least > c * h * w else ""
-    yield from at_most(f"C*H*W{padded} is", least, limit)
-    if least <= limit < most:
-        yield unchecked(f"C*H*W is {least} or, with C padded to 32, {most}; the limit is {limit}")
-
-
 def _first_dim(case: Case) -> Iterator[Finding]:
     assert case.limits.max_first_dim is not None
     firsts = [s[0] for s in _maps(case) if s]
@@ -138,7 +119,6 @@ CHECKS: dict[str, Check] = {
     "max_hw": _max_hw,
     "h": _h,
     "w": _w,
-    "max_chw": _chw,
     "max_first_dim": _first_dim,
     "max_dim": _dim,
 }

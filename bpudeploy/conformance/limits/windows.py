@@ -50,14 +50,8 @@ def _group(case: Case) -> int:
 
 
 def _kernel_nc(case: Case) -> Iterator[Finding]:
-    """Two limits of the list meet on the outputs of a last convolution: nobody says which one wins."""
-    limit, last = case.limits.kernel_nc, case.limits.max_channels_last_op
-    assert limit is not None
-    n, c = _weight(case)[:2]
-    if case.node.gives_output and last is not None and limit[1] < n <= last:
-        yield unchecked(f"{n} outputs: the list allows {limit[1]} to a kernel, and {last} to a last convolution")
-        n = limit[1]
-    yield from within("kernel N and C", (n, c), limit)
+    assert case.limits.kernel_nc is not None
+    yield from within("kernel N and C", _weight(case)[:2], case.limits.kernel_nc)
 
 
 def _kernel_hw(case: Case) -> Iterator[Finding]:
@@ -88,11 +82,6 @@ def _of_small_factors(n: int) -> bool:
     return n == 1
 
 
-def _kernel_1x1(case: Case) -> Iterator[Finding]:
-    if case.limits.kernel_1x1 is False and set(_kernel(case)) == {1}:
-        yield broken("kernel 1x1, which it must not be")
-
-
 def _kernel_volume(case: Case) -> Iterator[Finding]:
     limit = case.limits.max_kernel_volume
     assert limit is not None
@@ -103,7 +92,7 @@ def _kernel_volume(case: Case) -> Iterator[Finding]:
 
 
 def _channels_per_group(case: Case) -> Iterator[Finding]:
-    """In and out; more where there is one group or where the node gives the network's output."""
+    """In and out; more where there is one group, or one pixel."""
     limits, group = case.limits, _group(case)
     limit = limits.max_channels_per_group
     assert limit is not None
@@ -115,8 +104,6 @@ def _channels_per_group(case: Case) -> Iterator[Finding]:
     if group == 1 and limits.max_channels_plain is not None:
         limit = limits.max_channels_plain
     yield from at_most("input channels a group", inner, limit)
-    if case.node.gives_output and limits.max_channels_last_op is not None:
-        limit = limits.max_channels_last_op
     yield from at_most("output channels a group", outer, limit)
 
 
@@ -140,11 +127,6 @@ def _stride_in(case: Case) -> Iterator[Finding]:
     assert allowed is not None
     if not set(_strides(case)) <= set(allowed):
         yield broken(f"stride {text(_strides(case))}, it must be {' or '.join(map(str, allowed))}")
-
-
-def _stride_1x1(case: Case) -> Iterator[Finding]:
-    if case.limits.stride_1x1 is False and set(_strides(case)) == {1}:
-        yield broken("stride 1x1, which it must not be")
 
 
 def _stride_order(case: Case) -> Iterator[Finding]:
@@ -175,11 +157,7 @@ def _pad(case: Case) -> Iterator[Finding]:
         yield unchecked(f"pads are left to the runtime ({auto.decode() if isinstance(auto, bytes) else auto})")
         return
     pads = numbers(case, "pads", None, [0] * 2 * len(_kernel(case)))
-    if limit is Rule.HALF_KERNEL_PAD:
-        most = [(k - 1) // 2 for k in _kernel(case)] * 2
-        if any(not 0 <= p <= m for p, m in zip(pads, most, strict=True)):
-            yield broken(f"pads {text(pads)}, the limit is {text(most)}: half of kernel - 1")
-    elif limit is Rule.TRANSPOSED_PAD:
+    if limit is Rule.TRANSPOSED_PAD:
         most = list(map(max, pads[: len(pads) // 2], pads[len(pads) // 2 :]))
         for k, stride, pad in zip(_kernel(case), _strides(case), most, strict=True):
             if stride > 2 and k < 2 * pad + stride and not (pad == 1 and stride % 4 == 0):
@@ -212,13 +190,11 @@ CHECKS: dict[str, Check] = {
     "kernel_nc": _kernel_nc,
     "kernel_hw": _kernel_hw,
     "kernel": _pool_kernel,
-    "kernel_1x1": _kernel_1x1,
     "max_kernel_volume": _kernel_volume,
     "max_channels_per_group": _channels_per_group,
     "max_channels_hw1": _gemm_channels,
     "stride": _stride,
     "stride_in": _stride_in,
-    "stride_1x1": _stride_1x1,
     "stride_order": _stride_order,
     "dilation": _dilation,
     "dilation_gt1": _dilated,

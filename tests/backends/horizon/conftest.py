@@ -1,8 +1,7 @@
-"""The vendors' tools: the fakes, or with --live the real ones from PATH."""
+"""One compilation of a small network, with whatever tool is there."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,15 +19,6 @@ BACKENDS: dict[str, tuple[Backend, str]] = {
     "hb_mapper": (HbMapperBackend(), "bayes-e"),
     "hb_compile": (HbCompileBackend(), "nash-e"),
 }
-
-
-@pytest.fixture
-def tool(request: pytest.FixtureRequest) -> None:
-    """Have the tool that a test's ``name`` names: the real one, or the fakes."""
-    if not request.config.getoption("--live"):
-        request.getfixturevalue("vendor_tools")
-    elif shutil.which(request.getfixturevalue("name")) is None:
-        pytest.skip(f"{request.getfixturevalue('name')} is not on PATH")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Every failure that the vendors' documents print is known, and says what to change."""
+"""Every failure that the tools print is known, and says what to change."""
 
 from __future__ import annotations
 
@@ -6,43 +6,78 @@ import pytest
 
 from bpudeploy.backends.horizon.failures import KNOWN, explain
 
+DURING = "*** ERROR-OCCUR-DURING {horizon_nn.build_onnx} ***, error message: "
 PRINTED = {
-    "The opset version of the onnx model is 13, only model with opset_version 10/11 is supported": "report it",
-    "The opset version of the model is 13, the maximum supported version is 11.": "report it",
-    "Key 'model_parameters' error:": "docs/vendor-tools.md",
-    "Missing keys: 'caffe_model', 'prototxt'": "docs/vendor-tools.md",
-    "yaml file parse failed. Please double check your input": "docs/vendor-tools.md",
-    "The shape of model input:input is [0, 3, 2, 2] which has dimensions of 0. Please": "image_size",
-    "Conv only support 4 dim input": "4-D form",
-    "tool limits for max output num is 32": "model.layers",
-    "HorizonRT not support these cpu operators: Einsum": "bpudeploy inspect",
-    "nodes:['X'] are specified as domain:D, which are not supported by official onnx.": "model.onnx",
-    "There is no node can execute on BPU in this model, please make sure the model has at least one conv": "inspect",
-    "cannot reshape array of size 3 into shape 4": "calibration files",
-    "load cal data for input X error": "calibration files",
-    "hbdk-cc compile hbir model failed with returncode -9": "compile.TOOL.optimize_level",
+    # hb_mapper 1.24.3, each met
+    DURING + "The opset version of the model is 17, the maximum supported version is 11.": "report it",
+    DURING + "The ir version of the model is 10, which is greater than the maximum supported ir version": "report it",
+    "The input_shape [1, 3, 0, 8] of the model is a dynamic shape. Please configure": "image_size",
+    DURING + "The onnx model is invalid (shape_inference or model_check failed).": "own check of the network",
+    DURING + "unsupported domain detected in model": "model.onnx",
+    "cannot reshape array of size 192 into shape (2,3,8,8)": "calibration files",
+    "Directory /work/cal_f32 is empty, please check calibration pics": "calibration files",
+    "User input march invalid: 'nash-e' . It should in list ['bernoulli2']": "board's generation",
+    DURING + "Unsupported datatype settings for march bernoulli/bernoulli2: int16": "compile.TOOL.optimization",
+    DURING + "ERROR: The optimization parameter: fast is not supported by BPU March": "compile.TOOL.optimization",
+    "The format you gave is Input,currently we only support ON、OutputType and InputType": "precisions do not fit",
+    "Currently only support is ['int8', 'int16']": "precisions do not fit",
+    DURING + "Unsupported config key in node_config: InputType7": "precisions do not fit",
+    "*** ERROR-OCCUR-DURING {hbdk.hbdk-cc} ***, error message: unsupported model: BAYES not support execute one model "
+    "on 2 core simultaneously now.": "core_num",
+    "Wrong core num setting given, 3 should in range [1, 2]": "core_num",
+    "User input optimize_level invalid, 'O4' should in list ['O0', 'O1', 'O2', 'O3']": "optimize_level",
+    "Parameter compile_mode is set to balance, please set balance_factor to use this mode": "balance_factor",
+    "Input_layout_rt missing. input 0 input_type_rt is: rgb. input_layout_rt is required": "report it",
+    "Invalid nv12 input shape: [1, 3, 8, 7], nv12 type does not support odd size": "input_type_rt: rgb",
+    "Cal_data_dir does not exist: /work/cal_f32": "report it",
+    "Invalid max_percentile: 99.99, avaliable range: 0~1": "calibration_type: max",
+    "*** ERROR-OCCUR-DURING {runtime.runtime_model_generation} ***, error message: HorizonRT not support these cpu "
+    "operators: Det": "bpudeploy inspect",
+    "error message: GlobalAveragePool only support 4 dim input": "bpudeploy inspect",
+    "*** ERROR-OCCUR-DURING {hbdk.hbdk-perf} ***, error message: ERROR: Fail to write a.json No space left on device": (
+        "--store"
+    ),
+    DURING + "There is a Pass Error occured:": "report it to the vendor",
+    DURING + "find NaN threshold in q_HzCalibration": "report it to the vendor",
+    # hb_compile, from the vendor's notes
     "The specified optimize_level 'O3' is invalid, it can only be specified as values in ['O0']": "optimize_level",
-    "The specified march 'x' is invalid": "container of this board",
+    "The specified march 'x' is invalid": "board's generation",
     "Wrong core_num 2 specified": "compile.TOOL.core_num",
     "nv12 type does not support odd number input size": "input_type_rt: rgb",
     "Wrong cal_data_dir num received": "report it",
-    "The specified cal_data_dir X does not exist": "report it",
     "Only one of scale_value and std_value can be specified": "report it",
-    "It is necessary to explicitly specify all the input_name": "report it",
     "The model is a dynamically input model. Please specify the 'input_shape'": "image_size",
-    "This model has non-featuremap inputs, please specify the input_layout_train": "report it",
-    "Parameter compile_mode is set to balance, please set balance_factor": "balance_factor",
     "*** ERROR-OCCUR-DURING hbdk.compile ***": "optimize_level",
-    "OSError: [Errno 28] No space left on device": "--store",
     "MemoryError": "compile.TOOL.memory_gib",
 }
 
 
 @pytest.mark.parametrize("text", PRINTED)
 def test_it_is_known(text: str) -> None:
-    tail = ["INFO Start Model Convert....", f"ERROR {text}", "ERROR exception in command: makertbin"]
-    found = explain(tail, "TOOL")
-    assert found is not None and found[0] == text and PRINTED[text] in found[1]
+    found = explain(["yaml file parse failed. Please double check your config file inputs", text], [], "TOOL")
+    assert found is not None and found[0] == text and PRINTED[text] in (found[1] or "")
+
+
+def test_the_last_error_is_the_reason_with_the_lines_that_belong_to_it() -> None:
+    last = "Key 'compiler_parameters' error:\nWrong key 'optimise_level' in {'compile_mode': 'latency'}"
+    found = explain(["Parse 'compiler_parameters' failed!", last], [], "TOOL")
+    assert found is not None and found[0] == last.replace("\n", "; ")
+    unheard = explain(["something new"], [], "TOOL")
+    assert unheard == ("something new", None)
+
+
+def test_where_the_last_error_is_chatter_the_one_before_is_the_reason() -> None:
+    compiler = (
+        "*** ERROR-OCCUR-DURING {hbdk.hbdk-cc} ***, error message: "
+        'INFO: "-j" or "--jobs" is not specified, launch 2 threads for optimization\nversion: 3.49.15'
+    )
+    found = explain(["hbdk-cc compile hbir model failed with returncode -11.", compiler], [], "TOOL")
+    assert found is not None and found[0].endswith("returncode -11.") and "optimize_level" in (found[1] or "")
+
+
+def test_a_tool_that_failed_before_its_log_is_known_by_its_last_lines() -> None:
+    found = explain([], ["docker: Error response from daemon: No such image: a:b"], "TOOL")
+    assert found is not None and "docker pull" in (found[1] or "")
 
 
 def test_harmless_lines_explain_nothing() -> None:
@@ -51,9 +86,9 @@ def test_harmless_lines_explain_nothing() -> None:
         "INFO Layer X will be executed on CPU",
         "WARNING got unexpected input threshold on conv X! value: 3",
     ]
-    assert explain(harmless, "TOOL") is None
-    assert explain([], "TOOL") is None
-    assert explain(["INFO calibration_type max, max_percentile 1.0", *["INFO working"] * 5], "TOOL") is None
+    assert explain([], harmless, "TOOL") is None
+    assert explain([], [], "TOOL") is None
+    assert explain([], ["INFO calibration_type max, max_percentile 1.0", *["INFO working"] * 5], "TOOL") is None
 
 
 def test_every_fix_can_be_filled_in() -> None:

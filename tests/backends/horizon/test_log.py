@@ -1,4 +1,4 @@
-"""Vendor logs: the two samples of the reference, every header variant, and whatever else may stand in a log."""
+"""Vendor logs: real runs (record.py), published ones, every header variant, and whatever else may stand in a log."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy.backends.horizon.failures import explain
 from bpudeploy.backends.horizon.findings import Estimate, Findings, Node, Port, Told, Unit
 from bpudeploy.backends.horizon.log import COMPILE_CLOSING, MAPPER_CLOSING, Line, LogReader, phase, read_log
+from bpudeploy.backends.horizon.quant_info import merged_away, quantized_names, whole
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -75,11 +77,62 @@ def test_findings_say_what_matters_and_read_back() -> None:
         config="",
         told=read_log(LOGS / "makertbin.log").told(),
     )
-    where, near, fast = found.summary()
+    where, near, fast, warned = found.summary()
     assert where == "4 nodes on the BPU, 1 on the CPU, 1 BPU subgraph"
     assert near == "worst output cosine 0.9526 (output0), calibrated by max-percentile:percentile=0.99995"
-    assert fast == "the compiler's estimate, BPU only, not measured: 0.818 ms"
+    assert fast == "estimated by the compiler, for the BPU only: 0.818 ms"
+    assert warned.startswith("1 warnings of a lost precision or place: Layer /model.1/Sqrt")
     assert Findings.model_validate_json(found.model_dump_json()) == found
+
+
+REAL = ["makertbin-bernoulli2", "makertbin-bayes", "makertbin-bayes-e", "makertbin-int16"]
+
+
+@pytest.mark.parametrize("name", [*REAL, "checker-bernoulli2", "checker-bayes", "checker-bayes-e"])
+def test_logs_of_real_runs_are_read_whole(name: str) -> None:
+    found = read_log(LOGS / f"{name}.log").told()
+    versions = {"hbdk": "3.49.15", "horizon_nn": "1.1.0", "hb_mapper": "1.24.3"}
+    assert versions.items() <= found.versions.items() and found.unread_rows == 0
+    assert [n.name for n in found.nodes if n.on == (Unit.CPU,)][-1] == "norm2"
+    estimates = [n.subgraph for n in found.nodes if n.subgraph is not None]
+    assert len(found.estimates) == len(set(estimates)) and all(e.latency_us > 0 for e in found.estimates)
+    if name in REAL:
+        assert found.closing == MAPPER_CLOSING and found.calibration_images == 4 and found.outputs[0].worst is not None
+    assert read_log(LOGS / f"{name}.console").told().nodes == found.nodes
+
+
+def test_a_lost_precision_is_kept_and_a_long_name_made_whole() -> None:
+    found = read_log(LOGS / "makertbin-int16.log").told()
+    assert found.warnings == (
+        "The input0 of Node(name:attention.product, type:MatMul) does not support data type: int16",
+    )
+    names = quantized_names(LOGS / "makertbin-int16.quant_info.json")
+    (cut,) = [n for n in found.nodes if n.name.startswith("...")]
+    assert whole(cut, names).name == "attention.softmax_reciprocal_FROM_QUANTIZED_SOFTMAX"
+    asked = ("attention.softmax", "attention.product", "stem.relu", "mlp.gelu.erf", "norm.sqrt")
+    assert merged_away(asked, names) == ("mlp.gelu.erf", "norm.sqrt")
+    assert merged_away(asked, frozenset()) == (), "nothing is concluded from a file that could not be read"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("makertbin-refused", "User input optimize_level invalid, 'O9' should in list ['O0', 'O1', 'O2', 'O3']"),
+        ("makertbin-failed", "Unsupported datatype settings for march bernoulli/bernoulli2: int16"),
+    ],
+)
+def test_the_last_error_of_a_real_log_is_its_reason(name: str, why: str) -> None:
+    found = explain(read_log(LOGS / f"{name}.console").errors, [], "hb_mapper")
+    assert found is not None and found[0].endswith(why) and found[1]
+
+
+def test_a_rotated_log_is_read_in_order(tmp_path: Path) -> None:
+    lines = (LOGS / "makertbin-bayes-e.log").read_text().splitlines(keepends=True)
+    third = len(lines) // 3
+    for name, part in ((".2", lines[:third]), (".1", lines[third : 2 * third]), ("", lines[2 * third :])):
+        (tmp_path / f"m.log{name}").write_text("".join(part))
+    (tmp_path / "m.log.txt").write_text("no part of it")
+    assert read_log(tmp_path / "m.log").told() == read_log(LOGS / "makertbin-bayes-e.log").told()
 
 
 VARIANTS = {

@@ -1,4 +1,4 @@
-"""A recipe up to a vendor's binary: `bpudeploy run --until compile`, with the fakes."""
+"""A recipe up to a vendor's binary: `bpudeploy run --until compile`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bpudeploy.backends.horizon.findings import Findings
+from bpudeploy.backends.horizon.findings import Findings, Unit
 from bpudeploy.cli.main import main
 from tests.fakes.fixtures import VendorTools
 
@@ -22,13 +22,27 @@ def build(tiny: Path, capsys: pytest.CaptureFixture[str], *args: str) -> dict[st
 
 
 @pytest.mark.usefixtures("vendor_tools")
-@pytest.mark.parametrize("target", ["rdk-x3", "rdk-x5", "rdk-ultra", "rdk-s100"])
-def test_a_transformer_is_compiled_for_every_board(tiny: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
-    made = build(tiny, capsys, "--set", f"target={target}")
+def test_a_transformer_is_compiled_for_s100_by_the_fake(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = build(tiny, capsys, "--set", "target=rdk-s100")
     binary, found = (Path(path) for path in made["artifacts"].values())
     findings = Findings.model_validate_json(found.read_bytes())
-    assert binary.read_bytes().startswith(b"FAKEHHBM" if target == "rdk-s100" else b"FAKEHBIN")
-    assert len(findings.told.nodes) > 100 and ("node_info:" in findings.config) == (target in ("rdk-x5", "rdk-ultra"))
+    assert binary.read_bytes().startswith(b"FAKEHHBM") and len(findings.told.nodes) > 100
+
+
+@pytest.mark.usefixtures("toolchain")
+@pytest.mark.parametrize("target", ["rdk-x3", "rdk-x5", "rdk-ultra"])
+def test_a_transformer_is_compiled_by_the_real_tool(
+    tiny: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    level = ("--set", "compile.hb_mapper.optimize_level=O0")
+    made = build(tiny, capsys, "--set", f"target={target}", *level)
+    _, found = (Path(path) for path in made["artifacts"].values())
+    findings = Findings.model_validate_json(found.read_bytes())
+    on_cpu = [node.name for node in findings.told.nodes if Unit.CPU in node.on]
+    assert len(findings.told.nodes) > 50 and findings.told.unread_rows == 0 and findings.told.estimates
+    assert bool(on_cpu) == (target == "rdk-x3"), on_cpu
+    again = build(tiny, capsys, "--set", f"target={target}", *level)
+    assert again["cache"] == "hit"
 
 
 def test_the_first_bytes_are_kept_and_a_new_tool_compiles_anew(

@@ -38,9 +38,12 @@ def test_what_is_not_here_is_said_with_how_to_get_it(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolMissing, match="docker is not on PATH"):
         find("hb_compile", HbCompileOptions(image=vendor_tools.image_h))
-    with pytest.raises(ToolMissing, match="hb_compile is not on the PATH") as missing:
+    with pytest.raises(ToolMissing, match="hb_compile is neither installed by bpudeploy nor on PATH") as missing:
         find("hb_compile", HbCompileOptions())
     assert "compile: {hb_compile: {image: ...}}" in (missing.value.hint or "")
+    with pytest.raises(ToolMissing) as mapper:
+        find("hb_mapper", HbMapperOptions())
+    assert "`bpudeploy toolchain install`" in (mapper.value.hint or "")
 
 
 def test_a_tool_that_tells_no_version_is_known_by_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,59 @@
+"""`hb_mapper checker`: where the tool puts the nodes of a network, without calibration images, in seconds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpudeploy.backends.horizon import hb_mapper
+from bpudeploy.backends.horizon.findings import Node, Unit
+from bpudeploy.backends.horizon.network import MODEL
+from bpudeploy.backends.horizon.quant_info import quantized_names, whole
+from bpudeploy.backends.horizon.session import Session
+from bpudeploy.backends.horizon.tool import find
+from bpudeploy.conformance.placement import Checked
+from bpudeploy.events import Event
+from bpudeploy.spec.compile_options import HbMapperOptions
+from bpudeploy.spec.target import March
+from bpudeploy.stage import Work
+
+if TYPE_CHECKING:
+    import onnx
+
+MARCHES = frozenset({March.BERNOULLI2, March.BAYES, March.BAYES_E})
+
+
+def check(model: onnx.ModelProto, march: March, options: HbMapperOptions, emit: Callable[[Event], None]) -> Checked:
+    """Return where `hb_mapper checker` puts the nodes of ``model`` (opset 10 or 11), for a march of ``MARCHES``.
+
+    Raises:
+        ToolMissing: the tool is not on this machine.
+        StageError: it refuses the model; the message has its reason.
+    """
+    import onnx
+
+    tool = find(hb_mapper.NAME, options)
+    given = onnx.ModelProto()
+    given.CopyFrom(model)
+    given.ir_version = min(given.ir_version, hb_mapper.NEWEST_IR)
+    with tempfile.TemporaryDirectory(prefix="bpudeploy-checker-") as folder:
+        session = Session(Work(Path(folder), emit), hb_mapper.NAME, tool, options)
+        onnx.save(given, session.folder / MODEL)
+        arguments = ("checker", "--model-type", "onnx", "--march", march.value, "--model", MODEL)
+        told = session.call(*arguments, log="hb_mapper_checker.log")
+        names = quantized_names(session.folder / ".hb_check" / "quant_info.json")
+    rows = [whole(node, names) for node in told.nodes]
+    version = told.versions.get("hb_mapper", "?")
+    return Checked(f"hb_mapper {version} checker", on_cpu((n.name for n in given.graph.node), rows))
+
+
+def on_cpu(names: Iterable[str], rows: Iterable[Node]) -> frozenset[str]:
+    """Return the nodes that the tool's table has on the CPU, whole or in a part (``NAME_...``)."""
+    left = {row.name for row in rows if Unit.CPU in row.on}
+    found = set()
+    for name in names:
+        if name in left or any(part.startswith(f"{name}_") for part in left):
+            found.add(name)
+    return frozenset(found)
