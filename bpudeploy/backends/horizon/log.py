@@ -23,13 +23,15 @@ _STAMP = re.compile(
 )
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _VERSION = re.compile(r"(hbdk runtime|hbdk4?|hmct|horizon_nn|hb_mapper|hb_compile) version *:? +(\S+)$")
-_METHOD = re.compile(r"Select (\S+) method\.?$")
-_IMAGES = re.compile(r"(?:The )?num of calibration data: (\d+)$")
+_METHOD = re.compile(r"(?:Select|Run calibration model with) (\S+) method\.?$")
+_IMAGES = re.compile(r"(?:(?:The )?num of calibration data: (\d+)|There are (\d+) samples in the data set\.)$")
+_BAR = re.compile(r"^.*it/s\](?=\d{4}-\d\d-\d\d )")
+"""A progress bar that nothing ended before the next record."""
 _ESTIMATE = re.compile(r"FPS=([\d.]+), latency = ([\d.]+) us, DDR = (\d+) bytes\s*(?:\(see (\S+)\.html\))?")
 _WARNING = re.compile(
     r"Layer \S+ will be executed on CPU|expects be \d+ dimensions|expect data shape range|got unexpected \w+ threshold"
-    r"|does not support data type|, then requantized to |^expected bpu node: |^node: \S+ does not exist"
-    r"|^find illegal threshold|^Can not find the scale"
+    r"|does not support data type|, then requantized to |^expected (?:bpu|cpu) node: |^find illegal threshold"
+    r"| cannot execute on BPU because | not supported by BPU$"
 )
 _LONGEST_ERROR = 20
 """Lines of one error; a traceback of the tool's own stands behind some."""
@@ -42,7 +44,7 @@ class Line:
     __slots__ = ("level", "stamped", "text")
 
     def __init__(self, raw: str) -> None:
-        clean = _ESCAPE.sub("", raw.rstrip("\r\n"))
+        clean = _BAR.sub("", _ESCAPE.sub("", raw.rstrip("\r\n")))
         stamp = _STAMP.match(clean)
         self.stamped = stamp is not None
         self.level = (stamp["level"] or "").strip() if stamp else ""
@@ -102,7 +104,7 @@ class LogReader:
         elif found := _METHOD.match(text):
             self._method = found[1]
         elif found := _IMAGES.match(text):
-            self._images = int(found[1])
+            self._images = self._images or int(found[1] or found[2])
         elif found := _ESTIMATE.match(text):
             self._estimates.append(_estimate(found, len(self._estimates)))
         elif _WARNING.search(text) and len(self._warnings) < _MOST_WARNINGS:

@@ -36,5 +36,4 @@ def merged_away(asked: Iterable[str], names: Collection[str]) -> tuple[str, ...]
     """
     if not names:
         return ()
-    parts = {name.split("_FROM_QUANTIZED_")[0].rsplit("_", 1)[0] for name in names if "_FROM_QUANTIZED_" in name}
-    return tuple(name for name in asked if name not in names and name not in parts)
+    return tuple(n for n in asked if n not in names and not any(left.startswith(f"{n}_") for left in names))

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from bpudeploy.backends.base import FINDINGS
-from bpudeploy.backends.check import check_backend
+from bpudeploy.backends.check import check_backend, example_inputs
 from bpudeploy.backends.horizon.checker import check
 from bpudeploy.backends.horizon.findings import Findings, Unit
 from bpudeploy.backends.horizon.hb_mapper import HbMapperBackend
@@ -21,6 +23,7 @@ from bpudeploy.conformance.report import Device
 from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import HbMapperOptions, OptimizeLevel
 from bpudeploy.spec.target import March
+from bpudeploy.stage import Work
 from tests.backends.horizon.conftest import Compiling
 from tests.backends.horizon.record import network
 
@@ -84,7 +87,8 @@ def test_inspect_agrees_with_its_checker_on_a_network_that_no_table_was_made_of(
     if march is not March.BERNOULLI2:
         ours.discard("attention.softmax")  # on the BPU where it is asked for, which the checker is not
         assert ours == said.cpu - {"attention.softmax"}
-    assert ours <= said.cpu | {"norm2"}
+    else:
+        assert len(ours ^ said.cpu) <= 1, "on X3 a view between two others may be folded"
 
 
 def test_inspect_with_compiler_shows_the_tools_own_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,3 +107,51 @@ def test_an_operator_that_neither_device_has_is_named(tmp_path: Path, capsys: py
     assert main(argv) == 3
     err = capsys.readouterr().err
     assert "not support these cpu operators: Shrink" in err and "hb_mapper checker:" in err
+
+
+def dying() -> onnx.ModelProto:
+    """Return a piece of an attention block that ends the optimizer of hb_mapper 1.24.3 with SIGSEGV."""
+    rng = np.random.default_rng(0)
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+
+    def c(name: str, *shape: int, value: Any = None) -> str:
+        array = rng.normal(size=shape).astype(np.float32) if value is None else np.asarray(value)
+        constants.append(numpy_helper.from_array(array, name))
+        return name
+
+    def n(op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        outputs = [output] if op != "Split" else [output, "k", "v"]
+        nodes.append(helper.make_node(op, inputs, outputs, name=f"/{output}", **attributes))
+        return output
+
+    n("Conv", ["pixels", c("w", 4, 3, 4, 4), c("b", 4)], "conv", kernel_shape=[4, 4], strides=[4, 4])
+    n("Transpose", [n("Reshape", ["conv", c("s0", value=[1, 4, 4])], "flat")], "tokens", perm=[0, 2, 1])
+    n("Add", [n("Concat", [c("cls", 1, 1, 4), "tokens"], "all", axis=1), c("pos", 1, 5, 4)], "residual")
+    n("Mul", [n("Div", ["residual", c("std", 1, 5, 1)], "div"), c("gamma", 4)], "mul")
+    n("MatMul", [n("Add", ["mul", c("beta", 4)], "norm"), c("wqkv", 4, 12)], "product")
+    n("Reshape", [n("Add", [c("bqkv", 12), "product"], "qkv"), c("s1", value=[1, 5, 3, 2, 2])], "parts")
+    n("Transpose", [n("Split", ["parts"], "q0", axis=2, split=[1, 1, 1])], "q5", perm=[2, 0, 3, 1, 4])
+    n("Mul", [n("Squeeze", ["q5"], "q", axes=[0]), c("scale", value=np.float32(0.7))], "scaled")
+    n("MatMul", [n("MatMul", ["scaled", c("k_t", 1, 2, 2, 5)], "qk"), c("values", 1, 2, 5, 2)], "av")
+    n("Reshape", [n("Transpose", ["av"], "turned", perm=[0, 2, 1, 3]), c("s2", value=[1, 5, 4])], "joined")
+    n("Add", [c("bp", 4), n("MatMul", ["joined", c("wp", 4, 4)], "pm")], "projected")
+    n("Add", ["residual", "projected"], "y")
+    given = [helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, [1, 3, 8, 8])]
+    made = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 5, 4])]
+    graph = helper.make_graph(nodes, "g", given, made, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+
+
+def test_a_crash_of_the_real_tool_ends_in_a_sentence(tmp_path: Path) -> None:
+    inputs = example_inputs(tmp_path, "bayes-e")
+    onnx.save(dying(), inputs.graph.path)
+    work = tmp_path / "work"
+    work.mkdir()
+    options = HbMapperOptions(optimize_level=OptimizeLevel.O0)
+    with pytest.raises(StageError, match=r"crashed \(SIGSEGV\) while it did 'optimize the onnx model'") as raised:
+        HbMapperBackend().compile(Work(work, lambda event: None), inputs, options)
+    kept = re.search(r"(/\S+)$", raised.value.hint or "")
+    assert (
+        "a crash of the tool itself" in (raised.value.hint or "") and kept and (Path(kept[1]) / "console.log").exists()
+    )
