@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: quickstart test lint format install clean help
+.PHONY: quickstart test lint format install toolchain clean help
 
 help: ## what this Makefile can do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -28,7 +28,10 @@ install: $(VENV)/run.stamp ## make the virtual environment
 quickstart: install ## one recipe, all the way to numbers from a board
 	$(BIN)/bpudeploy run recipes/quickstart.yaml
 
-test: $(VENV)/dev.stamp ## the test suite
+toolchain: install ## D-Robotics' compiler for X3, Ultra and X5, into the user's cache (0.8 GB; needs a CPython 3.10)
+	$(BIN)/bpudeploy toolchain install
+
+test: $(VENV)/dev.stamp ## the test suite; with the toolchain also the compile tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.stamp ## style and types
@@ -40,5 +43,5 @@ format: $(VENV)/dev.stamp ## put the code into the house's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove the virtual environment and the runs, not the cache
+clean: ## remove the virtual environment and the runs, not the cache and not the toolchain
 	rm -rf $(VENV) .bpudeploy

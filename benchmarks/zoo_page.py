@@ -38,7 +38,7 @@ three boards: `bpudeploy validate`, `plan` and `estimate` take them as they stan
 said by `validate`: your images, and the pin of its weights.
 
 **{measured}** Predicted times are those of [the latency model](latency-model.md),
-which no published latency of a vision transformer backs; `bpudeploy estimate` gives the same figures with what they
+which was fitted to no vision transformer; `bpudeploy estimate` gives the same figures with what they
 rest on. "{unknown}": nobody has run that here.
 
     .venv/bin/python -m benchmarks.zoo count

@@ -235,8 +235,7 @@ def _precision(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "precision",
         "write the scales, and how each node is held, in files that a vendor's compiler takes",
         "bpudeploy precision recipes/quickstart.yaml --set target=rdk-x5 --out precisions\n\n"
-        "scales.json always; node_info.yaml for hb_mapper (X5, Ultra), quant_config.json for hb_compile (S100).\n"
-        "No vendor's compiler has read them yet.",
+        "scales.json always; node_info.yaml for hb_mapper (X5, Ultra), quant_config.json for hb_compile (S100).",
     )
     recipe_of(precision)
     precision.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="made if it is not there")

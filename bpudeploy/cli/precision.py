@@ -18,7 +18,7 @@ from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact
 
-_UNTRIED = "not tried: no vendor's compiler has read these files yet"
+_UNTRIED = "hb_compile (S100) has not read such files yet; hb_mapper has"
 
 
 @dataclass(frozen=True)

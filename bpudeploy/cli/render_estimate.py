@@ -36,7 +36,7 @@ def _one(one: Answer, top: int) -> Iterator[str]:
     yield ""
     yield from _dearest(chosen, top)
     yield from _hung("mind", f"{chosen.basis}.")
-    yield from _hung("mind", "no vision transformer's latency is published: what rests on attention is extrapolated.")
+    yield from _hung("mind", "it was fitted to no vision transformer: what rests on attention is extrapolated.")
 
 
 def _row(e: Estimate) -> str:

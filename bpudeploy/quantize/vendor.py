@@ -1,15 +1,17 @@
 """A quantized model's precisions as the vendors' compilers take them: hb_mapper's node_info, hb_compile's quant_config.
 
-Neither tool was ever run on what is written here: it follows their documents, and what these leave open is assumed.
+hb_mapper 1.24.3 takes what is written here (tests/backends/horizon/test_real.py); hb_compile was never run on it.
 
 Documented (github.com/D-Robotics/rdk_doc, ptq_process): node_info's keys and values, that it is for bayes and bayes-e
 only, that ``InputType`` is of all inputs and ``OutputType`` of all outputs, that the tool falls back to int8, with a
 line in its log, where it has no int16. Documented (github.com/HorizonRobotics/OE-Skills): quant_config's keys and
 values, and that ``node_config`` goes before ``op_config`` before ``model_config``.
 
-Assumed: that nodes keep the names of the float graph that is given to the compiler (the tools rename some, see their
-``*_optimized_float_model.onnx``); that a Conv's weights stay int8 unless its second input is asked to be more; that
-``qtype: int16`` of a MatMul leaves one factor in int8, as published files that name both inputs suggest.
+Met in hb_mapper 1.24.3: nodes keep their names, but for those that it merges: a fusion has the name of its last node, and
+node_info of another is ignored without a word. MatMul has no int16 on bayes and bayes-e. X3 takes node_info too, with
+int8 and ON alone, so nothing is written for it.
+
+Assumed: that a Conv's weights stay int8 unless its second input is asked to be more; that ``qtype: int16`` of a MatMul leaves one factor in int8, as published files that name both inputs suggest.
 
 A model is to be quantized for the march that is asked about: on a BPU's march every tensor is rounded but at the CPU's
 nodes, so a float one that enters the BPU was made there.

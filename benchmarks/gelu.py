@@ -1,0 +1,81 @@
+"""What a factor at the end of a GELU costs, by the vendor's own compiler: python -m benchmarks.gelu
+
+Two MLPs (192, 768, 192 channels on 197 tokens) on each march, `makertbin --fast-perf`: as it is; with a per-channel factor
+in its last multiplication, where scale migration puts it; with that factor in a multiplication of its own. Milliseconds
+are the compiler's estimate, for the BPU only. Needs `bpudeploy toolchain install`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from benchmarks.operators.build import Net, f32, positive
+from bpudeploy.backends.horizon.findings import Told, Unit
+from bpudeploy.backends.horizon.log import LogReader
+from bpudeploy.backends.horizon.toolchain.installed import Toolchain, installed
+
+INNER, OUTER, TOKENS = 192, 768, (1, 192, 1, 197)
+FORMS = ("as it is", "factor in the GELU", "factor behind it")
+
+
+def network(form: str) -> onnx.ModelProto:
+    """Return the two MLPs, residuals included."""
+    net = Net(None, 11)
+    x = net.feature(TOKENS)
+    for i in range(2):
+        a = net.conv(x, INNER, OUTER, f"fc1.{i}")
+        erf = net.node("Erf", [net.node("Div", [a, net.const(f32(np.sqrt(2)))])])
+        whole = net.node("Mul", [a, net.node("Add", [erf, net.const(f32(1))])])
+        factor = positive(1, OUTER, 1, 1)
+        half = net.const(factor / 2 if form == FORMS[1] else f32(0.5))
+        whole = net.node("Mul", [whole, half])
+        if form == FORMS[2]:
+            whole = net.node("Mul", [whole, net.const(factor)])
+        x = net.node("Add", [x, net.conv(whole, OUTER, INNER, f"fc2.{i}")])
+    return net.finish([x], after=True)
+
+
+def compiled(tool: Toolchain, model: onnx.ModelProto, march: str) -> Told:
+    """Return what the compiler says of a network."""
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, Path(folder) / "m.onnx")
+        argv = [str(tool.bin / "hb_mapper"), "makertbin", "--fast-perf", "--model-type", "onnx"]
+        done = subprocess.run(
+            [*argv, "--march", march, "--model", "m.onnx"],
+            cwd=folder,
+            env=tool.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        )
+    reader = LogReader()
+    for line in done.stdout.splitlines():
+        reader.feed(line)
+    return reader.told()
+
+
+def main() -> None:
+    """Print a row for each march and form."""
+    tool = installed()
+    if tool is None:
+        sys.exit("bpudeploy toolchain install")
+    print("| march | form | ms | over as it is | nodes on the CPU |\n|---|---|---|---|---|")
+    for march in ("bernoulli2", "bayes", "bayes-e"):
+        base = 0.0
+        for form in FORMS:
+            told = compiled(tool, network(form), march)
+            ms = sum(e.latency_us for e in told.estimates) / 1000
+            base = base or ms
+            cpu = sum(Unit.CPU in node.on for node in told.nodes)
+            print(f"| {march} | {form} | {ms:.3f} | {ms / base:.2f} | {cpu} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

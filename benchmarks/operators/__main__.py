@@ -1,0 +1,129 @@
+"""Ask the vendor's checker where single operators run, and write bpudeploy/conformance/measured.
+
+    .venv/bin/python -m benchmarks.operators             # asks (about an hour on two cores), resumes, then writes
+    .venv/bin/python -m benchmarks.operators --write     # writes from the answers that are there
+    .venv/bin/python -m benchmarks.operators --agree     # inspect beside the checker, on other networks
+
+Needs `bpudeploy toolchain install`. Answers are kept in .bpudeploy/operators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+
+from benchmarks.operators.agree import agree
+from benchmarks.operators.build import OP
+from benchmarks.operators.nets import networks
+from bpudeploy.backends.horizon.checker import MARCHES
+from bpudeploy.backends.horizon.toolchain.installed import Toolchain, installed
+from bpudeploy.conformance.graph import read_graph
+from bpudeploy.conformance.signature import signature
+
+FOLDER = Path(".bpudeploy/operators")
+MEASURED = Path(__file__).parents[2] / "bpudeploy" / "conformance" / "measured"
+PROBE = Path(__file__).with_name("probe.py")
+WORKERS = 2
+
+
+def save(made: dict[str, onnx.ModelProto], folder: Path) -> list[Path]:
+    """Write the networks into a folder a worker; a file is named by its content."""
+    folders = [folder / str(i) for i in range(WORKERS)]
+    for place in folders:
+        place.mkdir(parents=True, exist_ok=True)
+        for old in place.glob("*.onnx"):
+            old.unlink()
+    for model in made.values():
+        data = model.SerializeToString()
+        digest = hashlib.sha256(data).hexdigest()[:24]
+        (folders[int(digest, 16) % WORKERS] / f"{digest}.onnx").write_bytes(data)
+    return folders
+
+
+def ask(tool: Toolchain, folders: Iterable[Path], marches: Iterable[str]) -> None:
+    """Run a probe on each folder, side by side."""
+    argv = [str(tool.bin / "python"), str(PROBE)]
+    running = [
+        subprocess.Popen([*argv, str(f), *marches], env=tool.environment(), stdout=subprocess.DEVNULL) for f in folders
+    ]
+    ended = [process.wait() for process in running]
+    if any(ended):
+        sys.exit("a probe failed: see above")
+
+
+def answers(folder: Path) -> Iterator[tuple[onnx.ModelProto, dict[str, object]]]:
+    """Yield each network that is still one of ours, with an answer about it."""
+    for place in sorted(folder.iterdir()):
+        file = place / "answers.jsonl"
+        for line in file.read_text().splitlines() if file.exists() else ():
+            answer = json.loads(line)
+            path = place / f"{answer['net']}.onnx"
+            if path.exists():
+                yield onnx.load(path), answer
+
+
+def device(name: str, rows: Iterable[tuple[str, str]]) -> str:
+    """Return where a node is by the table: bpu, cpu, or fused into a neighbour."""
+    found = {on for row, on in rows if row == name or row.startswith(f"{name}_")}
+    return "fused" if not found else "cpu" if "CPU" in found else "bpu"
+
+
+def write(folders: Iterable[Path], tool: Toolchain) -> None:
+    """Count the answers by signature, and write them."""
+    counted: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    asked: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+    for folder in folders:
+        for model, answer in answers(folder):
+            march = str(answer["march"])
+            if answer["status"] != 0:
+                refused[march] += 1
+                continue
+            asked[march] += 1
+            rows: list[tuple[str, str]] = answer["rows"]  # type: ignore[assignment]
+            for node in read_graph(model):
+                kind = signature(node) if node.name == OP and not node.folded else None
+                if kind is not None:
+                    counted[march][kind][device(OP, rows)] += 1
+    for march, found in counted.items():
+        source = (
+            f"hb_mapper {tool.versions['hb_mapper']} checker (hbdk {tool.versions['hbdk']}), {asked[march]} "
+            "single-operator networks, python -m benchmarks.operators"
+        )
+        lines = [f"  {json.dumps(kind)}: {json.dumps(dict(sorted(found[kind].items())))}" for kind in sorted(found)]
+        head = f'{{\n "march": "{march}",\n "source": {json.dumps(source)},\n "signatures": {{\n'
+        (MEASURED / f"{march}.json").write_text(head + ",\n".join(lines) + "\n }\n}\n")
+        print(f"{march}: {asked[march]} networks, {len(found)} signatures; {refused[march]} networks refused")
+
+
+def main() -> None:
+    """Ask, write, or compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="ask nothing")
+    parser.add_argument("--agree", action="store_true", help="compare inspect with the checker on other networks")
+    args = parser.parse_args()
+    tool = installed()
+    if tool is None:
+        sys.exit("bpudeploy toolchain install")
+    if args.agree:
+        agree(tool)
+        return
+    marches = sorted(march.value for march in MARCHES)
+    contexts = [(FOLDER / "convolutions", None, marches), (FOLDER / "tables", "Sigmoid", ["bernoulli2"])]
+    for folder, around, wanted in contexts:
+        folders = save(networks(around), folder)
+        if not args.write:
+            ask(tool, folders, wanted)
+    write([folder for folder, _, _ in contexts], tool)
+
+
+if __name__ == "__main__":
+    main()
