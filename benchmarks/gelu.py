@@ -1,8 +1,8 @@
 """What a factor at the end of a GELU costs, by the vendor's own compiler: python -m benchmarks.gelu
 
-Two MLPs (192, 768, 192 channels on 197 tokens) on each march, `makertbin --fast-perf`: as it is; with a per-channel factor
-in its last multiplication, where scale migration puts it; with that factor in a multiplication of its own. Milliseconds
-are the compiler's estimate, for the BPU only. Needs `bpudeploy toolchain install`.
+Two MLPs (192, 768, 192 channels on 197 tokens) on each march, `makertbin --fast-perf`: as it is; with a per-channel
+factor in its last multiplication, where scale migration puts it; with that factor in a multiplication of its own.
+Milliseconds are the compiler's estimate, for the BPU only. Needs `bpudeploy toolchain install`.
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ only, that ``InputType`` is of all inputs and ``OutputType`` of all outputs, tha
 line in its log, where it has no int16. Documented (github.com/HorizonRobotics/OE-Skills): quant_config's keys and
 values, and that ``node_config`` goes before ``op_config`` before ``model_config``.
 
-Met in hb_mapper 1.24.3: nodes keep their names, but for those that it merges: a fusion has the name of its last node, and
-node_info of another is ignored without a word. MatMul has no int16 on bayes and bayes-e. X3 takes node_info too, with
-int8 and ON alone, so nothing is written for it.
+Met in hb_mapper 1.24.3: nodes keep their names, but for those that it merges: a fusion has the name of its last node,
+and node_info of another is ignored without a word. MatMul has no int16 on bayes and bayes-e. X3 takes node_info too,
+with int8 and ON alone, so nothing is written for it.
 
-Assumed: that a Conv's weights stay int8 unless its second input is asked to be more; that ``qtype: int16`` of a MatMul leaves one factor in int8, as published files that name both inputs suggest.
+Assumed: that a Conv's weights stay int8 unless its second input is asked to be more; that ``qtype: int16`` of a MatMul
+leaves one factor in int8, as published files that name both inputs suggest.
 
 A model is to be quantized for the march that is asked about: on a BPU's march every tensor is rounded but at the CPU's
 nodes, so a float one that enters the BPU was made there.
