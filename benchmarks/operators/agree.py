@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
+from collections import Counter, defaultdict
 
 import onnx
 
-from bpudeploy.backends.horizon.checker import MARCHES, check
+from benchmarks.operators.asking import FOLDER, answers, ask, device, save
+from bpudeploy.backends.horizon.checker import MARCHES
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Device
-from bpudeploy.errors import StageError
 from bpudeploy.inspection import subjects
-from bpudeploy.spec.compile_options import HbMapperOptions
+from bpudeploy.spec.target import March
 
 NETWORKS = (
     *("resnet18", "mobilenetv2_100", "efficientnet_lite0", "regnetx_002", "deit_tiny_patch16_224"),
@@ -23,31 +24,34 @@ NETWORKS = (
 
 
 def agree(tool: Toolchain) -> None:
-    """Print a table: nodes that both place alike, of all, for each network and march."""
+    """Print a table: for each network, its nodes, and how many of them both place alike on each march."""
     marches = sorted(MARCHES)
-    print(f"hb_mapper {tool.versions['hb_mapper']}; Softmax counts as asked for, which the checker is not")
-    print("| network | nodes | " + " | ".join(m.value for m in marches) + " |\n|---|---|" + "---|" * len(marches))
-    total: Counter[str] = Counter()
+    folders = save({name: _network(name) for name in NETWORKS}, FOLDER / "agree")
+    ask(tool, folders, [march.value for march in marches])
+    alike: dict[str, Counter[str]] = defaultdict(Counter)
+    nodes: dict[str, Counter[str]] = defaultdict(Counter)
+    for model, answer in answers(FOLDER / "agree"):
+        name, march = model.graph.name, str(answer["march"])
+        if answer["status"] != 0:
+            sys.exit(f"the checker refused {name} for {march}: {answer['said']}")
+        rows: list[tuple[str, str]] = answer["rows"]  # type: ignore[assignment]
+        for node in placement(model, March(march)).nodes:
+            if node.device is not Device.FOLDED:
+                nodes[name][march] += 1
+                alike[name][march] += (node.device is not Device.BPU) == (device(node.name, rows) == "cpu")
+    print(f"hb_mapper {tool.versions['hb_mapper']}")
+    print(
+        "| network | nodes | " + " | ".join(march.value for march in marches) + " |\n|---|---|" + "---|" * len(marches)
+    )
     for name in NETWORKS:
-        ((subject, _),) = subjects(name, original=False, image_size=None)
-        cells, count = [], 0
-        for march in marches:
-            try:
-                alike, count = _alike(subject.model, march)
-                total[march] += alike
-                cells.append(f"{alike}" if alike == count else f"**{alike}**")
-            except StageError as error:
-                cells.append(error.message.splitlines()[0][:60])
-        total["nodes"] += count
-        print(f"| {name} | {count} | {' | '.join(cells)} |", flush=True)
-    shares = (f"{100 * total[m] / total['nodes']:.2f} %" for m in marches)
-    print(f"| all | {total['nodes']} | {' | '.join(shares)} |")
+        print(f"| {name} | {max(nodes[name].values())} | {' | '.join(str(alike[name][march]) for march in marches)} |")
+    whole = {march: sum(nodes[name][march] for name in NETWORKS) for march in marches}
+    shares = (f"{100 * sum(alike[name][march] for name in NETWORKS) / whole[march]:.2f} %" for march in marches)
+    print(f"| all | {max(whole.values())} | {' | '.join(shares)} |")
 
 
-def _alike(model: onnx.ModelProto, march: object) -> tuple[int, int]:
-    from bpudeploy.spec.target import March
-
-    said = check(model, March(str(march)), HbMapperOptions(), lambda event: None)
-    nodes = [n for n in placement(model, March(str(march))).nodes if n.device is not Device.FOLDED]
-    alike = sum((n.device is not Device.BPU) == (n.name in said.cpu) for n in nodes)
-    return alike, len(nodes)
+def _network(name: str) -> onnx.ModelProto:
+    ((subject, _),) = subjects(name, original=False, image_size=None)
+    subject.model.graph.name = name
+    subject.model.ir_version = min(subject.model.ir_version, 9)
+    return subject.model
