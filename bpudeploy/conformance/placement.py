@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bpudeploy.conformance.cost import cost_of
 from bpudeploy.conformance.graph import NodeView, read_graph
 from bpudeploy.conformance.hints import hint_for
-from bpudeploy.conformance.limits.base import volume
 from bpudeploy.conformance.limits.every import OF_SIZE, findings
 from bpudeploy.conformance.measured import measured
+from bpudeploy.conformance.neighbours import by_neighbours
 from bpudeploy.conformance.report import (
     Cost,
     Device,
@@ -156,86 +156,14 @@ def _placed(node: NodeView, verdict: _Verdict, segment: int | None, takes_over: 
     )
 
 
-_VIEWS = frozenset(["Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Dropout"])
-"""Operators that change no value: where they run follows from their neighbours."""
-_ASKED_FOR = frozenset(["Mul", "Add", "AveragePool", "Concat"])
-"""Operators that bernoulli2 computes in integers only where somebody reads integers."""
-_PRODUCTS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
-
-
 def _with_neighbours(nodes: Sequence[NodeView], verdicts: list[_Verdict], table: OpTable) -> list[_Verdict]:
-    """Return the verdicts with the nodes moved to the CPU that only stand on the BPU between neighbours on it.
-
-    Seen in the checker's node tables: on bayes and bayes-e a view stays on the CPU where all that read it are there;
-    on bernoulli2, where anything before or after it is, and there what is not 1xCxHxW stays where it was made.
-    """
-    if not measured(table.march).signatures:
+    found = measured(table.march)
+    if not found.signatures:
         return verdicts
-    around = _Around(nodes)
-    strict = table.march is March.BERNOULLI2
-    if strict:
-        for i in around.added_in_gelus():
-            verdicts[i] = _Verdict(
-                Device.BPU, "the checker makes one look-up of the GELU", (), verdicts[i].source, MEASURED
-            )
-
-    def follows(i: int) -> bool:
-        before = [verdicts[k].device is not Device.BPU for k in around.before(i)]
-        after = [verdicts[k].device is not Device.BPU for k in around.after(i)]
-        view = nodes[i].op in _VIEWS
-        folds = view and ONLY_ONES in (signature(nodes[i]) or "")
-        if folds:
-            return strict and any(before)
-        if not strict:
-            return view and bool(after) and all(after)
-        if nodes[i].op in _ASKED_FOR and bool(after) and all(after):
-            return nodes[i].op != "AveragePool" or any(before)
-        maps = nodes[i].outputs[0].shape or ()
-        odd = len(maps) != 4 or maps[0] != 1
-        if nodes[i].makers == ("Sqrt",) and volume(maps) == 1:
-            return True
-        return bool(before) and (
-            (view and any((*before, *after))) or (odd and nodes[i].op not in _PRODUCTS and all(before))
-        )
-
-    waiting = set(range(len(nodes)))
-    while waiting:
-        i = waiting.pop()
-        if verdicts[i].device is Device.BPU and follows(i):
-            of = verdicts[i]
-            verdicts[i] = _Verdict(Device.CPU, "its neighbours are on the CPU", (), of.source, of.confidence)
-            waiting |= {*around.before(i), *around.after(i)}
+    moved = by_neighbours(nodes, [v.device for v in verdicts], strict=table.march is March.BERNOULLI2)
+    for i, (device, reason) in moved.items():
+        verdicts[i] = _Verdict(device, reason, (), found.source, MEASURED)
     return verdicts
-
-
-class _Around:
-    """Which nodes make what a node reads, and which read what it makes."""
-
-    def __init__(self, nodes: Sequence[NodeView]) -> None:
-        self._nodes = nodes
-        self._makers = {t.name: i for i, node in enumerate(nodes) for t in node.outputs}
-        self._readers: dict[str, list[int]] = {}
-        for i, node in enumerate(nodes):
-            for t in node.features:
-                self._readers.setdefault(t.name, []).append(i)
-
-    def before(self, i: int) -> list[int]:
-        return [self._makers[t.name] for t in self._nodes[i].features if t.name in self._makers]
-
-    def after(self, i: int) -> list[int]:
-        return [r for t in self._nodes[i].outputs for r in self._readers.get(t.name, ())]
-
-    def added_in_gelus(self) -> Iterator[int]:
-        """Yield the 1 + erf(x / sqrt 2) of each x * (1 + erf) * 0.5: exactly that form is fused."""
-        for i, node in enumerate(self._nodes):
-            if node.op != "Add" or node.makers != ("Erf",):
-                continue
-            product = self.after(i)
-            last = self.after(product[0]) if len(product) == 1 and self._nodes[product[0]].op == "Mul" else []
-            if len(last) == 1 and self._nodes[last[0]].op in ("Mul", "Div"):
-                halves = self._nodes[last[0]].constants
-                if halves and halves[0].shape is not None and volume(halves[0].shape) == 1:
-                    yield i
 
 
 _FOLDED = _Verdict(Device.FOLDED, "computed when compiling: it depends on no input", (), "the graph", "certain")
@@ -272,7 +200,7 @@ def _seen(node: NodeView, fact: OpFact | None, table: OpTable, form: Form) -> _V
     kind = signature(node)
     if kind is None or not found.signatures:
         return None
-    if ONLY_ONES in kind and node.op in _VIEWS:
+    if ONLY_ONES in kind:
         return _Verdict(Device.BPU, "it adds or removes axes of 1: folded away", (), found.source, MEASURED)
     seen = found.signatures.get(kind)
     if seen is None or seen.on_cpu is None:

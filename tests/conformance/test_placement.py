@@ -306,7 +306,7 @@ def test_a_view_goes_where_its_neighbours_are() -> None:
 
 
 def test_on_x3_a_gelu_is_one_look_up_in_exactly_one_form() -> None:
-    def gelu(last: Any) -> onnx.ModelProto:
+    def gelu(last: Any, channels: int = 8) -> onnx.ModelProto:
         nodes: list[Any] = [
             ("Conv", ["x", "w"], ["a"], {}),
             ("Div", ["a", "root"], ["b"], {}),
@@ -316,8 +316,39 @@ def test_on_x3_a_gelu_is_one_look_up_in_exactly_one_form() -> None:
             ("Mul", ["e", "half"], ["y"], {}),
             ("Conv", ["y", "w"], ["z"], {}),
         ]
-        constants = {"w": zeros(8, 8, 1, 1), "root": zeros() + 1.41, "one": zeros() + 1, "half": last}
-        return graph(nodes, {"x": (1, 8, 4, 4)}, constants)
+        constants = {"w": zeros(channels, channels, 1, 1), "root": zeros() + 1.41, "one": zeros() + 1, "half": last}
+        return graph(nodes, {"x": (1, channels, 4, 4)}, constants)
 
     assert devices(gelu(zeros() + 0.5), X3) == ["BPU"] * 7
+    assert devices(gelu(zeros() + 0.5, 2056), X3)[3:6] == ["BPU"] * 3, "2048 is the limit of a Mul, not of a look-up"
     assert devices(gelu(zeros(1, 8, 1, 1) + 0.5), X3)[3] == "CPU"
+
+
+def test_on_x3_a_reshape_is_folded_into_a_convolution_but_not_into_a_sum() -> None:
+    def read_by(*reader: Any) -> onnx.ModelProto:
+        nodes: list[Any] = [
+            ("Conv", ["x", "w"], ["a"], {}),
+            ("Reshape", ["a", "shape"], ["b"], {}),
+            ("Conv", ["x2", "w"], ["c"], {}),
+            reader,
+            ("Conv", ["d", "w"], ["y"], {}),
+        ]
+        constants = {"w": zeros(8, 8, 1, 1), "shape": ints(1, 8, 7, 7)}
+        return graph(nodes, {"x": (1, 8, 1, 49), "x2": (1, 8, 7, 7)}, constants)
+
+    assert devices(read_by("Conv", ["b", "w"], ["d"], {}), X3)[1] == "BPU"
+    assert devices(read_by("Add", ["b", "c"], ["d"], {}), X3)[1] == "CPU"
+
+
+def test_on_x3_a_slice_is_where_its_readers_are() -> None:
+    def read_by(reader: str) -> onnx.ModelProto:
+        nodes: list[Any] = [
+            ("LpNormalization", ["x"], ["a"], {"axis": 2}),
+            ("Slice", ["a", "from", "to", "axis"], ["b"], {}),
+            (reader, ["b", "w"][: 1 + (reader == "Conv")], ["c"], {} if reader == "Conv" else {"axis": 2}),
+        ]
+        constants = {"w": zeros(8, 8, 1, 1), "from": ints(0), "to": ints(4), "axis": ints(3)}
+        return graph(nodes, {"x": (1, 8, 7, 7)}, constants)
+
+    assert devices(read_by("Conv"), X3) == ["CPU", "BPU", "BPU"]
+    assert devices(read_by("LpNormalization"), X3) == ["CPU", "CPU", "CPU"]
