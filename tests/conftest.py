@@ -38,6 +38,13 @@ benchmark: {warmup: 1, rounds: 6, min_frames: 12, min_seconds: 0, max_seconds: 2
 NO_TOOLCHAIN = "the vendor's compiler is not installed: make toolchain"
 
 
+@pytest.fixture(autouse=True)
+def only_what_is_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the vendor's compiler from each test that does not ask for it: none may differ where it is installed."""
+    if "toolchain" not in request.fixturenames:
+        monkeypatch.setenv("BPUDEPLOY_TOOLCHAIN", str(Path(__file__).with_name("no-toolchain")))
+
+
 @pytest.fixture
 def toolchain() -> Toolchain:
     """Return the vendor's compiler for X3, Ultra and X5; a test that asks for it skips where it is not installed."""

@@ -46,7 +46,7 @@ def test_a_network_is_estimated_on_several_boards(capsys: pytest.CaptureFixture[
         "restructured, all int8" in words and "restructured, all int16" in words and "original, by the rules" in words
     )
     assert "bernoulli2 has none" in words and "CPU fallback" in words
-    assert "median error of" in words and "no vision transformer's latency is published" in words
+    assert "median error of" in words and "fitted to no vision transformer" in words
     assert "measured" not in words.replace("nothing was measured", "")
 
 

@@ -66,7 +66,6 @@ def vendor_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ve
     for name in list(os.environ):
         if name.startswith(("FAKE_HB_", "FAKE_DOCKER_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("BPUDEPLOY_TOOLCHAIN", str(tmp_path / "no-toolchain"))
     monkeypatch.setenv("PATH", f"{tools.bin}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_DOCKER_STATE", str(tools.docker_state))
     monkeypatch.setenv("FAKE_DOCKER_IMAGE", f"{tools.image}@{tools.digest} {tools.image_h}@{tools.digest_h}")

@@ -64,7 +64,7 @@ def test_a_relu_costs_nothing_and_a_chain_of_one_tensor_one_look_up() -> None:
 
 
 def test_what_the_bpu_has_not_is_counted_on_the_cpu_and_handed_over() -> None:
-    here, there = chain("Erf", march=X5), chain("Erf", march=X3)
+    here, there = chain("Erf", march=X5), chain("Neg", march=X5)
     assert here.total(Term.HANDOVER) == here.total(Term.CPU_BYTES) == 0 and here.segments == 1
     assert there.total(Term.HANDOVER) == 2 and there.segments == 2
     assert there.total(Term.CPU_BYTES) == pytest.approx(2 * 32 * SIDE * SIDE / 1e6)

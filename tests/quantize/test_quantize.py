@@ -34,7 +34,7 @@ def test_the_qdq_graph_runs_close_to_float_by_every_marchs_rules(
     rewritten: Any, images: Any, spec: QuantizeSpec, rules: PrecisionRules
 ) -> None:
     made = make(rewritten, images, spec, rules)
-    assert error(rewritten, made, images) < (0.05 if rules is X3 else 0.02), "all of X3 is int8"
+    assert error(rewritten, made, images) < (0.06 if rules is X3 else 0.02), "all of X3 is int8, its softmax whole"
     held = {tap.precision for tap in made.record.taps.values()}
     assert held <= {Precision.INT8} | ({Precision.INT16} if Precision.INT16 in rules.conv else set())
     constants = {t.name: numpy_helper.to_array(t) for t in made.qdq.graph.initializer}
