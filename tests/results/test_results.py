@@ -281,7 +281,7 @@ def test_the_report_shows_another_boards_placement_as_a_what_if(tmp_path: Path) 
     write_report(summary(), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "What if: the same graph on rdk-x5" in page and "local has no BPU" in page
-    assert page.count("<svg") == 7 and "the RDK X5 list has it on the CPU only" in page
+    assert page.count("<svg") == 7 and "the checker leaves Neg 4 on the CPU" in page
     own = summary().model_copy(update={"target": "rdk-x5"})
     write_report(own, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
