@@ -160,7 +160,7 @@ def _call(argv: tuple[str, ...], root: Path, emit: Emit, check: str) -> None:
             packages.add(found[1])
             emit(Progress(STEP, len(packages), total, "packages"))
         elif line.startswith("Installing collected packages"):
-            emit(Note(STEP, f"{len(packages)} packages are here; pip installs them"))
+            emit(Note(STEP, f"the {total} packages are here; pip installs them"))
 
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
     ended: Ended = run(Command(argv, environment=environment), root, _LIMIT_S, heard, lambda silent: None)
