@@ -18,12 +18,14 @@ SEEN = (
     *("resnet18", "mobilenetv2_100", "efficientnet_lite0", "regnetx_002", "deit_tiny_patch16_224"),
     *("swin_tiny_patch4_window7_224", "mobilevit_xs", "convnext_atto", "visformer_tiny", "efficientformer_l1"),
     *("coatnet_nano_rw_224", "poolformer_s12", "mixer_s32_224"),
-)
-"""Architectures of timm that the rules about neighbours were found on; the tables of single operators were not."""
-HELD_OUT = (
     *("resnet50", "mobilenetv3_small_100", "efficientnet_b0", "regnety_002", "densenet121", "ghostnet_100"),
     *("mnasnet_100", "repvit_m0_9", "mobilevitv2_050", "edgenext_xx_small", "efficientformerv2_s0", "levit_128s"),
     *("pvt_v2_b0", "resmlp_12_224", "cait_xxs24_224"),
+)
+"""Architectures of timm that the rules about neighbours were found on; the tables of single operators were not."""
+HELD_OUT = (
+    *("mobilenetv4_conv_small", "hrnet_w18_small", "fastvit_t8", "mobileone_s0", "tinynet_e", "pit_ti_224"),
+    *("xcit_nano_12_p16_224", "convnextv2_atto", "dla34", "lcnet_050"),
 )
 """Architectures of timm that nothing was made of."""
 

@@ -11,7 +11,7 @@ from bpudeploy.conformance.signature import ONLY_ONES, signature
 
 _VIEWS = frozenset(["Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Dropout"])
 """Operators that change no value: where they run follows from their neighbours."""
-_ASKED_FOR = frozenset(["Mul", "Add", "AveragePool", "Concat"])
+_ASKED_FOR = frozenset(["Mul", "Add", "AveragePool", "Concat", "Relu"])
 """Operators that bernoulli2 computes in integers only where somebody reads integers."""
 _PRODUCTS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
 
@@ -49,7 +49,8 @@ def _follows(i: int, nodes: Sequence[NodeView], devices: Sequence[Device], aroun
         return view and unread
     shape = node.outputs[0].shape or ()
     odd = len(shape) != 4 or shape[0] != 1
-    if node.op in _ASKED_FOR and unread:
+    looked_up = node.op == "Mul" and (node.constants or "HardSigmoid" in node.makers)
+    if node.op in _ASKED_FOR and unread and not looked_up:
         return node.op != "AveragePool" or any(before)
     if node.makers == ("Sqrt",) and volume(shape) == 1:
         return True
