@@ -333,7 +333,7 @@ def test_on_x3_a_reshape_is_folded_into_a_convolution_but_not_into_a_sum() -> No
             reader,
             ("Conv", ["d", "w"], ["y"], {}),
         ]
-        constants = {"w": zeros(8, 8, 1, 1), "shape": ints(1, 8, 7, 7)}
+        constants: dict[str, Any] = {"w": zeros(8, 8, 1, 1), "shape": ints(1, 8, 7, 7)}
         return graph(nodes, {"x": (1, 8, 1, 49), "x2": (1, 8, 7, 7)}, constants)
 
     assert devices(read_by("Conv", ["b", "w"], ["d"], {}), X3)[1] == "BPU"
@@ -347,7 +347,7 @@ def test_on_x3_a_slice_is_where_its_readers_are() -> None:
             ("Slice", ["a", "from", "to", "axis"], ["b"], {}),
             (reader, ["b", "w"][: 1 + (reader == "Conv")], ["c"], {} if reader == "Conv" else {"axis": 2}),
         ]
-        constants = {"w": zeros(8, 8, 1, 1), "from": ints(0), "to": ints(4), "axis": ints(3)}
+        constants: dict[str, Any] = {"w": zeros(8, 8, 1, 1), "from": ints(0), "to": ints(4), "axis": ints(3)}
         return graph(nodes, {"x": (1, 8, 7, 7)}, constants)
 
     assert devices(read_by("Conv"), X3) == ["CPU", "BPU", "BPU"]
