@@ -21,7 +21,8 @@ def by_neighbours(nodes: Sequence[NodeView], devices: list[Device], *, strict: b
 
     On bayes and bayes-e a view stays on the CPU where all that read it are there. On bernoulli2 (``strict``) a view
     stays there where anything before or after it is, a Slice where all that read it are; a Reshape that an operator of
-    two maps reads cannot be folded; and what is not 1xCxHxW stays where it was made.
+    two maps reads cannot be folded; and what is not 1xCxHxW stays where it was made. Sums and products of two maps are
+    on its CPU where all that read them are; a Mul by a constant or of a HardSwish is a look-up, and stays on the BPU.
     """
     around, moved = _Around(nodes), dict[int, tuple[Device, str]]()
     devices = list(devices)
