@@ -53,7 +53,7 @@ def _follows(i: int, nodes: Sequence[NodeView], devices: Sequence[Device], aroun
     looked_up = node.op == "Mul" and (node.constants or "HardSigmoid" in node.makers)
     if node.op in _ASKED_FOR and unread and not looked_up:
         return node.op != "AveragePool" or any(before)
-    if node.makers == ("Sqrt",) and volume(shape) == 1:
+    if node.makers == ("Sqrt",) and volume(shape) == 1 and node.op not in _PRODUCTS:
         return True
     if node.op == "Reshape" and any(len(nodes[k].features) > 1 for k in readers):
         return True

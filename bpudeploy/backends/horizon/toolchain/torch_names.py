@@ -35,7 +35,8 @@ def __getattr__(name: str) -> NoReturn:
 def _module(name: str, **names: Any) -> ModuleType:
     made = ModuleType(name)
     vars(made).update(names)
-    sys.modules[name] = made
+    if __name__ == "torch":  # not where bpudeploy's own modules are imported, beside the real torch
+        sys.modules[name] = made
     return made
 
 

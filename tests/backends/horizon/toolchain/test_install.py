@@ -188,3 +188,11 @@ def test_its_programs_see_their_own_environment_first(place: Path, monkeypatch: 
     assert found is not None
     environment = found.environment()
     assert environment["PATH"].split(":")[0] == str(place / "toolchain/env/bin") and "PYTHONPATH" not in environment
+
+
+def test_the_file_in_place_of_torch_leaves_the_real_one_alone() -> None:
+    import torch.nn
+
+    from bpudeploy.backends.horizon.toolchain import install, torch_names
+
+    assert torch_names.nn is not torch.nn and sys.modules["torch.nn"] is torch.nn and install is not None
