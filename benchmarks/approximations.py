@@ -24,6 +24,7 @@ from bpudeploy.approximate.read import read_graph
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Event, Note
 from bpudeploy.plan import pipeline
+from bpudeploy.plan.products import EVALUATION, FLOAT_SCORES, GRAPH, PREPROCESSING
 from bpudeploy.results.latency import percentile
 from bpudeploy.results.statistics import paired_drop
 from bpudeploy.run.runner import RunResult, run
@@ -58,7 +59,7 @@ def build(option: str | None) -> tuple[RunResult, str]:
     """Run the plan up to the option's own step (the exact graph's without one); return it and that step."""
     (resolved,) = load_recipe(RECIPE, [f"restructure.approximate.{option}"] if option else [])
     changes = approximations(resolved.recipe.restructure.approximate)
-    last = changes[-1].step if changes else pipeline.GRAPH
+    last = changes[-1].step if changes else GRAPH
 
     def tell(event: Event) -> None:
         if isinstance(event, Note) and event.step.startswith("approximate/"):
@@ -94,10 +95,10 @@ def ratio(exact: Any, changed: Any, image: Any) -> str:
 def main() -> None:
     """Print one row for each option."""
     result, step = build(None)
-    truth = Scores.read(result.artifact(pipeline.FLOAT_SCORES).path)
+    truth = Scores.read(result.artifact(FLOAT_SCORES).path)
     right = [bool(x) for x in truth.logits.argmax(axis=1) == truth.labels]
-    normalise = Normalisation.read(result.artifact(pipeline.PREPROCESSING).path)
-    image = normalise.apply(Samples.read(result.artifact(pipeline.EVALUATION).path).pixels[:1])
+    normalise = Normalisation.read(result.artifact(PREPROCESSING).path)
+    image = normalise.apply(Samples.read(result.artifact(EVALUATION).path).pixels[:1])
     exact = open_still(result.artifact(step).path)
     print(f"float top-1 {100 * truth.top1:.1f} % of {len(right)} images, {PAIRS} pairs of frames")
     print(
@@ -107,7 +108,7 @@ def main() -> None:
     for option in (None, *OPTIONS):
         result, step = build(option)
         graph = result.artifact(step)
-        scores = Scores.read(result.artifact(step, 1).path)
+        scores = Scores.read(result.artifact(step, "scores").path)
         chosen = scores.logits.argmax(axis=1)
         drop = paired_drop(right, [bool(x) for x in chosen == scores.labels])
         model = onnx.load(graph.path)

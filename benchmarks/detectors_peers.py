@@ -115,8 +115,8 @@ def last_night(series: Series, p: float) -> list[Found]:
 
 
 def judged(series: Series, detect: Detect) -> list[Found]:
-    """Run a detector that knows no spoilt nights on the others."""
-    kept = [index for index, point in enumerate(series.points) if not point.spoilt]
+    """Run a detector that knows no invalid nights on the others."""
+    kept = [index for index, point in enumerate(series.points) if not point.invalid]
     found = detect(_with(series, [series.points[index] for index in kept])) if kept else []
     return [Found(kept[one.first], one.regression) for one in found]
 
@@ -145,7 +145,7 @@ def confirmed(series: Series, detect: Detect) -> list[Found]:
 
 
 def peer(family: str, setting: str, detect: Detect) -> Detector:
-    """Return a detector that sees no spoilt nights."""
+    """Return a detector that sees no invalid nights."""
     return Detector(family, setting, partial(judged, detect=detect))
 
 

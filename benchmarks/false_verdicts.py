@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from bpudeploy.boards.embedded import open_embedded
-from bpudeploy.known import find_release
 from bpudeploy.measure import Candidate, candidate, measure
+from bpudeploy.releases import find_release
 from bpudeploy.results.compare import Comparison, compare
-from bpudeploy.results.measurement import Measurement, Provenance
+from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.summary import Verdict
 from bpudeploy.store.objects import default_root
 
@@ -74,7 +74,7 @@ def main() -> None:
     started = time.perf_counter()
     with open_embedded(Path(".bpudeploy/boards/aa").absolute(), name="aa") as board:
         for i in range(args.runs):
-            a, b = measure(board, [one, twin(one)], method, Provenance.MEASURED, lambda event: None)
+            a, b = measure(board, [one, twin(one)], method, lambda event: None)
             made.append(compare([a], [b]))
             if (i + 1) % max(1, args.runs // 20) == 0:
                 print(shown(made, a, time.perf_counter() - started), flush=True)

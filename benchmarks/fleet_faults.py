@@ -27,7 +27,7 @@ from pytest import MonkeyPatch
 from bpudeploy.fleet.events import Ended, Ending, Event, Finished, Planned, Started
 from bpudeploy.fleet.journal import Journal, rollouts
 from bpudeploy.fleet.launch import ROLLOUTS
-from bpudeploy.known import find_release
+from bpudeploy.releases import find_release
 from bpudeploy.signing import new_key
 from tests.boards.sshd import Home, Server, free_port, keygen, make_home, public, serve
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from pytest import MonkeyPatch
 
 from bpudeploy.digest import digest_file
-from bpudeploy.known import find_release
+from bpudeploy.releases import find_release
 from bpudeploy.signing import new_key
 from bpudeploy.store.objects import default_root, object_path
 from tests.boards.sshd import Home, Server, make_home, serve

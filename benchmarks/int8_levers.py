@@ -18,6 +18,7 @@ import onnx
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.plan import pipeline
+from bpudeploy.plan.products import CALIBRATION, EVALUATION, GRAPH, PREPROCESSING
 from bpudeploy.quantize.scheme import quantize_graph
 from bpudeploy.restructure.record import GraphRecord
 from bpudeploy.results.statistics import paired_drop
@@ -95,12 +96,12 @@ def main() -> None:
     parser.add_argument("--rows", help="names, separated by semicolons; all when left out")
     args = parser.parse_args()
     (resolved,) = load_recipe(args.recipe)
-    result = run(pipeline.plan(resolved, None).until(pipeline.GRAPH), default_root(), lambda event: None)
-    normalise = Normalisation.read(result.artifact(pipeline.PREPROCESSING).path)
-    calibration = Samples.read(result.artifact(pipeline.CALIBRATION).path)
-    evaluation = Samples.read(result.artifact(pipeline.EVALUATION).path)
-    truth = Scores.read(result.artifact(pipeline.GRAPH, 1).path)
-    model = onnx.load(result.artifact(pipeline.GRAPH).path)
+    result = run(pipeline.plan(resolved, None).until(GRAPH), default_root(), lambda event: None)
+    normalise = Normalisation.read(result.artifact(PREPROCESSING).path)
+    calibration = Samples.read(result.artifact(CALIBRATION).path)
+    evaluation = Samples.read(result.artifact(EVALUATION).path)
+    truth = Scores.read(result.artifact(GRAPH, "scores").path)
+    model = onnx.load(result.artifact(GRAPH).path)
     keep_float = GraphRecord.read(model).keep_float
     print(f"{resolved.recipe.name}: float top-1 {100 * truth.top1:.1f} % of {len(evaluation)} images")
     print("| row | top-1 % | lost, points (95 %) | as float % | logits' error % | quantize s |")

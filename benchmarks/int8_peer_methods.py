@@ -93,18 +93,19 @@ def ours(job: Job, options: Mapping[str, Any]) -> Quantize:
 
     from bpudeploy.digest import Digest
     from bpudeploy.plan import pipeline
+    from bpudeploy.plan.products import QUANTIZED
     from bpudeploy.spec.load import load_recipe
     from bpudeploy.stage import Artifact, Kind, Work
 
     (resolved,) = load_recipe(Path(job.recipe), job.sets)
-    step = pipeline.plan(resolved, None).step(pipeline.QUANTIZED)
+    step = pipeline.plan(resolved, None).step(QUANTIZED)
     inputs = tuple(Artifact(Kind(kind), Digest(digest), Path(path)) for kind, digest, path in job.inputs)
 
     def quantize(out: Path) -> None:
         folder = out.with_suffix(".work")
         folder.mkdir()
         made = step.stage.run(Work(folder, lambda event: None), step.options, inputs)
-        made[step.stage.gives.index(Kind.QUANTIZED)].rename(out)
+        made[list(step.stage.gives.values()).index(Kind.QUANTIZED)].rename(out)
 
     return quantize
 

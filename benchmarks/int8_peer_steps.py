@@ -33,6 +33,7 @@ def prepare(recipe: Path, folder: Path, sets: tuple[str, ...]) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from bpudeploy.plan import pipeline
+    from bpudeploy.plan.products import CALIBRATION, EVALUATION, PREPROCESSING, QUANTIZED
     from bpudeploy.plan.step import Plan
     from bpudeploy.restructure.record import GraphRecord
     from bpudeploy.run.runner import run
@@ -42,7 +43,7 @@ def prepare(recipe: Path, folder: Path, sets: tuple[str, ...]) -> None:
 
     (resolved,) = load_recipe(recipe, sets)
     plan = pipeline.plan(resolved, None)
-    step = plan.step(pipeline.QUANTIZED)
+    step = plan.step(QUANTIZED)
     assert all(ref.step.split("/")[0] != step.group for ref in step.inputs), "its cost is in an earlier step as well"
     before = Plan(plan.recipe, tuple(takewhile(lambda s: s.name != step.name, plan.steps)))
     result = run(before, default_root(), lambda event: None)
@@ -58,8 +59,8 @@ def prepare(recipe: Path, folder: Path, sets: tuple[str, ...]) -> None:
     before_it, after_it = (Counter(n.op_type for n in onnx.load(path).graph.node) for path in (raised, processed))
     gone, come = dict(before_it - after_it), dict(after_it - before_it)
     print(f"quant_pre_process took away {gone or 'no node'} and added {come or 'none'}")
-    samples = result.artifact(pipeline.CALIBRATION).path
-    artifacts = [result.artifact(ref.step, ref.index) for ref in step.inputs]
+    samples = result.artifact(CALIBRATION).path
+    artifacts = [result.artifact(ref.step, ref.output) for ref in step.inputs]
     job = Job(
         recipe=str(recipe),
         sets=sets,
@@ -69,10 +70,10 @@ def prepare(recipe: Path, folder: Path, sets: tuple[str, ...]) -> None:
         keep_float=keep,
         attention="Softmax" in before_it,
         calibration=str(samples),
-        preprocess=str(result.artifact(pipeline.PREPROCESSING).path),
-        evaluation=str(result.artifact(pipeline.EVALUATION).path),
-        truth=str(result.artifact(source.step, 1).path),
-        images=len(Images(str(samples), str(result.artifact(pipeline.PREPROCESSING).path), "")),
+        preprocess=str(result.artifact(PREPROCESSING).path),
+        evaluation=str(result.artifact(EVALUATION).path),
+        truth=str(result.artifact(source.step, "scores").path),
+        images=len(Images(str(samples), str(result.artifact(PREPROCESSING).path), "")),
         inputs=tuple((a.kind.value, a.digest, str(a.path)) for a in artifacts),
     )
     (folder / "job.json").write_text(json.dumps(asdict(job)))

@@ -50,8 +50,8 @@ def plans_of(kind: str, count: int, seconds: float) -> list[Plan]:
     for i in range(count):
         p = PlanBuilder(f"{kind}-{i}")
         run = waits if kind == "waits" else computes
-        (model,) = p.add(Stage("first", 1, (), (Kind.MODEL,), run), "first", Toy(f"{i}", seconds / 2))
-        p.add(Stage("second", 1, (Kind.MODEL,), (Kind.BINARY,), run), "second", Toy(f"{i}b", seconds / 2), model)
+        model = p.add(Stage("first", 1, (), {"out": Kind.MODEL}, run), "first", Toy(f"{i}", seconds / 2))["out"]
+        p.add(Stage("second", 1, (Kind.MODEL,), {"out": Kind.BINARY}, run), "second", Toy(f"{i}b", seconds / 2), model)
         made.append(p.build())
     return made
 

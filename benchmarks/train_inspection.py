@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bpudeploy.plan import pipeline
+from bpudeploy.plan.products import CALIBRATION, EVALUATION, PREPROCESSING
 from bpudeploy.run.runner import RunResult, run
 from bpudeploy.spec.load import Resolved, load_recipe
 from bpudeploy.spec.module import ModuleRef
@@ -44,12 +45,12 @@ def images(untrained: Path) -> tuple[Labelled, Labelled]:
     sets = [f"model.source={untrained.resolve()}"]
     (resolved,) = load_recipe(RECIPE, sets)
     save_file(network(resolved).state_dict(), untrained)
-    done = run(pipeline.plan_head(resolved, 0.0).upto(pipeline.CALIBRATION), default_root(), lambda event: None)
-    return _read(done, pipeline.CALIBRATION), _read(done, pipeline.EVALUATION)
+    done = run(pipeline.plan_head(resolved, 0.0).upto(CALIBRATION), default_root(), lambda event: None)
+    return _read(done, CALIBRATION), _read(done, EVALUATION)
 
 
 def _read(done: RunResult, step: str) -> Labelled:
-    prepared = Preprocess.read(done.artifact(pipeline.PREPROCESSING).path)
+    prepared = Preprocess.read(done.artifact(PREPROCESSING).path)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (prepared.mean, prepared.std))
     with safe_open(done.artifact(step).path, framework="pt") as tensors:
         pixels = tensors.get_tensor("pixels").permute(0, 3, 1, 2).float() / 255

@@ -42,7 +42,7 @@ def recipes() -> list[Path]:
 def count(path: Path) -> dict[str, Any]:
     """Return what is counted and proven of one recipe, for each of its targets."""
     from benchmarks.coverage import compare
-    from bpudeploy.cli.estimate import predicted_on
+    from bpudeploy.cli.verbs.estimate import predicted_on
     from bpudeploy.inspection import subjects
 
     every = load_recipe(path, to_look=True)
@@ -114,7 +114,7 @@ def _known() -> Counts:
 
 def measured(url: str | None) -> None:
     """Write what runs of the zoo's recipes measured: the latest of each recipe, target and device."""
-    from bpudeploy.results.measurement import Provenance
+    from bpudeploy.provenance import Provenance
     from bpudeploy.results.store import Query, open_results
 
     found: dict[str, Any] = {}

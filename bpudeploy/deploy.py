@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,23 +15,22 @@ from bpudeploy.boards.base import Board, BoardOpener
 from bpudeploy.commits import commit_of
 from bpudeploy.digest import canonical
 from bpudeploy.errors import UsageError
-from bpudeploy.events import Event, StepFinished, StepStarted
-from bpudeploy.known import PROJECT, RUNS, Built, Known, keep
-from bpudeploy.plan import pipeline
+from bpudeploy.events import Event
 from bpudeploy.plan.look import look
+from bpudeploy.plan.products import BINARY, Products
 from bpudeploy.plan.step import Plan
 from bpudeploy.release import Manifest
+from bpudeploy.releases import PROJECT, RUNS, Built, BuiltRelease, keep
 from bpudeploy.run.journal import event_writer, new_run_directory
 from bpudeploy.run.runner import RunResult, run
 from bpudeploy.spec.load import Resolved
 from bpudeploy.spec.target import Connection, Target
 
 if TYPE_CHECKING:
-    from bpudeploy.effects.push import Policy, Pushed
+    from bpudeploy.effects.push import Policy
     from bpudeploy.measure import Candidate
-    from bpudeploy.results.golden import SelfCheck
-    from bpudeploy.results.measurement import Measurement
     from bpudeploy.results.summary import Summary
+    from bpudeploy.summarise import BoardResults
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,11 @@ def deploy(
     backend: Backend,
     plan: Plan,
     store: Path,
-    address: str | None,
+    destination: Destination,
     emit: Callable[[Event], None],
     force: Collection[str] = (),
-    orders: Orders = Orders(),
 ) -> Summary:
-    """Run a recipe from its sources to numbers from a board; everything said lands in a new run directory.
+    """Run a recipe from its sources to numbers from a board; a new run directory keeps every event.
 
     Args:
         plan: the recipe's, up to the binary.
@@ -67,13 +64,12 @@ def deploy(
     from bpudeploy.results.store import open_results
     from bpudeploy.summarise import kept, summarise
 
-    board = board_opener(resolved.target, address)
-    policy = policy_of(resolved.target, orders)
     started = datetime.now(UTC)
     with open_results(None) as results:  # before hours of work: it may be of a newer version, or its disk full
         built = build(resolved, backend, plan, store, emit, force)
-        done = _on_board(resolved, board, candidate(built.known, store), policy, built.tell)
-        summary = summarise(resolved, built.result, done.pushed, done.checked, done.measured, started, built.directory)
+        chosen = candidate(built.release, store)
+        done = _on_board(resolved, destination, chosen, built.emit)
+        summary = summarise(resolved, built.result, chosen, done, started, built.directory)
         (built.directory / "summary.json").write_text(summary.model_dump_json())
         write_report(summary, built.directory / "report.html")
         results.append(kept(summary))
@@ -84,11 +80,11 @@ def deploy(
 class Build:
     """A release that was built, and where its run is kept."""
 
-    known: Known
+    release: BuiltRelease
     result: RunResult
     directory: Path
-    tell: Callable[[Event], None]
-    """Draws an event, and keeps it with the run."""
+    emit: Callable[[Event], None]
+    """Reports an event, and keeps it with the run."""
 
 
 def build(
@@ -111,17 +107,17 @@ def build(
     directory = new_run_directory(runs, resolved.recipe.name)
     write = event_writer(directory)
 
-    def tell(event: Event) -> None:
+    def keep_and_emit(event: Event) -> None:
         write(event)
         emit(event)
 
     outlooks = [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in look(plan, store, force)]
     (directory / "plan.json").write_text(json.dumps(outlooks, indent=1))
-    result = run(plan, store, tell, force)
-    return Build(keep_built(resolved, backend, result, directory), result, directory, tell)
+    result = run(plan, store, keep_and_emit, force)
+    return Build(keep_built(resolved, backend, result, directory), result, directory, keep_and_emit)
 
 
-def keep_built(resolved: Resolved, backend: Backend, result: RunResult, directory: Path) -> Known:
+def keep_built(resolved: Resolved, backend: Backend, result: RunResult, directory: Path) -> BuiltRelease:
     """Keep the release that a plan gave in a run directory, where ``find_release`` finds it."""
     return keep(directory, _manifest(resolved, backend, result), _built(resolved, result))
 
@@ -158,6 +154,23 @@ def board_opener(target: Target, address: str | None) -> BoardOpener:
     return lambda: open_ssh(where, name=address, python=spec.python, root=PurePosixPath(spec.root))
 
 
+@dataclass(frozen=True)
+class Destination:
+    """How the board is reached, and what a push to it may do."""
+
+    open: BoardOpener
+    policy: Policy
+
+
+def destination(target: Target, address: str | None, orders: Orders = Orders()) -> Destination:
+    """Return where a release goes; connects to nothing yet.
+
+    Raises:
+        UsageError: the address or the signing key is wrong, missing, or given for a board that the run starts itself.
+    """
+    return Destination(board_opener(target, address), policy_of(target, orders))
+
+
 def policy_of(target: Target, orders: Orders) -> Policy:
     """Return what a push to a board of this kind may do, with the key that signs.
 
@@ -189,16 +202,16 @@ def _manifest(resolved: Resolved, backend: Backend, result: RunResult) -> Manife
         target=resolved.target.name,
         march=resolved.target.march.value,
         backend=backend.name,
-        runtime=backend.runtime.value,
-        binary=result.artifact(pipeline.BINARY).digest,
-        steps={name: tuple(a.digest for a in step.artifacts) for name, step in result.steps.items()},
+        runtime=backend.runtime,
+        binary=Products(result.artifacts).binary.digest,
+        steps=result.digests,
     )
 
 
 def _built(resolved: Resolved, result: RunResult) -> Built:
     from bpudeploy.results.measurement import BuildFacts, StepFacts
 
-    compiled = result.steps[pipeline.BINARY].record
+    compiled = result.steps[BINARY].record
     facts = BuildFacts(
         binary_bytes=compiled.outputs[0].size,
         compiled=compiled.made,
@@ -214,41 +227,18 @@ def _built(resolved: Resolved, result: RunResult) -> Built:
     return Built(built=compiled.made, method=resolved.recipe.benchmark, facts=facts)
 
 
-@dataclass(frozen=True)
-class OnBoard:
-    """What came of a release on its board."""
-
-    pushed: Pushed
-    checked: SelfCheck
-    measured: Measurement
-
-
 def _on_board(
-    resolved: Resolved,
-    opener: BoardOpener,
-    chosen: Candidate,
-    policy: Policy,
-    emit: Callable[[Event], None],
-) -> OnBoard:
-    from bpudeploy.effects.lost import watched
-    from bpudeploy.effects.push import push
+    resolved: Resolved, destination: Destination, chosen: Candidate, emit: Callable[[Event], None]
+) -> BoardResults:
+    from bpudeploy.boardjob import on_board
     from bpudeploy.effects.trust import Trust, trust
-    from bpudeploy.effects.verify import STEP, verify_or_go_back
-    from bpudeploy.measure import measure, provenance_of
+    from bpudeploy.summarise import BoardResults
 
-    release = chosen.release
-    emit(StepStarted("push"))
-    with watched(opener) as board:
+    policy = destination.policy
+    with on_board(destination.open, emit) as job:
         if policy.key is not None and resolved.target.board.connection is Connection.EMBEDDED:
-            trust(board, policy.key.public, Trust.REPLACE)  # key and board are this project's own
-        pushed = push(board, release, policy, emit)
-        emit(StepFinished("push", "miss" if pushed.changed else "hit", (release.digest,), pushed.seconds))
-        emit(StepStarted(STEP))
-        before = time.perf_counter()
-        checked = verify_or_go_back(board, release, chosen.golden, policy, pushed.changed, emit)
-        emit(StepFinished(STEP, "miss", (), time.perf_counter() - before))
-        emit(StepStarted("benchmark"))
-        before = time.perf_counter()
-        (measured,) = measure(board, [chosen], resolved.recipe.benchmark, provenance_of(resolved.target), emit)
-        emit(StepFinished("benchmark", "miss", (), time.perf_counter() - before, measured.peak_memory_mb))
-    return OnBoard(pushed, checked, measured)
+            trust(job.board, policy.key.public, Trust.REPLACE)  # key and board are this project's own
+        pushed = job.push(chosen.release, policy)
+        checked = job.check_or_go_back(chosen, policy, pushed)
+        (measured,) = job.measure([chosen], resolved.recipe.benchmark)
+    return BoardResults(pushed, checked, measured)

@@ -10,24 +10,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import Runtime
-from bpudeploy.backends.bpu_sim import BpuSimBackend
+import numpy as np
+from numpy.typing import NDArray
+
+from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Scores
 from bpudeploy.boards.base import Board
-from bpudeploy.digest import Digest, key_of
+from bpudeploy.digest import key_of
 from bpudeploy.effects.verify import Golden, installed
 from bpudeploy.errors import StoreError
 from bpudeploy.events import Event
-from bpudeploy.known import PROJECT, Known
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.step import Ref
-from bpudeploy.release import Manifest, Release
-from bpudeploy.results.measurement import BuildFacts, Measurement, Provenance, Subject
+from bpudeploy.plan.products import Products
+from bpudeploy.release import Release
+from bpudeploy.releases import PROJECT, BuiltRelease
+from bpudeploy.results.measurement import BuildFacts, Measurement, Subject
 from bpudeploy.results.session import Contender, Setting
 from bpudeploy.spec.recipe import BenchmarkSpec
-from bpudeploy.spec.target import Target
-from bpudeploy.stage import Artifact, Kind
-from bpudeploy.store.objects import object_path
+from bpudeploy.stage import Artifact
 
 if TYPE_CHECKING:
     from bpudeploy.effects.bench import Binary
@@ -43,10 +42,10 @@ class Candidate:
     evaluation: Artifact
     golden: Golden
     labels: tuple[int, ...]
-    expected: tuple[int, ...]
-    """The best class of each image in integers on the host."""
-    truth: tuple[int, ...]
-    """The best class of each image in float."""
+    expected: NDArray[np.int64]
+    """The best classes of each image by the QDQ graph on the host, (N, 5 or fewer), the best first."""
+    truth: NDArray[np.int64]
+    """The same by the original float network."""
     build: BuildFacts | None = None
 
     @property
@@ -62,49 +61,49 @@ class Candidate:
         )
 
 
-def candidate(known: Known, store: Path) -> Candidate:
+def candidate(known: BuiltRelease, store: Path) -> Candidate:
     """Find in the store what a release's manifest names.
 
     Raises:
         StoreError: it is not there any more.
     """
-
-    manifest = known.manifest
-
-    def there(ref: Ref) -> Artifact:
-        digest = Digest(manifest.steps[ref.step][ref.index])
-        path = object_path(store, digest)
-        if not path.is_file():
+    products = Products.of_release(known.manifest.steps, store)
+    used = (products.binary, products.evaluation, products.golden_images, products.golden_logits)
+    for artifact in (*used, products.quantized_scores, products.float_scores):
+        if not artifact.path.is_file():
             raise StoreError(
-                f"the store at {store} no longer has {ref.step} of release {manifest.name}",
-                hint="run its recipe again: what is missing is built anew",
+                f"the store at {store} no longer has the {artifact.kind} of release {known.manifest.name}",
+                hint="run its recipe again: what is missing is built again",
             )
-        return Artifact(ref.kind, digest, path)
-
-    evaluation = there(Ref(pipeline.EVALUATION, 0, Kind.SAMPLES))
-    scores = Scores.read(there(pipeline.final_scores(manifest.steps)).path)
-    original = Scores.read(there(Ref(pipeline.FLOAT_SCORES, 0, Kind.SCORES)).path)
-    images = there(Ref(pipeline.GOLDEN, 0, Kind.SAMPLES))
-    logits = Scores.read(there(Ref(pipeline.GOLDEN, 1, Kind.SCORES)).path).logits
+    scores = Scores.read(products.quantized_scores.path)
+    logits = Scores.read(products.golden_logits.path).logits
     return Candidate(
-        release=Release(manifest, there(Ref(pipeline.BINARY, 0, Kind.BINARY)), known.built.built),
-        evaluation=evaluation,
-        golden=Golden(images, tuple(tuple(float(v) for v in row) for row in logits)),
+        release=Release(known.manifest, products.binary, known.built.built),
+        evaluation=products.evaluation,
+        golden=Golden(products.golden_images, tuple(tuple(float(v) for v in row) for row in logits)),
         labels=tuple(int(label) for label in scores.labels),  # the set's own; its pixels may be gigabytes
-        expected=tuple(int(best) for best in scores.logits.argmax(axis=1)),
-        truth=tuple(int(best) for best in original.logits.argmax(axis=1)),
+        expected=_best_classes(scores),
+        truth=best_classes_in(products.float_scores),
         build=known.built.facts,
     )
+
+
+def best_classes_in(scores: Artifact) -> NDArray[np.int64]:
+    """Return the classes (N, 5 or fewer) with the largest logits in SCORES, best first; in a tie the lower class."""
+    return _best_classes(Scores.read(scores.path))
+
+
+def _best_classes(scores: Scores) -> NDArray[np.int64]:
+    return np.argsort(-scores.logits, axis=1, kind="stable")[:, :5]
 
 
 def measure(
     board: Board,
     candidates: Sequence[Candidate],
     method: BenchmarkSpec,
-    provenance: Provenance,
     emit: Callable[[Event], None],
 ) -> tuple[Measurement, ...]:
-    """Measure candidates of one evaluation set on a board, in turns; one that was cut is gone on with.
+    """Measure candidates of one evaluation set on a board, interleaved; an interrupted session is resumed.
 
     Raises:
         BoardError: what failed; the notebook under .bpudeploy/bench keeps what was measured.
@@ -114,16 +113,21 @@ def measure(
     from bpudeploy.effects.notebook import notebook
 
     first = candidates[0]
+    manifest = first.release.manifest
+    backend = load_backend(manifest.backend)
     setting = Setting(
         session=secrets.token_hex(8),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        contenders=tuple(Contender(subject=one.subject, expected=one.expected, build=one.build) for one in candidates),
+        contenders=tuple(
+            Contender(subject=one.subject, expected=tuple(int(best) for best in one.expected[:, 0]), build=one.build)
+            for one in candidates
+        ),
         samples=first.evaluation.digest,
         labels=first.labels,
         method=method,
         board=board.name,
-        device=_device(first.release.manifest),
-        provenance=provenance,
+        device=backend.device(manifest.march),
+        provenance=backend.provenance,
         versions=versions(),
     )
     named = [board.name, [one.subject.release for one in setting.contenders], setting.samples, method.model_dump_json()]
@@ -136,15 +140,6 @@ def _binary(board: Board, candidate: Candidate) -> Binary:
 
     release = candidate.release
     return Binary(release.binary, release.manifest.runtime, installed(board, release))
-
-
-def provenance_of(target: Target) -> Provenance:
-    """Return what figures from a board of this kind are: a simulator's are simulated."""
-    return Provenance.SIMULATED if target.backend == BpuSimBackend.name else Provenance.MEASURED
-
-
-def _device(manifest: Manifest) -> str:
-    return "CPU (onnxruntime)" if manifest.runtime == Runtime.ONNXRUNTIME else f"BPU ({manifest.march})"
 
 
 def versions() -> Mapping[str, str]:

@@ -60,7 +60,9 @@ Fingerprint = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Stage(Generic[StageOptions]):
-    """A pure function with a name and a version; ``run`` returns one path per kind in ``gives``.
+    """A pure function with a name and a version.
+
+    ``gives`` maps the name of each output to its kind; ``run`` returns one path for each, in that order.
 
     ``version`` is raised when the bytes that ``run`` would write change.
     ``tools`` names the Python distributions whose versions are part of the key; they are looked up
@@ -71,7 +73,7 @@ class Stage(Generic[StageOptions]):
     name: str
     version: int
     takes: tuple[Kind, ...]
-    gives: tuple[Kind, ...]
+    gives: Mapping[str, Kind]
     run: Callable[[Work, StageOptions, tuple[Artifact, ...]], tuple[Path, ...]]
     tools: tuple[str, ...] = ()
     fingerprint: Fingerprint = field(default_factory=dict)

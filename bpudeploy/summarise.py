@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.samples import Scores, read_findings
+from bpudeploy.backends.samples import read_findings
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
-from bpudeploy.plan import pipeline
+from bpudeploy.measure import Candidate, best_classes_in
+from bpudeploy.plan.products import GRAPH, Products
 from bpudeploy.predict.price import Estimate
 from bpudeploy.predict.simulated import Simulated
+from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import Layers, Repair
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.restructure.record import GraphRecord, Proof
 from bpudeploy.results.golden import SelfCheck
-from bpudeploy.results.measurement import Interval, Measurement, Provenance
+from bpudeploy.results.measurement import Interval, Measurement
 from bpudeploy.results.statistics import paired_drop, wilson
 from bpudeploy.results.summary import Accuracy, Gate, Install, Quantization, Step, Summary
 from bpudeploy.run.runner import RunResult
@@ -34,21 +36,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+
+@dataclass(frozen=True)
+class BoardResults:
+    """What came of a release on its board."""
+
+    pushed: Pushed
+    checked: SelfCheck
+    measured: Measurement
+
+
 WHAT_IF = "rdk-x5"
 """The board whose placement a report shows when the run's own has no BPU."""
-_SIZES = {
-    "float weights": (pipeline.MODEL, 0),
-    "restructured float graph": (pipeline.GRAPH, 0),
-    "binary": (pipeline.BINARY, 0),
-}
 
 
 def summarise(
     resolved: Resolved,
     result: RunResult,
-    pushed: Pushed,
-    checked: SelfCheck,
-    measured: Measurement,
+    candidate: Candidate,
+    board: BoardResults,
     started: datetime,
     directory: Path,
 ) -> Summary:
@@ -57,36 +63,44 @@ def summarise(
     from bpudeploy.stages.timm_models import Preprocess
 
     recipe = resolved.recipe
-    predicted = _predicted(measured, result)
-    accuracy = accuracies(recipe.restructure.approximate, result, measured, predicted)
-    proof = _proof(result.artifact(pipeline.GRAPH).path)
+    measured, pushed = board.measured, board.pushed
+    products = Products(result.artifacts)
+    predicted = _predicted(measured, products)
+    repair = Repair.read(products.repair.path) if products.repair is not None else None
+    accuracy = _accuracies(recipe.restructure.approximate, products, candidate, repair, measured, predicted)
+    proof = _proof(products.graph.path)
     return Summary(
         recipe=recipe.name,
         target=resolved.target.name,
         backend=resolved.target.backend,
         started=started.isoformat(timespec="seconds"),
         release=measured.subject.release,
-        preprocess=describe_preprocess(Preprocess.read(result.artifact(pipeline.PREPROCESSING).path)),
-        warnings=tuple(str(finding) for finding in read_findings(result.artifact(pipeline.CALIBRATION).path)),
+        preprocess=describe_preprocess(Preprocess.read(products.preprocess.path)),
+        warnings=tuple(str(finding) for finding in read_findings(products.calibration.path)),
         proof_difference=proof.max_relative_difference,
         proof_images=proof.images,
         accuracy=accuracy,
-        quantization=_quantization(result),
+        quantization=_quantization(products, repair),
         measurement=measured,
         predicted=predicted,
-        self_check=checked,
+        self_check=board.checked,
         install=Install(changed=pushed.changed, bytes_sent=pushed.bytes_sent, seconds=pushed.seconds),
         steps=_steps(result),
         gates=gates(recipe.check, accuracy[-1], measured, predicted),
-        sizes=_sizes(recipe.restructure.approximate, result),
-        placement=_placement(resolved, result),
+        sizes=_sizes(recipe.restructure.approximate, products),
+        placement=_placement(resolved, products),
         versions=dict(measured.versions),
         run_directory=str(directory),
     )
 
 
-def accuracies(
-    spec: ApproximateSpec, result: RunResult, measured: Measurement, predicted: Estimate | None = None
+def _accuracies(
+    spec: ApproximateSpec,
+    products: Products,
+    candidate: Candidate,
+    repair: Repair | None,
+    measured: Measurement,
+    predicted: Estimate | None,
 ) -> tuple[Accuracy, ...]:
     """Return top-1 of each form on the same images: float, restructured, each approximation, int8, the board last.
 
@@ -95,25 +109,20 @@ def accuracies(
     """
     import numpy as np
 
-    truth = Scores.read(result.artifact(pipeline.FLOAT_SCORES).path)
-    restructured = Scores.read(result.artifact(pipeline.GRAPH, 1).path)
-    int8 = Scores.read(result.artifact(pipeline.INT8_SCORES).path)
     assert measured.answers is not None  # a run measures accuracy, always
-    board = np.array(measured.answers.top)
-    changed = [(a.label, result.artifact(a.step, 1).path) for a in approximations(spec)]
-    rows = (
-        ("float", f"host, {framework_of(result.artifact(pipeline.MODEL).path)}", truth.logits),
-        ("restructured", "host, onnxruntime", restructured.logits),
-        *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in changed),
-        ("int8", "host, onnxruntime", int8.logits),
-        *((label, "host, onnxruntime", Scores.read(path).logits) for label, path in _promoted(result)),
-    )
-    best = best_of(truth.logits)
-    on_host = [_accuracy(*rows[0][:2], best, None, truth.labels)]
-    on_host += [_accuracy(form, where, best_of(logits), best, truth.labels) for form, where, logits in rows[1:]]
+    truth, labels = candidate.truth, np.array(candidate.labels)
+    forms = [("restructured", best_classes_in(products.graph_scores))]
+    forms += [(a.label, best_classes_in(products.approximated(a.step)[1])) for a in approximations(spec)]
+    if repair is not None and repair.promoted:
+        forms.append(("int8", best_classes_in(products.int8_scores)))
+        forms.append((f"+ {len(repair.promoted)} taps in int16", candidate.expected))
+    else:
+        forms.append(("int8", candidate.expected))
+    on_host = [_accuracy("float", f"host, {framework_of(products.model.path)}", truth, None, labels)]
+    on_host += [_accuracy(form, "host, onnxruntime", best, truth, labels) for form, best in forms]
     form = "on the board" if predicted is None else f"{predicted.march}, simulated"
-    last = _accuracy(form, measured.device, board, best, truth.labels, measured.provenance)
-    return (*on_host, last)
+    board = np.array(measured.answers.top)
+    return (*on_host, _accuracy(form, measured.device, board, truth, labels, measured.provenance))
 
 
 def kept(summary: Summary) -> tuple[Measurement, ...]:
@@ -141,39 +150,18 @@ def kept(summary: Summary) -> tuple[Measurement, ...]:
     return simulated, simulated.model_copy(update=foretold)
 
 
-def _promoted(result: RunResult) -> Iterator[tuple[str, Path]]:
-    """Yield the form after repair, where it changed anything, and its scores."""
-    repair = _repair(result)
-    if repair is not None and repair.promoted:
-        ref = pipeline.final_scores(result.steps)
-        yield f"+ {len(repair.promoted)} taps in int16", result.artifact(ref.step, ref.index).path
-
-
-def _repair(result: RunResult) -> Repair | None:
-    ref = pipeline.repair_findings(result.steps)
-    return Repair.read(result.artifact(ref.step, ref.index).path) if ref is not None else None
-
-
-def _quantization(result: RunResult) -> Quantization:
+def _quantization(products: Products, repair: Repair | None) -> Quantization:
     """Return how the network that was compiled was quantized."""
     import onnx
 
-    _, ref = pipeline.final_quantized(result.steps)
-    record = QuantizeRecord.read(onnx.load(result.artifact(ref.step, ref.index).path))
+    record = QuantizeRecord.read(onnx.load(products.quantized.path))
     return Quantization(
         levers=record.levers,
         taps=Counter(tap.precision for tap in record.taps.values()),
-        layers=Layers.read(result.artifact(pipeline.DEVIATIONS).path),
-        integers=Agreement.read(result.artifact(pipeline.INTEGERS).path),
-        repair=_repair(result),
+        layers=Layers.read(products.layers.path),
+        integers=Agreement.read(products.integers.path),
+        repair=repair,
     )
-
-
-def best_of(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the classes (N, 5 or fewer) with the largest logits (N, classes), the best first, in a tie the lower."""
-    import numpy as np
-
-    return np.argsort(-logits, axis=1, kind="stable")[:, :5]
 
 
 def _accuracy(
@@ -220,11 +208,11 @@ def gates(
     return tuple(found)
 
 
-def _predicted(measured: Measurement, result: RunResult) -> Estimate | None:
+def _predicted(measured: Measurement, products: Products) -> Estimate | None:
     """Return what the simulator's compile predicts for its board; None for a board that is there."""
     if measured.provenance is not Provenance.SIMULATED:
         return None
-    return Simulated.read(result.artifact(pipeline.BINARY, 1).path).estimate
+    return Simulated.read(products.compiler_findings.path).estimate
 
 
 def _steps(result: RunResult) -> tuple[Step, ...]:
@@ -234,22 +222,25 @@ def _steps(result: RunResult) -> tuple[Step, ...]:
             cache="hit" if step.hit else "miss",
             seconds=step.record.seconds,
             peak_mb=step.record.peak_mb,
-            digests=tuple(a.digest for a in step.artifacts),
+            digests=tuple(a.digest for a in step.artifacts.values()),
             bytes=sum(o.size for o in step.record.outputs),
         )
         for name, step in result.steps.items()
     )
 
 
-def _sizes(spec: ApproximateSpec, result: RunResult) -> dict[str, int]:
-    """Return what the report calls an artifact to its bytes."""
-    changed = {f"float graph, {a.label}": (a.step, 0) for a in approximations(spec)}
-    _, final = pipeline.final_quantized(result.steps)
-    found = _SIZES | {"int8 graph": (final.step, final.index)} | changed
-    return {what: result.artifact(*which).path.stat().st_size for what, which in found.items()}
+def _sizes(spec: ApproximateSpec, products: Products) -> dict[str, int]:
+    """Return the bytes of the artifacts that the report shows, by the report's name for each."""
+    found = {
+        "float weights": products.model,
+        "restructured float graph": products.graph,
+        "binary": products.binary,
+        "int8 graph": products.quantized,
+    } | {f"float graph, {a.label}": products.approximated(a.step)[0] for a in approximations(spec)}
+    return {name: artifact.path.stat().st_size for name, artifact in found.items()}
 
 
-def _placement(resolved: Resolved, result: RunResult) -> Inspection:
+def _placement(resolved: Resolved, products: Products) -> Inspection:
     """Return where the graph that was quantized would run: on the target, or on ``WHAT_IF`` where it has no BPU."""
     import onnx
 
@@ -257,8 +248,9 @@ def _placement(resolved: Resolved, result: RunResult) -> Inspection:
 
     target = resolved.target if resolved.target.march is not March.CPU else load_target(WHAT_IF, Path())[0]
     changed = approximations(resolved.recipe.restructure.approximate)
-    step = changed[-1].step if changed else pipeline.GRAPH
-    found = placement(onnx.load(result.artifact(step).path), target.march)
+    step = changed[-1].step if changed else GRAPH
+    graph = products.approximated(step)[0] if changed else products.graph
+    found = placement(onnx.load(graph.path), target.march)
     return Inspection(
         model=resolved.recipe.name, origin=f"the graph of step {step}", target=target.name, placement=found
     )

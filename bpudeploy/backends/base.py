@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 from bpudeploy.errors import UsageError
+from bpudeploy.provenance import Provenance
 from bpudeploy.stage import Artifact, Fingerprint, Work
 
 FINDINGS = "findings.json"
 """What a backend that finds something out writes in ``work.dir``, beside its binary."""
-
-
-class Runtime(StrEnum):
-    """What loads the compiled binary on the board; the agent has a driver for each."""
-
-    ONNXRUNTIME = "onnxruntime"
-    HOBOT_DNN = "hobot_dnn"  # a .bin, on X3, X5 and Ultra
-    HBM_RUNTIME = "hbm_runtime"  # a .hbm, on S100
 
 
 class ToolMissing(UsageError):
@@ -49,7 +41,10 @@ class Backend(Protocol):
 
     name: str
     version: int
-    runtime: Runtime
+    runtime: str
+    """What loads the binary on the board: the name of a driver, of the agent or ``driver`` below."""
+    provenance: Provenance
+    """What a latency from its boards is: measured, or simulated."""
     deterministic: bool
     """The same inputs give the same bytes; where not, the store keeps the first that were made."""
     findings: bool
@@ -61,6 +56,10 @@ class Backend(Protocol):
 
         A field with ``exclude=True`` does not change the binary: it is not in the key.
         """
+        ...
+
+    def device(self, march: str) -> str:
+        """Return what computes on a board of this march, such as ``CPU (onnxruntime)``."""
         ...
 
     def fingerprint(self, options: Any) -> Fingerprint:

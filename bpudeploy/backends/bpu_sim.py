@@ -6,11 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import FINDINGS, CompileInputs, Runtime
+from bpudeploy.backends.base import FINDINGS, CompileInputs
 from bpudeploy.backends.ort import with_pixels
 from bpudeploy.backends.samples import Normalisation
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note
+from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.spec.compile_options import BpuSimOptions
 from bpudeploy.spec.precision import Precision, PrecisionRules
@@ -31,10 +32,14 @@ class BpuSimBackend:
 
     name = "bpu_sim"
     version = 1
-    runtime = Runtime.ONNXRUNTIME
+    runtime = "onnxruntime"
+    provenance = Provenance.SIMULATED
     deterministic = True
     findings = True
     options_type = BpuSimOptions
+
+    def device(self, march: str) -> str:
+        return "CPU (onnxruntime)"
 
     def fingerprint(self, options: BpuSimOptions) -> Fingerprint:
         """Return the version of onnx, and a digest of the marches' rates."""

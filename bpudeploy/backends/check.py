@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from bpudeploy.backends.base import FINDINGS, Backend, CompileInputs, Runtime
+from bpudeploy.backends.base import FINDINGS, Backend, CompileInputs
 from bpudeploy.backends.samples import Normalisation
 from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageContractError
+from bpudeploy.provenance import Provenance
 from bpudeploy.stage import Artifact, Kind, Work
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def check_backend(backend: Backend, folder: Path, march: str = "cpu", options: A
         binaries.append(binary)
     same = digest_file(binaries[0]) == digest_file(binaries[1])
     _hold(same or not backend.deterministic, "the same inputs compiled twice give other bytes")
-    if backend.runtime is Runtime.ONNXRUNTIME:
+    if backend.runtime == "onnxruntime":
         _check_binary(binaries[0], inputs)
 
 
@@ -57,7 +58,9 @@ def _hold(promise: bool, broken: str) -> None:
 def _check_description(backend: Backend, options: Any) -> None:
     _hold(bool(backend.name) and backend.name.isidentifier(), f"name {backend.name!r} is no plain word")
     _hold(isinstance(backend.version, int) and backend.version >= 1, f"version {backend.version!r} is no number from 1")
-    _hold(isinstance(backend.runtime, Runtime), f"runtime {backend.runtime!r} is no Runtime")
+    _hold(backend.runtime.isidentifier(), f"runtime {backend.runtime!r} is not the name of a driver")
+    _hold(isinstance(backend.provenance, Provenance), f"provenance {backend.provenance!r} is no Provenance")
+    _hold(bool(backend.device("march")), "device() names nothing")
     for name in ("deterministic", "findings"):
         _hold(isinstance(getattr(backend, name, None), bool), f"{name} is neither True nor False")
     tools = backend.fingerprint(options)

@@ -6,9 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import CompileInputs, Runtime
+from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.samples import Normalisation
 from bpudeploy.events import Note
+from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import OrtOptions
 from bpudeploy.stage import Fingerprint, Work
 
@@ -21,10 +22,14 @@ class OrtBackend:
 
     name = "ort"
     version = 2
-    runtime = Runtime.ONNXRUNTIME
+    runtime = "onnxruntime"
+    provenance = Provenance.MEASURED
     deterministic = True
     findings = False
     options_type = OrtOptions
+
+    def device(self, march: str) -> str:
+        return "CPU (onnxruntime)"
 
     def fingerprint(self, options: OrtOptions) -> Fingerprint:
         return {"onnx": version("onnx")}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from bpudeploy.boards.address import Address, Identity
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.errors import BoardError
+from bpudeploy.files import locked
 
 _START_TIMEOUT_S = 20
 
@@ -43,10 +44,9 @@ def open_embedded(
     """
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs would disturb each other's measurements: they take turns
-        with _opened(directory, name, root, server) as board:
-            yield board
+    lock = locked(directory / "lock", wait=math.inf)  # two runs would disturb each other's measurements
+    with lock, _opened(directory, name, root, server) as board:
+        yield board
 
 
 @contextmanager

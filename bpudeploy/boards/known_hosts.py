@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bpudeploy.files import locked, replacing
 
 if TYPE_CHECKING:
     import asyncssh
@@ -95,7 +94,7 @@ def pin(file: Path, name: str, key: asyncssh.SSHKey, *, replace: bool) -> list[E
     """
     file = file.resolve()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(file.parent):
+    with locked(file.parent, wait=math.inf):
         lines = _lines(file)
         if replace:
             lines = [kept for line in lines if (kept := _without(line, name)) is not None]
@@ -143,26 +142,7 @@ def _without(line: str, name: str) -> str | None:
 
 def _write(file: Path, lines: Sequence[str]) -> None:
     mode = file.stat().st_mode & 0o7777 if file.exists() else 0o600
-    handle, beside = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
-            os.fchmod(stream.fileno(), mode)
-            stream.write("".join(f"{line}\n" for line in lines))
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(beside).replace(file)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one of us at a time change a folder's files; the lock is the folder's own, so none is left behind."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with replacing(file) as beside:
+        beside.touch(mode)
+        beside.chmod(mode)
+        beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="surrogateescape")

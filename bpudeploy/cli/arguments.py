@@ -1,68 +1,182 @@
-"""Arguments that several verbs share."""
+"""Arguments that several verbs share, and what they stand for."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpudeploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from bpudeploy.run.local import Budget
+    from bpudeploy.spec.load import Resolved
+    from bpudeploy.spec.target import Target
+
+_SHARE = 0.8
+"""The share of free memory that parallel steps may use by default."""
 
 
-def verb_of(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, example: str
-) -> argparse.ArgumentParser:
-    """Add a verb with its help and its example; all have --json."""
-    verb = verbs.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verb.add_argument("--json", action="store_true", help="one JSON document a line on standard output")
-    return verb
+def add_json(verb: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    verb.add_argument("--json", action="store_true", help="print JSON on standard output, one document per line")
 
 
-def recipe_of(verb: argparse.ArgumentParser) -> None:
-    """Add the recipe, and --set."""
+def add_recipe(verb: argparse.ArgumentParser) -> None:
+    """Add the recipe, --set and --json."""
     verb.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file (.yaml)")
+    add_set(verb)
+    add_json(verb)
+
+
+def add_set(verb: argparse.ArgumentParser) -> None:
+    """Add --set."""
     verb.add_argument(
         "--set", action="append", default=[], dest="sets", metavar="FIELD=VALUE", help="change a field, such as a.b=c"
     )
 
 
-def forces(verb: argparse.ArgumentParser) -> None:
-    """Add --force, and the store."""
-    verb.add_argument("--force", action="append", default=[], metavar="STEP", help="run it though it is in the store")
-    store(verb)
+def add_force(verb: argparse.ArgumentParser) -> None:
+    """Add --force and --store."""
+    verb.add_argument("--force", action="append", default=[], metavar="STEP", help="run a step even if it is cached")
+    add_store(verb)
 
 
-def store(verb: argparse.ArgumentParser) -> None:
+def add_store(verb: argparse.ArgumentParser) -> None:
     """Add --store."""
     verb.add_argument(
         "--store", type=Path, metavar="FOLDER", help="default: $BPUDEPLOY_STORE, or bpudeploy in the user's cache"
     )
 
 
-def board(verb: argparse.ArgumentParser) -> None:
+def add_board(verb: argparse.ArgumentParser) -> None:
     """Add --board."""
-    verb.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that is reached over SSH")
+    verb.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that uses SSH")
 
 
-def on_a_board(verb: argparse.ArgumentParser) -> None:
-    """Add the board and its target."""
-    board(verb)
-    verb.add_argument("--target", metavar="NAME", help="the kind of board: it says where releases are there")
+def add_board_and_target(verb: argparse.ArgumentParser) -> None:
+    """Add --board and --target."""
+    add_board(verb)
+    verb.add_argument("--target", metavar="NAME", help="the kind of board, which defines where releases are installed")
 
 
-def results(verb: argparse.ArgumentParser) -> None:
+def add_results(verb: argparse.ArgumentParser) -> None:
     """Add --results."""
     verb.add_argument(
-        "--results", metavar="URL", help="default: $BPUDEPLOY_RESULTS, or SQLite in .bpudeploy; postgresql://... too"
+        "--results", metavar="URL", help="default: $BPUDEPLOY_RESULTS, or SQLite in .bpudeploy; also postgresql://..."
     )
 
 
-def executor(verb: argparse.ArgumentParser) -> None:
-    """Add --executor and --shared-store."""
+def add_executor(verb: argparse.ArgumentParser) -> None:
+    """Add --executor, --shared-store, --jobs and --memory."""
     verb.add_argument("--executor", metavar="WHERE", help="where steps run: local, dask:N, or tcp://HOST:PORT of Dask")
     verb.add_argument(
-        "--shared-store", metavar="URL", help="a store that machines share (default: $BPUDEPLOY_SHARED_STORE)"
+        "--shared-store", metavar="URL", help="a store shared by several machines (default: $BPUDEPLOY_SHARED_STORE)"
     )
+    verb.add_argument("--jobs", type=int, metavar="N", help="steps to run in parallel (default: one per core)")
+    verb.add_argument("--memory", type=float, metavar="GIB", help="memory that parallel steps may use in all")
+
+
+def add_at_least(verb: argparse.ArgumentParser) -> None:
+    """Add --at-least."""
+    verb.add_argument(
+        "--at-least", type=float, default=1.0, metavar="PERCENT", help="ignore smaller changes of latency (1)"
+    )
+
+
+def add_network(verb: argparse.ArgumentParser) -> None:
+    """Add the model, --target and --image-size of verbs that look at a network without building it."""
+    verb.add_argument("model", metavar="MODEL", help="a timm architecture, an .onnx file, or a recipe (.yaml)")
+    verb.add_argument(
+        "--target", action="append", metavar="NAME[,NAME...]", help="default: the recipe's; `bpudeploy targets` lists"
+    )
+    verb.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width, instead of the model's own")
+    add_json(verb)
+
+
+def store(args: Namespace) -> Path:
+    """Return the store's folder."""
+    from bpudeploy.store.objects import default_root
+
+    root: Path = args.store or default_root()
+    return root
+
+
+def recipes(args: Namespace, *, to_look: bool = False) -> tuple[Resolved, ...]:
+    """Return the recipe, or those of its matrix."""
+    from bpudeploy.backends.registry import backend_names
+    from bpudeploy.spec.load import load_recipe
+
+    return load_recipe(args.recipe, args.sets, backend_names, to_look=to_look)
+
+
+def shared_store(args: Namespace) -> str | None:
+    """Return the URL of the shared store, from the command line or the environment."""
+    url: str | None = args.shared_store or os.environ.get("BPUDEPLOY_SHARED_STORE")
+    return url or None
+
+
+def budget(args: Namespace, plans: int) -> Budget:
+    """Return how many steps may run in parallel on this machine, and the memory for them.
+
+    Raises:
+        UsageError: --jobs or --memory is out of range, or does not apply to --executor.
+    """
+    from bpudeploy.run.executors import LOCAL
+    from bpudeploy.run.local import Budget
+
+    if args.executor not in (None, LOCAL) and (args.jobs or args.memory):
+        raise UsageError(
+            "--jobs and --memory apply to this machine only, and the steps run on workers",
+            hint="start as many workers as steps are to run in parallel",
+        )
+    jobs, memory = args.jobs or min(plans, os.cpu_count() or 1), args.memory
+    if jobs < 1 or (memory is not None and memory <= 0):
+        raise UsageError("--jobs must be 1 or more, and --memory above 0", hint="--jobs 2 --memory 8")
+    return Budget(jobs, memory * 2**30 / 1e6 if memory else _SHARE * _free_mb())
+
+
+def _free_mb() -> float:
+    """Return MemAvailable in MB (10^6 bytes), or all memory if Linux does not report it."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def targets_named(named: list[str] | None) -> tuple[Target, ...]:
+    """Return the targets of ``--target a,b``, each once, in the order given."""
+    names = dict.fromkeys(name for text in named or () for name in text.split(",") if name)
+    return tuple(target_named(name) for name in names)
+
+
+def target_named(name: str) -> Target:
+    """Return the target of that name, or in that file.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from bpudeploy.errors import SpecError
+    from bpudeploy.spec.load import load_target
+
+    try:
+        return load_target(name, Path())[0]
+    except SpecError as error:
+        if error.where is not None:
+            raise
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+def require_image_size(pixels: int | None) -> None:
+    """Refuse an ``--image-size`` that no network takes.
+
+    Raises:
+        UsageError: it is not within 16 to 4096 pixels.
+    """
+    if pixels is not None and not 16 <= pixels <= 4096:
+        raise UsageError(f"--image-size {pixels} is out of range", hint="give 16 to 4096 pixels")

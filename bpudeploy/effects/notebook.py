@@ -1,21 +1,21 @@
-"""The notebook of a benchmark: one file of entries, each on the disk before the next is begun, gone on from if cut."""
+"""The notebook of a benchmark: a file of entries from which an interrupted session is resumed."""
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from pydantic import ValidationError
 
 from bpudeploy.errors import UsageError
+from bpudeploy.files import Locked, locked
 from bpudeploy.results.session import ENTRY, Entry, Setting
 
 _FRESH_S = 6 * 3600
-"""A session that was cut longer ago is begun anew: the board is another by then."""
+"""A session interrupted longer ago starts again: the conditions of the board have changed."""
 
 
 class Notebook:
@@ -43,13 +43,15 @@ def notebook(path: Path, setting: Setting) -> Iterator[Notebook]:
         UsageError: another process writes in it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            stack.enter_context(locked(path))
+        except Locked as error:
             raise UsageError(
-                f"this benchmark of {setting.board} runs already ({path} is locked)", hint="wait for it, or stop it"
+                f"this benchmark of {setting.board} is already running ({path} is locked)",
+                hint="wait for it, or stop it",
             ) from error
+        stream = stack.enter_context(path.open("a+"))
         found, entries, whole = _read(path, setting) or (setting, [], 0)
         stream.truncate(whole)  # without a last line that was cut
         if not whole:

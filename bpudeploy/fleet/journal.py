@@ -6,9 +6,7 @@ the end of the file, and the file's order is the order of things, for all who re
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic import ValidationError
 
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import UsageError
+from bpudeploy.files import Locked, append_lines, locked, sync
 from bpudeploy.fleet.events import EVENT, Event, Planned
 
 _NAME = "journal.jsonl"
@@ -68,23 +67,7 @@ def append(path: Path, *events: Event) -> None:
     """Add events to a journal, from any process; they are on the disk when this returns."""
     if not events:
         return
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
-    try:
-        start = b"" if _ends_well(descriptor) else b"\n"  # a line that was cut off stays one of its own
-        for event in events:
-            line = start + event.model_dump_json().encode() + b"\n"
-            written = os.write(descriptor, line)
-            if written != len(line):
-                raise OSError(f"{path}: {written} of {len(line)} bytes were written; is the disk full?")
-            start = b""
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _ends_well(descriptor: int) -> bool:
-    size = os.fstat(descriptor).st_size
-    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+    append_lines(path, [event.model_dump_json() for event in events])
 
 
 def create(folder: Path, planned: Planned) -> Path:
@@ -105,16 +88,8 @@ def create(folder: Path, planned: Planned) -> Path:
     finally:
         draft.unlink()
     for made in (path.parent, folder):
-        _sync(made)
+        sync(made)
     return path
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def rollouts(folder: Path) -> tuple[Path, ...]:
@@ -149,42 +124,31 @@ def controlled(path: Path) -> Iterator[Journal]:
     Raises:
         UsageError: there is another; it is named.
     """
-    lock = os.open(path.with_name(_LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+    lock = path.with_name(_LOCK)
     try:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not _locked(lock, fcntl.LOCK_EX):
-            if time.monotonic() >= deadline:
-                raise UsageError(
-                    f"rollout {path.parent.name!r} is controlled already, by {_text(lock)}",
-                    hint="`bpudeploy fleet status` shows it; pause, resume, abort and approve work from here",
-                )
-            time.sleep(0.05)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, owner().encode(), 0)
-        yield Journal(path)
-    finally:
-        os.close(lock)
+        with locked(lock, wait=_PATIENCE_S) as handle:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, owner().encode(), 0)
+            yield Journal(path)
+    except Locked as error:
+        raise UsageError(
+            f"rollout {path.parent.name!r} is already controlled by {_text(lock)}",
+            hint="`bpudeploy fleet status` shows it; pause, resume, abort and approve work from here",
+        ) from error
 
 
 def controller(path: Path) -> str | None:
     """Return who controls a rollout at this moment (user@host pid N); None: nobody does."""
-    try:
-        lock = os.open(path.with_name(_LOCK), os.O_RDONLY)
-    except FileNotFoundError:
+    lock = path.with_name(_LOCK)
+    if not lock.exists():
         return None
     try:
-        return None if _locked(lock, fcntl.LOCK_SH) else _text(lock)
-    finally:
-        os.close(lock)
+        with locked(lock, shared=True):
+            return None
+    except Locked:
+        return _text(lock)
 
 
-def _locked(lock: int, how: int) -> bool:
-    try:
-        fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _text(lock: int) -> str:
-    return os.pread(lock, 200, 0).decode(errors="replace") or "a process that has only just begun"
+def _text(lock: Path) -> str:
+    with lock.open("rb") as stream:
+        return stream.read(200).decode(errors="replace") or "a process that has only just started"

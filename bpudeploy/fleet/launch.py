@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bpudeploy.boardjob import opener_of
 from bpudeploy.effects.lock import owner
 from bpudeploy.effects.push import Policy
 from bpudeploy.effects.remote import is_file
@@ -20,14 +21,13 @@ from bpudeploy.fleet.controller import Terms, Threads, run_rollout
 from bpudeploy.fleet.events import Event, Place, Planned
 from bpudeploy.fleet.journal import controlled
 from bpudeploy.fleet.journal import planned as planned_at
-from bpudeploy.fleet.reach import opener
 from bpudeploy.fleet.select import Selector
 from bpudeploy.fleet.view import RolloutView, State, view
 from bpudeploy.fleet.waves import Layout, lay_out, max_unavailable
 from bpudeploy.fleet.windows import open_at, parse
-from bpudeploy.fleet.work import Kit, works
-from bpudeploy.known import PROJECT, Known, find_release
+from bpudeploy.fleet.work import Deployment, worker
 from bpudeploy.measure import candidate
+from bpudeploy.releases import PROJECT, BuiltRelease, find_release
 from bpudeploy.spec.fleet import Fleet, RolloutSpec
 from bpudeploy.spec.target import Target
 
@@ -49,7 +49,11 @@ class Looked:
 
 
 def planned(
-    name: str, fleet: Fleet, chosen: Selector | None, releases: Mapping[str, Known], targets: Mapping[str, Target]
+    name: str,
+    fleet: Fleet,
+    chosen: Selector | None,
+    releases: Mapping[str, BuiltRelease],
+    targets: Mapping[str, Target],
 ) -> tuple[Planned, Layout]:
     """Lay a rollout out; nothing is asked and nothing is written.
 
@@ -75,9 +79,9 @@ def _planned(name: str, policy: RolloutSpec, layout: Layout) -> Planned:
     )
 
 
-def kits(
+def deployments(
     places: Sequence[Place], targets: Mapping[str, Target], policy: Callable[[Target], Policy], store: Path
-) -> dict[str, Kit]:
+) -> dict[str, Deployment]:
     """Return what the boards of each target need, found again by the digests of their releases.
 
     Raises:
@@ -88,20 +92,20 @@ def kits(
     for name, digest in wanted.items():
         known = find_release(digest)
         target = targets[name]
-        found[name] = Kit(candidate(known, store), target.board, policy(target), known.built.method, store)
+        found[name] = Deployment(candidate(known, store), target.board, policy(target), known.built.method, store)
     return found
 
 
-def look(places: Sequence[Place], kits: Mapping[str, Kit]) -> list[Looked]:
+def look(places: Sequence[Place], deployments: Mapping[str, Deployment]) -> list[Looked]:
     """Ask every board that gets something what it serves, many at once; one that cannot be asked says why."""
 
     def ask(place: Place) -> Looked:
         if place.skipped is not None or place.release is None:
             return Looked(place, None, None, place.skipped or "nothing is built for it")
-        kit = kits[place.target]
-        release = kit.candidate.release
+        deployment = deployments[place.target]
+        release = deployment.candidate.release
         try:
-            with opener(place.board, place, kit.board)() as board:
+            with opener_of(place.board, place, deployment.board)() as board:
                 now = served(board, step=_STEP)
                 there = is_file(board, installed(board, release), step=_STEP)
         except BpudeployError as error:
@@ -119,7 +123,7 @@ def _said(now: Served, release: str) -> str:
     return "" if now.current else "its first release"
 
 
-def control(path: Path, kits: Mapping[str, Kit], tell: Callable[[Event], None]) -> RolloutView:
+def control(path: Path, deployments: Mapping[str, Deployment], tell: Callable[[Event], None]) -> RolloutView:
     """Bring the rollout at ``path`` to its end, from wherever it is.
 
     Raises:
@@ -135,7 +139,7 @@ def control(path: Path, kits: Mapping[str, Kit], tell: Callable[[Event], None]) 
 
     terms = Terms(max_unavailable(policy.max_unavailable, boards), in_window)
     with controlled(path) as journal:
-        return run_rollout(journal, Threads(works(kits, policy.gates)), terms, tell)
+        return run_rollout(journal, Threads(worker(deployments, policy.gates)), terms, tell)
 
 
 def left_over(events: Sequence[Event]) -> Planned | None:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpudeploy.boards.base import Board
+from bpudeploy.boardjob import BoardJob, on_board, opener_of
 from bpudeploy.boards.facts import read_facts
 from bpudeploy.digest import short
-from bpudeploy.effects.lost import watched
-from bpudeploy.effects.push import Policy, Pushed, push
+from bpudeploy.effects.push import Policy, Pushed
 from bpudeploy.effects.reserve import Reserved
-from bpudeploy.effects.rollback import rollback
-from bpudeploy.effects.served import Served, served
-from bpudeploy.effects.verify import verify
+from bpudeploy.effects.served import Served
 from bpudeploy.errors import BoardError, ConnectionLost, Unreachable, UsageError
-from bpudeploy.events import Event
-from bpudeploy.fleet.events import Ending, Job, Outcome, Place, Tell, Work
-from bpudeploy.fleet.reach import opener, require_identity
-from bpudeploy.known import find_release
-from bpudeploy.measure import Candidate, candidate, measure
+from bpudeploy.fleet.events import Ending, Job, Outcome, Tell, Work
+from bpudeploy.measure import Candidate, candidate
+from bpudeploy.releases import find_release
 from bpudeploy.results.compare import compare
-from bpudeploy.results.measurement import Measurement, Provenance
+from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.statistics import paired_drop
 from bpudeploy.spec.fleet import GatesSpec
 from bpudeploy.spec.recipe import BenchmarkSpec
@@ -32,7 +28,7 @@ _STEP = "fleet"
 
 
 @dataclass(frozen=True)
-class Kit:
+class Deployment:
     """What every board of one target gets, and how it is reached; shared by all of them."""
 
     candidate: Candidate
@@ -46,44 +42,43 @@ class GateBroken(Exception):
     """A board was updated and did not show what it must."""
 
 
-def works(kits: Mapping[str, Kit], gates: GatesSpec) -> Callable[[Job, Tell], Outcome]:
+def worker(deployments: Mapping[str, Deployment], gates: GatesSpec) -> Callable[[Job, Tell], Outcome]:
     """Return what does a piece of work on a board, by target name."""
 
     def work(job: Job, tell: Tell) -> Outcome:
-        kit = kits[job.place.target]
-        return _update(job, kit, gates, tell) if job.work is Work.UPDATE else _roll_back(job, kit, tell)
+        deployment = deployments[job.place.target]
+        return _update(job, deployment, gates, tell) if job.work is Work.UPDATE else _roll_back(job, deployment, tell)
 
     return work
 
 
-def _update(job: Job, kit: Kit, gates: GatesSpec, tell: Tell) -> Outcome:
+def _update(job: Job, deployment: Deployment, gates: GatesSpec, tell: Tell) -> Outcome:
     before: Served | None = None
     try:
-        with watched(opener(job.place.board, job.place, kit.board)) as board:
-            require_identity(board, job.place)
-            before = served(board, step=_STEP)
+        with _on(job, deployment) as board:
+            before = board.served(_STEP)
             tell("connected", serves=before.current)
-            pushed = push(board, kit.candidate.release, kit.policy, _quiet)
-            tell("pushed", serves=kit.candidate.release.digest)
+            pushed = board.push(deployment.candidate.release, deployment.policy)
+            tell("pushed", serves=deployment.candidate.release.digest)
             try:
-                detail = _gates(board, job.place, kit, gates, before, tell)
+                detail = _gates(board, deployment, gates, before, tell)
             except ConnectionLost:
                 raise
             except (GateBroken, BoardError) as error:
-                return _go_back(board, kit, job, before, pushed, error)
+                return _go_back(board, deployment, job, before, pushed, error)
     except BoardError as error:
         return _cut_short(error, before)
     return Outcome(
         ending=Ending.DONE,
         detail=detail,
         changed=pushed.changed,
-        serves=kit.candidate.release.digest,
+        serves=deployment.candidate.release.digest,
         before=before.current,
         bytes_sent=pushed.bytes_sent,
     )
 
 
-def _gates(board: Board, place: Place, kit: Kit, gates: GatesSpec, before: Served, tell: Tell) -> str:
+def _gates(board: BoardJob, deployment: Deployment, gates: GatesSpec, before: Served, tell: Tell) -> str:
     """Hold an updated board to its gates; returns what is worth knowing.
 
     Raises:
@@ -92,46 +87,48 @@ def _gates(board: Board, place: Place, kit: Kit, gates: GatesSpec, before: Serve
     """
     notes = []
     if gates.self_check:
-        checked = verify(board, kit.candidate.release, kit.candidate.golden, _quiet)
+        checked = board.check(deployment.candidate)
         if not checked.holds:
             raise GateBroken(f"the golden self-check deviates by {checked.deviation:.2g}, {checked.limit:g} is allowed")
         tell("checked", f"self-check {checked.deviation:.2g}")
     if gates.max_drop is not None or gates.max_p99_slower is not None:
-        notes += _measured(board, kit, gates, before)
+        notes += _measured(board, deployment, gates, before)
         tell("measured", "; ".join(notes))
     if gates.max_temperature is not None:
-        heat = max(read_facts(board).temperatures_c.values(), default=None)
+        heat = max(read_facts(board.board).temperatures_c.values(), default=None)
         if heat is not None and heat > gates.max_temperature:
             raise GateBroken(f"its hottest sensor says {heat:.0f} °C, {gates.max_temperature:g} are allowed")
         notes.append(f"{heat:.0f} °C" if heat is not None else "no temperature sensor")
     return "; ".join(notes)
 
 
-def _measured(board: Board, kit: Kit, gates: GatesSpec, before: Served) -> list[str]:
-    others = [_before(kit, before)] if gates.max_p99_slower is not None else []
-    known = [one for one in others if one is not None and one.evaluation.digest == kit.candidate.evaluation.digest]
-    measured = measure(board, [kit.candidate, *known], kit.method, Provenance.MEASURED, _quiet)
+def _measured(board: BoardJob, deployment: Deployment, gates: GatesSpec, before: Served) -> list[str]:
+    others = [_before(deployment, before)] if gates.max_p99_slower is not None else []
+    known = [
+        one for one in others if one is not None and one.evaluation.digest == deployment.candidate.evaluation.digest
+    ]
+    measured = board.measure([deployment.candidate, *known], deployment.method)
     notes = []
     if gates.max_drop is not None:
-        notes.append(_drop(kit.candidate, measured[0], gates.max_drop))
+        notes.append(_drop(deployment.candidate, measured[0], gates.max_drop))
     if gates.max_p99_slower is not None:
         notes.append(_slower(measured, gates.max_p99_slower))
     return notes
 
 
-def _before(kit: Kit, before: Served) -> Candidate | None:
+def _before(deployment: Deployment, before: Served) -> Candidate | None:
     """Return the release that the board served before, where a run of this project built it."""
-    if not before.current or before.current == kit.candidate.release.digest:
+    if not before.current or before.current == deployment.candidate.release.digest:
         return None
     try:
-        return candidate(find_release(before.current), kit.store)
+        return candidate(find_release(before.current), deployment.store)
     except UsageError:
         return None
 
 
 def _drop(chosen: Candidate, measured: Measurement, limit: float) -> str:
     assert measured.answers is not None
-    right = [best == label for best, label in zip(chosen.truth, chosen.labels, strict=True)]
+    right = [bool(one) for one in chosen.truth[:, 0] == chosen.labels]
     lost = paired_drop(right, measured.answers.right).points.value
     if lost > limit:
         raise GateBroken(f"it loses {lost:.1f} points of top-1 against float, {limit:g} are allowed")
@@ -151,10 +148,12 @@ def _slower(measured: tuple[Measurement, ...], limit: float) -> str:
     return said
 
 
-def _go_back(board: Board, kit: Kit, job: Job, before: Served, pushed: Pushed, error: Exception) -> Outcome:
+def _go_back(
+    board: BoardJob, deployment: Deployment, job: Job, before: Served, pushed: Pushed, error: Exception
+) -> Outcome:
     """Take a board that did not pass back to what it served before this rollout first touched it."""
     why = error.message if isinstance(error, BoardError) else str(error)
-    digest = kit.candidate.release.digest
+    digest = deployment.candidate.release.digest
     known = {"ending": Ending.FAILED, "before": before.current, "bytes_sent": pushed.bytes_sent}
     earlier = before.current if pushed.changed else job.before  # an attempt that was lost may have activated it
     if earlier == digest:
@@ -163,7 +162,7 @@ def _go_back(board: Board, kit: Kit, job: Job, before: Served, pushed: Pushed, e
         detail = f"{why}; it has no release before to go back to"
         return Outcome(detail=detail, serves=digest, changed=pushed.changed, **known)
     try:
-        now = rollback(board, _quiet, signed=kit.policy.key is not None, patience=kit.policy.patience).release
+        now = board.roll_back(deployment.policy).release
     except ConnectionLost as lost:
         return Outcome(detail=f"{why}; and on its way back: {lost.message}", changed=True, **known)
     except BoardError as again:
@@ -172,11 +171,10 @@ def _go_back(board: Board, kit: Kit, job: Job, before: Served, pushed: Pushed, e
     return Outcome(detail=f"{why}; it serves {short(now)} again", serves=now, **known)
 
 
-def _roll_back(job: Job, kit: Kit, tell: Tell) -> Outcome:
+def _roll_back(job: Job, deployment: Deployment, tell: Tell) -> Outcome:
     try:
-        with watched(opener(job.place.board, job.place, kit.board)) as board:
-            require_identity(board, job.place)
-            now = served(board, step=_STEP)
+        with _on(job, deployment) as board:
+            now = board.served(_STEP)
             tell("connected", serves=now.current)
             if now.current == job.before:
                 return Outcome(ending=Ending.DONE, detail="it served it already", serves=now.current)
@@ -184,7 +182,7 @@ def _roll_back(job: Job, kit: Kit, tell: Tell) -> Outcome:
                 wanted = short(job.before) if job.before else "none"
                 detail = f"it is to go back to {wanted}, and has {short(now.previous) or 'none'}: it stays as it is"
                 return Outcome(ending=Ending.FAILED, detail=detail, serves=now.current)
-            back = rollback(board, _quiet, signed=kit.policy.key is not None, patience=kit.policy.patience)
+            back = board.roll_back(deployment.policy)
             return Outcome(ending=Ending.DONE, changed=True, serves=back.release, before=now.current)
     except BoardError as error:
         return _cut_short(error, None)
@@ -210,5 +208,7 @@ def _cut_short(error: BoardError, before: Served | None) -> Outcome:
             return Outcome(ending=Ending.FAILED, detail=error.message, touched=touched, serves=current, before=current)
 
 
-def _quiet(event: Event) -> None:
-    """A hundred boards at once: the journal says how far each is."""
+def _on(job: Job, deployment: Deployment) -> AbstractContextManager[BoardJob]:
+    """Connect to the board of a job; of a hundred boards at once, the journal keeps the progress, not the events."""
+    place = job.place
+    return on_board(opener_of(place.board, place, deployment.board), lambda _event: None, board_id=place.board_id)

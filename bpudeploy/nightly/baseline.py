@@ -11,9 +11,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bpudeploy.errors import UsageError
-from bpudeploy.nightly.metrics import Metric, spoilt
-from bpudeploy.results.measurement import Answers, Measurement, Provenance
-from bpudeploy.store.files import storing, write_atomically
+from bpudeploy.files import write_atomically
+from bpudeploy.nightly.metrics import Metric, invalid
+from bpudeploy.provenance import Provenance
+from bpudeploy.results.measurement import Answers, Measurement
+from bpudeploy.store.objects import storing
 
 SESSIONS = 20
 """Of each board, the latest, that a baseline keeps: their spread is what a night is held against."""
@@ -143,7 +145,7 @@ def baseline_of(job: str, measured: Sequence[Measurement], pinned: str, why: str
     boards: dict[str, OfBoard] = {}
     for m in measured:
         sessions = boards[m.board_id].sessions if m.board_id in boards else ()
-        if m.provenance is Provenance.MEASURED and not spoilt(m) and len(sessions) < SESSIONS:
+        if m.provenance is Provenance.MEASURED and not invalid(m) and len(sessions) < SESSIONS:
             board = boards.get(m.board_id, OfBoard(board=m.board, device=m.device, runtime=m.runtime, sessions=()))
             boards[m.board_id] = board.model_copy(update={"sessions": (_session(m), *sessions)})
     builds = {m.build.compiled: m.build.compile_seconds for m in measured if m.build is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from bpudeploy.commits import commit_of
 from bpudeploy.errors import UsageError
+from bpudeploy.files import Locked, locked
 from bpudeploy.measure import versions
 from bpudeploy.nightly.baseline import Baseline
 from bpudeploy.nightly.floor import Ticket
@@ -24,15 +24,11 @@ from bpudeploy.nightly.suite import Job
 def alone(suite: str) -> Iterator[None]:
     """Be the one night of this suite in this project, until the end of the process, however it comes."""
     NIGHTS.mkdir(parents=True, exist_ok=True)
-    lock = os.open(NIGHTS / f".{suite}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"a night of {suite} runs already here", hint="wait for it, or stop it") from error
-        yield
-    finally:
-        os.close(lock)
+        with locked(NIGHTS / f".{suite}.lock"):
+            yield
+    except Locked as error:
+        raise UsageError(f"a night of {suite} is already running here", hint="wait for it, or stop it") from error
 
 
 class Book:

@@ -79,7 +79,7 @@ def changes(series: Series, limits: Limits = LIMITS) -> tuple[Change, ...]:
     >>> [(c.first, c.regression) for c in changes(Series(nights_, Scale.RATIO, Worse.HIGHER, at_least=1.0))]
     [(20, True)]
     """
-    judged = [index for index, point in enumerate(series.points) if not point.spoilt]
+    judged = [index for index, point in enumerate(series.points) if not point.invalid]
     if len(judged) < ENOUGH:
         return ()
     data = nights([series.points[index] for index in judged], series.scale, series.at_least)

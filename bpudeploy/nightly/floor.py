@@ -13,7 +13,7 @@ from bpudeploy.effects.reserve import Reserved
 from bpudeploy.errors import BoardError, BpudeployError
 from bpudeploy.nightly.night import Fault, JobState
 from bpudeploy.nightly.suite import HERE, Job
-from bpudeploy.nightly.work import Kit
+from bpudeploy.nightly.work import JobRelease
 
 _FAULTS_IN_A_ROW = 2
 """After so many a board is no longer used tonight."""
@@ -35,7 +35,7 @@ class Ticket:
 
     job: Job
     at: At = At.BUILDING
-    kit: Kit | None = None
+    release: JobRelease | None = None
     expected_s: float = 0.0
     faults: list[Fault] = field(default_factory=list)
     failed_on: set[str] = field(default_factory=set)
@@ -76,10 +76,10 @@ class Floor:
         self._at_work = set(self.boards)
         self._change = threading.Condition(threading.RLock())
 
-    def ready(self, ticket: Ticket, kit: Kit, expected_s: float) -> None:
+    def ready(self, ticket: Ticket, release: JobRelease, expected_s: float) -> None:
         """A job was built: it may be measured."""
         with self._change:
-            ticket.kit, ticket.expected_s, ticket.at = kit, expected_s, At.READY
+            ticket.release, ticket.expected_s, ticket.at = release, expected_s, At.READY
             self._change.notify_all()
 
     def over(self, ticket: Ticket, state: JobState, why: str) -> None:

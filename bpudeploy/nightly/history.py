@@ -8,7 +8,7 @@ from datetime import datetime
 
 from bpudeploy.nightly.changed import changed, reproduce
 from bpudeploy.nightly.changes import ENOUGH, Change, changes, standing_of
-from bpudeploy.nightly.metrics import Metric, spoilt
+from bpudeploy.nightly.metrics import Metric, invalid
 from bpudeploy.nightly.night import Against, Finding, Outcome
 from bpudeploy.nightly.series import Point, Series
 from bpudeploy.results.measurement import Measurement
@@ -72,7 +72,7 @@ def against_history(history: History, pinned: str | None, recipe: str) -> Findin
     """
     points, change = history.series.points, history.standing
     now = points[-1].value
-    judged = sum(not point.spoilt for point in points)
+    judged = sum(not point.invalid for point in points)
     if judged < ENOUGH:
         found = _finding(history, Outcome.CANNOT_TELL, now, None, "")
         return found.model_copy(update={"because": (f"{judged} nights that can be judged; {ENOUGH} are needed",)})
@@ -110,5 +110,5 @@ def _point(metric: Metric, m: Measurement) -> Point | None:
         return None
     at = datetime.fromisoformat(m.made)
     if metric.is_latency:
-        return Point(at, value, m.board_id, hottest(m.conditions), spoilt(m))
+        return Point(at, value, m.board_id, hottest(m.conditions), invalid(m))
     return Point(at, value, m.board_id if metric is Metric.MEMORY else "")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bpudeploy.nightly.baseline import Baseline, OfBoard
-from bpudeploy.nightly.metrics import Metric, spoilt
+from bpudeploy.nightly.metrics import Metric, invalid
 from bpudeploy.nightly.night import Against, Finding, Outcome
 from bpudeploy.nightly.series import Worse
 from bpudeploy.results.compare import Comparison, Design
@@ -139,7 +139,7 @@ def _in_turns(metric: Metric, comparison: Comparison, at_least: float) -> Findin
 
 def _on_board(metric: Metric, now: float, m: Measurement, pinned: OfBoard | None, at_least: float) -> Finding:
     values = [v for one in pinned.sessions if (v := one.of(metric)) is not None] if pinned is not None else []
-    if metric.is_latency and spoilt(m):
+    if metric.is_latency and invalid(m):
         before = statistics.median(values) if values else None
         why = tuple(caveat.meaning for caveat in m.caveats)
         return _finding(metric, now, before, None, at_least, "", why, Outcome.CANNOT_TELL)

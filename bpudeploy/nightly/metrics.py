@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 from bpudeploy.nightly.series import Scale, Worse
-from bpudeploy.results.measurement import Caveat, Measurement, Provenance
+from bpudeploy.provenance import Provenance
+from bpudeploy.results.measurement import Caveat, Measurement
 from bpudeploy.spec.suite import NightlyChecks
 
 SPOIL = (Caveat.THROTTLED, Caveat.HOT, Caveat.REBOOTED)
@@ -84,7 +85,7 @@ class Metric(StrEnum):
         return limit
 
 
-def spoilt(m: Measurement) -> bool:
+def invalid(m: Measurement) -> bool:
     """Return whether a measurement's latencies are those of its conditions."""
     return any(caveat in SPOIL for caveat in m.caveats)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bpudeploy.errors import ExitCode, UsageError
+from bpudeploy.files import write_atomically
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.results.measurement import Caveat, Interval, Provenance
-from bpudeploy.store.files import write_atomically
+from bpudeploy.provenance import Provenance
+from bpudeploy.results.measurement import Caveat, Interval
 
 FILE = "night.json"
 
@@ -64,7 +65,7 @@ class Finding(_Value):
 
 
 class Fault(_Value):
-    """A try that a board or its network spoilt; it says nothing of the release."""
+    """A try that a board or its network invalid; it says nothing of the release."""
 
     board: str
     at: str

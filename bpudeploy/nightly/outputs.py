@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from bpudeploy.files import write_atomically
 from bpudeploy.nightly.history import History
 from bpudeploy.nightly.junit import to_junit
 from bpudeploy.nightly.markdown import to_markdown
 from bpudeploy.nightly.night import Night, nights_in
 from bpudeploy.nightly.openmetrics import to_openmetrics
 from bpudeploy.nightly.page import index_page, night_page
-from bpudeploy.store.files import storing, write_atomically
+from bpudeploy.store.objects import storing
 
 REPORT = "report.html"
 

@@ -1,4 +1,4 @@
-"""Plots of a metric night by night: whose board, what was spoilt, on which level, and since which night it is bad."""
+"""Plots of a metric night by night: whose board, what was invalid, on which level, and since which night it is bad."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ def _draw_points(axes: Any, seen: _Drawn, names: Mapping[str, str]) -> None:
         style = {"marker": _MARKERS[number], "color": colour, "markersize": 3.6, "linestyle": "none"}
         others = len(boards) - number if number == _BOARDS - 1 else 1
         style["label"] = f"{others} other boards" if others > 1 else in_legend(names.get(board, "a night"), 22)
-        good = [(seen.day(index), point.value) for index, point in mine if not point.spoilt]
-        spoilt = [(seen.day(index), point.value) for index, point in mine if point.spoilt]
+        good = [(seen.day(index), point.value) for index, point in mine if not point.invalid]
+        invalid = [(seen.day(index), point.value) for index, point in mine if point.invalid]
         axes.plot([x for x, _ in good], [y for _, y in good], alpha=0.85, **style)
-        if spoilt:
+        if invalid:
             hollow = style | {"markerfacecolor": "white", "label": None, "markersize": 4.2}
-            axes.plot([x for x, _ in spoilt], [y for _, y in spoilt], **hollow)
+            axes.plot([x for x, _ in invalid], [y for _, y in invalid], **hollow)
 
 
 def _names(seen: _Drawn, job: JobResult) -> dict[str, str]:
@@ -124,7 +124,7 @@ def _draw_levels(axes: Any, seen: _Drawn) -> float:
     changes, points = seen.history.changes, seen.history.series.points
     begin, end = seen.day(seen.shown[0]), seen.day(len(points) - 1)
     if not changes:
-        judged = [point.value for point in points if not point.spoilt] or [point.value for point in points]
+        judged = [point.value for point in points if not point.invalid] or [point.value for point in points]
         middle = statistics.median(judged)
         axes.plot([begin, end], [middle, middle], color=INK, linewidth=1, linestyle=":", label="median")
         return middle
@@ -180,7 +180,7 @@ def _limits(axes: Any, seen: _Drawn, more: Sequence[float]) -> bool:
     beyond = [one for one in seen.points if not low <= one[1].value <= high]
     for index, point in beyond:
         at, marker = (high, "^") if point.value > high else (low, "v")
-        fill = "white" if point.spoilt else INK
+        fill = "white" if point.invalid else INK
         axes.plot([seen.day(index)], [at], marker, color=INK, markerfacecolor=fill, markersize=5, clip_on=False)
     return bool(beyond)
 
@@ -231,8 +231,8 @@ def _words(seen: _Drawn, pinned: bool, beyond: bool, bad: datetime | None) -> st
     unit = seen.history.metric.change_unit
     around = "the pinned baseline" if pinned else "the level"
     told.append(f"Grey: {seen.history.series.at_least:g} {unit} around {around}, nobody's concern.")
-    if any(point.spoilt for _, point in seen.points):
-        told.append("Hollow: spoilt by the board's conditions, not judged.")
+    if any(point.invalid for _, point in seen.points):
+        told.append("Hollow: invalid by the board's conditions, not judged.")
     if beyond:
         told.append("A triangle at the edge: a night far beyond it.")
     if seen.history.changes:

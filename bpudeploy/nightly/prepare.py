@@ -8,14 +8,15 @@ from pathlib import Path
 
 from bpudeploy.backends.base import Backend
 from bpudeploy.errors import BpudeployError
-from bpudeploy.known import PROJECT
 from bpudeploy.nightly.baseline import Baseline, read_baseline
 from bpudeploy.nightly.night import Night, nights_in
 from bpudeploy.nightly.quarantine import quarantined
 from bpudeploy.nightly.schedule import Slot, expected, forecast
 from bpudeploy.nightly.suite import LoadedSuite
 from bpudeploy.plan import pipeline
+from bpudeploy.plan.products import BINARY
 from bpudeploy.plan.step import Plan
+from bpudeploy.releases import PROJECT
 
 NIGHTS = PROJECT / "nights"
 
@@ -48,7 +49,7 @@ def prepare(loaded: LoadedSuite, backends: Mapping[str, Backend], store: Path) -
     plans: dict[str, Plan | BpudeployError] = {}
     for job in loaded.jobs:
         try:
-            plans[job.name] = pipeline.plan_until(job.resolved, backends[job.resolved.target.backend], pipeline.BINARY)
+            plans[job.name] = pipeline.plan(job.resolved, backends[job.resolved.target.backend]).until(BINARY)
         except BpudeployError as error:
             plans[job.name] = error
     nights = tuple(night for _, night in nights_in(NIGHTS) if night.suite == loaded.suite.name)

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bpudeploy.boards.base import Board, BoardOpener
+from bpudeploy.boardjob import opener_of
+from bpudeploy.boards.base import BoardOpener
 from bpudeploy.deploy import board_opener, keep_built
 from bpudeploy.errors import BpudeployError, OutOfTime, StoreError, UsageError
 from bpudeploy.events import Event, Note
-from bpudeploy.fleet.reach import opener, require_identity
-from bpudeploy.known import RUNS, Known, find_release
 from bpudeploy.measure import Candidate, candidate
 from bpudeploy.nightly.baseline import Baseline
 from bpudeploy.nightly.book import Book, alone
@@ -26,9 +25,10 @@ from bpudeploy.nightly.night import JobState, Night
 from bpudeploy.nightly.prepare import NIGHTS, Prepared
 from bpudeploy.nightly.suite import HERE, Job
 from bpudeploy.nightly.verdict import judged
-from bpudeploy.nightly.work import STEP, Kit, measure_on
-from bpudeploy.plan import pipeline
+from bpudeploy.nightly.work import STEP, JobRelease, measure_on
+from bpudeploy.plan.products import BINARY
 from bpudeploy.plan.step import Plan
+from bpudeploy.releases import RUNS, BuiltRelease, find_release
 from bpudeploy.results.store import Results
 from bpudeploy.run.farm import Executor, run_all
 from bpudeploy.run.journal import new_run_directory
@@ -140,7 +140,7 @@ class _Shift:
 
     def _recompiled(self, plan: Plan, tell: Tell) -> RunResult | BpudeployError:
         try:
-            return run(plan, self.means.store, partial(tell, plan.recipe), [pipeline.BINARY])
+            return run(plan, self.means.store, partial(tell, plan.recipe), [BINARY])
         except BpudeployError as error:
             return error
 
@@ -152,7 +152,7 @@ class _Shift:
             resolved = job.resolved
             directory = new_run_directory(RUNS, resolved.recipe.name)
             known = keep_built(resolved, self.prepared.backends[resolved.target.backend], outcome, directory)
-            kit = self._kit(job, known, tell)
+            measured = self._release(job, known, tell)
         except OutOfTime as error:
             self.floor.over(ticket, JobState.LEFT_OUT, error.in_a_line)
         except BpudeployError as error:
@@ -162,14 +162,13 @@ class _Shift:
             result = self.book.of(job.name)
             self.book.put(result.model_copy(update={"release": known.digest, "build_seconds": seconds}))
             before = next((slot.expected.board_s for slot in self.prepared.slots if slot.job is job), 0.0)
-            self.floor.ready(ticket, kit, before * len(kit.contenders))
+            self.floor.ready(ticket, measured, before * len(measured.contenders))
 
-    def _kit(self, job: Job, known: Known, tell: Tell) -> Kit:
+    def _release(self, job: Job, known: BuiltRelease, tell: Tell) -> JobRelease:
         baseline = self.prepared.baselines[job.name]
         ours = candidate(known, self.means.store)
-        return Kit(
+        return JobRelease(
             recipe=str(job.resolved.files[0]),
-            target=job.resolved.target,
             candidate=ours,
             pinned=_pinned(baseline, ours, self.means.store, partial(tell, job.name)),
             baseline=baseline,
@@ -178,8 +177,8 @@ class _Shift:
         )
 
     def _measure(self, ticket: Ticket, board: str, tell: Tell) -> None:
-        job, kit = ticket.job, ticket.kit
-        assert kit is not None  # it is ready
+        job, release = ticket.job, ticket.release
+        assert release is not None  # it is ready
         suite = self.prepared.loaded.suite.name
 
         def emit(event: Event) -> None:
@@ -189,20 +188,19 @@ class _Shift:
 
         emit(Note(STEP, f"on {board}"))
         began = time.monotonic()
-        opened, check = self._opener(job, board)
+        opener, board_id = self._opener(job, board)
         night = f"{suite}/{self.night}"
-        held = measure_on(opened, kit, suite, night, check, self.means.results.append, emit)
+        held = measure_on(opener, release, suite, night, board_id, self.means.results.append, emit)
         seconds = time.monotonic() - began
-        ran = {"board": board, "board_seconds": seconds / len(kit.contenders), "faults": tuple(ticket.faults)}
+        ran = {"board": board, "board_seconds": seconds / len(release.contenders), "faults": tuple(ticket.faults)}
         known = self.book.of(job.name).model_copy(update=ran)
-        self.book.put(judged(known, kit, held, self.means.results, self.prepared.nights))
+        self.book.put(judged(known, release, held, self.means.results, self.prepared.nights))
 
-    def _opener(self, job: Job, board: str) -> tuple[BoardOpener, Callable[[Board], None]]:
+    def _opener(self, job: Job, board: str) -> tuple[BoardOpener, str | None]:
         if board == HERE:
-            return board_opener(job.resolved.target, None), lambda _board: None
+            return board_opener(job.resolved.target, None), None
         listed = self.prepared.loaded.boards[board]
-        opened = opener(board, listed, job.resolved.target.board)
-        return opened, lambda there: require_identity(there, listed)
+        return opener_of(board, listed, job.resolved.target.board), listed.board_id
 
 
 def _pinned(baseline: Baseline | None, ours: Candidate, store: Path, emit: Callable[[Event], None]) -> Candidate | None:

@@ -34,7 +34,7 @@ class Point:
     """``board_id``: each board has an offset of its own."""
     temperature_c: float | None = None
     """None where no sensor told it, or where the metric cannot depend on it."""
-    spoilt: bool = False
+    invalid: bool = False
     """Throttled, hot, rebooted...: drawn, never judged."""
 
 

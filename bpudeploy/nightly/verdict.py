@@ -10,12 +10,14 @@ from bpudeploy.nightly.judge import Held, against_baseline, paired
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Against, Finding, JobResult, JobState, Night, Outcome
 from bpudeploy.nightly.words import clock
-from bpudeploy.nightly.work import Kit
+from bpudeploy.nightly.work import JobRelease
 from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.store import Query, Results
 
 
-def judged(result: JobResult, kit: Kit, held: Sequence[Held], results: Results, nights: Sequence[Night]) -> JobResult:
+def judged(
+    result: JobResult, release: JobRelease, held: Sequence[Held], results: Results, nights: Sequence[Night]
+) -> JobResult:
     """Return a job's result with all that its measurement decides.
 
     Args:
@@ -32,19 +34,19 @@ def judged(result: JobResult, kit: Kit, held: Sequence[Held], results: Results, 
         )
     )
     suite = str(m.night).partition("/")[0]
-    pinned = kit.baseline.pinned if kit.baseline is not None else None
+    pinned = release.baseline.pinned if release.baseline is not None else None
     of_suite = nights_of(found, suite)
     of_history = [
-        against_history(one, pinned, kit.recipe)
-        for one in histories(result.job, of_suite, kit.checks)
+        against_history(one, pinned, release.recipe)
+        for one in histories(result.job, of_suite, release.checks)
         if one.measured[-1].session == m.session  # else tonight has no such figure
     ]
-    paired_with_before = _top1(kit, m, of_suite, results)
+    paired_with_before = _top1(release, m, of_suite, results)
     if paired_with_before is not None:
         of_history = [paired_with_before if _is_weaker(one) else one for one in of_history]
     of_baseline = [
-        _explained(finding, kit, m, found, nights, result.job)
-        for finding in against_baseline(held, kit.baseline, kit.checks)
+        _explained(finding, release, m, found, nights, result.job)
+        for finding in against_baseline(held, release.baseline, release.checks)
     ]
     known = {
         "state": JobState.MEASURED,
@@ -63,13 +65,13 @@ def _is_weaker(finding: Finding) -> bool:
     return finding.metric is Metric.TOP1 and finding.outcome is not Outcome.REGRESSION
 
 
-def _top1(kit: Kit, now: Measurement, nights: Sequence[Measurement], results: Results) -> Finding | None:
+def _top1(release: JobRelease, now: Measurement, nights: Sequence[Measurement], results: Results) -> Finding | None:
     """Hold tonight's answers against those of the release before, image by image: that needs no row of nights.
 
     None where there is none before, it answered to other images, or tonight's release is the pinned one.
     """
-    at_least = Metric.TOP1.at_least(kit.checks)
-    if at_least is None or (kit.baseline is not None and kit.baseline.release == now.subject.release):
+    at_least = Metric.TOP1.at_least(release.checks)
+    if at_least is None or (release.baseline is not None and release.baseline.release == now.subject.release):
         return None
     place = next((i for i, m in enumerate(nights) if m.subject.release == now.subject.release), len(nights))
     if place == 0:
@@ -87,21 +89,21 @@ def _top1(kit: Kit, now: Measurement, nights: Sequence[Measurement], results: Re
             "since": bad.made,
             "last_good": good.made,
             "changed": changed(good, now),
-            "reproduce": reproduce(good, now, kit.recipe),
+            "reproduce": reproduce(good, now, release.recipe),
         }
     )
 
 
 def _explained(
     finding: Finding,
-    kit: Kit,
+    release: JobRelease,
     now: Measurement,
     found: Sequence[Measurement],
     nights: Sequence[Night],
     job: str,
 ) -> Finding:
     """Add to a regression since when it is there, what changed since the pinned release, and how to see it."""
-    baseline = kit.baseline
+    baseline = release.baseline
     if finding.outcome is not Outcome.REGRESSION or baseline is None:
         return finding
     pinned = next((m for m in found if m.subject.release == baseline.release and m.session != now.session), None)
@@ -112,7 +114,7 @@ def _explained(
             "since": since or now.made,
             "last_good": last_good,
             "changed": changed(pinned, now) if pinned is not None else (),
-            "reproduce": reproduce(pinned, now, kit.recipe) if pinned is not None else (),
+            "reproduce": reproduce(pinned, now, release.recipe) if pinned is not None else (),
         }
     )
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Finding, JobResult, JobState, Night, Outcome
-from bpudeploy.results.measurement import Provenance
+from bpudeploy.provenance import Provenance
 
 
 class Standing(StrEnum):

@@ -1,40 +1,35 @@
-"""One job on one board: reserve it, measure the release and its baseline in turns, look twice, give it back."""
+"""One job on one board: the release and its baseline measured interleaved, again where a figure needs it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from bpudeploy.boards.base import Board, BoardOpener
-from bpudeploy.effects.lost import watched
-from bpudeploy.effects.reserve import release, reserve
-from bpudeploy.errors import BoardError
+from bpudeploy.boardjob import BoardJob, Claim, on_board
+from bpudeploy.boards.base import BoardOpener
 from bpudeploy.events import Event, Note
-from bpudeploy.measure import Candidate, measure, provenance_of
+from bpudeploy.measure import Candidate
 from bpudeploy.nightly.baseline import Baseline
 from bpudeploy.nightly.judge import Held, against_baseline
-from bpudeploy.nightly.metrics import spoilt
+from bpudeploy.nightly.metrics import invalid
 from bpudeploy.nightly.night import Outcome
 from bpudeploy.results.compare import compare
 from bpudeploy.results.measurement import Measurement
 from bpudeploy.spec.recipe import BenchmarkSpec
 from bpudeploy.spec.suite import NightlyChecks
-from bpudeploy.spec.target import Target
 
 STEP = "nightly"
 _LONGEST = 3
-"""Times that a job is measured at most: once, again where it was spoilt, and again where it looks bad."""
+"""Times that a job is measured at most: once, again if it was invalid, and again if it looks bad."""
 _SPARE_S = 900.0
 
 
 @dataclass(frozen=True)
-class Kit:
-    """What is measured of a job: tonight's release, and the pinned one where it is another and still here."""
+class JobRelease:
+    """What is measured of a job: tonight's release, and the pinned one if it is another and still in the store."""
 
     recipe: str
     """Its file."""
-    target: Target
     candidate: Candidate
     pinned: Candidate | None
     baseline: Baseline | None
@@ -53,61 +48,48 @@ class Kit:
 
 def measure_on(
     opener: BoardOpener,
-    kit: Kit,
+    job: JobRelease,
     suite: str,
     night: str,
-    check: Callable[[Board], None],
+    board_id: str | None,
     keep: Callable[[tuple[Measurement, ...]], None],
     emit: Callable[[Event], None],
 ) -> tuple[Held, ...]:
     """Measure a job's release on a board and return each look at it, the latest last.
 
     Args:
-        suite: who holds the board meanwhile.
-        check: raises BoardError where it is not the board that is meant.
+        suite: holds the reservation meanwhile.
+        board_id: the serial number that the board must have; None accepts any.
         keep: called with what was measured, as soon as it is.
 
     Raises:
         Reserved: somebody else has the board.
         BoardError: the board failed, or its network did.
     """
-    with watched(opener) as board:
-        check(board)
-        with _held(board, kit, suite, emit):
-            held = [_look(board, kit, night, keep, emit)]
-            if spoilt(held[-1].measured):
-                emit(Note(STEP, f"spoilt ({', '.join(held[-1].measured.caveats)}): measured again"))
-                held = [_look(board, kit, night, keep, emit)]
-            if _looks_bad(held[0], kit):
-                emit(Note(STEP, "looks like a regression: measured again, to be sure"))
-                held.append(_look(board, kit, night, keep, emit))
+    claim = Claim(job.seconds, f"{suite} measures {job.candidate.release.manifest.name}", suite)
+    with on_board(opener, emit, board_id=board_id, claim=claim) as board:
+        held = [_look(board, job, night, keep)]
+        if invalid(held[-1].measured):
+            emit(Note(STEP, f"invalid ({', '.join(held[-1].measured.caveats)}): measured again"))
+            held = [_look(board, job, night, keep)]
+        if _looks_bad(held[0], job):
+            emit(Note(STEP, "looks like a regression: measured again to confirm it"))
+            held.append(_look(board, job, night, keep))
     return tuple(held)
 
 
-@contextmanager
-def _held(board: Board, kit: Kit, suite: str, emit: Callable[[Event], None]) -> Iterator[None]:
-    why = f"{suite} measures {kit.candidate.release.manifest.name}"
-    reserve(board, seconds=kit.seconds, why=why, wait_s=0, emit=emit, job=suite)
-    try:
-        yield
-    finally:
-        with suppress(BoardError):  # what failed first is the one to tell; a reservation ends by itself
-            release(board, force=False, job=suite)
-
-
-def _looks_bad(held: Held, kit: Kit) -> bool:
-    findings = against_baseline([held], kit.baseline, kit.checks)
+def _looks_bad(held: Held, job: JobRelease) -> bool:
+    findings = against_baseline([held], job.baseline, job.checks)
     return any(one.outcome is Outcome.REGRESSION and one.metric.is_latency for one in findings)
 
 
 def _look(
-    board: Board,
-    kit: Kit,
+    board: BoardJob,
+    job: JobRelease,
     night: str,
     keep: Callable[[tuple[Measurement, ...]], None],
-    emit: Callable[[Event], None],
 ) -> Held:
-    measured = measure(board, kit.contenders, kit.method, provenance_of(kit.target), emit)
+    measured = board.measure(job.contenders, job.method)
     ours = measured[0].model_copy(update={"night": night})
     keep((ours, *measured[1:]))
     return Held(ours, compare(measured[1:], [ours]) if len(measured) > 1 else None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bpudeploy.errors import StageContractError
+from collections.abc import Mapping
+
+from bpudeploy.errors import BpudeployError, StageContractError
 from bpudeploy.plan.step import Plan, Ref, Step
 from bpudeploy.stage import Stage, StageOptions
 
@@ -14,8 +16,8 @@ class PlanBuilder:
         self._recipe = recipe
         self._steps: dict[str, Step] = {}
 
-    def add(self, stage: Stage[StageOptions], name: str, options: StageOptions, *inputs: Ref) -> tuple[Ref, ...]:
-        """Add a step and return references to its outputs.
+    def add(self, stage: Stage[StageOptions], name: str, options: StageOptions, *inputs: Ref) -> Mapping[str, Ref]:
+        """Add a step and return references to its outputs, by name.
 
         Raises:
             StageContractError: the inputs are not of the kinds that the stage takes, or the name is taken.
@@ -28,8 +30,8 @@ class PlanBuilder:
                 hint="this is a bug in the pipeline",
             )
         self._steps[name] = Step(name, stage, options, inputs)
-        return tuple(Ref(name, i, kind) for i, kind in enumerate(stage.gives))
+        return {output: Ref(name, output, kind) for output, kind in stage.gives.items()}
 
-    def build(self) -> Plan:
-        """Return the plan."""
-        return Plan(self._recipe, tuple(self._steps.values()))
+    def build(self, unavailable: Mapping[str, BpudeployError] = {}) -> Plan:
+        """Return the plan; ``unavailable`` is that of ``Plan``."""
+        return Plan(self._recipe, tuple(self._steps.values()), unavailable)

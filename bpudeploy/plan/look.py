@@ -37,7 +37,7 @@ class Outlook:
 def look(plan: Plan, root: Path, force: Collection[str] = ()) -> tuple[Outlook, ...]:
     """Say for each step what ``run`` with the same ``force`` would do. Reads the store only."""
     forced = plan.select(force)
-    known: dict[str, tuple[Digest, ...] | None] = {}
+    known: dict[str, Mapping[str, Digest] | None] = {}
     outlooks = []
     for step in plan.steps:
         unknown = next((ref.step for ref in step.inputs if known[ref.step] is None), None)
@@ -48,13 +48,17 @@ def look(plan: Plan, root: Path, force: Collection[str] = ()) -> tuple[Outlook, 
         else:
             outlook = _look_at(plan, step, _digests(step, known), root, step.name in forced)
         hit = outlook.record if outlook.state is State.HIT else None
-        known[step.name] = tuple(o.digest for o in hit.outputs) if hit else None
+        known[step.name] = _outputs(step, hit) if hit else None
         outlooks.append(outlook)
     return tuple(outlooks)
 
 
-def _digests(step: Step, known: Mapping[str, tuple[Digest, ...] | None]) -> tuple[Digest, ...]:
-    return tuple((known[ref.step] or ())[ref.index] for ref in step.inputs)
+def _digests(step: Step, known: Mapping[str, Mapping[str, Digest] | None]) -> tuple[Digest, ...]:
+    return tuple((known[ref.step] or {})[ref.output] for ref in step.inputs)
+
+
+def _outputs(step: Step, record: Record) -> Mapping[str, Digest]:
+    return {name: o.digest for name, o in zip(step.stage.gives, record.outputs, strict=True)}
 
 
 def _look_at(plan: Plan, step: Step, inputs: tuple[Digest, ...], root: Path, forced: bool) -> Outlook:

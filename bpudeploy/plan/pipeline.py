@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +9,22 @@ from bpudeploy.backends.base import Backend, ToolMissing
 from bpudeploy.digest import Digest, digest_file, key_of
 from bpudeploy.errors import SpecError
 from bpudeploy.plan.builder import PlanBuilder
+from bpudeploy.plan.products import (
+    BINARY,
+    CALIBRATION,
+    EVALUATION,
+    FLOAT_SCORES,
+    GOLDEN,
+    GRAPH,
+    HEAD,
+    INT8_SCORES,
+    INTEGERS,
+    LAYERS,
+    MODEL,
+    PREPROCESSING,
+    QUANTIZED,
+    REPAIRED,
+)
 from bpudeploy.plan.step import Plan, Ref
 from bpudeploy.spec.load import Resolved
 from bpudeploy.spec.module import ModuleRef
@@ -35,27 +49,13 @@ from bpudeploy.stages.golden import GoldenOptions
 from bpudeploy.stages.head import FIT_HEAD, HeadOptions
 from bpudeploy.stages.integers import INTEGERS as COMPARE_INTEGERS
 from bpudeploy.stages.integers import IntegersOptions
-from bpudeploy.stages.layers import LAYERS, LayersOptions
+from bpudeploy.stages.layers import LAYERS as COMPARE_LAYERS
+from bpudeploy.stages.layers import LayersOptions
 from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions, ScoreOptions
 from bpudeploy.stages.repair import REPAIR, RepairOptions
 from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, ReferenceOptions, RestructureOptions
 from bpudeploy.stages.samples import SAMPLES, SamplesOptions, Subset
 from bpudeploy.stages.sensitivity import Choice
-
-BINARY = "compile"
-EVALUATION = "fetch/evaluation"
-CALIBRATION = "fetch/calibration"
-PREPROCESSING = "fetch/preprocess"
-FLOAT_SCORES = "restructure/reference"
-GRAPH = "restructure"  # gives the graph, then its scores
-QUANTIZED = "quantize"  # gives the prepared float graph, then its QDQ form
-INT8_SCORES = "quantize/scores"
-REPAIRED = "quantize/repair"  # gives the prepared graph, its QDQ form, that one's scores, and what was tried
-DEVIATIONS = "quantize/layers"
-INTEGERS = "quantize/integers"
-GOLDEN = "quantize/golden"  # gives images, then what the network that is compiled says to them
-MODEL = "fetch/model"
-HEAD = "head/fit"
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,10 @@ class _Inputs:
 
 
 def plan(resolved: Resolved, backend: Backend | None) -> Plan:
-    """Bind a recipe to stages; the plan ends at quantize without a backend, or where its compiler is not here.
+    """Bind a recipe to stages.
 
+    Without a backend the plan ends at quantize. It also ends there if the backend's compiler is not on this machine:
+    ``Plan.until("compile")`` then raises the ToolMissing that says how to get it.
     Hashes local sources and asks the compiler for its version; reads nothing else, runs nothing.
 
     Raises:
@@ -83,71 +85,39 @@ def plan(resolved: Resolved, backend: Backend | None) -> Plan:
         fetched.evaluation,
         fetched.calibration,
     )
-    (scores,) = p.add(REFERENCE, FLOAT_SCORES, ReferenceOptions(), model, preprocess, evaluation)
+    scores = p.add(REFERENCE, FLOAT_SCORES, ReferenceOptions(), model, preprocess, evaluation)["scores"]
     options = RestructureOptions(recipe.restructure.tolerance)
-    graph, _ = p.add(RESTRUCTURE, GRAPH, options, model, preprocess, evaluation, scores)
+    graph = p.add(RESTRUCTURE, GRAPH, options, model, preprocess, evaluation, scores)["graph"]
     for change in approximations(recipe.restructure.approximate):
         calibrated = (calibration,) if change.calibrated else ()
-        graph, _ = p.add(change.stage, change.step, change.options, graph, *calibrated, preprocess, evaluation)
+        graph = p.add(change.stage, change.step, change.options, graph, *calibrated, preprocess, evaluation)["graph"]
     quantize = QuantizeOptions(recipe.quantize, resolved.target.march, resolved.target.precision)
-    prepared, quantized = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
+    final = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
     if recipe.model.outputs is Outputs.LOGITS:
-        (int8,) = p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), quantized, preprocess, evaluation)
+        scored = p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), final["quantized"], preprocess, evaluation)
+        int8 = scored["scores"]
         if recipe.check.max_drop is not None and recipe.quantize.repair:
-            given = (prepared, quantized, calibration, preprocess, evaluation, scores, int8)
-            prepared, quantized, int8, _ = p.add(REPAIR, REPAIRED, _repair(resolved, recipe.check.max_drop), *given)
+            inputs = (final["prepared"], final["quantized"], calibration, preprocess, evaluation, scores, int8)
+            final = p.add(REPAIR, REPAIRED, _repair(resolved, recipe.check.max_drop), *inputs)
+            int8 = final["scores"]
         p.add(TAKE_GOLDEN, GOLDEN, GoldenOptions(), evaluation, int8)
-    p.add(LAYERS, DEVIATIONS, LayersOptions(), graph, quantized, calibration, preprocess)
+    prepared, quantized = final["prepared"], final["quantized"]
+    p.add(COMPARE_LAYERS, LAYERS, LayersOptions(), graph, quantized, calibration, preprocess)
     rounding = IntegersOptions(resolved.target.precision.rounding)
     p.add(COMPARE_INTEGERS, INTEGERS, rounding, quantized, calibration, preprocess)
     if backend is None:
         return p.build()
     chosen = CompileStageOptions.of(resolved, backend)
-    with suppress(ToolMissing):
+    try:
         p.add(compile_with(backend, chosen), BINARY, chosen, prepared, quantized, calibration, preprocess)
+    except ToolMissing as error:
+        return p.build({BINARY: error})
     return p.build()
-
-
-def plan_until(resolved: Resolved, backend: Backend, until: str | None) -> Plan:
-    """Plan up to and with a stage or step.
-
-    Raises:
-        ToolMissing: the plan is wanted up to the binary, and the backend's compiler is not on this machine.
-        UsageError: there is no such step.
-    """
-    if until == BINARY:
-        require_compiler(resolved, backend)
-    return plan(resolved, backend).until(until)
-
-
-def require_compiler(resolved: Resolved, backend: Backend) -> None:
-    """Refuse what a plan would silently end before.
-
-    Raises:
-        ToolMissing: the backend's compiler is not on this machine.
-    """
-    compile_with(backend, CompileStageOptions.of(resolved, backend))
 
 
 def _repair(resolved: Resolved, max_drop: float) -> RepairOptions:
     spec = resolved.recipe.quantize
     return RepairOptions(max_drop, spec.max_slowdown, Choice(resolved.target.precision, spec.weights.correct_bias))
-
-
-def final_quantized(steps: Collection[str]) -> tuple[Ref, Ref]:
-    """Return where, among the steps of a plan or of a run, the network that goes on is: float as prepared, and QDQ."""
-    step = REPAIRED if REPAIRED in steps else QUANTIZED
-    return Ref(step, 0, Kind.GRAPH), Ref(step, 1, Kind.QUANTIZED)
-
-
-def final_scores(steps: Collection[str]) -> Ref:
-    """Return where that network's scores are."""
-    return Ref(REPAIRED, 2, Kind.SCORES) if REPAIRED in steps else Ref(INT8_SCORES, 0, Kind.SCORES)
-
-
-def repair_findings(steps: Collection[str]) -> Ref | None:
-    """Return where it is told how repair went, or None where it is not among the steps."""
-    return Ref(REPAIRED, 3, Kind.FINDINGS) if REPAIRED in steps else None
 
 
 def plan_head(resolved: Resolved, l2: float) -> Plan:
@@ -168,7 +138,7 @@ def plan_head(resolved: Resolved, l2: float) -> Plan:
 def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
     recipe = resolved.recipe
     model = _fetch_model(p, recipe)
-    (preprocess,) = p.add(PREPROCESS, PREPROCESSING, PreprocessOptions(recipe.preprocess), model)
+    preprocess = p.add(PREPROCESS, PREPROCESSING, PreprocessOptions(recipe.preprocess), model)["preprocess"]
     archives: list[Ref] = []
     origin = _origin(p, "fetch/archive", recipe.dataset.source or "", recipe.dataset.sha256, archives)
     calibration = recipe.calibration
@@ -178,9 +148,9 @@ def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
         else None
     )
     options = DatasetOptions(recipe.dataset, origin, calibration, other)
-    (dataset,) = p.add(dataset_stage(len(archives)), "fetch/dataset", options, *archives)
-    (evaluated,) = p.add(SAMPLES, EVALUATION, SamplesOptions(Subset.EVALUATION), dataset, preprocess)
-    (calibrated,) = p.add(SAMPLES, CALIBRATION, SamplesOptions(Subset.CALIBRATION), dataset, preprocess)
+    dataset = p.add(dataset_stage(len(archives)), "fetch/dataset", options, *archives)["dataset"]
+    evaluated = p.add(SAMPLES, EVALUATION, SamplesOptions(Subset.EVALUATION), dataset, preprocess)["samples"]
+    calibrated = p.add(SAMPLES, CALIBRATION, SamplesOptions(Subset.CALIBRATION), dataset, preprocess)["samples"]
     return _Inputs(model, preprocess, evaluated, calibrated)
 
 
@@ -190,19 +160,16 @@ def _fetch_model(p: PlanBuilder, recipe: Recipe) -> Ref:
     features = spec.outputs is Outputs.FEATURES
     if spec.onnx is not None:
         options = OnnxOptions(spec.image_size, spec.batch, features, source.member)
-        (model,) = p.add(FETCH_ONNX, MODEL, options, *checkpoints)
-        return model
+        return p.add(FETCH_ONNX, MODEL, options, *checkpoints)["model"]
     if spec.module is not None:
         module = ModuleRef.parse(spec.module)
         code = _download(p, "fetch/module", Kind.CODE, Source(SourceKind.FILE, module.path), None)
-        (model,) = p.add(FETCH_MODULE, MODEL, _module_options(recipe, module, source), code, *checkpoints)
-        return model
+        return p.add(FETCH_MODULE, MODEL, _module_options(recipe, module, source), code, *checkpoints)["model"]
     if spec.head is not None:
         named = Source.parse(spec.head.source)
         checkpoints.append(_download(p, "fetch/head", Kind.CHECKPOINT, named, spec.head.sha256))
     stage = FETCH_MODEL_WITH_HEAD if spec.head else FETCH_MODEL
-    (model,) = p.add(stage, MODEL, _model_options(spec, source), *checkpoints)
-    return model
+    return p.add(stage, MODEL, _model_options(spec, source), *checkpoints)["model"]
 
 
 def _model_options(spec: ModelSpec, source: Source) -> ModelOptions:
@@ -240,8 +207,7 @@ def _module_options(recipe: Recipe, module: ModuleRef, source: Source) -> Module
 def _download(p: PlanBuilder, step: str, kind: Kind, source: Source, pinned: str | None) -> Ref:
     unknown = source.remote or not source.locator  # a recipe that lacks a pin or a source is looked at, never run
     digest = Digest(pinned) if pinned else None if unknown else _digest_local(Path(source.locator))
-    (ref,) = p.add(download_stage(step, kind), step, DownloadOptions(source, digest))
-    return ref
+    return p.add(download_stage(step, kind), step, DownloadOptions(source, digest))["file"]
 
 
 def _origin(p: PlanBuilder, step: str, text: str, pinned: str | None, archives: list[Ref]) -> Origin:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from bpudeploy.digest import Digest, Key, key_of
-from bpudeploy.errors import UsageError
+from bpudeploy.errors import BpudeployError, UsageError
 from bpudeploy.stage import Kind, Stage
 
 
 @dataclass(frozen=True)
 class Ref:
-    """The ``index``-th output of the step named ``step``."""
+    """The output named ``output`` of the step named ``step``."""
 
     step: str
-    index: int
+    output: str
     kind: Kind
 
 
@@ -60,15 +60,20 @@ class Plan:
 
     recipe: str
     steps: tuple[Step, ...]
+    unavailable: Mapping[str, BpudeployError] = field(default_factory=dict)
+    """Steps that this machine cannot run, and so not in ``steps``: name to the error to raise when one is named."""
 
     def select(self, names: Collection[str]) -> frozenset[str]:
         """Return the step names that ``names`` (steps or groups) stand for.
 
         Raises:
             UsageError: a name that is neither.
+            BpudeployError: a step that this machine cannot run.
         """
         chosen: set[str] = set()
         for name in names:
+            if name in self.unavailable:
+                raise self.unavailable[name]
             found = [s.name for s in self.steps if name in (s.name, s.group)]
             if not found:
                 raise UsageError(f"no stage or step is named {name!r}", hint=_nearest(name, self.steps))
@@ -81,11 +86,11 @@ class Plan:
             return self
         chosen = self.select([name])
         last = max(i for i, step in enumerate(self.steps) if step.name in chosen)
-        return Plan(self.recipe, self.steps[: last + 1])
+        return replace(self, steps=self.steps[: last + 1])
 
     def upto(self, step: str) -> Plan:
         """Return the plan up to and with exactly that step, not the rest of its stage."""
-        return Plan(self.recipe, self.steps[: self.steps.index(self.step(step)) + 1])
+        return replace(self, steps=self.steps[: self.steps.index(self.step(step)) + 1])
 
     def step(self, name: str) -> Step:
         """Return the step of that name.

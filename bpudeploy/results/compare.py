@@ -11,8 +11,9 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from bpudeploy.errors import UsageError
+from bpudeploy.provenance import Provenance
 from bpudeploy.results.latency import mean_of
-from bpudeploy.results.measurement import Caveat, Interval, Measurement, Provenance, Round, Throughput
+from bpudeploy.results.measurement import Caveat, Interval, Measurement, Round, Throughput
 from bpudeploy.results.statistics import paired_drop
 from bpudeploy.results.summary import Drop, Verdict
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bpudeploy.digest import short
+from bpudeploy.provenance import Provenance
 from bpudeploy.results.drawing import Plot, page
 from bpudeploy.results.history_plots import (
     accuracy_against_latency,
@@ -21,7 +22,7 @@ from bpudeploy.results.history_plots import (
     with_latency,
 )
 from bpudeploy.results.measured_plots import layer_costs, temperatures
-from bpudeploy.results.measurement import Interval, Measurement, Percentile, Provenance
+from bpudeploy.results.measurement import Interval, Measurement, Percentile
 from bpudeploy.results.session import hottest
 
 _Cell = str | int | float | None

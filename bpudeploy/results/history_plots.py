@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bpudeploy.digest import short
+from bpudeploy.provenance import Provenance
 from bpudeploy.results.drawing import ACCENT, BAD, CYCLE, INK, OTHER, Plot, figure, in_legend, rows, shorter, svg
 from bpudeploy.results.measured_plots import stated
-from bpudeploy.results.measurement import Interval, Latency, Measurement, Provenance
+from bpudeploy.results.measurement import Interval, Latency, Measurement
 
 NEWEST = 40
 """What a plot shows at most."""

@@ -7,19 +7,12 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from bpudeploy.provenance import Provenance
 from bpudeploy.spec.recipe import BenchmarkSpec
 
 
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Provenance(StrEnum):
-    """How a figure came to be; comparisons never mix them."""
-
-    MEASURED = "measured"
-    SIMULATED = "simulated"
-    PREDICTED = "predicted"
 
 
 class Caveat(StrEnum):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from bpudeploy.provenance import Provenance
 from bpudeploy.results.latency import latency_of, mean_of
 from bpudeploy.results.measurement import (
     Answers,
@@ -22,7 +23,6 @@ from bpudeploy.results.measurement import (
     Interval,
     LayerCost,
     Measurement,
-    Provenance,
     Round,
     Score,
     Subject,

@@ -22,7 +22,8 @@ from sqlalchemy.pool import NullPool
 
 from bpudeploy.digest import canonical
 from bpudeploy.errors import BpudeployError, StoreError, UsageError
-from bpudeploy.results.measurement import Measurement, Provenance
+from bpudeploy.provenance import Provenance
+from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.migrations.upgrade import WRITES, bring_up_to_date
 
 DEFAULT = "sqlite:///.bpudeploy/results.sqlite"

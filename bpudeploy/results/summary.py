@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict
 
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.predict.price import Estimate
+from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import Layers, Repair
 from bpudeploy.results.golden import SelfCheck
-from bpudeploy.results.measurement import Interval, Measurement, Provenance
+from bpudeploy.results.measurement import Interval, Measurement
 from bpudeploy.spec.precision import Precision
 
 

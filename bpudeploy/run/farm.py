@@ -90,7 +90,7 @@ class _Progress:
 
     def inputs(self, step: Step) -> tuple[Artifact, ...]:
         """Return what ``step`` takes."""
-        return tuple(self.done[ref.step].artifacts[ref.index] for ref in step.inputs)
+        return tuple(self.done[ref.step].artifacts[ref.output] for ref in step.inputs)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bpudeploy.errors import StoreError
 from bpudeploy.events import Event, Progress
+from bpudeploy.files import append_lines
 
 
 def new_run_directory(parent: Path, recipe: str) -> Path:
@@ -45,7 +46,6 @@ def event_writer(directory: Path) -> Callable[[Event], None]:
             "event": type(event).__name__,
             **asdict(event),
         }
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_lines(path, [json.dumps(line)])
 
     return write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,9 @@ from bpudeploy.errors import StageContractError, StoreError
 from bpudeploy.events import Event, Note, StepFinished, StepStarted, StepWaiting
 from bpudeploy.plan.step import Plan, Step, step_key
 from bpudeploy.stage import Artifact, Work
-from bpudeploy.store.files import storing
 from bpudeploy.store.leases import lease
 from bpudeploy.store.locks import step_lock, store_in_use
-from bpudeploy.store.objects import add_object, object_path
+from bpudeploy.store.objects import add_object, object_path, storing
 from bpudeploy.store.shared import ReadOnly, SharedStore, fetch, fetch_object, share
 from bpudeploy.store.steps import Output, Record, find_record, record_path, remember, write_record
 
@@ -29,7 +28,8 @@ class StepResult:
 
     record: Record
     hit: bool
-    artifacts: tuple[Artifact, ...]
+    artifacts: Mapping[str, Artifact]
+    """By the name of the output."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,20 @@ class RunResult:
         """The steps that were not in the store."""
         return [name for name, result in self.steps.items() if not result.hit]
 
-    def artifact(self, step: str, index: int = 0) -> Artifact:
-        """Return one output of a step."""
-        return self.steps[step].artifacts[index]
+    def artifact(self, step: str, output: str | None = None) -> Artifact:
+        """Return the output of that name of a step; None: its first."""
+        artifacts = self.steps[step].artifacts
+        return artifacts[output or next(iter(artifacts))]
+
+    @property
+    def digests(self) -> dict[str, tuple[Digest, ...]]:
+        """The digests of each step's outputs, in the order in which its stage declares them."""
+        return {name: tuple(a.digest for a in step.artifacts.values()) for name, step in self.steps.items()}
+
+    @property
+    def artifacts(self) -> dict[str, Mapping[str, Artifact]]:
+        """The outputs of each step, by step and output name."""
+        return {name: step.artifacts for name, step in self.steps.items()}
 
 
 def run(
@@ -68,7 +79,7 @@ def run(
     results: dict[str, StepResult] = {}
     with store_in_use(root):
         for step in plan.steps:
-            inputs = tuple(results[ref.step].artifacts[ref.index] for ref in step.inputs)
+            inputs = tuple(results[ref.step].artifacts[ref.output] for ref in step.inputs)
             results[step.name] = bring(plan.recipe, step, inputs, root, emit, forced=step.name in forced, shared=shared)
     return RunResult(results)
 
@@ -179,7 +190,7 @@ def _run_step(
         _check(step, paths, folder)
         outputs = tuple(
             Output(kind, add_object(root, path), object_size)
-            for kind, path in zip(step.stage.gives, paths, strict=True)
+            for kind, path in zip(step.stage.gives.values(), paths, strict=True)
             for object_size in (path.stat().st_size,)
         )
     except OSError as error:
@@ -207,12 +218,12 @@ def _check(step: Step, paths: tuple[Path, ...], folder: Path) -> None:
             )
 
 
-def artifacts_of(step: Step, record: Record, root: Path) -> tuple[Artifact, ...]:
+def artifacts_of(step: Step, record: Record, root: Path) -> Mapping[str, Artifact]:
     """Return what a record of ``step`` names, as the store at ``root`` has it."""
-    return tuple(
-        Artifact(kind, Digest(o.digest), object_path(root, o.digest))
-        for kind, o in zip(step.stage.gives, record.outputs, strict=True)
-    )
+    return {
+        name: Artifact(kind, Digest(o.digest), object_path(root, o.digest))
+        for (name, kind), o in zip(step.stage.gives.items(), record.outputs, strict=True)
+    }
 
 
 def reset_peak_memory() -> None:

@@ -281,7 +281,7 @@ _CALIBRATED = (Kind.GRAPH, Kind.SAMPLES, Kind.PREPROCESS, Kind.SAMPLES)
 
 def _stage(name: str, takes: tuple[Kind, ...], run: Callable[..., tuple[Path, ...]]) -> Stage[Any]:
     tools = ("onnx", "onnxruntime", "numpy")
-    return Stage(name, version=1, takes=takes, gives=(Kind.GRAPH, Kind.SCORES), run=run, tools=tools)
+    return Stage(name, version=1, takes=takes, gives={"graph": Kind.GRAPH, "scores": Kind.SCORES}, run=run, tools=tools)
 
 
 DROP = _stage("drop-blocks", _PLAIN, drop)

@@ -59,7 +59,7 @@ def compile_with(backend: Backend, chosen: CompileStageOptions) -> Stage[Compile
         f"compile with {backend.name}",
         backend.version,
         takes=(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS),
-        gives=(Kind.BINARY, Kind.FINDINGS) if backend.findings else (Kind.BINARY,),
+        gives={"binary": Kind.BINARY} | ({"findings": Kind.FINDINGS} if backend.findings else {}),
         run=run,
         fingerprint=backend.fingerprint(chosen.options),
         look_up=lambda: backend.fingerprint(chosen.options),

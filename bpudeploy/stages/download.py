@@ -170,4 +170,4 @@ def download_stage(step: str, kind: Kind) -> Stage[DownloadOptions]:
     def run(work: Work, options: DownloadOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         return (download(work, options, step),)
 
-    return Stage("download", version=1, takes=(), gives=(kind,), run=run)
+    return Stage("download", version=1, takes=(), gives={"file": kind}, run=run)

@@ -184,4 +184,4 @@ def _prove_disjoint(evaluation: list[Sample], calibration: list[Sample]) -> None
 def dataset_stage(archives: int) -> Stage[DatasetOptions]:
     """Return the stage for a dataset whose sources are ``archives`` fetched files (others are trees)."""
     takes = (Kind.ARCHIVE,) * archives
-    return Stage("dataset", version=1, takes=takes, gives=(Kind.DATASET,), run=fetch_dataset)
+    return Stage("dataset", version=1, takes=takes, gives={"dataset": Kind.DATASET}, run=fetch_dataset)

@@ -172,7 +172,7 @@ FETCH_MODEL = Stage(
     "model",
     version=2,
     takes=(Kind.CHECKPOINT,),
-    gives=(Kind.MODEL,),
+    gives={"model": Kind.MODEL},
     run=fetch_model,
     tools=("timm", "torch", "safetensors", "onnx"),
 )
@@ -227,5 +227,10 @@ def describe_preprocess(p: Any) -> str:
 
 
 PREPROCESS = Stage(
-    "preprocess", version=2, takes=(Kind.MODEL,), gives=(Kind.PREPROCESS,), run=preprocess, tools=("safetensors",)
+    "preprocess",
+    version=2,
+    takes=(Kind.MODEL,),
+    gives={"preprocess": Kind.PREPROCESS},
+    run=preprocess,
+    tools=("safetensors",),
 )

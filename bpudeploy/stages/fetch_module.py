@@ -237,7 +237,7 @@ FETCH_MODULE = Stage(
     "module",
     version=1,
     takes=(Kind.CODE, Kind.CHECKPOINT),
-    gives=(Kind.MODEL,),
+    gives={"model": Kind.MODEL},
     run=fetch_module,
     tools=("torch", "torchvision", "timm", "safetensors", "onnx", "onnxruntime"),
 )

@@ -163,5 +163,10 @@ def _hold_logits(given: list[tuple[int, ...]], batch: int) -> None:
 
 
 FETCH_ONNX = Stage(
-    "onnx", version=1, takes=(Kind.CHECKPOINT,), gives=(Kind.MODEL,), run=fetch_onnx, tools=("onnx", "onnxruntime")
+    "onnx",
+    version=1,
+    takes=(Kind.CHECKPOINT,),
+    gives={"model": Kind.MODEL},
+    run=fetch_onnx,
+    tools=("onnx", "onnxruntime"),
 )

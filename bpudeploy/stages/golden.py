@@ -41,7 +41,7 @@ GOLDEN = Stage(
     "golden",
     version=1,
     takes=(Kind.SAMPLES, Kind.SCORES),
-    gives=(Kind.SAMPLES, Kind.SCORES),
+    gives={"images": Kind.SAMPLES, "logits": Kind.SCORES},
     run=golden,
     tools=("numpy", "safetensors"),
 )

@@ -112,7 +112,7 @@ FIT_HEAD = Stage(
     "fit-head",
     version=1,
     takes=(Kind.MODEL, Kind.PREPROCESS, Kind.SAMPLES),
-    gives=(Kind.CHECKPOINT,),
+    gives={"head": Kind.CHECKPOINT},
     run=fit_head,
     tools=("timm", "torch"),
 )

@@ -60,7 +60,7 @@ INTEGERS = Stage(
     "integers",
     version=1,
     takes=(Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS),
-    gives=(Kind.FINDINGS,),
+    gives={"findings": Kind.FINDINGS},
     run=integers,
     tools=("onnx", "onnxruntime", "numpy"),
 )

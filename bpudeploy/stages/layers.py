@@ -58,7 +58,7 @@ LAYERS = Stage(
     "layers",
     version=1,
     takes=(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS),
-    gives=(Kind.FINDINGS,),
+    gives={"findings": Kind.FINDINGS},
     run=layers,
     tools=("onnx", "onnxruntime", "numpy"),
 )

@@ -123,7 +123,7 @@ QUANTIZE = Stage(
     "quantize",
     version=3,
     takes=(Kind.GRAPH, Kind.SAMPLES, Kind.PREPROCESS),
-    gives=(Kind.GRAPH, Kind.QUANTIZED),
+    gives={"prepared": Kind.GRAPH, "quantized": Kind.QUANTIZED},
     run=quantize,
     tools=("onnx", "onnxruntime", "numpy"),
 )
@@ -131,7 +131,7 @@ SCORE_QUANTIZED = Stage(
     "scores",
     version=1,
     takes=(Kind.QUANTIZED, Kind.PREPROCESS, Kind.SAMPLES),
-    gives=(Kind.SCORES,),
+    gives={"scores": Kind.SCORES},
     run=score_quantized,
     tools=("onnxruntime",),
 )

@@ -15,7 +15,7 @@ from bpudeploy.quantize.findings import Candidate, Outcome, Repair
 from bpudeploy.quantize.promote import promote, without_shifts
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.stage import Artifact, Kind, Stage, Work
-from bpudeploy.stages.quantize import score
+from bpudeploy.stages.quantize import QUANTIZE, score
 from bpudeploy.stages.sensitivity import RANKED_ON, Choice, Network
 
 _STEP = "quantize/repair"
@@ -151,7 +151,11 @@ REPAIR = Stage(
         *(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS),
         *(Kind.SAMPLES, Kind.SCORES, Kind.SCORES),
     ),
-    gives=(Kind.GRAPH, Kind.QUANTIZED, Kind.SCORES, Kind.FINDINGS),
+    gives={
+        **QUANTIZE.gives,
+        "scores": Kind.SCORES,
+        "findings": Kind.FINDINGS,
+    },
     run=repair,
     tools=("onnx", "onnxruntime", "numpy"),
 )

@@ -136,7 +136,7 @@ REFERENCE = Stage(
     "reference",
     version=2,
     takes=(Kind.MODEL, Kind.PREPROCESS, Kind.SAMPLES),
-    gives=(Kind.SCORES,),
+    gives={"scores": Kind.SCORES},
     run=reference,
     tools=("torch", "timm", "onnxruntime"),
 )
@@ -144,7 +144,7 @@ RESTRUCTURE = Stage(
     "restructure",
     version=2,
     takes=(Kind.MODEL, Kind.PREPROCESS, Kind.SAMPLES, Kind.SCORES),
-    gives=(Kind.GRAPH, Kind.SCORES),
+    gives={"graph": Kind.GRAPH, "scores": Kind.SCORES},
     run=restructure,
     tools=("torch", "timm", "onnx", "onnxruntime"),
 )

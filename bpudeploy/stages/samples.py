@@ -122,7 +122,7 @@ SAMPLES = Stage(
     "samples",
     version=2,
     takes=(Kind.DATASET, Kind.PREPROCESS),
-    gives=(Kind.SAMPLES,),
+    gives={"samples": Kind.SAMPLES},
     run=make_samples,
     tools=("timm", "torchvision", "pillow"),
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpudeploy.digest import Digest
-from bpudeploy.store.locks import store_to_myself
+from bpudeploy.store.locks import store_exclusively
 from bpudeploy.store.objects import check_object, object_digests, object_path, remove_object
 from bpudeploy.store.steps import Record, all_records, record_path
 
@@ -47,7 +47,7 @@ def collect(root: Path, *, older_than_days: float, dry_run: bool) -> Collected:
     Raises:
         StoreError: a run is in progress.
     """
-    with store_to_myself(root):
+    with store_exclusively(root):
         entries = usage(root)
         old = [e for e in entries if e.age_days >= older_than_days]
         kept = {o.digest for e in entries if e not in old for o in e.record.outputs}
@@ -70,7 +70,7 @@ def verify(root: Path) -> tuple[int, list[Digest]]:
     Raises:
         StoreError: a run is in progress.
     """
-    with store_to_myself(root):
+    with store_exclusively(root):
         digests = object_digests(root)
         damaged = [d for d in digests if not check_object(root, d)]
         for digest in damaged:

@@ -1,60 +1,49 @@
-"""Locks between processes: the kernel frees them, so a killed run leaves none behind."""
+"""Locks of the store between processes: a killed run leaves none behind."""
 
 from __future__ import annotations
 
-import fcntl
-import os
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bpudeploy.digest import Key
 from bpudeploy.errors import StoreError
-from bpudeploy.store.files import storing
+from bpudeploy.files import Locked, locked
+from bpudeploy.store.objects import storing
 
 
 @contextmanager
 def step_lock(root: Path, key: Key, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of one step; ``waiting`` is called once if another process has it."""
-    with _locked(root / "locks" / key, fcntl.LOCK_EX, waiting):
+    with locked(_made(root, key), wait=math.inf, waiting=waiting):
         yield
 
 
 @contextmanager
 def store_in_use(root: Path) -> Iterator[None]:
     """Keep ``gc`` out for as long as a run may name objects that no record names yet."""
-    with _locked(root / "locks" / "store", fcntl.LOCK_SH, lambda: None):
+    with locked(_made(root, "store"), shared=True, wait=math.inf):
         yield
 
 
 @contextmanager
-def store_to_myself(root: Path) -> Iterator[None]:
+def store_exclusively(root: Path) -> Iterator[None]:
     """Hold the store with no run in it.
 
     Raises:
         StoreError: a run is in progress.
     """
-    path = root / "locks" / "store"
     try:
-        with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB, lambda: None):
+        with locked(_made(root, "store")):
             yield
-    except BlockingIOError as error:
+    except Locked as error:
         raise StoreError("a run is using the store", hint="try again when it has ended") from error
 
 
-@contextmanager
-def _locked(path: Path, how: int, waiting: Callable[[], None]) -> Iterator[None]:
+def _made(root: Path, name: str) -> Path:
+    path = root / "locks" / name
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if how & fcntl.LOCK_NB:
-                raise
-            waiting()
-            fcntl.flock(handle, how)
-        yield
-    finally:
-        os.close(handle)
+        path.touch()
+    return path

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bpudeploy.digest import Digest, digest_file
 from bpudeploy.errors import StoreError
-from bpudeploy.store.files import storing, sync
+from bpudeploy.files import sync
 
 
 def default_root() -> Path:
@@ -16,6 +18,17 @@ def default_root() -> Path:
         return Path(chosen)
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "bpudeploy"
+
+
+@contextmanager
+def storing(what: Path) -> Iterator[None]:
+    """Turn an OSError of the file system into a StoreError that names ``what``."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {what}: {error.strerror}", hint="check its space and permissions, or name another --store"
+        ) from error
 
 
 def object_path(root: Path, digest: Digest) -> Path:

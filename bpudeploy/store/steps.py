@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bpudeploy.digest import Digest, Key, key_of
-from bpudeploy.store.files import storing, write_atomically
-from bpudeploy.store.objects import object_path
+from bpudeploy.files import write_atomically
+from bpudeploy.store.objects import object_path, storing
 
 
 @dataclass(frozen=True)

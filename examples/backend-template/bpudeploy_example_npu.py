@@ -12,11 +12,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from bpudeploy.backends.base import CompileInputs, Runtime
+from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.ort import with_pixels
 from bpudeploy.backends.samples import Normalisation
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note
+from bpudeploy.provenance import Provenance
 from bpudeploy.stage import Fingerprint, Work
 
 
@@ -39,10 +40,15 @@ class ExampleNpuBackend:
 
     name = "example_npu"
     version = 1  # raise it when the same inputs would give another binary
-    runtime = Runtime.ONNXRUNTIME  # what loads the binary on the board
+    runtime = "onnxruntime"  # what loads the binary on the board
+    provenance = Provenance.MEASURED  # a latency from its boards is measured
     deterministic = True
     findings = False
     options_type = ExampleNpuOptions
+
+    def device(self, march: str) -> str:
+        """Name what computes."""
+        return "Example NPU"
 
     def fingerprint(self, options: ExampleNpuOptions) -> Fingerprint:
         """Name the tool and its version: it is in the step's key, so a new compiler compiles again."""

@@ -14,7 +14,7 @@ from bpudeploy.backends.check import check_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.predict.simulated import KEY, Simulated
-from bpudeploy.results.measurement import Provenance
+from bpudeploy.provenance import Provenance
 from bpudeploy.results.summary import Summary
 from bpudeploy.spec.compile_options import BpuSimOptions
 from bpudeploy.spec.load import load_target

@@ -12,23 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.cli.main import main
+from bpudeploy.cli.main import VERBS, main
 
 ROOT = Path(__file__).parents[2]
-VERBS = [
-    "run",
-    "plan",
-    "explain",
-    "validate",
-    "pin",
-    "fit-head",
-    "schema",
-    "targets",
-    "backends",
-    "report",
-    "cache",
-    "inspect",
-]
 
 
 def bpudeploy(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -45,7 +31,7 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
 
 
 def test_help_imports_nothing_heavy_and_is_quick() -> None:
-    code = "import sys, bpudeploy.cli.main as m; m.parser(); print(sorted({n.split('.')[0] for n in sys.modules}))"
+    code = "import sys, bpudeploy.cli.main as m; m.parser(''); print(sorted({n.split('.')[0] for n in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for name in ("torch", "timm", "onnx", "onnxruntime", "numpy", "pydantic", "asyncssh", "yaml", "matplotlib"):
         assert f"'{name}'" not in done.stdout
@@ -59,7 +45,7 @@ def test_help_imports_nothing_heavy_and_is_quick() -> None:
 
 def test_verbs_import_no_framework() -> None:
     code = (
-        "import sys; from bpudeploy.cli.main import main; "
+        "import sys; from bpudeploy.cli.main import VERBS, main; "
         f"main(['plan', {str(ROOT / 'recipes' / 'quickstart.yaml')!r}, '--store', '/nonexistent']); "
         "print(sorted(n for n in ('torch', 'onnx', 'onnxruntime', 'timm', 'numpy') if n in sys.modules))"
     )
@@ -157,6 +143,6 @@ def test_ctrl_c_says_what_to_do_and_the_next_run_goes_on(tiny: Path, tmp_path: P
     while not list((tmp_path / "store").glob("steps/*/*.json")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert "run again to go on" in process.communicate(timeout=60)[1]
+    assert "to resume" in process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert bpudeploy("run", str(tiny), "--until", "compile").returncode == 0

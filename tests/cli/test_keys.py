@@ -120,11 +120,11 @@ def test_a_key_that_cannot_sign_is_named(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["keys", "install", "--board", "desk"], "needs the kind of board"),
+        (["keys", "install", "--board", "desk"], "needs --target"),
         (["keys", "install", "--target", "cpu-ssh"], "which board?"),
-        (["keys", "install", "--target", "local"], "starts its own board, with a key of its own"),
+        (["keys", "install", "--target", "local"], "starts its own board, with its own key"),
         (["keys", "new", "--board", "desk"], "are for `keys install`"),
-        (["rollback", "--board", "desk"], "needs the kind of board"),
+        (["rollback", "--board", "desk"], "needs --target"),
         (["rollback", "--target", "nonesuch"], "nonesuch"),
     ],
 )

@@ -1,14 +1,13 @@
-"""What is drawn while a file is on its way."""
+"""Progress: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import io
-import time
 
-import pytest
+from bpudeploy.cli.output import Live, table
+from bpudeploy.events import Note, Progress, StepFinished, StepStarted
 
-from bpudeploy.cli.render import Live
-from bpudeploy.events import Progress
+UPLOAD = [Progress("push", mb * 10**6, 100 * 10**6, "bytes") for mb in (40, 50, 60)]
 
 
 class Terminal(io.StringIO):
@@ -16,21 +15,35 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_bytes_are_drawn_with_their_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen, now = Terminal(), 100.0
-    monkeypatch.setattr("sys.stdout", screen)
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    with Live(as_json=False) as live:
-        for mb in (40, 50, 60):  # 40 MB were there already: they are no speed
-            live.draw(Progress("push", mb * 10**6, 100 * 10**6, "bytes"))
-            now += 2.0
-    assert "push                   40.0 of 100.0 MB\r" in screen.getvalue()
-    assert "60.0 of 100.0 MB, 5.0 MB/s, 8 s left" in screen.getvalue()
+def drawn(out: io.StringIO, *events: StepStarted | Note | Progress | StepFinished) -> str:
+    with Live(out) as live:
+        for event in events:
+            live.draw(event)
+    return out.getvalue()
 
 
-def test_images_are_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Terminal()
-    monkeypatch.setattr("sys.stdout", screen)
-    with Live(as_json=False) as live:
-        live.draw(Progress("evaluate", 3, 8, "images"))
-    assert "3 of 8 images\r" in screen.getvalue()
+def test_a_terminal_shows_how_far_an_upload_is() -> None:
+    screen = drawn(Terminal(), *UPLOAD)
+    assert "push" in screen and "40%" in screen and "40.0M/100M" in screen and "B/s" in screen
+
+
+def test_a_terminal_names_the_running_step_and_counts_in_its_unit() -> None:
+    screen = drawn(Terminal(), StepStarted("quantize"), Progress("evaluate", 3, 8, "images"))
+    assert "quantize ..." in screen and "3/8" in screen and "images" in screen
+
+
+def test_a_file_gets_whole_lines_only() -> None:
+    done = StepFinished("push", "miss", ("a" * 64,), 1.5, 12.0)
+    text = drawn(io.StringIO(), StepStarted("push"), *UPLOAD, Note("push", "sent"), done)
+    assert text == "  push                   sent\n  push                      1.5 s    12 MB  aaaaaaaaaaaa\n"
+
+
+def test_a_table_aligns_and_wraps_its_last_column() -> None:
+    rows = [("a", 1, "one two three four"), ("bb", 22, "")]
+    assert table(("name", ">n", "text"), rows) == [
+        "  name   n  text",
+        "  a      1  one two three four",
+        "  bb    22",
+    ]
+    wrapped = table(("name", ">n", "text"), rows, width=24)
+    assert wrapped[1:3] == ["  a      1  one two", "            three four"]

@@ -95,7 +95,7 @@ def test_a_file_in_the_way_is_said_before_any_work(
     (tmp_path / "out").write_text("a file")
     assert main(["precision", str(tiny), "--out", str(tmp_path / "out")]) == 2
     out, err = capsys.readouterr()
-    assert "is no folder" in err and "fix: " in err and out == ""
+    assert "is not a folder" in err and "fix: " in err and out == ""
     assert not (tmp_path / "store" / "objects").exists() and (tmp_path / "out").read_text() == "a file"
 
 

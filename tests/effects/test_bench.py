@@ -19,9 +19,10 @@ from bpudeploy.effects.push import push as push_by
 from bpudeploy.effects.verify import installed
 from bpudeploy.errors import BoardError, ConnectionLost
 from bpudeploy.events import Event, Note, Progress
+from bpudeploy.provenance import Provenance
 from bpudeploy.release import Release
 from bpudeploy.results.compare import Design, compare
-from bpudeploy.results.measurement import Caveat, Measurement, Provenance, Subject
+from bpudeploy.results.measurement import Caveat, Measurement, Subject
 from bpudeploy.results.session import Contender, Setting
 from bpudeploy.spec.recipe import BenchmarkSpec
 from bpudeploy.stage import Artifact, Kind

@@ -12,30 +12,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.cli.fleet_lines import board_line, frame, printable, wave_lines
-from bpudeploy.cli.render_fleet import (
-    FleetLive,
-    PlanRow,
-    show_fleet_plan,
-    show_inventory,
-    show_rollouts,
-    show_status,
-    show_webhook_failed,
-)
+from bpudeploy.cli.fleet_live import FleetLive
+from bpudeploy.cli.output import Output
+from bpudeploy.cli.verbs.fleet import rollouts_text, show_inventory, show_plan, status_text
 from bpudeploy.fleet.events import EVENT, Event, WaveEnded
-from bpudeploy.fleet.summary import to_json
+from bpudeploy.fleet.launch import Looked
 from bpudeploy.fleet.view import IN_WORK, State, view
-from bpudeploy.fleet.webhook import WebhookError
 from bpudeploy.spec.fleet import Fleet, RolloutSpec
 from tests.fleet import journals
 
 OLD, NEW = "a" * 64, "b" * 64
+
+
+def row(board: str, target: str, wave: int | None, serves: str | None, size: int | None, note: str) -> Looked:
+    gets = {"release": NEW} if wave is not None else {"release": None, "skipped": note}
+    return Looked(journals.place(0, (wave or 1) - 1, board=board, target=target, **gets), serves, size, note)
+
+
 ROWS = (
-    PlanRow("x5-001", "rdk-x5", 1, NEW, OLD, 24_100_000, ""),
-    PlanRow("x5-002", "rdk-x5", 2, NEW, NEW, 0, "serves it already"),
-    PlanRow("x3-003", "rdk-x3", None, None, OLD, None, "nothing is built for rdk-x3"),
-    PlanRow("x5-004", "rdk-x5", 2, NEW, None, None, "no answer just now"),
-    PlanRow("x5-005", "rdk-x5", 2, NEW, "", 24_100_000, ""),
+    row("x5-001", "rdk-x5", 1, OLD, 24_100_000, ""),
+    row("x5-002", "rdk-x5", 2, NEW, 0, "serves it already"),
+    row("x3-003", "rdk-x3", None, OLD, None, "nothing is built for rdk-x3"),
+    row("x5-004", "rdk-x5", 2, None, None, "no answer just now"),
+    row("x5-005", "rdk-x5", 2, "", 24_100_000, ""),
 )
+TEXT, JSON = Output(as_json=False), Output(as_json=True)
 
 
 class Terminal(io.StringIO):
@@ -44,49 +45,45 @@ class Terminal(io.StringIO):
 
 
 def test_the_plan_says_who_gets_what_and_why_not(capsys: pytest.CaptureFixture[str]) -> None:
-    show_fleet_plan(ROWS, as_json=False)
+    show_plan(ROWS, TEXT)
     assert capsys.readouterr().out == (
-        "  wave  board   target  serves          gets             to send  note\n"
-        "  1     x5-001  rdk-x5  aaaaaaaaaaaa -> bbbbbbbbbbbb    24.10 MB\n"
-        "  2     x5-002  rdk-x5  bbbbbbbbbbbb -> bbbbbbbbbbbb     0.00 MB  serves it already\n"
-        "  2     x5-004  rdk-x5  not known    -> bbbbbbbbbbbb   not known  no answer just now\n"
-        "  2     x5-005  rdk-x5  nothing      -> bbbbbbbbbbbb    24.10 MB\n"
-        "  -     x3-003  rdk-x3  aaaaaaaaaaaa -> nothing                   nothing is built for rdk-x3\n"
-        "boards: 4 in waves: 2, 48.20 MB to send, not known of 1; serve their release already: 1; get nothing: 1\n"
+        "  wave  board   target  serves        gets            to send  note\n"
+        "  1     x5-001  rdk-x5  aaaaaaaaaaaa  bbbbbbbbbbbb   24.10 MB\n"
+        "  2     x5-002  rdk-x5  bbbbbbbbbbbb  bbbbbbbbbbbb    0.00 MB  serves it already\n"
+        "  2     x5-004  rdk-x5  not known     bbbbbbbbbbbb  not known  no answer just now\n"
+        "  2     x5-005  rdk-x5  nothing       bbbbbbbbbbbb   24.10 MB\n"
+        "  -     x3-003  rdk-x3  aaaaaaaaaaaa  nothing                  nothing is built for rdk-x3\n"
+        "boards: 4 in 2 waves, 48.20 MB to send, unknown for 1; already up to date: 1; skipped: 1\n"
     )
 
 
 def test_the_plan_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
-    show_fleet_plan(ROWS, as_json=True)
+    show_plan(ROWS, JSON)
     found = json.loads(capsys.readouterr().out)
     assert found["boards"][2]["note"] == "nothing is built for rdk-x3"
     assert (found["updated"], found["skipped"], found["bytes_to_send"], found["bytes_not_known"]) == (4, 1, 48200000, 1)
 
 
 def test_a_plan_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    show_fleet_plan((), as_json=False)
-    assert capsys.readouterr().out == "no board of the fleet is chosen\n"
+    show_plan((), TEXT)
+    assert capsys.readouterr().out == "no board of the fleet is selected\n"
 
 
 @pytest.mark.parametrize("name", journals.EVERY)
-def test_the_status_has_every_board_every_wave_and_the_whole(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_status_has_every_board_every_wave_and_the_whole(name: str) -> None:
     events = journals.EVERY[name]()
     known = view(events)
-    show_status(events, as_json=False)
-    lines = capsys.readouterr().out.splitlines()
+    lines = list(status_text(events))
     assert len(lines) == len(known.boards) + known.waves + 1
     assert all(any(line.startswith(f"  {board} ") for line in lines) for board in known.boards)
-    show_status(events, as_json=True)
-    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(to_json(events)))
 
 
-def test_the_status_of_one_that_ended(capsys: pytest.CaptureFixture[str]) -> None:
-    show_status(journals.troubled(), as_json=False)
-    out = capsys.readouterr().out
+def test_the_status_of_one_that_ended() -> None:
+    out = "\n".join(status_text(journals.troubled()))
     assert re.search(r"^  s100-lab2-004  failed +disk full: 12 MB free, 24 MB needed$", out, re.MULTILINE)
     assert "wave 1   [######################xxxx????]   5 of 7 done, 1 failed, 1 unreachable, ended" in out
     assert out.endswith(
-        "incomplete after 3 min 13 s, 151.40 MB sent: 1 board failed, 1 is unreachable: bpudeploy fleet reconcile\n"
+        "incomplete after 3 min 13 s, 151.40 MB sent: 1 board failed, 1 is unreachable: bpudeploy fleet reconcile"
     )
 
 
@@ -221,8 +218,8 @@ def test_no_words_of_a_board_are_obeyed_by_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = journals.hostile("b", EVIL, EVIL)
-    show_status(events, as_json=False)
-    show_fleet_plan([PlanRow("b", "t", 1, NEW, OLD, 1, EVIL)], as_json=False)
+    TEXT.show(None, status_text(events))
+    show_plan([row("b", "t", 1, OLD, 1, EVIL)], TEXT)
     plain = io.StringIO()
     with FleetLive(as_json=False, out=plain) as live:
         for event in events:
@@ -248,8 +245,8 @@ def test_a_board_that_waits_for_another_try_says_why() -> None:
     assert tone == ""
 
 
-def test_a_webhook_that_failed_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    show_webhook_failed(WebhookError("webhook https://h: not delivered: it answered 404", hint="look there"))
+def test_a_warning_has_its_fix(capsys: pytest.CaptureFixture[str]) -> None:
+    TEXT.warn("webhook https://h: not delivered: it answered 404", fix="look there")
     found = capsys.readouterr()
     assert found.out == ""
     assert found.err == "warning: webhook https://h: not delivered: it answered 404\n  fix: look there\n"
@@ -258,17 +255,15 @@ def test_a_webhook_that_failed_is_a_warning(capsys: pytest.CaptureFixture[str]) 
 def test_the_inventory_and_the_list_of_rollouts(capsys: pytest.CaptureFixture[str]) -> None:
     board = {"address": "sunrise@10.0.0.2", "target": "rdk-x5", "groups": ("canary",), "labels": {"chip": "bayes-e"}}
     fleet = Fleet.model_validate({"boards": {"a": board, "bb": board | {"jump": "gate"}}})
-    show_inventory(fleet, as_json=False)
+    show_inventory(fleet, TEXT)
     assert capsys.readouterr().out == (
-        "  a   rdk-x5     sunrise@10.0.0.2  canary,chip=bayes-e\n"
-        "  bb  rdk-x5     sunrise@10.0.0.2 by gate  canary,chip=bayes-e\n"
-        "boards: 2, waves that are asked for: 0\n"
+        "  board  target  address                    labels\n"
+        "  a      rdk-x5  sunrise@10.0.0.2           canary,chip=bayes-e\n"
+        "  bb     rdk-x5  sunrise@10.0.0.2 via gate  canary,chip=bayes-e\n"
+        "2 boards, 0 waves\n"
     )
-    show_inventory(fleet, as_json=True)
+    show_inventory(fleet, JSON)
     assert Fleet.model_validate_json(capsys.readouterr().out) == fleet
-    show_rollouts([("one", journals.six()), ("two", journals.hundred())], as_json=False)
-    assert capsys.readouterr().out.splitlines()[0].split()[:5] == ["one", "complete", "6", "of", "6"]
-    show_rollouts([("one", journals.six())], as_json=True)
-    assert [one["result"] for one in json.loads(capsys.readouterr().out)] == ["complete"]
-    show_rollouts([], as_json=False)
-    assert "no rollout was begun" in capsys.readouterr().out
+    lines = list(rollouts_text([("one", journals.six()), ("two", journals.hundred())]))
+    assert lines[0].split()[:5] == ["one", "complete", "6", "of", "6"]
+    assert "there are no rollouts" in next(rollouts_text([]))

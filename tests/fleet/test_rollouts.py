@@ -83,7 +83,7 @@ def built(tiny_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             (resolved,) = load_recipe(tiny_files / "tiny.yaml", ["target=cpu-ssh", f"quantize.observer={observer}"])
             backend = load_backend("ort")
             made = build(resolved, backend, pipeline.plan(resolved, backend), folder / "store", lambda event: None)
-            digests.append(made.known.digest)
+            digests.append(made.release.digest)
             time.sleep(1.1)  # builds are ordered by the second
         yield folder, digests
     finally:

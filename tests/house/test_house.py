@@ -14,8 +14,10 @@ from bpudeploy.cli.main import main, parser
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "bpudeploy"
 
-WORDS = {"errors", "digest", "events"}
+WORDS = {"errors", "digest", "events", "files", "provenance"}
 MAY_IMPORT = {
+    "files": set(),
+    "provenance": set(),
     "errors": set(),
     "digest": set(),
     "events": set(),
@@ -40,29 +42,31 @@ MAY_IMPORT = {
     "results": WORDS | {"conformance", "spec", "quantize", "predict"},
     "inspection": WORDS | {"spec", "backends", "stages", "restructure", "conformance"},
     "effects": WORDS | {"stage", "boards", "transfer", "results", "release", "signing", "spec"},
-    "summarise": WORDS
-    | {"stages", "backends", "plan", "run", "results", "effects", "release", "restructure", "spec", "conformance"}
-    | {"quantize", "predict"},
     "commits": set(),
-    "known": WORDS | {"stage", "release", "spec", "results"},
+    "releases": WORDS | {"stage", "release", "spec", "results"},
     "measure": WORDS
-    | {"stage", "backends", "plan", "results", "effects", "release", "spec", "boards", "store", "known"},
-    "fleet": WORDS | {"spec", "stage", "boards", "effects", "results", "release", "measure", "known"},
+    | {"stage", "backends", "plan", "results", "effects", "release", "spec", "boards", "store", "releases"},
+    "boardjob": WORDS | {"boards", "effects", "measure", "release", "results", "spec"},
+    "summarise": WORDS
+    | {"stages", "backends", "plan", "run", "results", "effects", "measure", "release", "restructure", "spec"}
+    | {"conformance", "quantize", "predict"},
+    "fleet": WORDS | {"spec", "boards", "effects", "results", "measure", "releases", "boardjob"},
     "deploy": WORDS
-    | {"stage", "backends", "plan", "run", "results", "effects", "release", "signing", "spec", "boards", "summarise"}
-    | {"measure", "known", "commits"},
+    | {"backends", "plan", "run", "results", "effects", "release", "signing", "spec", "boards", "summarise"}
+    | {"measure", "releases", "commits", "boardjob"},
     "nightly": WORDS
-    | {"stage", "backends", "plan", "run", "results", "store", "release", "spec", "boards", "effects", "measure"}
-    | {"known", "deploy", "fleet", "commits"},
+    | {"backends", "plan", "run", "results", "store", "spec", "boards", "measure", "effects"}
+    | {"releases", "deploy", "boardjob", "commits", "fleet"},
     "cli": WORDS
-    | {"stage", "stages", "backends", "plan", "run", "results", "store", "release", "spec", "deploy", "boards"}
-    | {"effects", "signing", "measure", "known", "fleet", "nightly", "commits"}
+    | {"stage", "stages", "backends", "plan", "run", "results", "store", "spec", "deploy", "boards", "boardjob"}
+    | {"effects", "signing", "measure", "releases", "fleet", "nightly", "commits"}
     | {"conformance", "inspection", "quantize", "predict"},
 }
 MIGRATIONS = {
     f"results/migrations/{name}.py"
     for name in ("env", "upgrade", "versions/r0001_measurements", "versions/r0002_append_only")
 }
+VERBS = {str(path.relative_to(PACKAGE)) for path in (PACKAGE / "cli" / "verbs").glob("*.py")}
 DOORS = {
     "timm": {"stages/timm_models.py"},
     "asyncssh": {
@@ -77,30 +81,12 @@ DOORS = {
     "distributed": {"run/cluster.py", "run/cluster_task.py"},
     "dask": {"run/cluster.py"},
     "fsspec": {"store/shared.py"},
-    "rich": {"cli/render_fleet.py"},
+    "rich": {"cli/output.py", "cli/fleet_live.py"},
+    "tqdm": {"cli/output.py"},
     "ruptures": {"nightly/changes.py"},
     "sqlalchemy": {"results/store.py"} | MIGRATIONS,
     "alembic": MIGRATIONS,
-    "argparse": {
-        "cli/main.py",
-        "cli/arguments.py",
-        "cli/board_arguments.py",
-        "cli/nightly_arguments.py",
-        "cli/fleet.py",
-        "cli/reservations.py",
-        "cli/verbs.py",
-        "cli/inspect.py",
-        "cli/run.py",
-        "cli/bench.py",
-        "cli/bisect.py",
-        "cli/building.py",
-        "cli/nightly.py",
-        "cli/keys.py",
-        "cli/toolchain.py",
-        "cli/boards.py",
-        "effects/agent.py",
-        "agent/main.py",
-    },
+    "argparse": {"cli/main.py", "cli/arguments.py", "cli/measuring.py", "effects/agent.py", "agent/main.py"} | VERBS,
 }
 PARENTS_OWN_BYTES = PACKAGE / "run" / "worker.py"  # what a farm sends its own processes, on a pipe of theirs
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -12,7 +12,8 @@ from bpudeploy.nightly.history import History
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Against, Fault, Finding, JobResult, JobState, Night, Outcome
 from bpudeploy.nightly.series import Point, Series
-from bpudeploy.results.measurement import Caveat, Interval, Provenance
+from bpudeploy.provenance import Provenance
+from bpudeploy.results.measurement import Caveat, Interval
 from tests.results.made import measurement
 
 BEGAN = datetime(2026, 11, 27, 22, 0, tzinfo=UTC)
@@ -41,7 +42,7 @@ def history(
     step: float = 0.0,
     since: int | None = None,
     boards: Sequence[str] = ("0x1234",),
-    spoilt: Sequence[int] = (),
+    invalid: Sequence[int] = (),
     missing: Sequence[int] = (),
     noise: float = 0.5,
     seed: int = 0,
@@ -50,7 +51,7 @@ def history(
 
     Args:
         boards: taken in turns; each of them is a little off.
-        spoilt: nights with a quarter more.
+        invalid: nights with a quarter more.
         missing: nights that were none.
         noise: percent, one standard deviation.
     """
@@ -58,10 +59,10 @@ def history(
     points = []
     for night in range(nights):
         percent = rng.gauss(0, noise) + 1.5 * (night % len(boards))
-        percent += step * (since is not None and night >= since) + 25 * (night in spoilt)
+        percent += step * (since is not None and night >= since) + 25 * (night in invalid)
         if night not in missing:
             value = LEVELS[metric] * (1 + percent / 100)
-            points.append(Point(at(night, nights), value, boards[night % len(boards)], 60.0, night in spoilt))
+            points.append(Point(at(night, nights), value, boards[night % len(boards)], 60.0, night in invalid))
     series = Series(tuple(points), metric.scale, metric.worse, AT_LEAST.get(metric, 50.0))
     measured = tuple(
         _A_MEASUREMENT.model_copy(

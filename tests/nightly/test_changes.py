@@ -20,7 +20,7 @@ def latencies(
     *,
     boards: str | None = None,
     warm: Sequence[float] | None = None,
-    spoilt: Sequence[int] = (),
+    invalid: Sequence[int] = (),
     missing: Sequence[int] = (),
     at_least: float = 1.0,
 ) -> Series:
@@ -32,7 +32,7 @@ def latencies(
             10 * (1 + (more + float(noise[night])) / 100),
             boards[night] if boards else "a",
             warm[night] if warm else None,
-            night in spoilt,
+            night in invalid,
         )
         for night, more in enumerate(percent)
         if night not in missing
@@ -90,8 +90,8 @@ def test_a_change_that_is_nobodys_concern_is_not_reported() -> None:
 
 
 def test_throttled_nights_that_are_marked_never_count() -> None:
-    assert changes(latencies([0.0] * 30 + [25.0] * 8, spoilt=range(30, 38))) == ()
-    (change,) = changes(latencies([0.0] * 30 + [25.0, 25.0] + [5.0] * 8, spoilt=(30, 31)))
+    assert changes(latencies([0.0] * 30 + [25.0] * 8, invalid=range(30, 38))) == ()
+    (change,) = changes(latencies([0.0] * 30 + [25.0, 25.0] + [5.0] * 8, invalid=(30, 31)))
     assert (change.first, change.last_before) == (32, 29)
 
 
@@ -174,4 +174,4 @@ def test_few_nights_say_nothing(nights: int) -> None:
 
 
 def test_a_series_that_is_spoilt_throughout_says_nothing() -> None:
-    assert changes(latencies([0.0] * 20, spoilt=range(20))) == ()
+    assert changes(latencies([0.0] * 20, invalid=range(20))) == ()

@@ -36,13 +36,13 @@ def test_nothing_smaller_than_asked_for_is_reported_and_figures_agree(world: Wor
         assert change.size.low <= change.size.value <= change.size.high
         assert change.after == pytest.approx(change.before * (1 + change.size.value / 100))
         assert change.regression is (change.after > change.before)
-        assert not world.series.points[change.first].spoilt and not world.series.points[change.last_before].spoilt
+        assert not world.series.points[change.first].invalid and not world.series.points[change.last_before].invalid
 
 
 @given(worlds, st.floats(0.001, 1000.0))
 @settings(max_examples=25, deadline=None)
 def test_what_a_spoilt_night_measured_is_never_looked_at(world: World, value: float) -> None:
-    points = tuple(replace(p, value=value, board="elsewhere") if p.spoilt else p for p in world.series.points)
+    points = tuple(replace(p, value=value, board="elsewhere") if p.invalid else p for p in world.series.points)
     assert changes(replace(world.series, points=points)) == changes(world.series)
 
 

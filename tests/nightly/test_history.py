@@ -100,7 +100,7 @@ def test_what_recovered_and_what_got_better_is_no_regression() -> None:
 def test_throttled_nights_are_drawn_and_not_judged() -> None:
     hot = series((20, 5.0)) + [night(20 + i, 7.0, caveats=(Caveat.THROTTLED,), build=build()) for i in range(6)]
     (history,) = histories("j", hot, CHECKS)
-    assert [point.spoilt for point in history.series.points] == [False] * 20 + [True] * 6
+    assert [point.invalid for point in history.series.points] == [False] * 20 + [True] * 6
     assert against_history(history, None, "r.yaml").outcome is Outcome.SAME
 
 

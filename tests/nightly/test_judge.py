@@ -190,8 +190,8 @@ def test_which_images_are_right_survives_the_file(right: list[bool]) -> None:
 
 def test_a_baseline_keeps_twenty_sessions_of_each_board_and_no_spoilt_one() -> None:
     many = [measured(seed=i, hours=i, board_id=f"b{i % 2}") for i in range(50)][::-1]
-    spoilt = measured(seed=99, hours=99, bad={0: Caveat.THROTTLED})
-    pinned = baseline_of("j", [spoilt, *many], "2026", "w")
+    invalid = measured(seed=99, hours=99, bad={0: Caveat.THROTTLED})
+    pinned = baseline_of("j", [invalid, *many], "2026", "w")
     assert set(pinned.boards) == {"b0", "b1"}
     for board in pinned.boards.values():
         dates = [one.made for one in board.sessions]

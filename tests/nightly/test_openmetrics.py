@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as by_text_f
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Night, Outcome
 from bpudeploy.nightly.openmetrics import PREFIX, to_openmetrics
-from bpudeploy.results.measurement import Provenance
+from bpudeploy.provenance import Provenance
 from tests.boards.sshd import free_port
 from tests.nightly import made
 

@@ -84,13 +84,13 @@ def test_what_no_board_gave_is_tagged() -> None:
 
 
 def test_a_plot_has_boards_levels_baseline_first_bad_night_and_hollow_spoilt_nights() -> None:
-    history = made.history(step=6, since=48, boards=("0xa", "0xb"), spoilt=(5,), missing=(20, 21))
+    history = made.history(step=6, since=48, boards=("0xa", "0xb"), invalid=(5,), missing=(20, 21))
     assert history.standing is not None
     (job, *_) = made.troubled().jobs
     plot = regression_plot(history, job)
     assert {"x5-0xa", "x5-0xb", "level", "pinned baseline", "tonight, 95 %"} <= {t.strip() for t in text_of(plot.svg)}
     assert "first bad night 2026-11-16" in text_of(plot.svg)
-    assert plot.words.startswith("Grey: 3 % around the pinned baseline, nobody's concern. Hollow: spoilt")
+    assert plot.words.startswith("Grey: 3 % around the pinned baseline, nobody's concern. Hollow: invalid")
     assert "triangle at the edge" in plot.words, "25 % above all others"
     small = small_plot(made.history(), made.job(p50_ms=None))
     assert {"median", "x5-lab1-003"} <= {t.strip() for t in text_of(small.svg)} and "Hollow" not in small.words
@@ -108,7 +108,7 @@ def circles(plot_svg: str | None) -> int:
         (made.history(nights=1), ""),
         (made.history(nights=2, metric=Metric.TOP1), ""),
         (made.history(nights=30, noise=0), ""),
-        (made.history(nights=5, spoilt=range(5)), ""),
+        (made.history(nights=5, invalid=range(5)), ""),
         (made.history(nights=400), f"{FEW} of 400 nights are drawn: the latest."),
         (made.history(nights=40, boards="abcdefghijklmnop"), ""),
         (made.history(nights=60, metric=Metric.COMPILE_TIME, step=-30, since=20), ""),

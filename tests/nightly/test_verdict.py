@@ -12,10 +12,9 @@ from bpudeploy.nightly.judge import Held
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Against, Finding, JobResult, JobState, Outcome
 from bpudeploy.nightly.verdict import judged
-from bpudeploy.nightly.work import Kit
+from bpudeploy.nightly.work import JobRelease
 from bpudeploy.results.measurement import Answers, Measurement
 from bpudeploy.results.store import Results, open_results
-from bpudeploy.spec.load import load_target
 from bpudeploy.spec.suite import NightlyChecks
 from tests.nightly.test_judge import flipped
 from tests.results import made
@@ -39,9 +38,9 @@ def night(number: int, release: str, answers: Answers) -> Measurement:
 def top1(results: Results, m: Measurement, baseline: Baseline | None = None) -> Finding | None:
     """Append a night and return what is said of its accuracy against history."""
     results.append([m])
-    kit = Kit("vit.yaml", load_target("rdk-x5", Path())[0], None, None, baseline, None, CHECKS)  # type: ignore[arg-type]
+    release = JobRelease("vit.yaml", None, None, baseline, None, CHECKS)  # type: ignore[arg-type]
     blank = JobResult(job="vit-tiny@rdk-x5", recipe="vit-tiny", target="rdk-x5", value=1, state=JobState.RUNNING)
-    told = judged(blank, kit, [Held(m, None)], results, [])
+    told = judged(blank, release, [Held(m, None)], results, [])
     assert told.state is JobState.MEASURED and told.session == m.session
     of_history = [f for f in told.findings if f.against is Against.HISTORY and f.metric is Metric.TOP1]
     return of_history[0] if of_history else None

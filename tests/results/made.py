@@ -12,6 +12,7 @@ from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Form, Inspection
 from bpudeploy.predict.march import Term
 from bpudeploy.predict.price import Bound, Estimate, Width
+from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement, Steps, SumRange, TapAgreement
 from bpudeploy.quantize.findings import Candidate, Layer, Layers, Outcome, Repair, Trial
 from bpudeploy.results.golden import SelfCheck
@@ -25,7 +26,6 @@ from bpudeploy.results.measurement import (
     Interval,
     LayerCost,
     Measurement,
-    Provenance,
     Round,
     Score,
     Subject,

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy.provenance import Provenance
 from bpudeploy.results.history_page import to_csv, write_history
 from bpudeploy.results.history_plots import NEWEST, accuracy_against_latency, distributions, pareto
 from bpudeploy.results.latency import latency_of
-from bpudeploy.results.measurement import Caveat, Measurement, Provenance
+from bpudeploy.results.measurement import Caveat, Measurement
 from tests.results.made import answers, measurement, on_cpu, predicted, score, simulated, subject
 from tests.results.made import rounds as made_rounds
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpudeploy.cli.render import show_summary
+from bpudeploy.cli.texts import summary_text
+from bpudeploy.provenance import Provenance
 from bpudeploy.results.golden import SelfCheck
 from bpudeploy.results.latency import frames_for, latency_of
-from bpudeploy.results.measurement import Caveat, Provenance
+from bpudeploy.results.measurement import Caveat
 from bpudeploy.results.report import write_report
 from bpudeploy.results.statistics import paired_drop, wilson
 from bpudeploy.results.summary import Drop, Summary, Verdict
@@ -252,13 +253,12 @@ def test_many_frames_make_no_page_of_megabytes(tmp_path: Path) -> None:
 def test_a_loss_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unknown = "no significant difference at this sample size: a loss is seen from 12.0 points"
     words = {
-        4: ("n.s. at 50 images, seen from 12.0", f"p = 0.12; {unknown}", ">n.s., seen from 12.0<"),
+        4: ("n.s. at 50 images, MDD 12.0", f"p = 0.12; {unknown}", ">n.s., seen from 12.0<"),
         9: ("p = 0.0039, worse", "p = 0.0039; worse than float", ">worse<"),
     }
     for lost, (terminal, card, row) in words.items():
-        show_summary(summary(lost=lost), as_json=False)
-        out = capsys.readouterr().out
-        assert out.count(terminal) == 2 and "n.s.: no significant difference at this sample size" in out
+        out = "\n".join(summary_text(summary(lost=lost)))
+        assert out.count(terminal) == 2 and "MDD: minimum detectable difference" in out
         write_report(summary(lost=lost), tmp_path / "report.html")
         page = (tmp_path / "report.html").read_text()
         assert page.count(card) == 1 and page.count(row) == 2 and f'<td class="n">{lost}, 0</td>' in page
@@ -267,8 +267,7 @@ def test_a_loss_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_warnings_stand_on_top_in_the_terminal_and_in_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show_summary(summary(), as_json=False)
-    out = capsys.readouterr().out
+    out = "\n".join(summary_text(summary()))
     assert out.index("warning: <photo>.png: one colour") < out.index("accuracy")
     write_report(summary(), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
@@ -300,11 +299,10 @@ def test_layers_and_repair_stand_in_the_report_and_in_the_terminal(
     assert page.index("10 more</summary>") > page.index("&lt;layer&gt; 19<")
     assert page.count("predicted slowdown") >= 5 and "predicted slowdown, not measured" in page
     assert "4 networks were scored on the same 50 images" in page and "Only the slowdown of int16 is predicted" in page
-    show_summary(summary(), as_json=False)
-    out = capsys.readouterr().out
-    assert out.count("<layer>") == 5 and "the worst of 30 layers against float, 8 images" in out
-    assert "gate max_drop 1 points, on this machine: +0.00, holds with 3 more taps in int16, predicted" in out
-    assert "0: +6.00, 1: +4.00, 2: +2.00, 3: +0.00; chosen on these images" in out
+    out = "\n".join(summary_text(summary()))
+    assert out.count("<layer>") == 5 and "worst of 30 layers compared with float on 8 images" in out
+    assert "check max_drop 1 points, on this machine: +0.00 points, passed with 3 more taps in int16, predicted" in out
+    assert "0: -6.00, 1: -4.00, 2: -2.00, 3: +0.00 (chosen on these images" in out
 
 
 def test_the_report_says_where_integers_and_onnxruntime_are_apart(tmp_path: Path) -> None:
@@ -325,8 +323,7 @@ def test_without_repair_nothing_is_predicted(tmp_path: Path, capsys: pytest.Capt
     write_report(plain, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "predicted slowdown" not in page and "Nothing on this page is predicted" in page and page.count("<svg") == 6
-    show_summary(plain, as_json=False)
-    assert "promoted" not in capsys.readouterr().out
+    assert "promoted" not in "\n".join(summary_text(plain))
     write_report(summary().model_copy(update={"quantization": None}), tmp_path / "report.html")
     assert "<h2>Quantization</h2>" not in (tmp_path / "report.html").read_text()
 

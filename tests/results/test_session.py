@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpudeploy.results.measurement import BoardFacts, Caveat, Clock, Conditions, Provenance, Round, Subject
+from bpudeploy.provenance import Provenance
+from bpudeploy.results.measurement import BoardFacts, Caveat, Clock, Conditions, Round, Subject
 from bpudeploy.results.session import (
     ENTRY,
     Answered,

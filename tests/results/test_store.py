@@ -33,8 +33,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, JsonValue
 
 from bpudeploy.errors import BpudeployError, StoreError, UsageError
+from bpudeploy.provenance import Provenance
 from bpudeploy.results import store
-from bpudeploy.results.measurement import Answers, Interval, Measurement, Provenance, Round, Subject
+from bpudeploy.results.measurement import Answers, Interval, Measurement, Round, Subject
 from bpudeploy.results.migrations.upgrade import HEAD, REVISION_TABLE, known_revisions, upgrade
 from bpudeploy.results.store import MEASUREMENTS, Query, Results, open_results, row_of
 from bpudeploy.spec.recipe import BenchmarkSpec, GovernorMode

@@ -155,7 +155,7 @@ def test_a_failing_stage_leaves_no_record(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     p = PlanBuilder("fails")
-    p.add(Stage("f", 1, (), (Kind.MODEL,), fail), "fetch/weights", Toy("x"))
+    p.add(Stage("f", 1, (), {"model": Kind.MODEL}, fail), "fetch/weights", Toy("x"))
     with pytest.raises(ZeroDivisionError):
         run(p.build(), tmp_path, quiet)
     assert usage(tmp_path) == [] and list((tmp_path / "work").iterdir()) == []
@@ -174,7 +174,7 @@ def test_a_stage_is_held_to_its_contract(tmp_path: Path, what: str) -> None:
         ]
 
     p = PlanBuilder("cheats")
-    p.add(Stage("c", 1, (), (Kind.MODEL,), cheat), "fetch/weights", Toy("x"))
+    p.add(Stage("c", 1, (), {"model": Kind.MODEL}, cheat), "fetch/weights", Toy("x"))
     with pytest.raises(StageContractError):
         run(p.build(), tmp_path / "store", quiet)
     assert (tmp_path / "theirs").read_text() == "not yours to move"
@@ -182,7 +182,7 @@ def test_a_stage_is_held_to_its_contract(tmp_path: Path, what: str) -> None:
 
 def test_a_wrong_wire_fails_while_planning() -> None:
     p = PlanBuilder("wrong")
-    (model,) = p.add(stage("w", (), Kind.MODEL, joined), "fetch/weights", Toy("x"))
+    model = p.add(stage("w", (), Kind.MODEL, joined), "fetch/weights", Toy("x"))["out"]
     with pytest.raises(StageContractError, match="takes"):
         p.add(stage("c", (Kind.QUANTIZED,), Kind.BINARY, joined), "compile", Toy("x"), model)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bpudeploy.cli.main import main
+from bpudeploy.digest import Digest
 from bpudeploy.errors import BpudeployError, ExitCode, StageError, UsageError
 from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, StepWaiting
 from bpudeploy.plan.builder import PlanBuilder
@@ -55,8 +56,8 @@ def on(
     return [one for one in found if isinstance(one, RunResult)]
 
 
-def digests(found: list[RunResult]) -> list[dict[str, tuple[str, ...]]]:
-    return [{name: tuple(a.digest for a in step.artifacts) for name, step in one.steps.items()} for one in found]
+def digests(found: list[RunResult]) -> list[dict[str, tuple[Digest, ...]]]:
+    return [one.digests for one in found]
 
 
 def test_workers_apart_give_what_this_machine_gives(two: Grid, team: str, tmp_path: Path) -> None:
@@ -120,11 +121,11 @@ def counting(count: Path, end: Callable[[int], None]) -> Plan:
             (work.dir / "out").write_text(name + "".join(a.path.read_text() for a in inputs))
             return (work.dir / "out",)
 
-        return Stage(name, 1, takes, (gives,), work)
+        return Stage(name, 1, takes, {"out": gives}, work)
 
     p = PlanBuilder("counting")
-    (first,) = p.add(stage("first", (), Kind.MODEL), "first", Toy(str(count)))
-    (second,) = p.add(stage("middle", (Kind.MODEL,), Kind.GRAPH), "middle", Toy(str(count)), first)
+    first = p.add(stage("first", (), Kind.MODEL), "first", Toy(str(count)))["out"]
+    second = p.add(stage("middle", (Kind.MODEL,), Kind.GRAPH), "middle", Toy(str(count)), first)["out"]
     p.add(stage("last", (Kind.GRAPH,), Kind.BINARY), "last", Toy(str(count)), second)
     count.mkdir()
     return p.build()
@@ -221,6 +222,7 @@ def test_a_scheduler_that_goes_away_is_said_and_costs_only_what_ran(team: str, t
 PLANNER = """
 import sys
 from pathlib import Path
+from bpudeploy.digest import Digest
 from bpudeploy.errors import BpudeployError
 from bpudeploy.run.executors import open_executor
 from bpudeploy.run.farm import run_all
@@ -300,7 +302,8 @@ def test_a_worker_with_another_tool_refuses_and_says_which(team: str, tmp_path: 
         return (work.dir / "out",)
 
     p = PlanBuilder("tooled")
-    p.add(Stage("c", 1, (), (Kind.BINARY,), work, fingerprint=tool_here(), look_up=tool_here), "compile", Toy("x"))
+    tooled = Stage("c", 1, (), {"out": Kind.BINARY}, work, fingerprint=tool_here(), look_up=tool_here)
+    p.add(tooled, "compile", Toy("x"))
     (tmp_path / "grid").mkdir()
     with grid(tmp_path / "grid", workers=0) as made:
         made.worker({"TOY_COMPILER": "1.1"})

@@ -103,7 +103,7 @@ def broken_plan(recipe: str, how: str) -> Plan:
         raise StageError("these weights are bad", hint="train them")
 
     p = PlanBuilder(recipe)
-    p.add(Stage("broken", 1, (), (Kind.MODEL,), work), "fetch/weights", Toy(""))
+    p.add(Stage("broken", 1, (), {"model": Kind.MODEL}, work), "fetch/weights", Toy(""))
     return p.build()
 
 

@@ -91,9 +91,9 @@ def test_several_images_at_once(tiny: Path, tmp_path: Path, capsys: pytest.Captu
     assert measured["latency"]["fps"] == pytest.approx(1000 * batch / measured["latency"]["mean_ms"])
     from bpudeploy.backends.samples import Scores
 
-    single = Scores.read(one.artifact("restructure", 1).path).logits
+    single = Scores.read(one.artifact("restructure", "scores").path).logits
     many = Scores.read(
-        built(_batched(tiny, batch), tmp_path / "store", "quantize").artifact("restructure", 1).path
+        built(_batched(tiny, batch), tmp_path / "store", "quantize").artifact("restructure", "scores").path
     ).logits
     np.testing.assert_allclose(many, single, atol=1e-5 * float(np.ptp(single)))
 

@@ -15,6 +15,7 @@ from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Scores
 from bpudeploy.cli.main import main
 from bpudeploy.plan import pipeline
+from bpudeploy.plan.products import BINARY, FLOAT_SCORES, INT8_SCORES, LAYERS, QUANTIZED, REPAIRED
 from bpudeploy.quantize.findings import Layers, Outcome, Repair
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.run.runner import RunResult, run
@@ -98,10 +99,10 @@ def build(recipe: Path, store: Path, *sets: str) -> RunResult:
 
 
 def repair_of(result: RunResult) -> Repair:
-    return Repair.read(result.artifact(pipeline.REPAIRED, 3).path)
+    return Repair.read(result.artifact(REPAIRED, "findings").path)
 
 
-def same(result: RunResult, *pairs: tuple[tuple[str, int], tuple[str, int]]) -> bool:
+def same(result: RunResult, *pairs: tuple[tuple[str, str], tuple[str, str]]) -> bool:
     return all(result.artifact(*a).digest == result.artifact(*b).digest for a, b in pairs)
 
 
@@ -112,21 +113,19 @@ def test_a_broken_promise_is_repaired_and_everything_after_takes_the_repaired(fr
     found = repair_of(result)
     assert found.outcome is Outcome.REPAIRED and found.drop <= 5 < found.trials[0].drop
     assert 0 < len(found.promoted) <= len(found.ranked) and found.slowdown > 1
-    truth, scores = (
-        Scores.read(result.artifact(*x).path) for x in ((pipeline.FLOAT_SCORES, 0), (pipeline.REPAIRED, 2))
-    )
+    truth, scores = (Scores.read(result.artifact(*x).path) for x in ((FLOAT_SCORES, "scores"), (REPAIRED, "scores")))
     assert found.drop == pytest.approx(100 * (truth.top1 - scores.top1)) and found.images == len(scores.labels) == 40
-    model = onnx.load(result.artifact(pipeline.REPAIRED, 1).path)
+    model = onnx.load(result.artifact(REPAIRED, "quantized").path)
     record = QuantizeRecord.read(model)
-    before = QuantizeRecord.read(onnx.load(result.artifact(pipeline.QUANTIZED, 1).path))
+    before = QuantizeRecord.read(onnx.load(result.artifact(QUANTIZED, "quantized").path))
     widened = {n for n, t in record.taps.items() if t.precision is not before.taps[n].precision}
     assert widened == set(found.promoted) and record.levers[-1].endswith("promoted to int16 by repair")
     assert {record.taps[n].precision for n in widened} == {Precision.INT16}
-    layers = Layers.read(result.artifact(pipeline.DEVIATIONS).path)
+    layers = Layers.read(result.artifact(LAYERS).path)
     assert any(Precision.INT16 in layer.inputs for layer in layers.layers) and layers.images == 8
     (resolved,) = load_recipe(fragile, ["check.max_drop=5"])
-    compiled = pipeline.plan(resolved, load_backend("ort")).step(pipeline.BINARY)
-    assert {ref.step for ref in compiled.inputs[:2]} == {pipeline.REPAIRED}
+    compiled = pipeline.plan(resolved, load_backend("ort")).step(BINARY)
+    assert {ref.step for ref in compiled.inputs[:2]} == {REPAIRED}
 
 
 def test_the_board_gets_the_repaired_network(fragile: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,25 +172,24 @@ def test_the_budget_is_kept(fragile: Path, store: Path) -> None:
 def test_another_promise_runs_repair_alone_and_equal_bytes_end_it(fragile: Path, store: Path) -> None:
     first = build(fragile, store, "check.max_drop=70")
     assert repair_of(first).outcome is Outcome.HELD
-    passed = [((pipeline.QUANTIZED, i), (pipeline.REPAIRED, i)) for i in (0, 1)]
-    assert same(first, *passed, ((pipeline.INT8_SCORES, 0), (pipeline.REPAIRED, 2)))
-    assert build(fragile, store, "check.max_drop=71").ran == [pipeline.REPAIRED]
+    passed = [((QUANTIZED, name), (REPAIRED, name)) for name in ("prepared", "quantized")]
+    assert same(first, *passed, ((INT8_SCORES, "scores"), (REPAIRED, "scores")))
+    assert build(fragile, store, "check.max_drop=71").ran == [REPAIRED]
     without = build(fragile, store)
-    assert pipeline.REPAIRED not in without.steps and without.ran == []
+    assert REPAIRED not in without.steps and without.ran == []
     off = build(fragile, store, "check.max_drop=5", "quantize.repair=false")
-    assert pipeline.REPAIRED not in off.steps and off.ran == []
+    assert REPAIRED not in off.steps and off.ran == []
 
 
 def test_repair_gives_the_same_bytes_in_another_store(fragile: Path, store: Path, tmp_path: Path) -> None:
     here, there = (build(fragile, root, "check.max_drop=5") for root in (store, tmp_path / "other"))
-    for i in range(4):
-        assert here.artifact(pipeline.REPAIRED, i).digest == there.artifact(pipeline.REPAIRED, i).digest
+    assert here.digests[REPAIRED] == there.digests[REPAIRED]
 
 
 def test_features_are_held_against_float_too(fragile: Path, store: Path) -> None:
     result = build(fragile, store, "model.head=null", "model.outputs=features", "check.max_drop=1")
-    assert pipeline.REPAIRED not in result.steps
-    assert Layers.read(result.artifact(pipeline.DEVIATIONS).path).layers
+    assert REPAIRED not in result.steps
+    assert Layers.read(result.artifact(LAYERS).path).layers
 
 
 def test_the_files_for_a_compiler_say_that_a_promise_is_broken(

@@ -70,7 +70,7 @@ def test_a_broken_promise_is_repaired_or_said(tiny: Path, tmp_path: Path, capsys
     loose = ["--set", "quantize.migrate=false", "--set", "quantize.int16=[]", "--set", "check.max_drop=0"]
     code = main(["run", str(tiny), "--until", "quantize", *clipped, *loose])
     said = capsys.readouterr().out
-    assert code in (0, 4) and ("BROKEN" in said) == (code == 4), said
+    assert code in (0, 4) and ("FAILED" in said) == (code == 4), said
     assert "max_drop 0 points" in said
 
 
@@ -94,7 +94,7 @@ def test_the_whole_way_through(tiny: Path, tmp_path: Path, capsys: pytest.Captur
     assert not again["install"]["changed"] and again["install"]["bytes_sent"] == 0
     assert {s["cache"] for s in again["steps"]} == {"hit"} and again["release"] == summary["release"]
     assert main(["report", again["run_directory"]]) == 4
-    assert "BROKEN" in capsys.readouterr().out
+    assert "FAILED" in capsys.readouterr().out
 
 
 def test_a_matrix_shares_steps(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

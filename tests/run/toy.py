@@ -46,7 +46,7 @@ def stage(
         out.write_text(make(options.text, [a.path.read_text() for a in inputs]))
         return (out,)
 
-    return Stage(name, version, takes, (gives,), work, fingerprint=fingerprint or {})
+    return Stage(name, version, takes, {"out": gives}, work, fingerprint=fingerprint or {})
 
 
 def joined(text: str, inputs: list[str]) -> str:
@@ -73,13 +73,14 @@ PLAIN = Change()
 def toy_plan(change: Change = PLAIN, sleep: float = 0.0) -> Plan:
     """Return fetch/weights, fetch/calibration, restructure, quantize, compile."""
     p = PlanBuilder(change.recipe)
-    (weights,) = p.add(stage("w", (), Kind.MODEL, joined), "fetch/weights", Toy(change.weights, sleep))
-    (data,) = p.add(stage("d", (), Kind.SAMPLES, joined), "fetch/calibration", Toy(change.images + change.count, sleep))
+    weights = p.add(stage("w", (), Kind.MODEL, joined), "fetch/weights", Toy(change.weights, sleep))["out"]
+    images = Toy(change.images + change.count, sleep)
+    data = p.add(stage("d", (), Kind.SAMPLES, joined), "fetch/calibration", images)["out"]
     same = stage("r", (Kind.MODEL,), Kind.GRAPH, lambda _, i: f"graph of {i[0]}", version=change.restructure_version)
-    (graph,) = p.add(same, "restructure", Toy(change.tolerance, sleep), weights)
+    graph = p.add(same, "restructure", Toy(change.tolerance, sleep), weights)["out"]
     tool = {"compiler": change.tool}
     quantize = stage("q", (Kind.GRAPH, Kind.SAMPLES), Kind.QUANTIZED, joined)
-    (quantized,) = p.add(quantize, "quantize", Toy("q", sleep), graph, data)
+    quantized = p.add(quantize, "quantize", Toy("q", sleep), graph, data)["out"]
     p.add(stage("c", (Kind.QUANTIZED,), Kind.BINARY, joined, fingerprint=tool), "compile", Toy("c", sleep), quantized)
     return p.build()
 

@@ -11,8 +11,8 @@ import yaml
 
 from benchmarks import zoo, zoo_page
 from bpudeploy.backends.registry import load_backend
-from bpudeploy.cli.estimate import predicted_on
 from bpudeploy.cli.main import main
+from bpudeploy.cli.verbs.estimate import predicted_on
 from bpudeploy.errors import SpecError
 from bpudeploy.inspection import subjects
 from bpudeploy.plan import pipeline

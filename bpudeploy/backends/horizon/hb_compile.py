@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bpudeploy.backends.base import CompileInputs, Runtime
+from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.horizon import network as files
 from bpudeploy.backends.horizon.compile_config import QUANT_CONFIG, compile_config
 from bpudeploy.backends.horizon.findings import Estimate
@@ -14,6 +14,7 @@ from bpudeploy.backends.horizon.network import Network, write_normalised
 from bpudeploy.backends.horizon.session import Session, say_where
 from bpudeploy.backends.horizon.tool import find
 from bpudeploy.backends.samples import Samples
+from bpudeploy.provenance import Provenance
 from bpudeploy.quantize import vendor
 from bpudeploy.spec.compile_options import HbCompileOptions
 from bpudeploy.stage import Fingerprint, Work
@@ -26,10 +27,14 @@ class HbCompileBackend:
 
     name = NAME
     version = 1
-    runtime = Runtime.HBM_RUNTIME
+    runtime = "hbm_runtime"
+    provenance = Provenance.MEASURED
     deterministic = False
     findings = True
     options_type = HbCompileOptions
+
+    def device(self, march: str) -> str:
+        return f"BPU ({march})"
 
     def fingerprint(self, options: HbCompileOptions) -> Fingerprint:
         return find(NAME, options).fingerprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpudeploy.backends.base import CompileInputs, Runtime
+from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.horizon import network as files
 from bpudeploy.backends.horizon.findings import Told
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
@@ -14,6 +14,7 @@ from bpudeploy.backends.horizon.quant_info import merged_away, quantized_names, 
 from bpudeploy.backends.horizon.session import Session, say_where
 from bpudeploy.backends.horizon.tool import Tool, find
 from bpudeploy.backends.samples import Samples
+from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.stage import Fingerprint, Work
 
@@ -27,10 +28,14 @@ class HbMapperBackend:
 
     name = NAME
     version = 2
-    runtime = Runtime.HOBOT_DNN
+    runtime = "hobot_dnn"
+    provenance = Provenance.MEASURED
     deterministic = False
     findings = True
     options_type = HbMapperOptions
+
+    def device(self, march: str) -> str:
+        return f"BPU ({march})"
 
     def fingerprint(self, options: HbMapperOptions) -> Fingerprint:
         return find(NAME, options).fingerprint

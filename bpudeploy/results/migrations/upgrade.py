@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, Table, func, inspect, select, text
 
 from bpudeploy.errors import StoreError, UsageError
+from bpudeploy.files import replacing
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -102,24 +103,9 @@ def _keep_copy(file: Path) -> None:
     number = 1
     while beside.exists():
         beside, number = file.with_name(f"{file.name}.before-{HEAD}.{number}"), number + 1
-    part = beside.with_name(f".{beside.name}.{os.getpid()}")
-    part.unlink(missing_ok=True)
-    source = sqlite3.connect(file)
-    try:
+    with replacing(beside) as part, closing(sqlite3.connect(file)) as source:
+        part.unlink(missing_ok=True)
         source.execute("VACUUM INTO ?", (str(part),))
-    finally:
-        source.close()
-    _sync(part)
-    part.rename(beside)
-    _sync(file.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_ahead(engine: Engine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ from bpudeploy.backends.horizon.toolchain.installed import (
 from bpudeploy.backends.horizon.toolchain.python310 import check_machine, find_python
 from bpudeploy.errors import StageError, StoreError, UsageError
 from bpudeploy.events import Event, Note, Progress
+from bpudeploy.files import Locked, locked
 from bpudeploy.spec.compile_options import HbMapperOptions, OptimizeLevel
 from bpudeploy.stage import Work
 
@@ -96,19 +96,18 @@ def _locked() -> Iterator[Path]:
     root = folder()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        stream = (root / "lock").open("w")
+        (root / "lock").touch()
     except OSError as error:
         raise StoreError(
             f"cannot write {root}: {error.strerror}", hint="set BPUDEPLOY_TOOLCHAIN to a folder"
         ) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"another process is installing or removing the toolchain in {root}", hint="wait until it has ended"
-            ) from error
-        yield root
+    try:
+        with locked(root / "lock"):
+            yield root
+    except Locked as error:
+        raise UsageError(
+            f"another process is installing or removing the toolchain in {root}", hint="wait until it has ended"
+        ) from error
 
 
 def _clear(root: Path) -> None:

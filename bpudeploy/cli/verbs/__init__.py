@@ -1,0 +1,1 @@
+"""One module for each verb: EXAMPLE, ``arguments(parser)`` and ``run(args, out) -> ExitCode``."""

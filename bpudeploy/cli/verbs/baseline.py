@@ -1,0 +1,86 @@
+"""baseline: show or pin the releases that nights are compared with."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bpudeploy.backends.registry import backend_names
+from bpudeploy.cli.arguments import add_json, add_results
+from bpudeploy.cli.output import Output
+from bpudeploy.digest import short
+from bpudeploy.errors import ExitCode, UsageError
+from bpudeploy.nightly.baseline import Baseline, write_baseline
+from bpudeploy.nightly.pin import Pin, pins
+from bpudeploy.nightly.suite import load_suite
+from bpudeploy.results.store import open_results
+
+EXAMPLE = """\
+  bpudeploy baseline show suite.yaml
+  bpudeploy baseline update suite.yaml --why "int16 residuals: 3 % slower, 0.4 points better"
+  git diff baselines/
+
+A baseline is a file in the suite's folder baselines/, one field per line: commit it, and review the diff."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("what", choices=("show", "update"))
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="a suite file (.yaml)")
+    parser.add_argument("--only", action="append", default=[], metavar="JOB", help="RECIPE@TARGET; may be repeated")
+    parser.add_argument("--why", metavar="TEXT", help="for update, required: the reason, for later readers")
+    parser.add_argument("--dry-run", action="store_true", help="for update: show what would change")
+    add_results(parser)
+    add_json(parser)
+
+
+def run(args: Namespace, out: Output) -> ExitCode:
+    """Show or pin."""
+    if args.what == "update" and not args.why:
+        raise UsageError("baseline update needs --why", hint='--why "what is accepted, and in exchange for what"')
+    if args.what == "show" and (args.why or args.dry_run):
+        raise UsageError("--why and --dry-run are for update", hint="leave them out")
+    loaded = load_suite(args.suite, backend_names).only(args.only)
+    with open_results(args.results) as results:
+        found = pins(loaded, results, args.why or "")
+    if args.what == "show":
+        document = [one.before.model_dump(mode="json") if one.before else {"job": one.job} for one in found]
+        out.show(document, (f"  {one.job:<34} {_pinned(one.before)}" for one in found))
+        return ExitCode.OK
+    new = [one.after for one in found if one.after is not None]
+    if not new:
+        raise UsageError("none of these jobs has been measured", hint=f"`bpudeploy nightly {args.suite}` measures them")
+    if not args.dry_run:
+        for baseline in new:
+            write_baseline(loaded.baselines, baseline)
+    changed = [{"job": p.job, "from": _release(p.before), "to": _release(p.after)} for p in found]
+    out.show(changed, _changes(found, loaded.baselines, args.dry_run))
+    return ExitCode.OK
+
+
+def _changes(found: Sequence[Pin], folder: Path, dry_run: bool) -> Iterator[str]:
+    for one in found:
+        if one.after is None:
+            yield f"  {one.job:<34} not measured: unchanged"
+            continue
+        yield f"  {one.job:<34} {_pinned(one.before)}"
+        yield f"  {'':<34} -> {_pinned(one.after)}"
+    yield f"{'would write' if dry_run else 'wrote'} {folder}: review it with git diff, then commit it"
+
+
+def _release(baseline: Baseline | None) -> str | None:
+    return baseline.release if baseline is not None else None
+
+
+def _pinned(baseline: Baseline | None) -> str:
+    if baseline is None:
+        return "not pinned"
+    sessions = sum(len(board.sessions) for board in baseline.boards.values())
+    accuracy = baseline.accuracy
+    top1 = f", top-1 {accuracy.top1:.2f} % of {accuracy.images}" if accuracy is not None else ""
+    return (
+        f"{short(baseline.release)} since {baseline.pinned[:16]}{top1}, {sessions} sessions on "
+        f"{len(baseline.boards)} boards: {baseline.why}"
+    )

@@ -1,0 +1,171 @@
+"""estimate: the predicted latency of a network on a board. The word predicted stands beside every figure."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpudeploy.backends.registry import backend_names
+from bpudeploy.cli.arguments import add_network, require_image_size, targets_named
+from bpudeploy.cli.output import Output, table, wrap
+from bpudeploy.errors import ExitCode, UsageError
+from bpudeploy.inspection import subjects
+from bpudeploy.predict.answer import Answer, answer
+from bpudeploy.predict.march import Term, march_model, modelled
+from bpudeploy.predict.price import Estimate, NodeTime
+from bpudeploy.predict.work import Workload, workload
+from bpudeploy.spec.load import is_file, list_targets, load_recipe, load_target
+from bpudeploy.spec.precision import Precision
+from bpudeploy.spec.quantize import QuantizeSpec
+from bpudeploy.spec.target import March, Target
+
+if TYPE_CHECKING:
+    from bpudeploy.inspection import Subject
+
+EXAMPLE = """\
+  bpudeploy estimate recipes/quickstart.yaml --target rdk-x3,rdk-x5,rdk-s100
+  bpudeploy estimate deit_small_patch16_224 --target rdk-x5 --top 20
+  bpudeploy estimate deit_tiny_patch16_224 --target rdk-x5 --json
+
+Predicted by a model fitted to published latencies of other networks (docs/explanation/latency-model.md).
+No compiler and no board is used, no weights are fetched, nothing is measured."""
+_PAPER = "the paper reports up to 3.8x, on boards and networks that its abstract does not name"
+_TERMS = {
+    Term.COMPUTE: "multiply-accumulates",
+    Term.WEIGHTS: "reading weights",
+    Term.ELEMENTWISE: "elementwise operators and look-ups",
+    Term.LAYOUT: "layout changes",
+    Term.ATTENTION: "memory traffic of attention",
+    Term.INSTRUCTIONS: "starting nodes",
+    Term.CPU_BYTES: "memory traffic of CPU nodes",
+    Term.CPU_MACS: "multiply-accumulates on the CPU",
+    Term.HANDOVER: "hand-overs",
+    Term.OUTPUT: "returning the output",
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_network(parser)
+    parser.add_argument("--top", type=int, default=8, metavar="N", help="how many of the slowest nodes to show (8)")
+
+
+def run(args: Namespace, out: Output) -> ExitCode:
+    """Predict a network's latency on one or several targets, in both of its forms."""
+    require_image_size(args.image_size)
+    if args.top < 0:
+        raise UsageError(f"--top {args.top} is below 0", hint="0 shows no node")
+    targets = targets_named(args.target)
+    for target in targets:
+        _require_model(target)
+    if not targets and not is_file(args.model):
+        raise UsageError("--target is missing", hint=f"add --target NAME: {', '.join(_predictable())}")
+    found: list[Answer] = []
+    originals = subjects(args.model, original=True, image_size=args.image_size)
+    rewritten = subjects(args.model, original=False, image_size=args.image_size)
+    for (before, own), (after, _), int16 in zip(originals, rewritten, _int16(args.model), strict=True):
+        found += [predicted_on(target, before, after, int16) for target in targets or _own(own)]
+    document = [one.model_dump(mode="json") for one in found]
+    out.show(document, (line for one in found for line in (*_text(one, args.top), "")))
+    return ExitCode.OK
+
+
+def _own(target: Target | None) -> tuple[Target, ...]:
+    """Return the target that a recipe names."""
+    assert target is not None  # without a recipe, --target is required
+    _require_model(target)
+    return (target,)
+
+
+def _int16(model: str) -> list[tuple[str, ...]]:
+    """Return ``quantize.int16`` of each recipe, or the default if there is no recipe."""
+    if not is_file(model):
+        return [QuantizeSpec().int16]
+    return [resolved.recipe.quantize.int16 for resolved in load_recipe(Path(model), (), backend_names, to_look=True)]
+
+
+def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequence[str]) -> Answer:
+    """Predict the latency of a network, in both of its forms, on a target that has a model.
+
+    Args:
+        int16: a recipe's ``quantize.int16``.
+    """
+    from bpudeploy.quantize.taps import find_places
+
+    model = march_model(target.march)
+
+    def count(of: Subject) -> Workload:
+        return workload(of.model, target.march, model.array, of.constants, of.form, trained=of.trained)
+
+    work = count(after)
+    places = find_places(after.model, target.precision, [n.name for n in work.nodes if not n.on_bpu], int16)
+    promoted = {product for place in places if place.precision is Precision.INT16 for product in place.products}
+    return answer(after.name, after.origin, target, model, work, count(before), promoted)
+
+
+def _require_model(target: Target) -> None:
+    """Refuse a target whose latency cannot be predicted."""
+    if target.march in modelled():
+        return
+    where = f"add --target NAME: {', '.join(_predictable())}"
+    if target.march is March.CPU:
+        raise UsageError(
+            f"target {target.name} has no BPU: there is nothing to predict",
+            hint=f"`bpudeploy run` measures there; {where}",
+        )
+    raise UsageError(f"there is no latency model of {target.march}, the march of {target.name}", hint=where)
+
+
+def _predictable() -> list[str]:
+    known = modelled()
+    return [name for name in sorted(list_targets(Path())) if load_target(name, Path())[0].march in known]
+
+
+def _text(one: Answer, top: int) -> Iterator[str]:
+    chosen = one.restructured[0]
+    yield f"{one.model} on {one.target} ({chosen.board}, {chosen.march}): PREDICTED, nothing was measured"
+    yield f"  {one.origin}\n"
+    columns = ("predicted latency, one image", ">ms", "interval (90 %)", "bound", ">segments", ">CPU nodes")
+    yield from table(columns, [_row(form) for form in (*one.restructured, one.original)])
+    yield ""
+    yield _wrapped("speed-up", f"predicted {one.predicted_speedup:.2f}x, original to restructured; {_PAPER}")
+    if len(one.restructured) == 1:
+        yield _wrapped("int16", f"{chosen.march} has none")
+    yield _wrapped("time", _shares(chosen))
+    yield ""
+    if top:
+        yield from table(
+            (">predicted ms", ">share", "on", "op", "node"), [_node(node, chosen) for node in chosen.nodes[:top]]
+        )
+        yield ""
+    yield _wrapped("note", f"{chosen.basis}.")
+    yield _wrapped("note", "the model was fitted to no vision transformer: its figures for attention are extrapolated.")
+
+
+def _row(e: Estimate) -> tuple[object, ...]:
+    interval = f"{_ms(e.predicted_low_ms)} to {_ms(e.predicted_high_ms)}"
+    return f"{e.form}, {e.width}", _ms(e.predicted_ms), interval, e.bound, e.segments, e.cpu_nodes
+
+
+def _node(node: NodeTime, e: Estimate) -> tuple[object, ...]:
+    share = node.predicted_ms / e.predicted_ms
+    return f"{node.predicted_ms:.3f}", f"{share:.1%}", "BPU" if node.on_bpu else "CPU", node.op, node.name
+
+
+def _shares(e: Estimate) -> str:
+    """Return every term that takes a hundredth of the time or more."""
+    terms = sorted(((ms, t) for t, ms in e.by_term_ms.items()), key=lambda pair: -pair[0])
+    shown = [f"{_TERMS[t]} {_ms(ms)} ms ({ms / e.predicted_ms:.0%})" for ms, t in terms if ms >= 0.01 * e.predicted_ms]
+    return f"{', '.join(shown)}; predicted, {e.width}"
+
+
+def _ms(value: float) -> str:
+    """Return three significant digits: no prediction is more precise."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _wrapped(name: str, text: str) -> str:
+    return wrap(f"  {name:<10} ", text)

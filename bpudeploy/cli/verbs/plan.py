@@ -1,0 +1,63 @@
+"""plan: what a run would do, step by step."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+
+from bpudeploy.backends.registry import load_backend
+from bpudeploy.cli.arguments import add_force, add_recipe, recipes, store
+from bpudeploy.cli.output import Output
+from bpudeploy.cli.texts import missing_for_run
+from bpudeploy.errors import ExitCode
+from bpudeploy.plan import pipeline
+from bpudeploy.plan.look import Outlook, look
+from bpudeploy.plan.products import BINARY
+from bpudeploy.spec.load import Resolved
+
+EXAMPLE = "  bpudeploy plan R.yaml --force quantize"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_recipe(parser)
+    add_force(parser)
+    parser.add_argument("--until", metavar="STEP", help="show the plan up to this stage or step")
+
+
+def run(args: Namespace, out: Output) -> ExitCode:
+    """Show what a run would do, and what it would lack."""
+    show(recipes(args, to_look=True), args, out)
+    return ExitCode.OK
+
+
+def show(found: Sequence[Resolved], args: Namespace, out: Output) -> None:
+    """Print the plan of each recipe."""
+    for resolved in found:
+        chosen = pipeline.plan(resolved, load_backend(resolved.target.backend)).until(args.until)
+        outlooks = look(chosen, store(args), args.force)
+        document = {
+            "recipe": resolved.recipe.name,
+            "target": resolved.target.name,
+            "files": [str(f) for f in resolved.files],
+            "steps": [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in outlooks],
+            "lacks": missing_for_run(resolved),
+        }
+        out.show(document, _text(resolved, outlooks, args.until is None))
+
+
+def _text(resolved: Resolved, outlooks: Sequence[Outlook], whole: bool) -> Iterator[str]:
+    target = resolved.target
+    yield f"{resolved.recipe.name} for {target.name} ({target.description})"
+    for o in outlooks:
+        reason = "" if o.reason.startswith("after ") else o.reason
+        yield f"  {o.step:<22} {o.state:<6} {reason}{o.after or ''}".rstrip()
+    yield from (f"  missing: {one}" for one in missing_for_run(resolved))
+    if not whole:
+        return
+    if any(o.step == BINARY for o in outlooks):
+        yield f"  {'push':<22} sends the release unless the board has it"
+        yield f"  {'benchmark':<22} always measures"
+    else:
+        yield f"  {BINARY:<22} {target.backend} is not on this machine; `run --until compile` says how to get it"

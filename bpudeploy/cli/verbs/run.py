@@ -1,0 +1,147 @@
+"""run: build, push and measure a recipe, or all those of a matrix, whose steps are built in parallel."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bpudeploy.backends.base import Backend
+from bpudeploy.backends.registry import load_backend
+from bpudeploy.cli.arguments import (
+    add_board,
+    add_executor,
+    add_force,
+    add_recipe,
+    budget,
+    recipes,
+    shared_store,
+    store,
+)
+from bpudeploy.cli.output import Output
+from bpudeploy.cli.texts import repair_line, summary_text
+from bpudeploy.cli.verbs import plan as plan_verb
+from bpudeploy.deploy import Destination, Orders, deploy, destination
+from bpudeploy.errors import BpudeployError, ExitCode, UsageError
+from bpudeploy.plan import pipeline
+from bpudeploy.plan.products import BINARY, Products
+from bpudeploy.plan.step import Plan
+from bpudeploy.quantize.findings import Repair
+from bpudeploy.run.runner import RunResult
+from bpudeploy.run.runner import run as run_plan
+from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.recipe import Outputs
+
+EXAMPLE = "  bpudeploy run recipes/quickstart.yaml --until quantize"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_recipe(parser)
+    add_force(parser)
+    parser.add_argument("--until", metavar="STEP", help="stop after this stage or step; no board is touched")
+    add_board(parser)
+    parser.add_argument("--key", type=Path, metavar="FILE", help="signs the release (default: that of `keys new`)")
+    parser.add_argument("--allow-downgrade", action="store_true", help="push even if the board has a later build")
+    add_executor(parser)
+    parser.add_argument("--dry-run", action="store_true", help="the same as plan")
+
+
+def run(args: Namespace, out: Output) -> ExitCode:
+    """Build, push, measure; with ``--until`` build only. One recipe that fails does not stop the others."""
+    found = recipes(args)
+    if args.dry_run:
+        plan_verb.show(found, args, out)
+        return ExitCode.OK
+    backends = [load_backend(resolved.target.backend) for resolved in found]
+    until = args.until or BINARY
+    plans = [pipeline.plan(r, backend).until(until) for r, backend in zip(found, backends, strict=True)]
+    places = [_destination(r, args) if args.until is None else None for r in found]
+    elsewhere = args.executor is not None or shared_store(args) is not None
+    together = _build_together(plans, args, out) if len(plans) > 1 or elsewhere else {}
+    code = ExitCode.OK
+    for resolved, backend, plan, place in zip(found, backends, plans, places, strict=True):
+        built = together.get(plan.recipe)
+        if isinstance(built, BpudeployError):
+            out.error(built)
+            code = max(code, built.exit_code)
+        elif place is not None:
+            force = () if together else args.force
+            code = max(code, _deploy(resolved, backend, plan, place, force, args, out))
+        else:
+            if built is None:
+                with out.live() as live:
+                    built = run_plan(plan, store(args), live.draw, args.force)
+            code = max(code, _show_built(resolved, built, out))
+    return code
+
+
+def _destination(resolved: Resolved, args: Namespace) -> Destination:
+    """Return where the release goes, before an hour of work finds that it cannot."""
+    if resolved.recipe.model.outputs is Outputs.FEATURES:
+        raise UsageError(
+            f"{resolved.recipe.name} gives feature maps, and the benchmark measures top-1",
+            hint="`--until compile` builds everything that can be built",
+        )
+    return destination(resolved.target, args.board, Orders(args.key, args.allow_downgrade))
+
+
+def _deploy(
+    resolved: Resolved,
+    backend: Backend,
+    plan: Plan,
+    place: Destination,
+    force: Sequence[str],
+    args: Namespace,
+    out: Output,
+) -> ExitCode:
+    with out.live() as live:
+        summary = deploy(resolved, backend, plan, store(args), place, live.draw, force)
+    out.show(summary, summary_text(summary))
+    return ExitCode.OK if summary.holds else ExitCode.CHECK
+
+
+def _show_built(resolved: Resolved, built: RunResult, out: Output) -> ExitCode:
+    """Print the artifacts of a run that stopped before the board, and whether ``check.max_drop`` holds."""
+    findings = Products(built.artifacts).repair
+    repair = Repair.read(findings.path) if findings is not None else None
+    steps = {
+        name: {
+            "cache": "hit" if step.hit else "miss",
+            "artifacts": {a.digest: str(a.path) for a in step.artifacts.values()},
+        }
+        for name, step in built.steps.items()
+    }
+    document = {
+        "recipe": resolved.recipe.name,
+        "steps": steps,
+        "repair": repair.model_dump(mode="json") if repair is not None else None,
+    }
+    out.show(document, _built_text(resolved.recipe.name, built, repair))
+    return ExitCode.CHECK if repair is not None and not repair.holds else ExitCode.OK
+
+
+def _built_text(name: str, built: RunResult, repair: Repair | None) -> Iterator[str]:
+    made = list(list(built.steps.values())[-1].artifacts.values())
+    last = next((a for a in reversed(made) if a.kind != "findings"), made[-1])
+    findings = f", its findings are {made[-1].path}" if made[-1] is not last else ""
+    yield f"{name}: {len(built.ran)} of {len(built.steps)} steps ran; the last artifact is {last.path}{findings}"
+    if repair is not None:
+        yield f"  {repair_line(repair)}"
+
+
+def _build_together(plans: Sequence[Plan], args: Namespace, out: Output) -> dict[str, RunResult | BpudeployError]:
+    """Build every plan, several steps in parallel, and return each outcome by recipe.
+
+    Raises:
+        UsageError: --jobs, --memory, --executor or --shared-store is wrong.
+    """
+    from bpudeploy.run.executors import open_executor
+    from bpudeploy.run.farm import run_all
+
+    root = store(args)
+    executor = open_executor(args.executor, root, budget(args, len(plans)), shared_store(args))
+    with out.live() as live:
+        outcomes = run_all(plans, root, executor, live.draw_for, args.force)
+    return {plan.recipe: outcome for plan, outcome in zip(plans, outcomes, strict=True)}

@@ -1,0 +1,117 @@
+"""The releases that runs of this project built, found again by digest, name or run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bpudeploy.digest import Digest, short
+from bpudeploy.errors import UsageError
+from bpudeploy.release import Manifest, Release
+from bpudeploy.results.measurement import BuildFacts
+from bpudeploy.spec.recipe import BenchmarkSpec
+from bpudeploy.stage import Artifact, Kind
+
+PROJECT = Path(".bpudeploy")
+RUNS = PROJECT / "runs"
+MANIFEST = "release.json"
+_BUILT = "built.json"
+
+
+class Built(BaseModel):
+    """What a run directory keeps beside the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    built: int
+    """When the binary was compiled, seconds since 1970."""
+    method: BenchmarkSpec
+    facts: BuildFacts | None = None
+    """None in runs of a bpudeploy that did not keep them."""
+
+
+@dataclass(frozen=True)
+class BuiltRelease:
+    """A release of a run: the digest that names it, and what is needed to measure it again."""
+
+    digest: str
+    manifest: Manifest
+    built: Built
+
+
+def keep(directory: Path, manifest: Manifest, built: Built) -> BuiltRelease:
+    """Write a release into its run directory, where it is found again."""
+    (directory / MANIFEST).write_text(manifest.to_json())
+    (directory / _BUILT).write_text(built.model_dump_json())
+    return _known(manifest, built)
+
+
+def find_release(named: str, runs: Path = RUNS) -> BuiltRelease:
+    """Return the release that ``named`` means: a run directory, the first digits of a digest, or a recipe's name.
+
+    A recipe's name, or NAME@TARGET, is its latest release.
+
+    Raises:
+        UsageError: there is none, or several releases begin with these digits.
+    """
+    if (Path(named) / MANIFEST).is_file():
+        found = _read(Path(named))
+        if found is None:
+            raise UsageError(f"{named} is a run of another version of bpudeploy", hint="run its recipe again")
+        return found
+    known = list(_all(runs))
+    name, _, target = named.partition("@")
+    latest = next((k for k in known if k.manifest.name == name and target in ("", k.manifest.target)), None)
+    if latest is not None:
+        return latest
+    matches = {k.digest: k for k in known if len(named) >= 4 and k.digest.startswith(named)}
+    if len(matches) == 1:
+        return next(iter(matches.values()))
+    if matches:
+        listed = ", ".join(short(digest) for digest in matches)
+        raise UsageError(f"several releases begin with {named}: {listed}", hint="give more digits")
+    names = sorted({f"{k.manifest.name}@{k.manifest.target}" for k in known})
+    raise UsageError(
+        f"no run in {runs} built a release {named!r}",
+        hint=f"one of {', '.join(names)}, a digest or a run directory"
+        if names
+        else "`bpudeploy run RECIPE` builds one",
+    )
+
+
+def releases_of(named: str, runs: Path = RUNS) -> list[BuiltRelease]:
+    """Return the releases of NAME@TARGET that runs built here, each once, in the order in which they first were."""
+    name, _, target = named.partition("@")
+    known: dict[str, BuiltRelease] = {}
+    for one in reversed(list(_all(runs))):
+        if (one.manifest.name, one.manifest.target) == (name, target):
+            known.setdefault(one.digest, one)
+    return list(known.values())
+
+
+def _all(runs: Path) -> Iterator[BuiltRelease]:
+    """Yield the releases of all runs, the latest first."""
+    for path in sorted(runs.glob(f"*/{MANIFEST}"), reverse=True):
+        found = _read(path.parent)
+        if found is not None:
+            yield found
+
+
+def _read(directory: Path) -> BuiltRelease | None:
+    """Return the release of a run; None where it is of another version of bpudeploy."""
+    try:
+        said = json.loads((directory / MANIFEST).read_text())
+        steps = {name: tuple(map(Digest, digests)) for name, digests in said.pop("steps").items()}
+        manifest = Manifest(**said, steps=steps)
+        built = Built.model_validate_json((directory / _BUILT).read_bytes())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError):
+        return None
+    return _known(manifest, built)
+
+
+def _known(manifest: Manifest, built: Built) -> BuiltRelease:
+    nowhere = Artifact(Kind.BINARY, manifest.binary, Path())
+    return BuiltRelease(Release(manifest, nowhere, built.built).digest, manifest, built)
