@@ -16,11 +16,11 @@ $(VENV)/run.stamp: constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	$(PIP) install -c constraints.txt torch torchvision
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e '.[build,nightly]'
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt -e '.[build,nightly,dev]'
 	touch $@
 
 install: $(VENV)/run.stamp ## make the virtual environment

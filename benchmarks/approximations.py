@@ -23,8 +23,8 @@ from bpudeploy.approximate.cost import multiply_adds
 from bpudeploy.approximate.read import read_graph
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Event, Note
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import EVALUATION, FLOAT_SCORES, GRAPH, PREPROCESSING
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import EVALUATION, FLOAT_SCORES, GRAPH, PREPROCESSING
 from bpudeploy.results.latency import percentile
 from bpudeploy.results.statistics import paired_drop
 from bpudeploy.run.runner import RunResult, run

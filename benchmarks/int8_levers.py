@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import CALIBRATION, EVALUATION, GRAPH, PREPROCESSING
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import CALIBRATION, EVALUATION, GRAPH, PREPROCESSING
 from bpudeploy.quantize.scheme import quantize_graph
 from bpudeploy.restructure.record import GraphRecord
 from bpudeploy.results.statistics import paired_drop

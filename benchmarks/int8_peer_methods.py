@@ -92,8 +92,8 @@ def ours(job: Job, options: Mapping[str, Any]) -> Quantize:
     import onnxruntime  # noqa: F401
 
     from bpudeploy.digest import Digest
-    from bpudeploy.plan import pipeline
-    from bpudeploy.plan.products import QUANTIZED
+    from bpudeploy.planning import pipeline
+    from bpudeploy.planning.products import QUANTIZED
     from bpudeploy.spec.load import load_recipe
     from bpudeploy.stage import Artifact, Kind, Work
 

@@ -32,9 +32,9 @@ def prepare(recipe: Path, folder: Path, sets: tuple[str, ...]) -> None:
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    from bpudeploy.plan import pipeline
-    from bpudeploy.plan.products import CALIBRATION, EVALUATION, PREPROCESSING, QUANTIZED
-    from bpudeploy.plan.step import Plan
+    from bpudeploy.planning import pipeline
+    from bpudeploy.planning.products import CALIBRATION, EVALUATION, PREPROCESSING, QUANTIZED
+    from bpudeploy.planning.step import Plan
     from bpudeploy.restructure.record import GraphRecord
     from bpudeploy.run.runner import run
     from bpudeploy.spec.load import load_recipe

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bpudeploy.plan.builder import PlanBuilder
-from bpudeploy.plan.step import Plan
+from bpudeploy.planning.builder import PlanBuilder
+from bpudeploy.planning.step import Plan
 from bpudeploy.run.executors import open_executor
 from bpudeploy.run.farm import run_all
 from bpudeploy.run.local import Budget

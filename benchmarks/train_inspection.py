@@ -19,10 +19,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import CALIBRATION, EVALUATION, PREPROCESSING
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import CALIBRATION, EVALUATION, PREPROCESSING
 from bpudeploy.run.runner import RunResult, run
-from bpudeploy.spec.load import Resolved, load_recipe
+from bpudeploy.spec.load import LoadedRecipe, load_recipe
 from bpudeploy.spec.module import ModuleRef
 from bpudeploy.stages.fetch_module import Maker, load_network
 from bpudeploy.stages.timm_models import Preprocess
@@ -34,7 +34,7 @@ Labelled = tuple[torch.Tensor, torch.Tensor]
 """Normalised pixels float32 (N, 3, H, W), and labels (N,)."""
 
 
-def network(resolved: Resolved) -> torch.nn.Module:
+def network(resolved: LoadedRecipe) -> torch.nn.Module:
     """Return the recipe's class, untrained."""
     module = ModuleRef.parse(resolved.recipe.model.module or "")
     return load_network(Path(module.path), Maker(module.path, module.name, resolved.recipe.model.arguments))

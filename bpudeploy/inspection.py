@@ -11,7 +11,7 @@ from bpudeploy.conformance.report import Form, Inspection
 from bpudeploy.errors import StageError, UsageError
 from bpudeploy.events import Event
 from bpudeploy.spec.approximate import ApproximateSpec
-from bpudeploy.spec.load import Resolved, is_file, load_recipe
+from bpudeploy.spec.load import LoadedRecipe, is_file, load_recipe
 from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.recipe import ModelSpec, Outputs
 from bpudeploy.spec.source import Source, SourceKind
@@ -103,7 +103,7 @@ def _any_backend() -> Collection[str]:
     return backend_names()
 
 
-def _recipes(recipes: Sequence[Resolved], form: Form, image_size: int | None) -> tuple[tuple[Subject, Target], ...]:
+def _recipes(recipes: Sequence[LoadedRecipe], form: Form, image_size: int | None) -> tuple[tuple[Subject, Target], ...]:
     """Return each recipe's network and target; what a matrix does not change is made once."""
     made: dict[str, Subject] = {}
     found = []
@@ -115,7 +115,7 @@ def _recipes(recipes: Sequence[Resolved], form: Form, image_size: int | None) ->
     return tuple(found)
 
 
-def _of_recipe(resolved: Resolved, form: Form, image_size: int | None) -> Subject:
+def _of_recipe(resolved: LoadedRecipe, form: Form, image_size: int | None) -> Subject:
     spec = resolved.recipe.model
     size = image_size or spec.image_size
     source = Source.parse(spec.named)
@@ -131,14 +131,14 @@ def _of_recipe(resolved: Resolved, form: Form, image_size: int | None) -> Subjec
     return _architecture(spec.architecture or source.locator, form, size, spec, _classes(resolved))
 
 
-def _exactly(subject: Subject, resolved: Resolved) -> Subject:
+def _exactly(subject: Subject, resolved: LoadedRecipe) -> Subject:
     """Say so where the recipe approximates: that needs its weights and images."""
     if resolved.recipe.restructure.approximate == ApproximateSpec():
         return subject
     return replace(subject, origin=f"{subject.origin}; exact, without the recipe's restructure.approximate")
 
 
-def _classes(resolved: Resolved) -> int | None:
+def _classes(resolved: LoadedRecipe) -> int | None:
     """Return how many classes the recipe's network has, where that can be said without fetching."""
     head = resolved.recipe.model.head
     if head is None:

@@ -10,9 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Scores
 from bpudeploy.boards.base import Board
@@ -20,15 +17,18 @@ from bpudeploy.digest import key_of
 from bpudeploy.effects.verify import Golden, installed
 from bpudeploy.errors import StoreError
 from bpudeploy.events import Event
-from bpudeploy.plan.products import Products
+from bpudeploy.planning.products import Products
 from bpudeploy.release import Release
-from bpudeploy.releases import PROJECT, BuiltRelease
+from bpudeploy.releases import PROJECT, BuiltRelease, HostAnswers
 from bpudeploy.results.measurement import BuildFacts, Measurement, Subject
 from bpudeploy.results.session import Contender, Setting
 from bpudeploy.spec.recipe import BenchmarkSpec
 from bpudeploy.stage import Artifact
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from bpudeploy.effects.bench import Binary
 
 TOOLS = ("bpudeploy", "torch", "timm", "onnx", "onnxruntime", "numpy", "asyncssh")
@@ -41,11 +41,7 @@ class Candidate:
     release: Release
     evaluation: Artifact
     golden: Golden
-    labels: tuple[int, ...]
-    expected: NDArray[np.int64]
-    """The best classes of each image by the QDQ graph on the host, (N, 5 or fewer), the best first."""
-    truth: NDArray[np.int64]
-    """The same by the original float network."""
+    answers: HostAnswers
     build: BuildFacts | None = None
 
     @property
@@ -61,30 +57,37 @@ class Candidate:
         )
 
 
-def candidate(known: BuiltRelease, store: Path) -> Candidate:
+def candidate(release: BuiltRelease, store: Path) -> Candidate:
     """Find in the store what a release's manifest names.
 
     Raises:
         StoreError: it is not there any more.
     """
-    products = Products.of_release(known.manifest.steps, store)
-    used = (products.binary, products.evaluation, products.golden_images, products.golden_logits)
-    for artifact in (*used, products.quantized_scores, products.float_scores):
+    products = Products.of_release(release.manifest.steps, store)
+    for artifact in (products.binary, products.evaluation, products.golden_images):
         if not artifact.path.is_file():
             raise StoreError(
-                f"the store at {store} no longer has the {artifact.kind} of release {known.manifest.name}",
+                f"the store at {store} no longer has the {artifact.kind} of release {release.manifest.name}",
                 hint="run its recipe again: what is missing is built again",
             )
-    scores = Scores.read(products.quantized_scores.path)
-    logits = Scores.read(products.golden_logits.path).logits
+    answers = release.answers()
     return Candidate(
-        release=Release(known.manifest, products.binary, known.built.built),
+        release=Release(release.manifest, products.binary, release.built.built),
         evaluation=products.evaluation,
-        golden=Golden(products.golden_images, tuple(tuple(float(v) for v in row) for row in logits)),
-        labels=tuple(int(label) for label in scores.labels),  # the set's own; its pixels may be gigabytes
-        expected=_best_classes(scores),
-        truth=best_classes_in(products.float_scores),
-        build=known.built.facts,
+        golden=Golden(products.golden_images, answers.golden),
+        answers=answers,
+        build=release.built.facts,
+    )
+
+
+def host_answers(products: Products) -> HostAnswers:
+    """Return what this machine's networks answered, from the scores that the steps of a build made."""
+    scores = Scores.read(products.quantized_scores.path)
+    return HostAnswers(
+        labels=scores.labels.tolist(),
+        expected=_best_classes(scores).tolist(),
+        truth=best_classes_in(products.float_scores).tolist(),
+        golden=Scores.read(products.golden_logits.path).logits.tolist(),
     )
 
 
@@ -94,6 +97,8 @@ def best_classes_in(scores: Artifact) -> NDArray[np.int64]:
 
 
 def _best_classes(scores: Scores) -> NDArray[np.int64]:
+    import numpy as np
+
     return np.argsort(-scores.logits, axis=1, kind="stable")[:, :5]
 
 
@@ -119,11 +124,11 @@ def measure(
         session=secrets.token_hex(8),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         contenders=tuple(
-            Contender(subject=one.subject, expected=tuple(int(best) for best in one.expected[:, 0]), build=one.build)
+            Contender(subject=one.subject, expected=tuple(best[0] for best in one.answers.expected), build=one.build)
             for one in candidates
         ),
         samples=first.evaluation.digest,
-        labels=first.labels,
+        labels=first.answers.labels,
         method=method,
         board=board.name,
         device=backend.device(manifest.march),

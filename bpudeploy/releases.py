@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bpudeploy.digest import Digest, short
-from bpudeploy.errors import UsageError
+from bpudeploy.errors import StoreError, UsageError
 from bpudeploy.release import Manifest, Release
 from bpudeploy.results.measurement import BuildFacts
 from bpudeploy.spec.recipe import BenchmarkSpec
@@ -20,6 +20,7 @@ PROJECT = Path(".bpudeploy")
 RUNS = PROJECT / "runs"
 MANIFEST = "release.json"
 _BUILT = "built.json"
+_ANSWERS = "answers.json"
 
 
 class Built(BaseModel):
@@ -33,6 +34,22 @@ class Built(BaseModel):
     """None in runs of a bpudeploy that did not keep them."""
 
 
+class HostAnswers(BaseModel):
+    """What this machine's networks answered to the evaluation and the golden images, kept for roll-outs.
+
+    ``expected`` and ``truth`` are, for each evaluation image, its 5 or fewer best classes, best first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    labels: tuple[int, ...]
+    expected: tuple[tuple[int, ...], ...]
+    """By the quantized model."""
+    truth: tuple[tuple[int, ...], ...]
+    """By the original float network."""
+    golden: tuple[tuple[float, ...], ...]
+    """Logits of the quantized model for the golden images."""
+
+
 @dataclass(frozen=True)
 class BuiltRelease:
     """A release of a run: the digest that names it, and what is needed to measure it again."""
@@ -40,13 +57,29 @@ class BuiltRelease:
     digest: str
     manifest: Manifest
     built: Built
+    directory: Path
+
+    def answers(self) -> HostAnswers:
+        """Read the answers that the run kept.
+
+        Raises:
+            StoreError: the run is of a version that kept none.
+        """
+        try:
+            return HostAnswers.model_validate_json((self.directory / _ANSWERS).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise StoreError(
+                f"{self.directory} has no answers of this machine: another version of bpudeploy made it",
+                hint="run its recipe again: its steps are in the store",
+            ) from error
 
 
-def keep(directory: Path, manifest: Manifest, built: Built) -> BuiltRelease:
+def keep(directory: Path, manifest: Manifest, built: Built, answers: HostAnswers) -> BuiltRelease:
     """Write a release into its run directory, where it is found again."""
-    (directory / MANIFEST).write_text(manifest.to_json())
+    (directory / _ANSWERS).write_text(answers.model_dump_json())
     (directory / _BUILT).write_text(built.model_dump_json())
-    return _known(manifest, built)
+    (directory / MANIFEST).write_text(manifest.to_json())
+    return _known(directory, manifest, built)
 
 
 def find_release(named: str, runs: Path = RUNS) -> BuiltRelease:
@@ -109,9 +142,9 @@ def _read(directory: Path) -> BuiltRelease | None:
         built = Built.model_validate_json((directory / _BUILT).read_bytes())
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError):
         return None
-    return _known(manifest, built)
+    return _known(directory, manifest, built)
 
 
-def _known(manifest: Manifest, built: Built) -> BuiltRelease:
+def _known(directory: Path, manifest: Manifest, built: Built) -> BuiltRelease:
     nowhere = Artifact(Kind.BINARY, manifest.binary, Path())
-    return BuiltRelease(Release(manifest, nowhere, built.built).digest, manifest, built)
+    return BuiltRelease(Release(manifest, nowhere, built.built).digest, manifest, built, directory)

@@ -12,7 +12,7 @@ from bpudeploy.backends.samples import read_findings
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
 from bpudeploy.measure import Candidate, best_classes_in
-from bpudeploy.plan.products import GRAPH, Products
+from bpudeploy.planning.products import GRAPH, Products
 from bpudeploy.predict.price import Estimate
 from bpudeploy.predict.simulated import Simulated
 from bpudeploy.provenance import Provenance
@@ -26,7 +26,7 @@ from bpudeploy.results.statistics import paired_drop, wilson
 from bpudeploy.results.summary import Accuracy, Gate, Install, Quantization, Step, Summary
 from bpudeploy.run.runner import RunResult
 from bpudeploy.spec.approximate import ApproximateSpec
-from bpudeploy.spec.load import Resolved, load_target
+from bpudeploy.spec.load import LoadedRecipe, load_target
 from bpudeploy.spec.recipe import CheckSpec
 from bpudeploy.spec.target import March
 from bpudeploy.stages.approximate import approximations
@@ -51,7 +51,7 @@ WHAT_IF = "rdk-x5"
 
 
 def summarise(
-    resolved: Resolved,
+    resolved: LoadedRecipe,
     result: RunResult,
     candidate: Candidate,
     board: BoardResults,
@@ -110,14 +110,15 @@ def _accuracies(
     import numpy as np
 
     assert measured.answers is not None  # a run measures accuracy, always
-    truth, labels = candidate.truth, np.array(candidate.labels)
+    answers = candidate.answers
+    truth, labels, expected = (np.array(one) for one in (answers.truth, answers.labels, answers.expected))
     forms = [("restructured", best_classes_in(products.graph_scores))]
     forms += [(a.label, best_classes_in(products.approximated(a.step)[1])) for a in approximations(spec)]
     if repair is not None and repair.promoted:
         forms.append(("int8", best_classes_in(products.int8_scores)))
-        forms.append((f"+ {len(repair.promoted)} taps in int16", candidate.expected))
+        forms.append((f"+ {len(repair.promoted)} taps in int16", expected))
     else:
-        forms.append(("int8", candidate.expected))
+        forms.append(("int8", expected))
     on_host = [_accuracy("float", f"host, {framework_of(products.model.path)}", truth, None, labels)]
     on_host += [_accuracy(form, "host, onnxruntime", best, truth, labels) for form, best in forms]
     form = "on the board" if predicted is None else f"{predicted.march}, simulated"
@@ -240,7 +241,7 @@ def _sizes(spec: ApproximateSpec, products: Products) -> dict[str, int]:
     return {name: artifact.path.stat().st_size for name, artifact in found.items()}
 
 
-def _placement(resolved: Resolved, products: Products) -> Inspection:
+def _placement(resolved: LoadedRecipe, products: Products) -> Inspection:
     """Return where the graph that was quantized would run: on the target, or on ``WHAT_IF`` where it has no BPU."""
     import onnx
 

@@ -12,7 +12,7 @@ from bpudeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from bpudeploy.run.local import Budget
-    from bpudeploy.spec.load import Resolved
+    from bpudeploy.spec.load import LoadedRecipe
     from bpudeploy.spec.target import Target
 
 _SHARE = 0.8
@@ -104,7 +104,7 @@ def store(args: Namespace) -> Path:
     return root
 
 
-def recipes(args: Namespace, *, to_look: bool = False) -> tuple[Resolved, ...]:
+def recipes(args: Namespace, *, to_look: bool = False) -> tuple[LoadedRecipe, ...]:
     """Return the recipe, or those of its matrix."""
     from bpudeploy.backends.registry import backend_names
     from bpudeploy.spec.load import load_recipe

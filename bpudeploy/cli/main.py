@@ -12,6 +12,7 @@ from types import ModuleType
 from bpudeploy import __version__
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import BpudeployError, ExitCode
+from bpudeploy.extras import missing_extra
 
 _EXAMPLES = """\
 examples:
@@ -108,6 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BpudeployError as error:
         out.error(error)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        out.error(missing)
+        return missing.exit_code
     except KeyboardInterrupt:
         out.warn("interrupted; finished steps are in the store", fix="run the same command again to resume")
         return ExitCode.INTERRUPTED

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from bpudeploy.results.golden import SelfCheck
     from bpudeploy.results.measurement import Interval, Measurement
     from bpudeploy.results.summary import Accuracy, Quantization, Summary
-    from bpudeploy.spec.load import Resolved
+    from bpudeploy.spec.load import LoadedRecipe
 
 
-def missing_for_run(resolved: Resolved) -> list[str]:
+def missing_for_run(resolved: LoadedRecipe) -> list[str]:
     """Return one line for each field that a run of the recipe needs and that is missing."""
     return [f"{one.where}: {one.message}; {one.hint}" for one in resolved.lacks]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 
 from bpudeploy.boards.base import Board
@@ -125,11 +126,15 @@ def _bring(board: Board, release: Release, facts: Facts, emit: Callable[[Event],
         )
     if "have" in facts:
         return 0
+    bases = [board.root / PurePosixPath(base) for base in facts.all("base")]
+    if bases and find_spec("numpy") is None:
+        emit(Note(STEP, "sending the whole binary: sending only what changed needs pip install 'bpudeploy[measure]'"))
+        bases = []
     return send(
         board,
         release.binary.path,
         board.root / "incoming" / release.digest / BINARY,
-        bases=[board.root / PurePosixPath(base) for base in facts.all("base")],
+        bases=bases,
         step=STEP,
         progress=lambda done, total: emit(Progress(STEP, done, total, "bytes")),
     ).wire_bytes

@@ -128,7 +128,7 @@ def _before(deployment: Deployment, before: Served) -> Candidate | None:
 
 def _drop(chosen: Candidate, measured: Measurement, limit: float) -> str:
     assert measured.answers is not None
-    right = [bool(one) for one in chosen.truth[:, 0] == chosen.labels]
+    right = [best[0] == label for best, label in zip(chosen.answers.truth, chosen.answers.labels, strict=True)]
     lost = paired_drop(right, measured.answers.right).points.value
     if lost > limit:
         raise GateBroken(f"it loses {lost:.1f} points of top-1 against float, {limit:g} are allowed")

@@ -13,9 +13,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
 
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import JobResult, JobState, Night, Outcome
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as PrometheusMetric
 
 PREFIX = "bpudeploy_nightly"
 _FAMILIES = {
@@ -52,8 +56,7 @@ _OF_METRIC = {
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class _Sample:
+class _Sample(NamedTuple):
     family: str
     labels: Mapping[str, str]
     value: float
@@ -61,37 +64,32 @@ class _Sample:
 
 def to_openmetrics(nights: Sequence[Night] | Night) -> str:
     """Return the metrics of a night; of several, of the latest of each suite: no series may be there twice."""
-    given = [nights] if isinstance(nights, Night) else nights
-    latest = {night.suite: night for night in sorted(given, key=lambda night: night.began)}
-    samples: dict[str, list[_Sample]] = {}
-    for night in latest.values():
-        for sample in _samples(night):
-            if math.isfinite(sample.value):
-                samples.setdefault(sample.family, []).append(sample)
-    lines = []
-    for family, help_ in _FAMILIES.items():
-        if family in samples:
-            lines += [*_head(family, help_), *(_line(sample) for sample in samples[family])]
-    return "\n".join([*lines, "# EOF", ""])
+    from prometheus_client.openmetrics.exposition import generate_latest
+
+    several = [nights] if isinstance(nights, Night) else nights
+    latest = {night.suite: night for night in sorted(several, key=lambda night: night.began)}
+    samples = [sample for night in latest.values() for sample in _samples(night) if math.isfinite(sample.value)]
+    return str(generate_latest(_Collected(samples)).decode())
 
 
-def _head(family: str, help_: str) -> Iterator[str]:
-    name = f"{PREFIX}_{family}"
-    yield f"# HELP {name} {help_}"
-    yield f"# TYPE {name} gauge"
-    unit = family.rpartition("_")[2]
-    if unit in _UNITS:
-        yield f"# UNIT {name} {unit}"
+@dataclass(frozen=True)
+class _Collected:
+    """What ``generate_latest`` asks for its metrics."""
 
+    samples: Sequence[_Sample]
 
-def _line(sample: _Sample) -> str:
-    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
-    return f"{PREFIX}_{sample.family}{{{labels}}} {sample.value:.12g}"
+    def collect(self) -> Iterator[PrometheusMetric]:
+        from prometheus_client.core import GaugeMetricFamily
 
-
-def _escaped(text: str) -> str:
-    clean = _CONTROL.sub("\ufffd", text)
-    return clean.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        for family, help_ in _FAMILIES.items():
+            unit = family.rpartition("_")[2]
+            made = GaugeMetricFamily(f"{PREFIX}_{family}", help_, unit=unit if unit in _UNITS else "")
+            for sample in self.samples:
+                if sample.family == family:
+                    labels = {name: _CONTROL.sub("\ufffd", value) for name, value in sample.labels.items()}
+                    made.add_sample(made.name, labels, sample.value)
+            if made.samples:
+                yield made
 
 
 def _samples(night: Night) -> Iterator[_Sample]:

@@ -13,9 +13,9 @@ from bpudeploy.nightly.night import Night, nights_in
 from bpudeploy.nightly.quarantine import quarantined
 from bpudeploy.nightly.schedule import Slot, expected, forecast
 from bpudeploy.nightly.suite import LoadedSuite
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import BINARY
-from bpudeploy.plan.step import Plan
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import BINARY
+from bpudeploy.planning.step import Plan
 from bpudeploy.releases import PROJECT
 
 NIGHTS = PROJECT / "nights"

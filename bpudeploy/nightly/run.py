@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bpudeploy.boardjob import opener_of
 from bpudeploy.boards.base import BoardOpener
-from bpudeploy.deploy import board_opener, keep_built
+from bpudeploy.deployment import board_opener, keep_built
 from bpudeploy.errors import BpudeployError, OutOfTime, StoreError, UsageError
 from bpudeploy.events import Event, Note
 from bpudeploy.measure import Candidate, candidate
@@ -26,8 +26,8 @@ from bpudeploy.nightly.prepare import NIGHTS, Prepared
 from bpudeploy.nightly.suite import HERE, Job
 from bpudeploy.nightly.verdict import judged
 from bpudeploy.nightly.work import STEP, JobRelease, measure_on
-from bpudeploy.plan.products import BINARY
-from bpudeploy.plan.step import Plan
+from bpudeploy.planning.products import BINARY
+from bpudeploy.planning.step import Plan
 from bpudeploy.releases import RUNS, BuiltRelease, find_release
 from bpudeploy.results.store import Results
 from bpudeploy.run.farm import Executor, run_all

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bpudeploy.nightly.night import JobResult, JobState, Night
 from bpudeploy.nightly.suite import Job
-from bpudeploy.plan.look import State, look
-from bpudeploy.plan.step import Plan
+from bpudeploy.planning.look import State, look
+from bpudeploy.planning.step import Plan
 from bpudeploy.store.steps import latest_record
 
 _ROUND_TRIP_S = 60.0

@@ -12,7 +12,7 @@ from bpudeploy.fleet.inventory import load_fleet, targets_of
 from bpudeploy.fleet.select import labels_of, parse
 from bpudeploy.spec.compose import nearest
 from bpudeploy.spec.fleet import Fleet, FleetBoard
-from bpudeploy.spec.load import Resolved, load_recipe
+from bpudeploy.spec.load import LoadedRecipe, load_recipe
 from bpudeploy.spec.recipe import Outputs
 from bpudeploy.spec.suite import JobSpec, NightlyChecks, Suite
 from bpudeploy.spec.target import Connection
@@ -27,7 +27,7 @@ HERE = "this machine"
 class Job:
     """One recipe for one target, and what is wanted of it."""
 
-    resolved: Resolved
+    resolved: LoadedRecipe
     value: float
     checks: NightlyChecks
     recompile: bool
@@ -144,7 +144,7 @@ def _jobs(
         )
 
 
-def _recipes(spec: JobSpec, path: Path, backends: Callable[[], Collection[str]]) -> list[Resolved]:
+def _recipes(spec: JobSpec, path: Path, backends: Callable[[], Collection[str]]) -> list[LoadedRecipe]:
     """Return the recipe for each target that is meant: of a matrix those, else with its own target replaced."""
     file = Path(os.path.normpath(path.parent / spec.recipe))
     if not file.is_file():
@@ -161,7 +161,7 @@ def _recipes(spec: JobSpec, path: Path, backends: Callable[[], Collection[str]])
     return [one for one in as_written if one.target.name in spec.targets]
 
 
-def _pool(spec: JobSpec, resolved: Resolved, fleet: Fleet | None, marches: Mapping[str, str]) -> tuple[str, ...]:
+def _pool(spec: JobSpec, resolved: LoadedRecipe, fleet: Fleet | None, marches: Mapping[str, str]) -> tuple[str, ...]:
     target = resolved.target
     if target.board.connection is Connection.EMBEDDED:
         if spec.pool is not None:

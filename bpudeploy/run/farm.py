@@ -14,7 +14,7 @@ from typing import Protocol
 from bpudeploy.digest import Key
 from bpudeploy.errors import BpudeployError, OutOfTime
 from bpudeploy.events import Event
-from bpudeploy.plan.step import Plan, Step, step_key
+from bpudeploy.planning.step import Plan, Step, step_key
 from bpudeploy.run.runner import RunResult, StepResult, bring
 from bpudeploy.stage import Artifact
 from bpudeploy.store.locks import store_in_use

@@ -13,7 +13,7 @@ from pathlib import Path
 from bpudeploy.digest import Digest, Key
 from bpudeploy.errors import StageContractError, StoreError
 from bpudeploy.events import Event, Note, StepFinished, StepStarted, StepWaiting
-from bpudeploy.plan.step import Plan, Step, step_key
+from bpudeploy.planning.step import Plan, Step, step_key
 from bpudeploy.stage import Artifact, Work
 from bpudeploy.store.leases import lease
 from bpudeploy.store.locks import step_lock, store_in_use

@@ -27,7 +27,7 @@ _SOURCES = (
 
 
 @dataclass(frozen=True)
-class Resolved:
+class LoadedRecipe:
     """A valid recipe with its target. Local sources are relative to the working directory.
 
     ``root`` is the recipe as it was written, for errors that need a place. ``lacks`` is what a run needs and the
@@ -52,7 +52,7 @@ def load_recipe(
     backends: Callable[[], Collection[str]] = tuple,
     *,
     to_look: bool = False,
-) -> tuple[Resolved, ...]:
+) -> tuple[LoadedRecipe, ...]:
     """Load every recipe that ``path`` stands for (several, when it has a ``matrix:``).
 
     Args:
@@ -67,7 +67,9 @@ def load_recipe(
     return tuple(_resolve(root, composed.files, backends, to_look) for root in expand(composed.root))
 
 
-def _resolve(root: Node, files: tuple[Path, ...], backends: Callable[[], Collection[str]], to_look: bool) -> Resolved:
+def _resolve(
+    root: Node, files: tuple[Path, ...], backends: Callable[[], Collection[str]], to_look: bool
+) -> LoadedRecipe:
     root = _paths_from_here(root)
     recipe = validate(Recipe, root)
     written = root.get(("target",))
@@ -85,7 +87,7 @@ def _resolve(root: Node, files: tuple[Path, ...], backends: Callable[[], Collect
         found += [_unknown_backend(root, name, backends()) for name in extra if name not in backends()]
     if found:
         raise all_of(found)
-    return Resolved(recipe, target, (*files, target_file), root, tuple(lacks))
+    return LoadedRecipe(recipe, target, (*files, target_file), root, tuple(lacks))
 
 
 def _inherited_trust(recipe: Recipe, root: Node, files: tuple[Path, ...]) -> list[SpecError]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bpudeploy.backends.base import FINDINGS, Backend, CompileInputs
-from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.target import March
 from bpudeploy.spec.validate import validate
 from bpudeploy.stage import Artifact, Kind, Stage, Work
@@ -24,7 +24,7 @@ class CompileStageOptions:
     options: BaseModel
 
     @classmethod
-    def of(cls, resolved: Resolved, backend: Backend) -> CompileStageOptions:
+    def of(cls, resolved: LoadedRecipe, backend: Backend) -> CompileStageOptions:
         """Take the recipe's section of this backend, held to the backend's own model.
 
         Raises:

@@ -114,6 +114,10 @@ def _adler_at_each(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 
 def parts(data: memoryview, start: int, bases: Sequence[bytes]) -> Iterator[Part]:
     """Yield what makes up ``data`` from ``start`` on, in order, given each base's records."""
+    if not any(bases):
+        if start < len(data):
+            yield Literal(start, len(data))
+        return
     blocks = _Blocks(bases)
     here = sent = start
     window = _FIRST

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bpudeploy.errors import SpecError
-from bpudeploy.plan import pipeline
+from bpudeploy.planning import pipeline
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.load import load_recipe
 from bpudeploy.spec.schema import recipe_schema

@@ -12,7 +12,7 @@ from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.events import Event, Note
-from bpudeploy.plan import pipeline
+from bpudeploy.planning import pipeline
 from bpudeploy.restructure.record import GraphRecord, count_nodes
 from bpudeploy.run.runner import RunResult, run
 from bpudeploy.spec.load import load_recipe

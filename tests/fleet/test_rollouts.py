@@ -74,8 +74,8 @@ def built(tiny_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     os.environ["BPUDEPLOY_STORE"] = str(folder / "store")
     try:
         from bpudeploy.backends.registry import load_backend
-        from bpudeploy.deploy import build
-        from bpudeploy.plan import pipeline
+        from bpudeploy.deployment import build
+        from bpudeploy.planning import pipeline
         from bpudeploy.spec.load import load_recipe
 
         digests = []
@@ -138,6 +138,26 @@ def test_a_release_reaches_every_board_wave_by_wave(lab: Lab, built: tuple[Path,
     assert "complete" in fleet(capsys, "list")
 
 
+LEAN = """
+import sys
+for name in ("numpy", "scipy", "torch", "onnx", "onnxruntime", "safetensors", "sqlalchemy", "matplotlib"):
+    sys.modules[name] = None  # as if it were not installed
+from bpudeploy.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_machine_with_the_base_package_only_rolls_out(lab: Lab, built: tuple[Path, list[str]]) -> None:
+    def lean(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", LEAN, *argv], capture_output=True, text=True, check=False)
+
+    done = lean("fleet", "rollout", "tiny", "--fleet", lab.fleet("gates: {self_check: true}"))
+    assert done.returncode == 0, done.stdout
+    assert lab.serves() == [built[1][1]] * COUNT
+    refused = lean("bench", "tiny@cpu-ssh", "--board", "somewhere")
+    assert refused.returncode == 2 and "pip install 'bpudeploy[" in refused.stderr
+
+
 def test_a_bad_canary_stops_it_and_the_rest_is_not_touched(
     lab: Lab, built: tuple[Path, list[str]], capsys: Out
 ) -> None:
@@ -187,7 +207,7 @@ def test_unreachable_is_neither_failed_nor_done_and_reconcile_goes_on(
         known.write_text(known.read_text() + f"[127.0.0.1]:{port} {public(back.host_key)}\n")
         fleet(capsys, "reconcile")
         assert lab.serves() == [new] * COUNT
-    assert "left nobody out" in fleet(capsys, "reconcile")
+    assert "reached every board" in fleet(capsys, "reconcile")
 
 
 def test_a_wrong_host_key_is_refused_and_counts(lab: Lab, built: tuple[Path, list[str]], capsys: Out) -> None:

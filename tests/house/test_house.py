@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "files": set(),
     "provenance": set(),
     "errors": set(),
+    "extras": {"errors"},
     "digest": set(),
     "events": set(),
     "spec": WORDS,
@@ -37,29 +38,31 @@ MAY_IMPORT = {
     "approximate": WORDS | {"spec", "host", "restructure"},
     "quantize": WORDS | {"spec", "host"},
     "stages": WORDS | {"stage", "backends", "spec", "restructure", "approximate", "quantize", "host"} | {"conformance"},
-    "plan": WORDS | {"stage", "stages", "backends", "spec", "store"},
-    "run": WORDS | {"stage", "plan", "store"},
+    "planning": WORDS | {"stage", "stages", "backends", "spec", "store"},
+    "run": WORDS | {"stage", "planning", "store"},
     "results": WORDS | {"conformance", "spec", "quantize", "predict"},
     "inspection": WORDS | {"spec", "backends", "stages", "restructure", "conformance"},
     "effects": WORDS | {"stage", "boards", "transfer", "results", "release", "signing", "spec"},
     "commits": set(),
     "releases": WORDS | {"stage", "release", "spec", "results"},
     "measure": WORDS
-    | {"stage", "backends", "plan", "results", "effects", "release", "spec", "boards", "store", "releases"},
+    | {"stage", "backends", "planning", "results", "effects", "release", "spec", "boards", "store", "releases"},
     "boardjob": WORDS | {"boards", "effects", "measure", "release", "results", "spec"},
     "summarise": WORDS
-    | {"stages", "backends", "plan", "run", "results", "effects", "measure", "release", "restructure", "spec"}
+    | {"stages", "backends", "planning", "run", "results", "effects", "measure", "release", "restructure", "spec"}
     | {"conformance", "quantize", "predict"},
     "fleet": WORDS | {"spec", "boards", "effects", "results", "measure", "releases", "boardjob"},
-    "deploy": WORDS
-    | {"backends", "plan", "run", "results", "effects", "release", "signing", "spec", "boards", "summarise"}
+    "deployment": WORDS
+    | {"backends", "planning", "run", "results", "effects", "release", "signing", "spec", "boards", "summarise"}
     | {"measure", "releases", "commits", "boardjob"},
     "nightly": WORDS
-    | {"backends", "plan", "run", "results", "store", "spec", "boards", "measure", "effects"}
-    | {"releases", "deploy", "boardjob", "commits", "fleet"},
+    | {"backends", "planning", "run", "results", "store", "spec", "boards", "measure", "effects"}
+    | {"releases", "deployment", "boardjob", "commits", "fleet"},
+    "api": WORDS | {"backends", "deployment", "planning", "release", "results", "spec", "store"},
+    "testing": WORDS | {"backends", "boards"},
     "cli": WORDS
-    | {"stage", "stages", "backends", "plan", "run", "results", "store", "spec", "deploy", "boards", "boardjob"}
-    | {"effects", "signing", "measure", "releases", "fleet", "nightly", "commits"}
+    | {"stage", "stages", "backends", "planning", "run", "results", "store", "spec", "deployment", "boards", "boardjob"}
+    | {"effects", "signing", "measure", "releases", "fleet", "nightly", "commits", "extras"}
     | {"conformance", "inspection", "quantize", "predict"},
 }
 MIGRATIONS = {

@@ -19,7 +19,7 @@ from bpudeploy.nightly.night import Fault, JobResult, JobState, Night
 from bpudeploy.nightly.quarantine import quarantined
 from bpudeploy.nightly.schedule import Expected, forecast
 from bpudeploy.nightly.suite import HERE, Job
-from bpudeploy.spec.load import Resolved, load_target
+from bpudeploy.spec.load import LoadedRecipe, load_target
 from bpudeploy.spec.recipe import DatasetSpec, ModelSpec, Recipe
 from bpudeploy.spec.suite import NightlyChecks, QuarantineSpec
 from bpudeploy.spec.yamlmarks import Node
@@ -30,7 +30,7 @@ TARGET = load_target("rdk-x5", Path())[0]
 def job(name: str, *boards: str, value: float = 1.0) -> Job:
     recipe = Recipe(name=name, model=ModelSpec(source="w.pth"), dataset=DatasetSpec(source="d"), target="rdk-x5")
     root = Node(Mark("r.yaml", 1, 1), Path())
-    return Job(Resolved(recipe, TARGET, (Path("r.yaml"),), root), value, NightlyChecks(), False, boards)
+    return Job(LoadedRecipe(recipe, TARGET, (Path("r.yaml"),), root), value, NightlyChecks(), False, boards)
 
 
 # --- quarantine

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from bpudeploy.digest import canonical, key_of
 from bpudeploy.errors import BpudeployError, StageContractError, StoreError, UsageError
 from bpudeploy.events import Event, StepWaiting
-from bpudeploy.plan.builder import PlanBuilder
-from bpudeploy.plan.look import State, look
+from bpudeploy.planning.builder import PlanBuilder
+from bpudeploy.planning.look import State, look
 from bpudeploy.run.runner import run
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.store.gc import collect, usage, verify

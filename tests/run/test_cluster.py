@@ -18,8 +18,8 @@ from bpudeploy.cli.main import main
 from bpudeploy.digest import Digest
 from bpudeploy.errors import BpudeployError, ExitCode, StageError, UsageError
 from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, StepWaiting
-from bpudeploy.plan.builder import PlanBuilder
-from bpudeploy.plan.step import Plan
+from bpudeploy.planning.builder import PlanBuilder
+from bpudeploy.planning.step import Plan
 from bpudeploy.run.executors import open_executor
 from bpudeploy.run.farm import run_all
 from bpudeploy.run.runner import RunResult, run

@@ -14,8 +14,8 @@ import pytest
 
 from bpudeploy.errors import BpudeployError, OutOfTime, StageError
 from bpudeploy.events import Event, StepFinished, StepStarted
-from bpudeploy.plan.builder import PlanBuilder
-from bpudeploy.plan.step import Plan
+from bpudeploy.planning.builder import PlanBuilder
+from bpudeploy.planning.step import Plan
 from bpudeploy.run.farm import run_all
 from bpudeploy.run.local import Budget, LocalExecutor
 from bpudeploy.run.runner import RunResult, run

@@ -14,8 +14,8 @@ import pytest
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Scores
 from bpudeploy.cli.main import main
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import BINARY, FLOAT_SCORES, INT8_SCORES, LAYERS, QUANTIZED, REPAIRED
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import BINARY, FLOAT_SCORES, INT8_SCORES, LAYERS, QUANTIZED, REPAIRED
 from bpudeploy.quantize.findings import Layers, Outcome, Repair
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.run.runner import RunResult, run

@@ -14,8 +14,8 @@ import pytest
 
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.look import State, look
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.look import State, look
 from bpudeploy.run.runner import run
 from bpudeploy.spec.load import load_recipe
 from bpudeploy.store.gc import verify

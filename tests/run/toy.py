@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpudeploy.plan.builder import PlanBuilder
-from bpudeploy.plan.step import Plan
+from bpudeploy.planning.builder import PlanBuilder
+from bpudeploy.planning.step import Plan
 from bpudeploy.run.runner import run
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 

@@ -8,7 +8,7 @@ import pytest
 
 from bpudeploy.errors import SpecError
 from bpudeploy.spec.compile_options import HbCompileOptions, HbMapperOptions
-from bpudeploy.spec.load import Resolved, load_recipe
+from bpudeploy.spec.load import LoadedRecipe, load_recipe
 from bpudeploy.stages.compile import CompileStageOptions
 
 BACKEND = {"rdk-x3": "hb_mapper", "rdk-x5": "hb_mapper", "rdk-ultra": "hb_mapper", "rdk-s100": "hb_compile"}
@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"weights")
 
 
-def load(target: str, section: str, model: str = "") -> Resolved:
+def load(target: str, section: str, model: str = "") -> LoadedRecipe:
     Path("r.yaml").write_text(
         f"name: r\nmodel: {{source: w.safetensors, architecture: vit{model}}}\ndataset: {{source: photos}}\n"
         f"calibration: {{count: 8}}\ntarget: {target}\ncompile: {{{BACKEND[target]}: {{{section}}}}}\n"

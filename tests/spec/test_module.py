@@ -8,7 +8,7 @@ import pytest
 
 from bpudeploy.cli.main import main
 from bpudeploy.errors import SpecError
-from bpudeploy.spec.load import Resolved, load_recipe
+from bpudeploy.spec.load import LoadedRecipe, load_recipe
 from bpudeploy.spec.module import ModuleRef
 
 RECIPE = """\
@@ -43,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def load(text: str, *sets: str) -> Resolved:
+def load(text: str, *sets: str) -> LoadedRecipe:
     Path("r.yaml").write_text(text)
     (resolved,) = load_recipe(Path("r.yaml"), sets)
     return resolved

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.errors import SpecError
-from bpudeploy.spec.load import Resolved, built_in_targets, list_targets, load_recipe, load_target
+from bpudeploy.spec.load import LoadedRecipe, built_in_targets, list_targets, load_recipe, load_target
 from bpudeploy.spec.recipe import Recipe
 from bpudeploy.spec.schema import recipe_schema, target_schema
 from bpudeploy.spec.source import Source
@@ -41,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def load(text: str, *sets: str) -> Resolved:
+def load(text: str, *sets: str) -> LoadedRecipe:
     Path("r.yaml").write_text(text)
     (resolved,) = load_recipe(Path("r.yaml"), sets)
     return resolved

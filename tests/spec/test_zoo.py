@@ -15,7 +15,7 @@ from bpudeploy.cli.main import main
 from bpudeploy.cli.verbs.estimate import predicted_on
 from bpudeploy.errors import SpecError
 from bpudeploy.inspection import subjects
-from bpudeploy.plan import pipeline
+from bpudeploy.planning import pipeline
 from bpudeploy.predict.march import march_model
 from bpudeploy.spec.load import load_recipe
 from bpudeploy.spec.schema import recipe_schema

@@ -409,8 +409,8 @@ def test_a_tag_of_timm_says_how_its_images_are_prepared() -> None:
 
 
 def test_the_tag_of_a_source_reaches_the_model() -> None:
-    from bpudeploy.plan import pipeline
-    from bpudeploy.plan.products import MODEL
+    from bpudeploy.planning import pipeline
+    from bpudeploy.planning.products import MODEL
     from bpudeploy.spec.load import load_recipe
 
     (resolved, *_) = load_recipe(Path(__file__).parents[2] / "recipes" / "zoo" / "vit-base.yaml", to_look=True)

@@ -13,8 +13,8 @@ import pytest
 from bpudeploy.cli.main import main
 from bpudeploy.errors import ExitCode, StoreError, UsageError
 from bpudeploy.events import Event, Note
-from bpudeploy.plan.builder import PlanBuilder
-from bpudeploy.plan.step import Plan
+from bpudeploy.planning.builder import PlanBuilder
+from bpudeploy.planning.step import Plan
 from bpudeploy.run.runner import run
 from bpudeploy.stage import Kind
 from bpudeploy.store.gc import verify

@@ -18,7 +18,7 @@ from bpudeploy.cli.arguments import (
 from bpudeploy.cli.measuring import comparison_text, measured_on, method_of
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import measurement_text
-from bpudeploy.deploy import board_opener
+from bpudeploy.deployment import board_opener
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.measure import Candidate, candidate
 from bpudeploy.releases import BuiltRelease, find_release

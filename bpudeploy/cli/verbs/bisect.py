@@ -14,14 +14,14 @@ from bpudeploy.cli.arguments import add_board_and_target, add_json, add_set, add
 from bpudeploy.cli.measuring import measured_on, method_of
 from bpudeploy.cli.output import Output
 from bpudeploy.commits import git
-from bpudeploy.deploy import board_opener, build
+from bpudeploy.deployment import board_opener, build
 from bpudeploy.errors import BpudeployError, ExitCode, UsageError
 from bpudeploy.measure import Candidate, candidate
 from bpudeploy.nightly.bisect import Judge, Trial, judge
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.search import Told, checkout, repository_of, search_commits, search_list
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import BINARY
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import BINARY
 from bpudeploy.releases import PROJECT, BuiltRelease, find_release, releases_of
 from bpudeploy.results.measurement import Measurement
 from bpudeploy.spec.load import is_file, load_recipe

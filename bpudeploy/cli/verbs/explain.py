@@ -11,8 +11,8 @@ from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.look import Outlook, look
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.look import Outlook, look
 
 EXAMPLE = "  bpudeploy explain R.yaml quantize"
 

@@ -11,8 +11,8 @@ from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import replacing
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import Products
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import Products
 from bpudeploy.run.runner import run as run_plan
 
 EXAMPLE = "  bpudeploy fit-head recipes/quickstart-head.yaml"

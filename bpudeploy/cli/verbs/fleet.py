@@ -15,7 +15,7 @@ from bpudeploy.cli.arguments import add_json, add_set, add_store, store
 from bpudeploy.cli.fleet_lines import board_line, megabytes, printable, release_in_words, wave_lines, whole_lines
 from bpudeploy.cli.fleet_live import FleetLive
 from bpudeploy.cli.output import Output, table
-from bpudeploy.deploy import Orders, build, policy_of
+from bpudeploy.deployment import Orders, build, policy_of
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
@@ -31,8 +31,8 @@ from bpudeploy.fleet.summary import to_json
 from bpudeploy.fleet.view import view
 from bpudeploy.fleet.webhook import WebhookError, check_url, post
 from bpudeploy.fleet.work import Deployment
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import BINARY
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import BINARY
 from bpudeploy.releases import BuiltRelease, find_release
 from bpudeploy.spec.fleet import Fleet
 from bpudeploy.spec.load import is_file, load_recipe, load_target

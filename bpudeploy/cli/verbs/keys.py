@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bpudeploy.cli.arguments import add_board_and_target, add_json, target_named
 from bpudeploy.cli.output import Output
-from bpudeploy.deploy import board_opener
+from bpudeploy.deployment import board_opener
 from bpudeploy.effects.trust import Trust, trust
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.signing import SigningKey, default_key, load_key, new_key

@@ -11,10 +11,10 @@ from bpudeploy.cli.arguments import add_force, add_recipe, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import missing_for_run
 from bpudeploy.errors import ExitCode
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.look import Outlook, look
-from bpudeploy.plan.products import BINARY
-from bpudeploy.spec.load import Resolved
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.look import Outlook, look
+from bpudeploy.planning.products import BINARY
+from bpudeploy.spec.load import LoadedRecipe
 
 EXAMPLE = "  bpudeploy plan R.yaml --force quantize"
 
@@ -32,7 +32,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
     return ExitCode.OK
 
 
-def show(found: Sequence[Resolved], args: Namespace, out: Output) -> None:
+def show(found: Sequence[LoadedRecipe], args: Namespace, out: Output) -> None:
     """Print the plan of each recipe."""
     for resolved in found:
         chosen = pipeline.plan(resolved, load_backend(resolved.target.backend)).until(args.until)
@@ -47,7 +47,7 @@ def show(found: Sequence[Resolved], args: Namespace, out: Output) -> None:
         out.show(document, _text(resolved, outlooks, args.until is None))
 
 
-def _text(resolved: Resolved, outlooks: Sequence[Outlook], whole: bool) -> Iterator[str]:
+def _text(resolved: LoadedRecipe, outlooks: Sequence[Outlook], whole: bool) -> Iterator[str]:
     target = resolved.target
     yield f"{resolved.recipe.name} for {target.name} ({target.description})"
     for o in outlooks:

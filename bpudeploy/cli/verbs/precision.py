@@ -16,11 +16,11 @@ from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import repair_line
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import QUANTIZED, REPAIRED, Products
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import QUANTIZED, REPAIRED, Products
 from bpudeploy.quantize.findings import Repair
 from bpudeploy.run.runner import run as run_plan
-from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact
@@ -130,7 +130,9 @@ def _write(folder: Path, files: dict[str, str]) -> list[Path]:
     return [folder / name for name in files]
 
 
-def _show(resolved: Resolved, graph: Artifact, files: Collection[Path], notes: Collection[str], out: Output) -> None:
+def _show(
+    resolved: LoadedRecipe, graph: Artifact, files: Collection[Path], notes: Collection[str], out: Output
+) -> None:
     march = resolved.target.march
     document = {
         "recipe": resolved.recipe.name,

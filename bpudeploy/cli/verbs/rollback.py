@@ -7,7 +7,7 @@ from argparse import Namespace
 
 from bpudeploy.cli.arguments import add_board_and_target, add_json, target_named
 from bpudeploy.cli.output import Output
-from bpudeploy.deploy import board_opener
+from bpudeploy.deployment import board_opener
 from bpudeploy.digest import short
 from bpudeploy.effects.rollback import rollback
 from bpudeploy.errors import ExitCode, UsageError

@@ -22,15 +22,15 @@ from bpudeploy.cli.arguments import (
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import repair_line, summary_text
 from bpudeploy.cli.verbs import plan as plan_verb
-from bpudeploy.deploy import Destination, Orders, deploy, destination
+from bpudeploy.deployment import Destination, Orders, deploy, destination
 from bpudeploy.errors import BpudeployError, ExitCode, UsageError
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import BINARY, Products
-from bpudeploy.plan.step import Plan
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import BINARY, Products
+from bpudeploy.planning.step import Plan
 from bpudeploy.quantize.findings import Repair
 from bpudeploy.run.runner import RunResult
 from bpudeploy.run.runner import run as run_plan
-from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.recipe import Outputs
 
 EXAMPLE = "  bpudeploy run recipes/quickstart.yaml --until quantize"
@@ -77,7 +77,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
     return code
 
 
-def _destination(resolved: Resolved, args: Namespace) -> Destination:
+def _destination(resolved: LoadedRecipe, args: Namespace) -> Destination:
     """Return where the release goes, before an hour of work finds that it cannot."""
     if resolved.recipe.model.outputs is Outputs.FEATURES:
         raise UsageError(
@@ -88,7 +88,7 @@ def _destination(resolved: Resolved, args: Namespace) -> Destination:
 
 
 def _deploy(
-    resolved: Resolved,
+    resolved: LoadedRecipe,
     backend: Backend,
     plan: Plan,
     place: Destination,
@@ -102,7 +102,7 @@ def _deploy(
     return ExitCode.OK if summary.holds else ExitCode.CHECK
 
 
-def _show_built(resolved: Resolved, built: RunResult, out: Output) -> ExitCode:
+def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCode:
     """Print the artifacts of a run that stopped before the board, and whether ``check.max_drop`` holds."""
     findings = Products(built.artifacts).repair
     repair = Repair.read(findings.path) if findings is not None else None

@@ -12,11 +12,11 @@ from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
 from bpudeploy.cli.output import Live, Output
 from bpudeploy.cli.texts import worst_layers
 from bpudeploy.errors import ExitCode, UsageError
-from bpudeploy.plan import pipeline
-from bpudeploy.plan.products import QUANTIZED, Products
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.products import QUANTIZED, Products
 from bpudeploy.quantize.findings import Candidate, Layers
 from bpudeploy.run.runner import run as run_plan
-from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.stages.layers import look
 from bpudeploy.stages.sensitivity import Choice, Network
 
@@ -51,7 +51,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
     return ExitCode.OK
 
 
-def _rank(resolved: Resolved, args: Namespace, live: Live) -> tuple[tuple[Candidate, ...], Layers]:
+def _rank(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[Candidate, ...], Layers]:
     plan = pipeline.plan(resolved, load_backend(resolved.target.backend)).upto(QUANTIZED)
     steps = run_plan(plan, store(args), live.draw).artifacts
     products, source = Products(steps), plan.step(QUANTIZED).inputs[0]
@@ -65,7 +65,7 @@ def _rank(resolved: Resolved, args: Namespace, live: Live) -> tuple[tuple[Candid
     return ranked, look(original, quantized, samples, normalise, args.images, _STEP, live.draw)
 
 
-def _text(resolved: Resolved, ranked: Sequence[Candidate], layers: Layers) -> Iterator[str]:
+def _text(resolved: LoadedRecipe, ranked: Sequence[Candidate], layers: Layers) -> Iterator[str]:
     yield f"{resolved.recipe.name} for {resolved.target.name}: int8 taps, the best candidates for int16 first"
     yield f"  {'alone':>9}  {'int16':>8}  tap, and the products that read it"
     for c in ranked:

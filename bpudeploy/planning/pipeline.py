@@ -8,8 +8,8 @@ from pathlib import Path
 from bpudeploy.backends.base import Backend, ToolMissing
 from bpudeploy.digest import Digest, digest_file, key_of
 from bpudeploy.errors import SpecError
-from bpudeploy.plan.builder import PlanBuilder
-from bpudeploy.plan.products import (
+from bpudeploy.planning.builder import PlanBuilder
+from bpudeploy.planning.products import (
     BINARY,
     CALIBRATION,
     EVALUATION,
@@ -25,8 +25,8 @@ from bpudeploy.plan.products import (
     QUANTIZED,
     REPAIRED,
 )
-from bpudeploy.plan.step import Plan, Ref
-from bpudeploy.spec.load import Resolved
+from bpudeploy.planning.step import Plan, Ref
+from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.recipe import CalibrationSpec, ModelSpec, Outputs, Recipe
 from bpudeploy.spec.source import CheckpointFormat, Source, SourceKind
@@ -66,7 +66,7 @@ class _Inputs:
     calibration: Ref
 
 
-def plan(resolved: Resolved, backend: Backend | None) -> Plan:
+def plan(resolved: LoadedRecipe, backend: Backend | None) -> Plan:
     """Bind a recipe to stages.
 
     Without a backend the plan ends at quantize. It also ends there if the backend's compiler is not on this machine:
@@ -115,12 +115,12 @@ def plan(resolved: Resolved, backend: Backend | None) -> Plan:
     return p.build()
 
 
-def _repair(resolved: Resolved, max_drop: float) -> RepairOptions:
+def _repair(resolved: LoadedRecipe, max_drop: float) -> RepairOptions:
     spec = resolved.recipe.quantize
     return RepairOptions(max_drop, spec.max_slowdown, Choice(resolved.target.precision, spec.weights.correct_bias))
 
 
-def plan_head(resolved: Resolved, l2: float) -> Plan:
+def plan_head(resolved: LoadedRecipe, l2: float) -> Plan:
     """Plan the fit of a linear head on every image of the dataset that is not in evaluation."""
     recipe = resolved.recipe
     training = recipe.model_copy(
@@ -135,7 +135,7 @@ def plan_head(resolved: Resolved, l2: float) -> Plan:
     return p.build()
 
 
-def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
+def _fetch(p: PlanBuilder, resolved: LoadedRecipe) -> _Inputs:
     recipe = resolved.recipe
     model = _fetch_model(p, recipe)
     preprocess = p.add(PREPROCESS, PREPROCESSING, PreprocessOptions(recipe.preprocess), model)["preprocess"]

@@ -16,14 +16,14 @@ from bpudeploy.commits import commit_of
 from bpudeploy.digest import canonical
 from bpudeploy.errors import UsageError
 from bpudeploy.events import Event
-from bpudeploy.plan.look import look
-from bpudeploy.plan.products import BINARY, Products
-from bpudeploy.plan.step import Plan
-from bpudeploy.release import Manifest
+from bpudeploy.planning.look import look
+from bpudeploy.planning.products import BINARY, Products
+from bpudeploy.planning.step import Plan
+from bpudeploy.release import Manifest, Release
 from bpudeploy.releases import PROJECT, RUNS, Built, BuiltRelease, keep
 from bpudeploy.run.journal import event_writer, new_run_directory
 from bpudeploy.run.runner import RunResult, run
-from bpudeploy.spec.load import Resolved
+from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.target import Connection, Target
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Orders:
 
 
 def deploy(
-    resolved: Resolved,
+    resolved: LoadedRecipe,
     backend: Backend,
     plan: Plan,
     store: Path,
@@ -86,9 +86,13 @@ class Build:
     emit: Callable[[Event], None]
     """Reports an event, and keeps it with the run."""
 
+    def as_release(self) -> Release:
+        """Return the release with its binary in the store."""
+        return Release(self.release.manifest, Products(self.result.artifacts).binary, self.release.built.built)
+
 
 def build(
-    resolved: Resolved,
+    resolved: LoadedRecipe,
     backend: Backend,
     plan: Plan,
     store: Path,
@@ -117,9 +121,12 @@ def build(
     return Build(keep_built(resolved, backend, result, directory), result, directory, keep_and_emit)
 
 
-def keep_built(resolved: Resolved, backend: Backend, result: RunResult, directory: Path) -> BuiltRelease:
+def keep_built(resolved: LoadedRecipe, backend: Backend, result: RunResult, directory: Path) -> BuiltRelease:
     """Keep the release that a plan gave in a run directory, where ``find_release`` finds it."""
-    return keep(directory, _manifest(resolved, backend, result), _built(resolved, result))
+    from bpudeploy.measure import host_answers
+
+    answers = host_answers(Products(result.artifacts))
+    return keep(directory, _manifest(resolved, backend, result), _built(resolved, result), answers)
 
 
 def board_opener(target: Target, address: str | None) -> BoardOpener:
@@ -195,7 +202,7 @@ def policy_of(target: Target, orders: Orders) -> Policy:
     return Policy(load_key(orders.key or default_key()), spec.keep, orders.allow_downgrade)
 
 
-def _manifest(resolved: Resolved, backend: Backend, result: RunResult) -> Manifest:
+def _manifest(resolved: LoadedRecipe, backend: Backend, result: RunResult) -> Manifest:
     """Return what boards are told of the binary."""
     return Manifest(
         name=resolved.recipe.name,
@@ -208,7 +215,7 @@ def _manifest(resolved: Resolved, backend: Backend, result: RunResult) -> Manife
     )
 
 
-def _built(resolved: Resolved, result: RunResult) -> Built:
+def _built(resolved: LoadedRecipe, result: RunResult) -> Built:
     from bpudeploy.results.measurement import BuildFacts, StepFacts
 
     compiled = result.steps[BINARY].record
@@ -228,7 +235,7 @@ def _built(resolved: Resolved, result: RunResult) -> Built:
 
 
 def _on_board(
-    resolved: Resolved, destination: Destination, chosen: Candidate, emit: Callable[[Event], None]
+    resolved: LoadedRecipe, destination: Destination, chosen: Candidate, emit: Callable[[Event], None]
 ) -> BoardResults:
     from bpudeploy.boardjob import on_board
     from bpudeploy.effects.trust import Trust, trust

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bpudeploy.digest import Digest, Key, short
-from bpudeploy.plan.step import Plan, Step, step_key
+from bpudeploy.planning.step import Plan, Step, step_key
 from bpudeploy.store.steps import Record, find_record, latest_record, record_path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bpudeploy.errors import BpudeployError, StageContractError
-from bpudeploy.plan.step import Plan, Ref, Step
+from bpudeploy.planning.step import Plan, Ref, Step
 from bpudeploy.stage import Stage, StageOptions
 
 

@@ -1,0 +1,126 @@
+"""The functions of the Python API: what the command line does, for programs. ``import bpudeploy`` offers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from bpudeploy.backends.registry import backend_names, load_backend
+from bpudeploy.deployment import Orders, destination
+from bpudeploy.deployment import build as build_release
+from bpudeploy.deployment import deploy as deploy_recipe
+from bpudeploy.errors import UsageError
+from bpudeploy.events import Event
+from bpudeploy.planning import pipeline
+from bpudeploy.planning.look import Outlook as PlannedStep
+from bpudeploy.planning.look import look
+from bpudeploy.planning.products import BINARY
+from bpudeploy.release import Release
+from bpudeploy.results.compare import Comparison
+from bpudeploy.results.compare import compare as compare_measurements
+from bpudeploy.results.measurement import Measurement
+from bpudeploy.results.summary import Summary
+from bpudeploy.spec.load import LoadedRecipe, load_recipe
+from bpudeploy.store.objects import default_root
+
+__all__ = ["PlannedStep", "build", "compare", "deploy", "load", "plan"]
+
+Emit = Callable[[Event], None]
+
+
+def _ignore(_event: Event) -> None: ...
+
+
+def load(path: str | Path, *sets: str) -> LoadedRecipe:
+    """Load and check a recipe; its ``recipe`` and ``target`` are frozen values.
+
+    Args:
+        sets: ``FIELD=VALUE`` for each field to change, such as ``calibration.count=32``.
+
+    Raises:
+        SpecError: the file is not a valid recipe; it names file, line, field and the fix.
+        UsageError: the file has a matrix that stands for several recipes.
+    """
+    found = load_recipe(Path(path), sets, backend_names)
+    if len(found) != 1:
+        names = ", ".join(one.recipe.name for one in found)
+        raise UsageError(f"{path} stands for {len(found)} recipes: {names}", hint="choose one by changing its fields")
+    return found[0]
+
+
+def plan(
+    recipe: LoadedRecipe, *, until: str | None = None, force: Sequence[str] = (), store: Path | None = None
+) -> tuple[PlannedStep, ...]:
+    """Return what a build would do: each step with its state (hit, miss or after another step) and the reason.
+
+    Reads the store; writes nothing, runs nothing.
+
+    Args:
+        until: the last step or stage, such as ``quantize``.
+        force: steps that run even if they are cached.
+        store: default: $BPUDEPLOY_STORE, or the user's cache.
+
+    Raises:
+        UsageError: there is no such step, or ``until`` names one that this machine cannot run.
+    """
+    whole = pipeline.plan(recipe, load_backend(recipe.target.backend)).until(until)
+    return look(whole, store or default_root(), force)
+
+
+def build(
+    recipe: LoadedRecipe, *, force: Sequence[str] = (), store: Path | None = None, on_event: Emit = _ignore
+) -> Release:
+    """Build the binary for the recipe's target; steps in the store are not run again.
+
+    The release is also kept in a new directory of ``.bpudeploy/runs``, where ``bpudeploy bench`` finds it.
+
+    Args:
+        on_event: called with each event, from this thread.
+
+    Raises:
+        ToolMissing: the target's compiler is not on this machine.
+        BpudeployError: a stage failed. The store is as good as before.
+    """
+    backend = load_backend(recipe.target.backend)
+    steps = pipeline.plan(recipe, backend).until(BINARY)
+    made = build_release(recipe, backend, steps, store or default_root(), on_event, force)
+    return made.as_release()
+
+
+def deploy(
+    recipe: LoadedRecipe,
+    *,
+    board: str | None = None,
+    key: Path | None = None,
+    allow_downgrade: bool = False,
+    force: Collection[str] = (),
+    store: Path | None = None,
+    on_event: Emit = _ignore,
+) -> Summary:
+    """Build, push to a board, check and measure there; ``Summary.measurement`` has the figures.
+
+    Args:
+        board: ``[USER@]HOST[:PORT]``; None for a target that starts its own board, such as ``local``.
+        key: the file of the signing key; None is the user's own.
+        allow_downgrade: push even if the board has a later build of this recipe.
+
+    Raises:
+        UsageError: the board or the key is missing or wrong.
+        BpudeployError: what failed. The store and the board are as good as before.
+    """
+    backend = load_backend(recipe.target.backend)
+    steps = pipeline.plan(recipe, backend).until(BINARY)
+    place = destination(recipe.target, board, Orders(key, allow_downgrade))
+    return deploy_recipe(recipe, backend, steps, store or default_root(), place, on_event, force)
+
+
+def compare(a: Measurement, b: Measurement, *, at_least: float = 1.0) -> Comparison:
+    """Compare B with A, measured on one board; ``Comparison.verdict`` says better, worse, same or cannot tell.
+
+    Args:
+        at_least: percent; smaller changes of latency count as none.
+
+    Raises:
+        UsageError: they are of different boards or of different provenance.
+    """
+    return compare_measurements([a], [b], at_least=at_least)
