@@ -1,7 +1,7 @@
 """Which parts of a file a board has already: its blocks, found in ours at any byte (rsync's search, by numpy).
 
 The board digests blocks at fixed places, which its standard library does at hundreds of MB/s; the search for
-them at every place is done here. See docs/decisions.
+them at every place is done here. See docs/decisions/0025-rsync-blocks.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each case is a change to what holds (small.py): to the YAML (``edit``; null takes a key away), to the model (``model``:
 arguments of ``small.network``, a ``node`` in its middle, or a name of MODELS), to the folder (``prepare``), to the
 command line (``argv``) or to the environment. ``inferred``: that it is refused is documented, the words are the sister
-tool's, a library's or ours. docs/vendor-fakes.md is written from the same files.
+tool's, a library's or ours. `python -m tests.fakes.docs` prints them.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ def _known(pattern: str, fix: str) -> Failure:
 
 
 _REPORT = "bpudeploy should not have written that: report it with the log"
-_VERSION = "the tool's version differs from the documented one: see docs/vendor-tools.md, and report it with the log"
+_VERSION = (
+    "the tool's version differs from the documented one: see docs/reference/vendor-tools.md, and report it with the log"
+)
 _LEVEL = "the compiler itself failed: set `compile.{tool}.optimize_level` to O2 or lower"
 _OPTIMIZER = "the tool's own optimizer failed: report it to the vendor with the log"
 _PRECISIONS = "the nodes' precisions do not fit the tool: " + _VERSION

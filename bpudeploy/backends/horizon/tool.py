@@ -37,9 +37,9 @@ for name in sys.argv[1:]:
 """
 _GET = {
     "hb_mapper": "`bpudeploy toolchain install` gets it (x86-64 Linux), or name the vendor's OpenExplorer container: "
-    "`compile: {hb_mapper: {image: ...}}`; docs/vendor-tools.md names it for each board",
+    "`compile: {hb_mapper: {image: ...}}`; docs/how-to/vendor-tools.md names it for each board",
     "hb_compile": "install the vendor's OpenExplorer package on this machine (x86-64 Linux), or name its container: "
-    "`compile: {hb_compile: {image: ...}}`; docs/vendor-tools.md names it",
+    "`compile: {hb_compile: {image: ...}}`; docs/how-to/vendor-tools.md names it",
 }
 
 

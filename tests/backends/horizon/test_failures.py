@@ -62,7 +62,7 @@ def test_the_last_error_is_the_reason_with_the_lines_that_belong_to_it() -> None
     last = "Key 'compiler_parameters' error:\nWrong key 'optimise_level' in {'optimize_level': 'O3'}"
     found = explain(["Parse 'compiler_parameters' failed!", last], [], "TOOL")
     assert found is not None and found[0] == "Key 'compiler_parameters' error:; Wrong key 'optimise_level'"
-    assert "docs/vendor-tools.md" in (found[1] or ""), "the YAML that it repeats has optimize_level in it"
+    assert "docs/reference/vendor-tools.md" in (found[1] or ""), "the YAML that it repeats has optimize_level in it"
     unheard = explain(["something new"], [], "TOOL")
     assert unheard == ("something new", None)
 
