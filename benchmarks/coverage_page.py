@@ -79,7 +79,7 @@ READING = """[coverage.csv](coverage.csv) has one line per model. Empty: not app
 | `error` | largest difference of the outputs, over their range |
 | `torch_from_float64`, `ours_from_float64` | for `noise`: distance of either float32 result from torch's float64 |
 | `operations_before`, `nodes_after` | as above; `conv` to `reshape_transpose` are parts of `nodes_after` |
-| `cpu_x5`, `cpu_x3` | the four most frequent operators on the CPU, by the op table, without options (`bpudeploy inspect`) |
+| `cpu_x5`, `cpu_x3` | the four most frequent CPU operators by the op table, without options (`bpudeploy inspect`) |
 """
 
 

@@ -134,7 +134,8 @@ def _show(name: str, logits: NDArray[np.float32], truth: Scores, seconds: float)
     centred = [x - x.mean(axis=1, keepdims=True) for x in (truth.logits, logits)]
     error = float(np.sqrt(((centred[1] - centred[0]) ** 2).mean() / (centred[0] ** 2).mean()))
     print(
-        f"| {name} | {100 * np.mean(right[1]):.1f} | {0 - drop.value:+.1f} ({0 - drop.high:+.1f} to {0 - drop.low:+.1f}) "
+        f"| {name} | {100 * np.mean(right[1]):.1f} "
+        f"| {0 - drop.value:+.1f} ({0 - drop.high:+.1f} to {0 - drop.low:+.1f}) "
         f"| {100 * (before == after).mean():.1f} | {100 * error:.1f} | {seconds:.0f} |",
         flush=True,
     )
