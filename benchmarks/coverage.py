@@ -1,8 +1,8 @@
-"""Which of timm's models are restructured exactly: sweeps them and writes docs/coverage.md.
+"""Which timm models restructure exactly: sweeps them and writes docs/reference/coverage.csv and coverage.md.
 
     .venv/bin/python -m benchmarks.coverage declare    # coverage_names.json: which names, before any is tried
     .venv/bin/python -m benchmarks.coverage sweep      # tries each once, appends to .bpudeploy/coverage.jsonl, resumes
-    .venv/bin/python -m benchmarks.coverage write      # docs/coverage.md from what was swept
+    .venv/bin/python -m benchmarks.coverage write      # coverage.csv from the sweep, if any; coverage.md from it
 
 Weights are random (seeded), with every parameter disturbed so that no fold hides behind a zero or a one: this
 proves the mechanics of the rewrite, never accuracy. The original runs under torch, the rewrite under onnxruntime.
@@ -24,12 +24,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.coverage_page import FAMILIES, write_page
+from benchmarks.coverage_page import FAMILIES, write
 from bpudeploy.errors import StageError
 
 NAMES = Path("benchmarks/coverage_names.json")
 RESULTS = Path(".bpudeploy/coverage.jsonl")
-PAGE = Path("docs/coverage.md")
 SEED, COUNT = 20_261_124, 200
 LARGEST_M = 400
 """Millions of parameters: four times a larger model's weights do not fit beside each other in 24 GiB."""
@@ -220,4 +219,5 @@ if __name__ == "__main__":
     elif args.what == "sweep":
         sweep(args.names)
     else:
-        write_page(json.loads(NAMES.read_text()), [json.loads(x) for x in RESULTS.read_text().splitlines()], PAGE)
+        swept = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+        write(json.loads(NAMES.read_text()), [json.loads(line) for line in swept])

@@ -204,7 +204,7 @@ def _rounded(values: dict[Term, float]) -> dict[Term, float]:
 
 def as_yaml(model: MarchModel) -> str:
     """Return the file of a model."""
-    head = "# Written by `python -m benchmarks.fit_latency` (docs/latency-model.md), for predictions.\n"
+    head = "# Written by `python -m benchmarks.fit_latency` (docs/explanation/latency-model.md), for predictions.\n"
     return head + str(yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, width=118, allow_unicode=True))
 
 

@@ -1,4 +1,4 @@
-"""What each lever of quantization is worth, alone and taken from the whole, on real weights (docs/quantization.md).
+"""What each quantization technique is worth, alone and left out, on real weights (docs/explanation/quantization.md).
 
 .venv/bin/python -m benchmarks.int8_levers recipes/quickstart.yaml          about 20 minutes on two cores
 .venv/bin/python -m benchmarks.int8_levers RECIPE --rows default,plain      some rows only
@@ -104,7 +104,7 @@ def main() -> None:
     model = onnx.load(result.artifact(GRAPH).path)
     keep_float = GraphRecord.read(model).keep_float
     print(f"{resolved.recipe.name}: float top-1 {100 * truth.top1:.1f} % of {len(evaluation)} images")
-    print("| row | top-1 % | lost, points (95 %) | as float % | logits' error % | quantize s |")
+    print("| row | top-1 % | change, points (95 %) | as float % | logits' error % | quantize s |")
     print("|---|---|---|---|---|---|")
     wanted = args.rows.split(";") if args.rows else None
     for row in rows():
@@ -127,14 +127,15 @@ def main() -> None:
 
 
 def _show(name: str, logits: NDArray[np.float32], truth: Scores, seconds: float) -> None:
-    """Print top-1, what is lost of float's, and the root mean square error of the centred logits over theirs."""
+    """Print top-1, its change from float, and the root mean square error of the centred logits over theirs."""
     before, after = truth.logits.argmax(axis=1), logits.argmax(axis=1)
     right = [[bool(x) for x in answers == truth.labels] for answers in (before, after)]
     drop = paired_drop(right[0], right[1]).points
     centred = [x - x.mean(axis=1, keepdims=True) for x in (truth.logits, logits)]
     error = float(np.sqrt(((centred[1] - centred[0]) ** 2).mean() / (centred[0] ** 2).mean()))
     print(
-        f"| {name} | {100 * np.mean(right[1]):.1f} | {drop.value:+.1f} ({drop.low:+.1f} to {drop.high:+.1f}) "
+        f"| {name} | {100 * np.mean(right[1]):.1f} "
+        f"| {0 - drop.value:+.1f} ({0 - drop.high:+.1f} to {0 - drop.low:+.1f}) "
         f"| {100 * (before == after).mean():.1f} | {100 * error:.1f} | {seconds:.0f} |",
         flush=True,
     )

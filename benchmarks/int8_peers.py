@@ -198,7 +198,7 @@ def accuracy_cells(quality: dict[str, Any], other_nodes: int) -> list[str]:
     scales = ", ".join(f"{count} {kind}" for kind, count in quality["scales"].items())
     return [
         f"{quality['top1']:.2f}",
-        f"{drop:+.2f} ({low:+.2f} to {high:+.2f})",
+        f"{0 - drop:+.2f} ({0 - high:+.2f} to {0 - low:+.2f})",
         f"{quality['p_value']:.3f}",
         f"{quality['agreement']:.1f}",
         f"{quality['rmse']:.3f}",
@@ -215,7 +215,7 @@ def cost_cells(cost: Cost) -> list[str]:
 
 def table(rows: Sequence[Row], float_quality: dict[str, Any]) -> str:
     """Return the comparison as a Markdown table."""
-    heads = ["method", "top-1 %", "drop, points (95 %)", "p", "as float %", "logits rmse", "integer nodes", "scales"]
+    heads = ["method", "top-1 %", "change, points (95 %)", "p", "as float %", "logits rmse", "integer nodes", "scales"]
     lines = [[*heads, "other nodes", "s", "CPU s", "peak MB"], ["---"] * 12]
     lines.append(["float", f"{float_quality['top1']:.2f}", *[""] * 10])
     for row in rows:

@@ -1,8 +1,8 @@
-"""What is known of the recipes of the zoo, and docs/zoo.md made from it.
+"""What is known about the recipes of the zoo, and docs/reference/zoo.md made from it.
 
     .venv/bin/python -m benchmarks.zoo count      # zoo_counts.json, of recipes without counts or of those named
     .venv/bin/python -m benchmarks.zoo measured   # zoo_measured.json, from a results database (--results URL)
-    .venv/bin/python -m benchmarks.zoo write      # docs/zoo.md, from both; needs neither torch nor timm
+    .venv/bin/python -m benchmarks.zoo write      # docs/reference/zoo.md, from both; needs neither torch nor timm
 
 ``count`` builds each recipe's network with random weights (disturbed, seeded): it proves the rewrite on noise, and
 counts what both forms ask of each target's march. No time is in the counts: ``write`` prices them with the latency

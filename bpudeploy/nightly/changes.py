@@ -13,7 +13,7 @@ joint fit of ``levels`` disposes: the weakest proposal goes until all that are l
   with two-speed or heavy-tailed noise, a few slow nights in a row are nothing that the nights before have not shown.
 
 The limits were chosen on seeds kept for that (``python -m benchmarks.detectors --tune``). What they cost and give on
-other seeds is in docs/regressions.md.
+other seeds is in docs/explanation/regressions.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PASSES = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """How sure is sure; chosen on seeds kept for that (see docs/regressions.md)."""
+    """How sure is sure; chosen on seeds kept for that (see docs/explanation/regressions.md)."""
 
     sure: float = 0.8
     """Standard errors on top of what the number of tries in ``horizon`` nights asks for."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
 
 NOISE = 0.1
-"""Relative error that is expected of a row: other toolchain versions alone make more (see docs/latency-model.md)."""
+"""Expected relative error of a row: other toolchain versions alone make more (docs/explanation/latency-model.md)."""
 BELIEF = 3.0
 """How far an expected rate may be off: as a relative standard deviation, and as the factor that none falls below."""
 _ROUNDS = 30

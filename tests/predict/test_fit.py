@@ -96,7 +96,7 @@ def test_the_committed_models_are_what_the_committed_counts_and_the_published_fi
 def test_the_error_table_of_the_docs_is_the_one_that_the_fit_prints() -> None:
     rows, _ = published(DATA)
     _, unseen = fit_latency.models(rows, fit_latency.read_counts())
-    page = Path(__file__).parents[2] / "docs" / "latency-model.md"
+    page = Path(__file__).parents[2] / "docs" / "explanation" / "latency-model.md"
     assert fit_latency.table(unseen) in page.read_text()
 
 
