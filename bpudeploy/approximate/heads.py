@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from bpudeploy.approximate.blocks import Block, Branch, choose, cone_of, find_blocks
 from bpudeploy.approximate.linear import Activations
 from bpudeploy.approximate.places import HeadMap, map_heads, remove_heads
-from bpudeploy.approximate.read import LAYOUT, store, tidy
+from bpudeploy.approximate.read import store, tidy
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph, Node
+from bpudeploy.spec.operators import VIEWS
 
 
 @dataclass
@@ -153,7 +154,7 @@ def _attention(graph: Graph, block: Block) -> _Attention:
     heads = map_heads(graph, softmaxes[0], block.mixer.nodes, name)
     ends = [p for p, _ in heads.projections]
     behind = cone_of(graph, block.mixer.branch, ends)
-    if len(ends) != 1 or behind is None or {graph.nodes[n].op for n in behind} - LAYOUT - {"Slice", "Concat"}:
+    if len(ends) != 1 or behind is None or {graph.nodes[n].op for n in behind} - VIEWS - {"Concat"}:
         raise StageError(
             f"{name}: its heads do not end in the projection that closes the branch, but in "
             f"{', '.join(ends) or 'nothing'}",

@@ -11,13 +11,12 @@ from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph, Node, Output
 from bpudeploy.restructure.rules.dead import remove_dead
 from bpudeploy.restructure.rules.share import share
+from bpudeploy.spec.operators import VIEWS
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-LAYOUT = frozenset({"Reshape", "Transpose", "Identity"})
-"""Operators that move values and change none."""
 UNARY = frozenset(
     {"Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "HardSigmoid", "Clip", "Elu"}
     | {"LeakyRelu", "Softplus", "Pow", "Identity"}
@@ -113,7 +112,7 @@ def origins(graph: Graph, tensor: str) -> list[str]:
     (The rewrite computes the last block's MLP for the one token that is read: its stream is a Slice.)
     """
     found = [tensor]
-    while (node := graph.nodes.get(found[-1])) is not None and node.op in LAYOUT | {"Slice"}:
+    while (node := graph.nodes.get(found[-1])) is not None and node.op in VIEWS:
         found.append(node.inputs[0])
     return found
 
