@@ -211,15 +211,15 @@ def _run(work: Work, step: str, inputs: tuple[Artifact, ...], change: Change) ->
     import onnx
 
     from bpudeploy.approximate.cost import multiply_adds
-    from bpudeploy.approximate.read import kept_float, read_graph
-    from bpudeploy.restructure.forms import check_forms
+    from bpudeploy.approximate.graph_edit import editable_graph, kept_float
+    from bpudeploy.restructure.bpu_form import check_form
     from bpudeploy.restructure.record import GraphRecord, count_nodes
     from bpudeploy.restructure.write import to_onnx
 
     source, *calibration, preprocess, evaluation = inputs
     model, normalise = onnx.load(source.path), Normalisation.read(preprocess.path)
     record = GraphRecord.read(model)
-    graph = read_graph(model, record.keep_float)
+    graph = editable_graph(model, record.keep_float)
     before, cost = len(graph.nodes), multiply_adds(graph)
 
     def activations(names: Sequence[str]) -> Iterator[Mapping[str, NDArray[np.float32]]]:
@@ -232,7 +232,7 @@ def _run(work: Work, step: str, inputs: tuple[Artifact, ...], change: Change) ->
     after, smaller = len(graph.nodes), multiply_adds(graph)
     kept = kept_float(graph)
     made = to_onnx(graph)
-    check_forms(made)
+    check_form(made)
     onnx.checker.check_model(made, full_check=True)
     record.model_copy(update={"nodes": count_nodes(made), "keep_float": kept}).write(made)
     onnx.save(made, work.dir / "graph.onnx")

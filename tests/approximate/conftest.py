@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.cost import multiply_adds
-from bpudeploy.approximate.read import kept_float, read_graph
+from bpudeploy.approximate.graph_edit import editable_graph, kept_float
 from bpudeploy.host import open_session
+from bpudeploy.restructure.bpu_form import form_errors
 from bpudeploy.restructure.export import network_of_module
-from bpudeploy.restructure.forms import faults
 from bpudeploy.restructure.graph import Graph
 from bpudeploy.restructure.rewrite import rewrite
 from bpudeploy.restructure.write import to_onnx
@@ -41,7 +41,7 @@ class Exact:
 
     def graph(self) -> Graph:
         """Return the graph, to be edited."""
-        return read_graph(self.model, self.keep_float)
+        return editable_graph(self.model, self.keep_float)
 
     def size(self) -> tuple[int, int]:
         """Return the input's height and width."""
@@ -136,8 +136,8 @@ def finish(graph: Graph) -> onnx.ModelProto:
     kept = kept_float(graph)
     model = to_onnx(graph)
     onnx.checker.check_model(model, full_check=True)
-    assert faults(model) == [] and model.opset_import[0].version == 11
-    again = read_graph(model, kept)
+    assert form_errors(model) == [] and model.opset_import[0].version == 11
+    again = editable_graph(model, kept)
     assert {node.name: node.shape for node in again.nodes.values()} == claimed
     assert kept_float(again) == kept, "what stays in float is known by its names in the file"
     return model
@@ -150,7 +150,7 @@ def parameters(model: onnx.ModelProto) -> int:
 
 def cost(model: onnx.ModelProto) -> int:
     """Return the multiply-adds."""
-    return multiply_adds(read_graph(model))
+    return multiply_adds(editable_graph(model))
 
 
 def close(ours: F32, theirs: F32, tolerance: float = 1e-5) -> bool:

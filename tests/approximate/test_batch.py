@@ -11,10 +11,10 @@ import pytest
 
 from bpudeploy.approximate.drop import drop_blocks
 from bpudeploy.approximate.gelu import approximate_gelu
+from bpudeploy.approximate.graph_edit import editable_graph
 from bpudeploy.approximate.heads import prune_heads
 from bpudeploy.approximate.linear import Activations, linear_blocks
 from bpudeploy.approximate.parallel import parallel_blocks
-from bpudeploy.approximate.read import read_graph
 from bpudeploy.approximate.tokens import reduce_tokens
 from bpudeploy.host import open_session
 from bpudeploy.restructure.export import network_of_module
@@ -54,7 +54,7 @@ def test_two_images_at_once(exact: MakeExact, pair: Rewritten, name: str) -> Non
         for i in (0, 2):
             yield dict(zip(names, session.run(list(names), {"pixels": seen[i : i + 2]}), strict=True))
 
-    one, two = e.graph(), read_graph(pair.model, pair.keep_float)
+    one, two = e.graph(), editable_graph(pair.model, pair.keep_float)
     said = CHANGES[name](one, e.activations(seen)), CHANGES[name](two, by_two)
     assert said[0] == said[1]
     session = open_session(finish(two).SerializeToString())

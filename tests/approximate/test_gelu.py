@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.gelu import PIECEWISE, approximate_gelu, fit_piecewise
-from bpudeploy.approximate.read import tidy
+from bpudeploy.approximate.graph_edit import tidy
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.record import count_nodes
 from bpudeploy.spec.approximate import GeluForm
@@ -85,7 +85,7 @@ def test_quick_has_fewer_nodes_than_the_exact_form(exact: MakeExact) -> None:
 
 
 def test_a_network_without_gelu_is_refused(exact: MakeExact) -> None:
-    with pytest.raises(StageError, match=r"no exact GELU.*it has: Relu"):
+    with pytest.raises(StageError, match=r"no exact GELU.*its activations: Relu"):
         approximate_gelu(exact("test_resnet", num_classes=5).graph(), GeluForm.TANH)
 
 
@@ -99,7 +99,7 @@ def test_the_factor_two_goes_into_a_folded_half(exact: MakeExact) -> None:
             (reader,) = [n for n in graph.nodes.values() if node.name in n.inputs]
             graph.constants[f"{reader.name}.halved"] = graph.constants[reader.inputs[1]] * np.float32(0.5)
             reader.inputs[1] = f"{reader.name}.halved"
-            graph.rename_reads(node.name, next(n for n in node.inputs if n != half))
+            graph.replace_uses(node.name, next(n for n in node.inputs if n != half))
     tidy(graph)
     approximate_gelu(graph, GeluForm.QUICK)
     approximate_gelu(expected, GeluForm.QUICK)

@@ -115,7 +115,7 @@ def test_each_block_keeps_one(exact: MakeExact) -> None:
     graph = e.graph()
     assert prune_heads(graph, 0.66, (), e.activations(e.images(2))).startswith("8 of 12")
     finish(graph)
-    with pytest.raises(StageError, match="is 11 heads, and 8 can go"):
+    with pytest.raises(StageError, match="is 11 heads, and 8 can be removed"):
         prune_heads(e.graph(), 0.9, (), e.activations(e.images(1)))
 
 

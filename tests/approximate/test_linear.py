@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.blocks import find_blocks
-from bpudeploy.approximate.linear import RIDGE, Sums, linear_blocks
+from bpudeploy.approximate.linear import RIDGE, RegressionSums, linear_blocks
 from bpudeploy.errors import StageError
 from tests.approximate.conftest import MakeExact, close, cost, finish, logits, parameters, run
 
@@ -26,7 +26,7 @@ def test_a_fit_is_the_least_squares_of_numpy(centred: bool) -> None:
     y = np.einsum("oc,bncht->bnoht", mix, x) + 0.3 * rng.standard_normal(x.shape) + 2
     if centred:
         y -= y.mean(axis=2, keepdims=True)
-    sums = Sums(6)
+    sums = RegressionSums(6)
     for a, b in zip(x, y.astype(np.float32), strict=True):
         sums.add(a, b)
     fit = sums.fit()
@@ -66,7 +66,7 @@ def test_the_network_with_its_blocks_replaced_by_the_fit(exact: MakeExact, range
     caught: dict[int, list[Any]] = {i: [] for i in range(5)}
 
     def change(network: Any) -> None:
-        """Fit in torch on the same images: inputs of each block, and after the last."""
+        """LinearFit in torch on the same images: inputs of each block, and after the last."""
         hooks = [
             b.register_forward_pre_hook(lambda _, args, i=i: caught[i].append(args[0]))
             for i, b in enumerate(network.blocks)
@@ -98,7 +98,7 @@ def test_the_network_with_its_blocks_replaced_by_the_fit(exact: MakeExact, range
 def test_the_stream_stays_centred(exact: MakeExact) -> None:
     e = exact()
     graph = e.graph()
-    made = find_blocks(graph)[2].made
+    made = find_blocks(graph)[2].output
     linear_blocks(graph, [(1, 2)], e.activations(e.images(6, seed=5)))
     (stream,) = next(iter(run(finish(graph), e.images(1), [made])))
     assert np.abs(stream.mean(axis=1)).max() < 1e-6 * np.abs(stream).max()
@@ -117,7 +117,7 @@ def test_the_fit_keeps_the_answers_better_than_no_block_at_all(exact: MakeExact)
 
 def test_a_range_over_a_change_of_shape_is_refused(exact: MakeExact) -> None:
     e = exact("swin_tiny_patch4_window7_224", img_size=224, depths=(1, 2), num_heads=(3, 6))
-    with pytest.raises(StageError, match=r"linear_blocks \[0, 1\]: the stream goes in as .* and comes out as"):
+    with pytest.raises(StageError, match=r"linear_blocks \[0, 1\]: the stream is .* before and .* after it"):
         linear_blocks(e.graph(), [(0, 1)], e.activations(e.images(1)))
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpudeploy.host import open_session
-from bpudeploy.restructure.forms import faults
-from bpudeploy.restructure.imported import read_network
+from bpudeploy.restructure.bpu_form import form_errors
+from bpudeploy.restructure.network import read_network
 from bpudeploy.restructure.rewrite import Rewritten, rewrite
 
 Array = NDArray[Any]
@@ -53,8 +53,8 @@ def original(model: Any, x: Array) -> list[Array]:
 def ours(rewritten: Rewritten, x: Array) -> list[Array]:
     """Return what the rewritten model says, read as the original's outputs."""
     session = open_session(rewritten.model.SerializeToString())
-    made = session.run([o.name for o in rewritten.reading.outputs], {session.get_inputs()[0].name: x})
-    return [o.read(a) for o, a in zip(rewritten.reading.outputs, made, strict=True)]
+    made = session.run([o.name for o in rewritten.tensor_map.outputs], {session.get_inputs()[0].name: x})
+    return [o.read(a) for o, a in zip(rewritten.tensor_map.outputs, made, strict=True)]
 
 
 def rewritten_exactly(model: Any, x: Array, *, fed: Array | None = None, worst: float = 2e-6) -> Rewritten:
@@ -63,7 +63,7 @@ def rewritten_exactly(model: Any, x: Array, *, fed: Array | None = None, worst: 
     ``fed`` is what the rewrite is fed, where that is laid out otherwise than ``x``.
     """
     made = rewrite(read_network(model))
-    assert faults(made.model) == []
+    assert form_errors(made.model) == []
     for mine, other in zip(ours(made, x if fed is None else fed), original(model, x), strict=True):
         assert mine.shape == other.shape
         assert np.abs(mine - other).max() <= worst * float(np.ptp(other) or np.abs(other).max())

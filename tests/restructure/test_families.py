@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.bpu_form import form_errors
 from bpudeploy.restructure.export import export_whole, network_of_module
-from bpudeploy.restructure.forms import faults
 from bpudeploy.restructure.proof import Reference, prove, random_input
 from bpudeploy.restructure.record import GraphRecord, Proof, count_nodes
 from bpudeploy.restructure.rewrite import Rewritten, rewrite
@@ -68,7 +68,7 @@ def proven(made: Rewritten, truth: Reference, *, tolerance: float) -> tuple[Proo
 
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(made.model, Path(folder) / "graph.onnx")
-        return prove(Path(folder) / "graph.onnx", made.reading, truth, tolerance=tolerance)
+        return prove(Path(folder) / "graph.onnx", made.tensor_map, truth, tolerance=tolerance)
 
 
 def reference(model: Any, shape: tuple[int, int, int, int], images: int = 2) -> Reference:
@@ -101,7 +101,7 @@ def test_every_family_is_exact_and_4d(make_model: MakeModel, name: str, options:
     truth = reference(model, shape)
     network = network_of_module(reparameterized(model), shape)
     made = rewrite(network)
-    assert faults(made.model) == [] and made.model.opset_import[0].version == 11
+    assert form_errors(made.model) == [] and made.model.opset_import[0].version == 11
     proof, _ = proven(made, truth, tolerance=TOLERANCE.get(name, 1e-5))
     assert proof.top1_equal == 2
     if name in CNNS:
@@ -128,7 +128,7 @@ def test_batches_sizes_and_heads(make_model: MakeModel, batch: int) -> None:
     model = feature_maps(make_model("vit_tiny_patch16_224", img_size=(64, 96), depth=3), (0, 2))
     shape = (batch, 3, 64, 96)
     made = rewrite(network_of_module(model, shape))
-    assert [o.shape for o in made.reading.outputs] == [(batch, 192, 4, 6)] * 2
+    assert [o.shape for o in made.tensor_map.outputs] == [(batch, 192, 4, 6)] * 2
     physical = [tuple(d.dim_value for d in o.type.tensor_type.shape.dim) for o in made.model.graph.output]
     assert physical == [(batch, 192, 4, 6)] * 2, "a detector reads them as they are"
     proof, _ = proven(made, reference(model, shape, images=4), tolerance=1e-5)
@@ -195,15 +195,15 @@ def test_a_disturbed_weight_fails_the_proof_and_its_layer_is_named(
 
 
 def test_nothing_differs_when_nothing_is_disturbed(make_model: MakeModel) -> None:
-    """Every twin that the failure report would look at is really equal: no layer is blamed falsely."""
-    from bpudeploy.restructure.locate import first_difference
+    """Every counterpart that the failure report would look at is really equal: no layer is blamed falsely."""
+    from bpudeploy.restructure.first_difference import first_difference
 
     for name, options in (FAMILIES[0], FAMILIES[7], FAMILIES[9], FAMILIES[10]):
         model = make_model(name, **options)
         shape = shape_of(model)
         made = rewrite(network_of_module(model, shape))
-        assert len(made.reading.twins) > 20
-        said = first_difference(made.model, made.reading, reference(model, shape).original(), noise(shape), 1e-4)
+        assert len(made.tensor_map.counterparts) > 20
+        said = first_difference(made.model, made.tensor_map, reference(model, shape).original(), noise(shape), 1e-4)
         assert said.startswith("no inner layer"), (name, said)
 
 
@@ -214,12 +214,12 @@ def noise(shape: tuple[int, ...]) -> Any:
 def test_a_top1_that_flips_fails_the_proof(make_model: MakeModel) -> None:
     model = make_model("test_vit", img_size=64, num_classes=5)
     truth = reference(model, shape_of(model))
-    flipped = np.array(truth.answers[0])
+    flipped = np.array(truth.outputs[0])
     top = flipped[0].argsort()
     flipped[0, top[-2]] = flipped[0, top[-1]] + 1e-7 * np.ptp(flipped)
     made = rewrite(network_of_module(model, shape_of(model)))
     with pytest.raises(StageError, match="top-1"):
-        proven(made, replace(truth, answers=[flipped]), tolerance=1e9)
+        proven(made, replace(truth, outputs=[flipped]), tolerance=1e9)
 
 
 def test_the_record_travels_in_the_file(make_model: MakeModel, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_gemm_and_a_norm_are_faults() -> None:
     node = helper.make_node("Gemm", ["x", "w"], ["y"], name="fc")
     x, w, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 2]) for n in "xwy")
     model = helper.make_model(helper.make_graph([node], "g", [x, w], [y]), opset_imports=[helper.make_opsetid("", 11)])
-    found = faults(model)
+    found = form_errors(model)
     assert any("Gemm" in fault for fault in found) and any("shape [2, 2]" in fault for fault in found)
 
 

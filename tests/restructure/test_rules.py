@@ -10,19 +10,19 @@ import pytest
 from onnx import helper
 
 from bpudeploy.host import open_session
+from bpudeploy.restructure.fuse_patterns import fuse_patterns
 from bpudeploy.restructure.graph import Graph
-from bpudeploy.restructure.imported import read_network
-from bpudeploy.restructure.lower.table import lower
-from bpudeploy.restructure.recognise import recognise
+from bpudeploy.restructure.lower.dispatch import lower
+from bpudeploy.restructure.network import read_network
 from bpudeploy.restructure.rewrite import rewrite
 from bpudeploy.restructure.rules.biases import drop_key_biases, move_value_biases
 from bpudeploy.restructure.rules.centre import centre
 from bpudeploy.restructure.rules.dead import remove_dead
+from bpudeploy.restructure.rules.merge_equal import merge_equal_nodes
 from bpudeploy.restructure.rules.moves import merge_moves
 from bpudeploy.restructure.rules.narrow import narrow
 from bpudeploy.restructure.rules.protect import protect_squares
 from bpudeploy.restructure.rules.scale import fold_scales
-from bpudeploy.restructure.rules.share import share
 from bpudeploy.restructure.rules.tokens import prepare_tokens
 from bpudeploy.restructure.write import to_onnx
 from tests.restructure.graphs import network, noise, ops, original, ours
@@ -52,7 +52,7 @@ def constants(**more: Any) -> dict[str, Any]:
 def applied(rule: Rule, model: Any, *, first: tuple[Rule, ...] = (remove_dead,)) -> tuple[int, Graph]:
     """Apply ``rule`` to the lowered ``model`` and hold the network to what it said before; return count and graph."""
     x = noise(*SHAPE, seed=9)
-    graph = lower(recognise(read_network(model)))
+    graph = lower(fuse_patterns(read_network(model)))
     for earlier in first:
         earlier(graph)
     count = rule(graph)
@@ -210,7 +210,7 @@ def test_positions_are_added_to_class_tokens_offline() -> None:
 
 def test_equal_nodes_are_one_and_moves_merge() -> None:
     nodes = [CONV, N("Relu", ["c"], ["a0"]), N("Relu", ["c"], ["a1"]), N("Add", ["a0", "a1"], ["y"])]
-    assert applied(share, network(nodes, constants(), SHAPE))[0] == 1
+    assert applied(merge_equal_nodes, network(nodes, constants(), SHAPE))[0] == 1
     nodes = [CONV, N("Transpose", ["c"], ["t"], perm=[0, 2, 3, 1]), N("MatMul", ["t", "head"], ["y"])]
     graph = applied(merge_moves, network(nodes, constants(), SHAPE))[1]
     assert sum(n.op == "Move" for n in graph.nodes.values()) == 1, "only the output's own form is left"
@@ -244,7 +244,7 @@ NORM_PARTS = [
 def test_a_layer_norm_in_parts_is_recognised_and_centred() -> None:
     nodes = [CONV, *TO_TOKENS, *NORM_PARTS, N("MatMul", ["n", "head"], ["y"])]
     model = network(nodes, constants(p2=np.float32(2), e=np.float32(1e-6)), SHAPE, opset=11)
-    found = [o.op for o in recognise(read_network(model)).operations]
+    found = [o.op for o in fuse_patterns(read_network(model)).operations]
     assert found.count("LayerNormalization") == 1 and "ReduceMean" not in found
     made = rewrite(read_network(model))
     x = noise(*SHAPE)
@@ -263,7 +263,7 @@ def test_a_layer_norm_in_parts_is_recognised_and_centred() -> None:
 def test_a_gelu_in_parts_is_recognised_and_written_as_compilers_look_for_it(parts: list[Any]) -> None:
     nodes = [N("Div", ["x", "root"], ["d"]), N("Erf", ["d"], ["e"]), N("Add", ["e", "one"], ["one_e"]), *parts]
     model = network(nodes, {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}, SHAPE)
-    assert [o.op for o in recognise(read_network(model)).operations] == ["Gelu"]
+    assert [o.op for o in fuse_patterns(read_network(model)).operations] == ["Gelu"]
     made = rewrite(read_network(model))
     assert ops(made) == ["Div", "Erf", "Add", "Mul", "Mul"]
     x = noise(*SHAPE)
@@ -280,4 +280,4 @@ def test_a_gelu_whose_parts_are_read_elsewhere_is_left_alone() -> None:
         N("Add", ["g", "e"], ["y"]),
     ]
     model = network(nodes, {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}, SHAPE)
-    assert "Gelu" not in [o.op for o in recognise(read_network(model)).operations]
+    assert "Gelu" not in [o.op for o in fuse_patterns(read_network(model)).operations]

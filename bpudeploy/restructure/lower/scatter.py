@@ -1,4 +1,4 @@
-"""ScatterND of a block at constant places: x · mask + the updates padded with zeros."""
+"""Lower ScatterND of a block at constant indices: x · mask + zero-padded updates."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from bpudeploy.restructure.lower.spatial import padded
 
 
 def scatter(ctx: Lowering) -> None:
-    """Assign a block, as ``x[..., a:b, c:d] = updates`` is exported."""
+    """ScatterND as exported for ``x[..., a:b, c:d] = updates``."""
     value, index, updates = ctx.value(0), ctx.constant(1), ctx.value(2)
     assert index is not None
     rank = len(value.axes)
-    places = index.reshape(-1, index.shape[-1])
-    low, high = places.min(axis=0), places.max(axis=0) + 1
+    indices = index.reshape(-1, index.shape[-1])
+    low, high = indices.min(axis=0), indices.max(axis=0) + 1
     sides = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
     block = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(sides))
-    plain = ctx.at.attributes.get("reduction", b"none") in (b"none", "none")
-    if not plain or not np.array_equal(block, places):
-        raise ctx.refuse("it writes to places that are no block")
+    plain = ctx.node.attributes.get("reduction", b"none") in (b"none", "none")
+    if not plain or not np.array_equal(block, indices):
+        raise ctx.unsupported("its indices are not a contiguous block")
     mask = np.ones([*value.shape[: len(low)], *[1] * (rank - len(low))])
     mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = 0.0
     rest = [0] * (rank - len(low))
