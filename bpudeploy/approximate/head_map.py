@@ -31,7 +31,7 @@ class HeadAxis:
 
 @dataclass
 class HeadMap:
-    """``tensors`` contain the heads; ``rows`` are the convolutions that produce them, ``projections`` those that read them.
+    """``tensors`` contain the heads, from the convolutions that produce them (``rows``) to ``projections``.
 
     ``constants`` are (reader, input index) of constants with an entry per head.
     """

@@ -37,7 +37,7 @@ class _Attention:
     count: int = 0
     stream: float = 0.0
 
-    def start(self) -> None:
+    def __post_init__(self) -> None:
         h, d = self.heads.count, self.heads.size
         self.sum, self.products = np.zeros((h, d)), np.zeros((h, d, d))
 
@@ -93,8 +93,6 @@ def prune_heads(
         raise StageError("no block has an attention", hint="remove restructure.approximate.prune_heads")
     _check(attentions, named)
     wanted = [name for a in attentions for name in (a.projection.inputs[0], a.block.mixer.add)]
-    for a in attentions:
-        a.start()
     for tensors in activations(list(dict.fromkeys(wanted))):
         for a in attentions:
             a.add(tensors[a.projection.inputs[0]], tensors[a.block.mixer.add])

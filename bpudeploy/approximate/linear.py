@@ -124,7 +124,8 @@ def _chain(graph: Graph, blocks: Sequence[Block]) -> _Chain:
         wanted = (*graph.shape(source)[:3], graph.shape(last.output)[3])
         if cut is None or _part(graph, cut) is None or not cut.shape == graph.shape(last.output) == wanted:
             raise StageError(
-                f"{name}: the stream is {list(graph.shape(source))} before and {list(graph.shape(last.output))} after it",
+                f"{name}: the stream is {list(graph.shape(source))} before and "
+                f"{list(graph.shape(last.output))} after it",
                 hint="end the range before the block that changes the stream's shape",
             )
     inside = nodes_between(graph, last.output, view_sources(graph, source))

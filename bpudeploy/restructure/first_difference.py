@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bpudeploy.host import open_session
+from bpudeploy.host import open_with_outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,16 +46,9 @@ def first_difference(
 
 def _outputs(model: onnx.ModelProto, names: Sequence[str], pixels: F32) -> dict[str, F32]:
     """Run ``model`` on ``pixels`` (N, 3, H, W), transposed if its input is NHWC, and return the tensors ``names``."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    session = open_with_outputs(model, names, lean=True)
+    weights = {t.name for t in model.graph.initializer}
+    (image,) = (i for i in session.get_inputs() if i.name not in weights)
+    array = pixels if list(image.shape[1:]) == list(pixels.shape[1:]) else pixels.transpose(0, 2, 3, 1)
     wanted = list(dict.fromkeys(names))
-    del copy.graph.output[:]
-    for name in wanted:
-        copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = open_session(copy.SerializeToString(), lean=True)
-    weights = {t.name for t in copy.graph.initializer}
-    (given,) = (i for i in session.get_inputs() if i.name not in weights)
-    fed = pixels if list(given.shape[1:]) == list(pixels.shape[1:]) else pixels.transpose(0, 2, 3, 1)
-    return dict(zip(wanted, session.run(wanted, {given.name: fed}), strict=True))
+    return dict(zip(wanted, session.run(wanted, {image.name: array}), strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bpudeploy.restructure.network import Network, Operation, build_network
+from bpudeploy.restructure.network import Network, Operation
 
 _CLOSE = 1e-4
 
@@ -22,18 +22,18 @@ class _Fusion:
 
 def fuse_patterns(network: Network) -> Network:
     """Return ``network`` with decomposed norms and GELUs as single operators; the outputs are equal."""
-    makers = {name: o for o in network.operations for name in o.outputs}
+    matcher = _Matcher(network, {name: o for o in network.operations for name in o.outputs})
     replaced: dict[str, Operation] = {}
     removed: set[str] = set()
     for operation in network.operations:
         for rule in _RULES.get(operation.op, ()):
-            found = rule(_Matcher(network, makers), operation)
+            found = rule(matcher, operation)
             if found is not None and not found.inside & removed:
                 replaced[found.fused.outputs[0]] = found.fused
                 removed |= found.inside
                 break
     kept = [replaced.get(o.outputs[0], o) for o in network.operations if o.outputs[0] not in removed]
-    return build_network(kept, network.constants, network.inputs, network.outputs, network.opset)
+    return replace(network, operations=tuple(kept))
 
 
 @dataclass(frozen=True)

@@ -154,19 +154,15 @@ class Graph:
 
     def insert_before(self, name: str, nodes: Sequence[Node]) -> None:
         """Insert ``nodes`` before the node ``name``."""
-        self._insert(name, nodes, 0)
+        self._insert([*self.nodes].index(name), nodes)
 
     def insert_after(self, name: str, nodes: Sequence[Node]) -> None:
         """Insert ``nodes`` after the node ``name``, or at the beginning if it is an input."""
-        if name in self.nodes:
-            self._insert(name, nodes, 1)
-        else:
-            self.nodes = {**{n.name: n for n in nodes}, **self.nodes}
+        self._insert([*self.nodes].index(name) + 1 if name in self.nodes else 0, nodes)
 
-    def _insert(self, name: str, nodes: Sequence[Node], offset: int) -> None:
+    def _insert(self, index: int, nodes: Sequence[Node]) -> None:
         ordered = [*self.nodes.values()]
-        at = [*self.nodes].index(name) + offset
-        self.nodes = {n.name: n for n in (*ordered[:at], *nodes, *ordered[at:])}
+        self.nodes = {n.name: n for n in (*ordered[:index], *nodes, *ordered[index:])}
 
     def chain(self, name: str, readers: Mapping[str, Sequence[Node]]) -> Iterator[Node]:
         """Yield the nodes that follow ``name`` while each tensor has exactly one reader and is not an output."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.errors import StageError
@@ -37,7 +38,15 @@ class Network:
     inputs: Mapping[str, tuple[int, ...]]
     outputs: tuple[str, ...]
     opset: int
-    readers: Mapping[str, tuple[Operation, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[Operation]]:
+        """Tensor to the operations that read it; an operation appears once per input that reads it."""
+        readers: dict[str, list[Operation]] = {}
+        for operation in self.operations:
+            for name in operation.inputs:
+                readers.setdefault(name, []).append(operation)
+        return readers
 
     def sole_reader(self, tensor: str) -> Operation | None:
         """Return the only node that reads ``tensor``; None if there are several or it is an output."""
@@ -61,7 +70,7 @@ def read_network(model: onnx.ModelProto, weights: Mapping[str, Array] | None = N
         elif value.name not in constants:
             inputs[value.name] = _static_shape(value)
     opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
-    return build_network(operations, constants, inputs, tuple(o.name for o in graph.output), opset)
+    return Network(tuple(operations), constants, inputs, tuple(o.name for o in graph.output), opset)
 
 
 def read_operations(graph: onnx.GraphProto) -> tuple[list[Operation], dict[str, Array]]:
@@ -88,21 +97,6 @@ def _captured(node: onnx.NodeProto) -> list[str]:
         found |= dict.fromkeys(i for n in attribute.g.node for i in n.input if i and i not in inside)
         found |= dict.fromkeys(o.name for o in attribute.g.output if o.name not in inside)
     return list(found)
-
-
-def build_network(
-    operations: list[Operation],
-    constants: Mapping[str, Array],
-    inputs: Mapping[str, tuple[int, ...]],
-    outputs: tuple[str, ...],
-    opset: int,
-) -> Network:
-    """Return a Network of ``operations`` with its ``readers``."""
-    readers: dict[str, tuple[Operation, ...]] = {}
-    for operation in operations:
-        for name in operation.inputs:
-            readers[name] = (*readers.get(name, ()), operation)
-    return Network(tuple(operations), constants, inputs, outputs, opset, readers)
 
 
 def _require_standard_operators(model: onnx.ModelProto) -> None:

@@ -53,6 +53,7 @@ def prove(
             names the first layer that differs.
     """
     import numpy as np
+    import onnx
 
     run, shape = _runner(graph, tensor_map)
     batch = shape[0]
@@ -63,16 +64,26 @@ def prove(
         for output, result in zip(outputs, results, strict=True):
             output[chosen[:kept]] = result.reshape(batch, *output.shape[1:])[:kept]
         progress(chosen[0] + kept)
+
+    def failure(difference: float, on: str, pixels: F32) -> StageError:
+        where = first_difference(onnx.load(graph), tensor_map, reference.original(), pixels, tolerance)
+        return StageError(
+            f"the rewrite is not exact: on {on} the outputs differ by {difference:.2e} of their range "
+            f"(allowed {tolerance:.0e}); {where}",
+            hint="raise restructure.tolerance if this is only rounding (1e-5 is usual); otherwise report the model's "
+            "name",
+        )
+
     worst, at = _max_difference(outputs, reference.outputs)
     if not worst <= tolerance:
-        raise _failure(graph, tensor_map, reference, [reference.input_of(at)] * batch, worst, tolerance, f"image {at}")
+        raise failure(worst, f"image {at}", np.concatenate([reference.input_of(at)] * batch))
     classifies = len(outputs) == 1 and outputs[0].ndim == 2
     if classifies:
         _check_top1(outputs[0], reference.outputs[0])
     noise = random_input(shape)
     extra, _ = _max_difference(run(noise), reference.random_outputs)
     if not extra <= tolerance:
-        raise _failure(graph, tensor_map, reference, [noise], extra, tolerance, "a random input")
+        raise failure(extra, "a random input", noise)
     return (
         Proof(
             images=count,
@@ -128,23 +139,3 @@ def _check_top1(ours: F32, theirs: F32) -> None:
             f"the rewrite changes the top-1 of image {int(flipped.argmax())} of {len(ours)}",
             hint="lower restructure.tolerance to find where it differs",
         )
-
-
-def _failure(
-    graph: Path,
-    tensor_map: TensorMap,
-    reference: Reference,
-    feed: Sequence[F32],
-    difference: float,
-    tolerance: float,
-    which: str,
-) -> StageError:
-    import numpy as np
-    import onnx
-
-    where = first_difference(onnx.load(graph), tensor_map, reference.original(), np.concatenate(feed), tolerance)
-    return StageError(
-        f"the rewrite is not exact: on {which} the outputs differ by {difference:.2e} of their range "
-        f"(allowed {tolerance:.0e}); {where}",
-        hint="raise restructure.tolerance if this is only rounding (1e-5 is usual); otherwise report the model's name",
-    )

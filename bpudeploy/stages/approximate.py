@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Note, Progress
-from bpudeploy.host import batches, open_session
+from bpudeploy.host import batches, open_with_outputs
 from bpudeploy.spec.approximate import ApproximateSpec, GeluForm
 from bpudeploy.stage import Artifact, Kind, Options, Stage, Work
 
@@ -260,15 +260,7 @@ def run_all(
 
     Axis 0 of each is the images, and what each image has several of. The model is not changed.
     """
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    given = {output.name for output in copy.graph.output}
-    for name in names:
-        if name not in given:
-            copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = open_session(copy.SerializeToString())
+    session = open_with_outputs(model, names)
     (fed,) = (value.name for value in session.get_inputs())
     for chosen, kept in batches(len(images), session.get_inputs()[0].shape[0]):
         made = session.run(list(names), {fed: normalise.apply(images.pixels[chosen])})

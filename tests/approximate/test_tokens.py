@@ -1,4 +1,4 @@
-"""reduce_tokens: the grid is pooled as torch pools it, everything after is smaller, and what cannot be is refused."""
+"""reduce_tokens: the grid is pooled as in torch, later nodes shrink, and unsupported networks are errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.approximate.conftest import MakeExact, close, cost, finish, logits
 
 
 def pooled(after: int, factor: int) -> Any:
-    """Return what makes a torch model pool its patch tokens after a block."""
+    """Return a function that makes a torch model pool its patch tokens after a block."""
     import torch
 
     def change(model: Any) -> None:
@@ -64,14 +64,14 @@ def test_a_factor_of_four_leaves_one_patch(exact: MakeExact) -> None:
     assert {s[2:] for s in softmaxes[:2]} == {(17, 17)} and softmaxes[2][2:] == (2, 2)
 
 
-def test_a_factor_that_does_not_divide_names_those_that_do(exact: MakeExact) -> None:
+def test_an_invalid_factor_is_an_error_that_lists_valid_ones(exact: MakeExact) -> None:
     with pytest.raises(StageError, match="3 does not divide the grid of 4 x 4") as caught:
         reduce_tokens(exact().graph(), 0, 3)
     assert caught.value.hint == "valid factors: 2, 4"
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         (
             "beit_base_patch16_224",
@@ -86,8 +86,8 @@ def test_a_factor_that_does_not_divide_names_those_that_do(exact: MakeExact) -> 
         ("mixer_s32_224", {"img_size": 64}, "its weights mix tokens"),
     ],
 )
-def test_what_depends_on_the_number_of_tokens_is_refused(
-    exact: MakeExact, name: str, options: dict[str, Any], said: str
+def test_networks_that_depend_on_the_number_of_tokens_are_errors(
+    exact: MakeExact, name: str, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(StageError, match=said):
+    with pytest.raises(StageError, match=message):
         reduce_tokens(exact(name, **options).graph(), 0, 2)

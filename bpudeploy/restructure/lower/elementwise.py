@@ -105,14 +105,8 @@ def power(ctx: Lowering) -> None:
 def binary(ctx: Lowering) -> None:
     """Add, Sub, Mul, Div, PRelu: of a value and a constant, or of two values."""
     left, right = ctx.input(0), ctx.input(1)
-    if isinstance(left, Value) and isinstance(right, Value):
-        ctx.bind(binary_of(ctx, ctx.node.op, left, right))
-    elif isinstance(left, Value):
-        assert right is not None
-        ctx.bind(with_constant(ctx, ctx.node.op, left, np.asarray(right), False))
-    else:
-        assert isinstance(right, Value) and left is not None
-        ctx.bind(with_constant(ctx, ctx.node.op, right, np.asarray(left), True))
+    assert left is not None and right is not None
+    ctx.bind(binary_of(ctx, ctx.node.op, left, right))
 
 
 def several(ctx: Lowering) -> None:
@@ -122,10 +116,7 @@ def several(ctx: Lowering) -> None:
     for index in range(1, len(ctx.node.inputs)):
         other = ctx.input(index)
         assert other is not None
-        if isinstance(other, Value):
-            total = binary_of(ctx, op, total, other)
-        else:
-            total = with_constant(ctx, op, total, other, False)
+        total = binary_of(ctx, op, total, other)
     if ctx.node.op == "Mean":
         total = apply_affine(ctx, total, (), np.array(1.0 / len(ctx.node.inputs)), np.array(0.0))
     ctx.bind(total)
@@ -141,11 +132,10 @@ def where(ctx: Lowering) -> None:
         chosen, other, kept, mask = other, chosen, 1.0 - kept, ~mask.astype(bool)
     if not isinstance(chosen, Value) or isinstance(other, Value) or other is None:
         raise ctx.unsupported("both of its branches depend on the image")
-    value = with_constant(ctx, "Mul", chosen, kept, False)
-    ctx.bind(with_constant(ctx, "Add", value, np.where(mask, 0.0, other), False))
+    ctx.bind(binary_of(ctx, "Add", binary_of(ctx, "Mul", chosen, kept), np.where(mask, 0.0, other)))
 
 
-def with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[Any], first: bool) -> Value:
+def _with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[Any], first: bool) -> Value:
     """Return ``value op constant``, or ``constant op value`` if ``first``."""
     constant = constant.astype(np.float64)
     rank = max(constant.ndim, len(value.axes))
@@ -194,8 +184,13 @@ def _emit_with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[
     return value.stored_as(ctx.emit(op, inputs, sizes(dims)), dims)
 
 
-def binary_of(ctx: Lowering, op: str, left: Value, right: Value) -> Value:
-    """Return ``left op right`` with NumPy's broadcasting."""
+def binary_of(ctx: Lowering, op: str, left: Value | NDArray[Any], right: Value | NDArray[Any]) -> Value:
+    """Return ``left op right``, of which at most one is a constant, with NumPy's broadcasting."""
+    if not isinstance(left, Value):
+        assert isinstance(right, Value)
+        return _with_constant(ctx, op, right, left, True)
+    if not isinstance(right, Value):
+        return _with_constant(ctx, op, left, right, False)
     rank = max(len(left.axes), len(right.axes))
     left, right = (ctx.apply_pending(v).with_rank(rank) for v in (left, right))
     if left is right or (left.name == right.name and left.axes == right.axes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bpudeploy.restructure.lower.context import Lowering
-from bpudeploy.restructure.lower.elementwise import binary_of, with_constant
+from bpudeploy.restructure.lower.elementwise import binary_of
 from bpudeploy.restructure.lower.spatial import padded
 
 
@@ -26,4 +26,4 @@ def scatter(ctx: Lowering) -> None:
     rest = [0] * (rank - len(low))
     after = [n - int(b) for n, b in zip(value.shape, high, strict=False)]
     around = padded(ctx, updates, [*(int(a) for a in low), *rest, *after, *rest])
-    ctx.bind(binary_of(ctx, "Add", with_constant(ctx, "Mul", value, mask, False), around))
+    ctx.bind(binary_of(ctx, "Add", binary_of(ctx, "Mul", value, mask), around))
