@@ -17,7 +17,7 @@ from bpudeploy.approximate.graph_edit import BINARY, UNARY, shape_constant, stor
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph, Node
 
-_EACH = UNARY | BINARY
+_ELEMENTWISE = UNARY | BINARY
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class _Shrinker:
 
     def _after(self, node: Node) -> Axes:
         axes = self.axes.get(node.inputs[0], {})
-        if node.op in _EACH:
-            return self._each(node)
+        if node.op in _ELEMENTWISE:
+            return self._elementwise(node)
         if node.op == "Softmax":
             return axes
         if node.op == "Conv":
@@ -106,11 +106,11 @@ class _Shrinker:
         if node.op == "Slice":
             return self._slice(node)
         if node.op in ("GlobalAveragePool", "ReduceMean"):
-            gone = node.attributes.get("axes", [2, 3])
-            return {i: count for i, count in axes.items() if i not in gone}
+            reduced = node.attributes.get("axes", [2, 3])
+            return {i: count for i, count in axes.items() if i not in reduced}
         raise self._unsupported(node, "this operator is not supported")
 
-    def _each(self, node: Node) -> Axes:
+    def _elementwise(self, node: Node) -> Axes:
         axes: dict[int, AxisKind] = {}
         for name in node.inputs:
             axes |= self.axes.get(name, {})

@@ -41,7 +41,7 @@ class _Matcher:
     """Queries on the operations before another."""
 
     network: Network
-    makers: dict[str, Operation]
+    producers: dict[str, Operation]
 
     def number(self, name: str) -> float | None:
         """Return the value of a constant of one element."""
@@ -50,8 +50,8 @@ class _Matcher:
 
     def before(self, name: str, *ops: str) -> Operation | None:
         """Return the producer of ``name`` if its operator is one of ``ops``."""
-        maker = self.makers.get(name)
-        return maker if maker is not None and maker.op in ops else None
+        producer = self.producers.get(name)
+        return producer if producer is not None and producer.op in ops else None
 
     def pair(self, operation: Operation) -> list[tuple[str, str]]:
         """Return the first two inputs in both orders."""
