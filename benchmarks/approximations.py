@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 
 from bpudeploy.approximate.cost import multiply_adds
-from bpudeploy.approximate.read import read_graph
+from bpudeploy.approximate.graph_edit import editable_graph
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Event, Note
 from bpudeploy.planning import pipeline
@@ -118,7 +118,7 @@ def main() -> None:
             f"{drop.points.value:+.1f} ({drop.points.low:.1f} to {drop.points.high:.1f}), {drop.p_value:.2g}",
             f"{100 * np.mean(chosen == truth.logits.argmax(axis=1)):.1f}",
             str(len(model.graph.node)),
-            f"{multiply_adds(read_graph(model)) / 1e9:.2f}",
+            f"{multiply_adds(editable_graph(model)) / 1e9:.2f}",
             ratio(exact, open_still(graph.path), image),
         )
         print(f"| {' | '.join(cells)} |", flush=True)

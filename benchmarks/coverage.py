@@ -100,8 +100,8 @@ def compare(model: Any, shape: tuple[int, int, int, int]) -> dict[str, Any]:
     import torch
 
     from bpudeploy.host import open_session
+    from bpudeploy.restructure.bpu_form import form_errors
     from bpudeploy.restructure.export import network_of_module
-    from bpudeploy.restructure.forms import faults
     from bpudeploy.restructure.proof import random_input
     from bpudeploy.restructure.rewrite import rewrite
     from bpudeploy.stages.timm_models import reparameterized
@@ -117,10 +117,10 @@ def compare(model: Any, shape: tuple[int, int, int, int]) -> dict[str, Any]:
     before = Counter(o.op for o in network.operations)
     rewritten = rewrite(network)
     del model, network
-    wrong = faults(rewritten.model)
+    wrong = form_errors(rewritten.model)
     session = open_session(rewritten.model.SerializeToString())
-    answers = session.run([o.name for o in rewritten.reading.outputs], {session.get_inputs()[0].name: pixels})
-    ours = [o.read(a) for o, a in zip(rewritten.reading.outputs, answers, strict=True)]
+    answers = session.run([o.name for o in rewritten.tensor_map.outputs], {session.get_inputs()[0].name: pixels})
+    ours = [o.read(a) for o, a in zip(rewritten.tensor_map.outputs, answers, strict=True)]
     error = max(float(np.abs(a - b).max() / (np.ptp(b) or 1.0)) for a, b in zip(ours, expected, strict=True))
     noise = None if error <= TOLERANCE else _noise(precise, pixels, expected, ours)
     return {

@@ -57,7 +57,7 @@ def _row(name: str, pairs: int) -> str:
     before, after = (_session(m.SerializeToString()) for m in (exported, rewritten.model))
     fed = before.get_inputs()[0].name
     expected = before.run(None, {fed: pixels})[0]
-    made = rewritten.reading.outputs[0].read(after.run(None, {"pixels": pixels})[0])
+    made = rewritten.tensor_map.outputs[0].read(after.run(None, {"pixels": pixels})[0])
     error = float(np.abs(made - expected).max() / np.ptp(expected))
     times = _paired(lambda: before.run(None, {fed: pixels}), lambda: after.run(None, {"pixels": pixels}), pairs)
     low, ratio, high = _ratio(times)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import onnx
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,6 +29,19 @@ def open_session(model: str | bytes, *, lean: bool = False) -> Any:
     if lean:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def open_with_outputs(model: onnx.ModelProto, names: Iterable[str], *, lean: bool = False) -> Any:
+    """Return a session of a copy of ``model`` that also outputs the float tensors ``names``."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    outputs = [value.name for value in copy.graph.output]
+    for name in dict.fromkeys(names):
+        if name not in outputs:
+            copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return open_session(copy.SerializeToString(), lean=lean)
 
 
 def batches(count: int, size: int) -> Iterator[tuple[list[int], int]]:

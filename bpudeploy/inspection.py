@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from bpudeploy.conformance.placement import Checked
-    from bpudeploy.restructure.imported import Network
+    from bpudeploy.restructure.network import Network
 
 T = TypeVar("T")
 Size = int | tuple[int, int] | None
@@ -213,7 +213,7 @@ def _rewritten(name: str, network: Network) -> onnx.ModelProto:
 
 
 def _onnx(path: Path, form: Form, size: Size, batch: int) -> Subject:
-    from bpudeploy.restructure.imported import read_network
+    from bpudeploy.restructure.network import read_network
     from bpudeploy.stages.fetch_onnx import read_onnx
 
     if not path.is_file():

@@ -1,1 +1,1 @@
-"""Declared approximations of an exact 4-D graph, one a file: each changes numbers, and says what it did."""
+"""Approximations of an exact 4-D graph, one per file: each modifies the graph and returns a summary."""

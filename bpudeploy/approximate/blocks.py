@@ -1,7 +1,7 @@
-"""Transformer blocks found by structure alone: residual additions, in pairs of token mixing and MLP.
+"""Find transformer blocks by structure: pairs of residual additions, token mixing then MLP.
 
-A residual addition is x' = x + f(x) where f depends on x and on nothing else of the image. A block is one whose
-branch mixes tokens, followed at once by one whose branch works on each token alone. No name is looked at.
+A residual addition is x' = x + f(x) where f depends on no other tensor. A block is a residual addition whose branch
+mixes tokens, followed directly by one whose branch processes each token alone. Names are not used.
 """
 
 from __future__ import annotations
@@ -12,63 +12,65 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
-from bpudeploy.approximate.read import origins
+from bpudeploy.approximate.graph_edit import view_sources
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph, Node
 
 
-class Branch(Enum):
-    """What a branch does to tokens."""
+class BranchKind(Enum):
+    """How a branch processes tokens."""
 
-    ATTENTION = "attention"  # multiplies tensors by tensors
-    MIXING = "token mixing"  # pools, larger kernels, or channels and tokens exchanged
+    ATTENTION = "attention"  # products of two tensors
+    MIXING = "token mixing"  # pools, larger kernels, or channels and tokens transposed
     POINTWISE = "pointwise"  # each token alone
 
 
 @dataclass(frozen=True)
 class Residual:
-    """``add`` = ``skip`` + ``branch``; ``nodes`` are all that the branch is made of, back to ``skip``."""
+    """``add`` = ``skip`` + ``branch``; ``nodes`` are the nodes of the branch, from ``skip`` on."""
 
     add: str
     skip: str
     branch: str
     nodes: frozenset[str]
-    kind: Branch
+    kind: BranchKind
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block of the original, with its number there, from 0."""
+    """One block; ``index`` is its number in the original, from 0."""
 
     index: int
     mixer: Residual
     mlp: Residual
 
     @property
-    def given(self) -> str:
-        """The residual stream before it."""
+    def input(self) -> str:
+        """The residual stream before the block."""
         return self.mixer.skip
 
     @property
-    def made(self) -> str:
-        """The residual stream after it."""
+    def output(self) -> str:
+        """The residual stream after the block."""
         return self.mlp.add
 
 
 def find_blocks(graph: Graph, absent: Collection[int] = ()) -> dict[int, Block]:
-    """Return number to block, in the network's order; ``absent`` are numbers that earlier steps took away.
+    """Return the blocks by number, in order; ``absent`` are the numbers that earlier steps removed.
 
     Raises:
-        StageError: there is no block; it says what was found.
+        StageError: there are no blocks; the message says what was found.
     """
     residuals = _residuals(graph)
     inside = frozenset[str]().union(*(r.nodes for r in residuals))
     stream = [r for r in residuals if r.add not in inside]
     pairs: list[tuple[Residual, Residual]] = []
     for mixer, mlp in pairwise(stream):
-        joined = mixer.add in origins(graph, mlp.skip)
-        pointwise = mlp.kind is Branch.POINTWISE or (mlp.kind is Branch.MIXING and mixer.kind is Branch.ATTENTION)
-        if joined and mixer.kind is not Branch.POINTWISE and pointwise:
+        joined = mixer.add in view_sources(graph, mlp.skip)
+        pointwise = mlp.kind is BranchKind.POINTWISE or (
+            mlp.kind is BranchKind.MIXING and mixer.kind is BranchKind.ATTENTION
+        )
+        if joined and mixer.kind is not BranchKind.POINTWISE and pointwise:
             pairs.append((mixer, mlp))
     if not pairs:
         operators = Counter(node.op for node in graph.nodes.values())
@@ -77,14 +79,14 @@ def find_blocks(graph: Graph, absent: Collection[int] = ()) -> dict[int, Block]:
             f"the graph has no transformer blocks: {len(stream)} residual additions"
             f"{''.join(f', {n} of {kind}' for kind, n in kinds.items())}; operators: "
             f"{', '.join(f'{n} {op}' for op, n in operators.most_common(6))}",
-            hint="remove restructure.approximate's options on blocks; they are for transformers",
+            hint="remove the block options of restructure.approximate; they are for transformers",
         )
     numbers = (i for i in range(len(pairs) + len(absent)) if i not in absent)
     return {i: Block(i, mixer, mlp) for i, (mixer, mlp) in zip(numbers, pairs, strict=True)}
 
 
-def choose(blocks: Mapping[int, Block], wanted: Iterable[int], option: str) -> list[Block]:
-    """Return the blocks of these numbers.
+def select_blocks(blocks: Mapping[int, Block], wanted: Iterable[int], option: str) -> list[Block]:
+    """Return the blocks with the numbers ``wanted``.
 
     Raises:
         StageError: one does not exist.
@@ -94,13 +96,13 @@ def choose(blocks: Mapping[int, Block], wanted: Iterable[int], option: str) -> l
         if index not in blocks:
             raise StageError(
                 f"{option} names block {index}, and the graph has {_spans(list(blocks))}",
-                hint="blocks are counted from 0; name one of those",
+                hint="block numbers start at 0; choose one of those",
             )
     return [blocks[index] for index in wanted]
 
 
-def read_elsewhere(graph: Graph, tensor: str, by: Collection[str]) -> Node | None:
-    """Return a node outside ``by`` that reads ``tensor``, or None; an output of the network counts as its maker."""
+def reader_outside(graph: Graph, tensor: str, by: Collection[str]) -> Node | None:
+    """Return a node outside ``by`` that reads ``tensor``, or its producer if it is an output; else None."""
     if tensor in graph.output_names:
         return graph.nodes[tensor]
     return next((n for n in graph.nodes.values() if tensor in n.inputs and n.name not in by), None)
@@ -112,15 +114,17 @@ def _residuals(graph: Graph) -> list[Residual]:
         if node.op != "Add" or any(name not in graph.nodes for name in node.inputs):
             continue
         for skip, branch in (node.inputs, node.inputs[::-1]):
-            cone = cone_of(graph, branch, origins(graph, skip)) if graph.shape(skip) == node.shape else None
-            if cone:
-                found.append(Residual(node.name, skip, branch, cone, _kind(graph, cone)))
+            inside = (
+                nodes_between(graph, branch, view_sources(graph, skip)) if graph.shape(skip) == node.shape else None
+            )
+            if inside:
+                found.append(Residual(node.name, skip, branch, inside, _kind(graph, inside)))
                 break
     return found
 
 
-def cone_of(graph: Graph, tensor: str, stops: Collection[str]) -> frozenset[str] | None:
-    """Return all nodes between ``stops`` and ``tensor``; None when a path does not come from there."""
+def nodes_between(graph: Graph, tensor: str, stops: Collection[str]) -> frozenset[str] | None:
+    """Return the nodes on all paths from ``stops`` to ``tensor``; None if a path starts elsewhere."""
     nodes: set[str] = set()
     waiting = [tensor]
     while waiting:
@@ -134,14 +138,14 @@ def cone_of(graph: Graph, tensor: str, stops: Collection[str]) -> frozenset[str]
     return frozenset(nodes)
 
 
-def _kind(graph: Graph, cone: Collection[str]) -> Branch:
-    nodes = [graph.nodes[name] for name in cone]
+def _kind(graph: Graph, names: Collection[str]) -> BranchKind:
+    nodes = [graph.nodes[name] for name in names]
     if any(n.op == "Softmax" or (n.op == "MatMul" and n.inputs[1] not in graph.constants) for n in nodes):
-        return Branch.ATTENTION
+        return BranchKind.ATTENTION
     mixing = ("Transpose", "AveragePool", "MaxPool", "GlobalAveragePool", "ReduceMean", "MatMul")
     if any(n.op in mixing or (n.op == "Conv" and max(graph.shape(n.inputs[1])[2:]) > 1) for n in nodes):
-        return Branch.MIXING
-    return Branch.POINTWISE
+        return BranchKind.MIXING
+    return BranchKind.POINTWISE
 
 
 def _spans(numbers: list[int]) -> str:

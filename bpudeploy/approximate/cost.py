@@ -1,4 +1,4 @@
-"""How much a graph computes."""
+"""The computational cost of a graph."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from bpudeploy.restructure.graph import Graph
 
 
 def multiply_adds(graph: Graph) -> int:
-    """Return the multiply-adds of all Conv and MatMul for one run; other operators are not counted.
+    """Return the multiply-adds of all Conv and MatMul nodes; other operators are not counted.
 
-    Conv: outputs · input channels of a group · kernel. MatMul: outputs · length of the contraction.
+    Conv: outputs · input channels per group · kernel size. MatMul: outputs · contracted length.
     """
     total = 0
     for node in graph.nodes.values():

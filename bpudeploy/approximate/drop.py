@@ -1,37 +1,39 @@
-"""drop_blocks: a block's two residual branches are removed, so its input goes on as its output.
+"""drop_blocks: remove both residual branches of a block, so that its output is its input.
 
-y = x, in place of y = x' + MLP(x'), x' = x + Attention(x). Layer dropping without retraining, as in Fan et al.,
-"Reducing Transformer Depth on Demand with Structured Dropout" (ICLR 2020), but for a network not trained for it.
+y = x replaces y = x' + MLP(x'), x' = x + Attention(x). Layer dropping as in Fan et al., "Reducing Transformer Depth
+on Demand with Structured Dropout" (ICLR 2020), but of a network that was not trained for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from bpudeploy.approximate.blocks import choose, find_blocks
-from bpudeploy.approximate.read import tidy
+from bpudeploy.approximate.blocks import find_blocks, select_blocks
+from bpudeploy.approximate.graph_edit import tidy
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph
 
 
 def drop_blocks(graph: Graph, dropped: Sequence[int], absent: Collection[int] = ()) -> str:
-    """Remove the blocks of these numbers; return what was done in words.
+    """Remove the blocks with these numbers; return a summary.
 
     Raises:
-        StageError: a number that is no block, or nothing would be left.
+        StageError: a block does not exist, or none would remain.
     """
     blocks = find_blocks(graph, absent)
-    chosen = choose(blocks, dropped, "drop_blocks")
+    chosen = select_blocks(blocks, dropped, "drop_blocks")
     if len(chosen) == len(blocks):
-        raise StageError(f"drop_blocks names all {len(blocks)} blocks", hint="keep one at least")
+        raise StageError(f"drop_blocks names all {len(blocks)} blocks", hint="keep at least one")
     for block in chosen:
         for residual in (block.mlp, block.mixer):
-            # the skip of a later residual may be this one's sum: read it anew
+            # the skip may have been the output of a removed residual: read it from the node
             node = graph.nodes[residual.add]
             skip = next(name for name in node.inputs if name != residual.branch)
             if residual.add in graph.output_names:
-                raise StageError(f"block {block.index} gives an output of the network", hint="keep that block")
-            graph.rename_reads(residual.add, skip)
+                raise StageError(
+                    f"the output of block {block.index} is an output of the network", hint="keep that block"
+                )
+            graph.replace_uses(residual.add, skip)
             del graph.nodes[residual.add]
     tidy(graph)
     return f"blocks {', '.join(map(str, dropped))} of {len(blocks)} removed"

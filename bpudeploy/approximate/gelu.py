@@ -1,12 +1,12 @@
-"""gelu: the exact GELU(x) = x·Φ(x), Φ(x) = (1 + erf(x/√2)) / 2, by a cheaper Φ.
+"""gelu: replace Φ(x) = (1 + erf(x/√2)) / 2 in GELU(x) = x·Φ(x) by a cheaper function.
 
-| form | 2Φ(x) is | worst difference of GELU | source |
+| form | 2Φ(x) is | maximum error of GELU | source |
 |---|---|---|---|
 | tanh | 1 + tanh(√(2/π)·(x + 0.044715·x³)) | 0.00048 | Hendrycks and Gimpel, arXiv 1606.08415 |
 | quick | 2·sigmoid(1.702·x) | 0.0204 | the same |
 | piecewise | 1 + a·clip(x, ±m) + c·clip(x, ±b) | 0.0201 | ``fit_piecewise`` |
 
-piecewise: 2Φ is made of straight lines, so GELU of parabolas; its operators are Clip, Mul and Add alone.
+piecewise: 2Φ is piecewise linear, so GELU is piecewise quadratic; its operators are only Clip, Mul and Add.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bpudeploy.approximate.read import emit, scalar, store, tidy
+from bpudeploy.approximate.graph_edit import emit, scalar, store, tidy
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph, Node
 from bpudeploy.spec.approximate import GeluForm
@@ -27,7 +27,7 @@ _F64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Piecewise:
-    """2Φ(x) ≈ 1 + ``inner_slope``·clip(x, ±``inner``) + ``outer_slope``·clip(x, ±``outer``); 0 and 2 at the ends."""
+    """2Φ(x) ≈ 1 + ``inner_slope``·clip(x, ±``inner``) + ``outer_slope``·clip(x, ±``outer``), from 0 to 2."""
 
     inner: float
     outer: float
@@ -35,43 +35,43 @@ class Piecewise:
 
     @property
     def inner_slope(self) -> float:
-        """What makes 2Φ reach 0 and 2."""
+        """The slope for which 2Φ ends at 0 and 2."""
         return (1 - self.outer_slope * self.outer) / self.inner
 
 
 PIECEWISE = Piecewise(inner=1.2418, outer=2.3926, outer_slope=0.15817)
-"""What ``fit_piecewise`` finds, rounded (a test holds it)."""
+"""The rounded result of ``fit_piecewise``; enforced by a test."""
 
 
 def approximate_gelu(graph: Graph, form: GeluForm) -> str:
-    """Replace every exact GELU; return what was done in words.
+    """Replace every exact GELU; return a summary.
 
     Raises:
-        StageError: there is none.
+        StageError: there is no exact GELU.
     """
-    places = [(node, x) for node in graph.nodes.values() if (x := _argument(graph, node)) is not None]
-    if not places:
+    gelus = [(node, x) for node in graph.nodes.values() if (x := _argument(graph, node)) is not None]
+    if not gelus:
         others = sorted({n.op for n in graph.nodes.values()} & {"Tanh", "Sigmoid", "Relu", "Erf", "HardSigmoid"})
         raise StageError(
-            f"the graph has no exact GELU, 1 + Erf(x / √2); of activations it has: {', '.join(others) or 'none'}",
+            f"the graph has no exact GELU, 1 + Erf(x / √2); its activations: {', '.join(others) or 'none'}",
             hint="remove restructure.approximate.gelu",
         )
-    for node, x in places:
+    for node, x in gelus:
         if form is GeluForm.QUICK:
             _quick(graph, node, x)
         else:
-            made = _tanh(graph, node, x) if form is GeluForm.TANH else _piecewise(graph, node, x)
-            graph.rename_reads(node.name, made)
+            cheaper = _tanh(graph, node, x) if form is GeluForm.TANH else _piecewise(graph, node, x)
+            graph.replace_uses(node.name, cheaper)
     tidy(graph)
-    return f"{len(places)} GELUs in the form {form.value}"
+    return f"{len(gelus)} GELUs in the form {form.value}"
 
 
 def fit_piecewise() -> tuple[Piecewise, float]:
-    """Return the Piecewise whose GELU has the least worst difference, and that difference.
+    """Return the Piecewise that minimises the maximum error of GELU, and that error.
 
-    For fixed limits the worst difference is convex in the slope: a ternary search finds it. The limits are
-    found on grids of 13 x 13, each half as wide around the best so far. x runs from 0 to 4 (the form is odd about
-    1, so negative x differ by the same, and beyond 4 both are x or 0 to 0.0002).
+    For fixed limits the maximum error is convex in the slope: ternary search. The limits are searched on grids of
+    13 x 13, each half as wide, around the best so far. x is in [0, 4]: the error is symmetric, and beyond 4 GELU is
+    x or 0 to within 0.0002.
     """
     x = np.linspace(0.0, 4.0, 801)
     exact = np.array([math.erf(v / math.sqrt(2.0)) for v in x])
@@ -97,7 +97,7 @@ def fit_piecewise() -> tuple[Piecewise, float]:
 
 
 def _argument(graph: Graph, node: Node) -> str | None:
-    """Return x where ``node`` is 1 + Erf(x / √2)."""
+    """Return x if ``node`` is 1 + Erf(x / √2)."""
     erf = next((graph.nodes[i] for i in node.inputs if i in graph.nodes and graph.nodes[i].op == "Erf"), None)
     if node.op != "Add" or erf is None or _constant(graph, node) != 1.0:
         return None
@@ -114,7 +114,7 @@ def _argument(graph: Graph, node: Node) -> str | None:
 
 
 def _constant(graph: Graph, node: Node) -> float | None:
-    """Return the one number that a constant operand holds."""
+    """Return the constant operand if it has one element."""
     arrays = [graph.constants[name] for name in node.inputs if name in graph.constants]
     return float(arrays[0].reshape(-1)[0]) if len(arrays) == 1 and arrays[0].size == 1 else None
 
@@ -122,8 +122,8 @@ def _constant(graph: Graph, node: Node) -> float | None:
 def _tanh(graph: Graph, node: Node, x: str) -> str:
     root, base, shape = math.sqrt(2 / math.pi), node.name, node.shape
     square = emit(graph, "Mul", f"{base}.square", [x, x], shape)
-    bent = emit(graph, "Mul", f"{base}.bent", [square, scalar(graph, 0.044715 * root)], shape)
-    slope = emit(graph, "Add", f"{base}.slope", [bent, scalar(graph, root)], shape)
+    cubic = emit(graph, "Mul", f"{base}.bent", [square, scalar(graph, 0.044715 * root)], shape)
+    slope = emit(graph, "Add", f"{base}.slope", [cubic, scalar(graph, root)], shape)
     inner = emit(graph, "Mul", f"{base}.inner", [x, slope], shape)
     tanh = emit(graph, "Tanh", f"{base}.tanh", [inner], shape)
     return emit(graph, "Add", f"{base}.phi", [tanh, scalar(graph, 1.0)], shape)
@@ -141,7 +141,7 @@ def _piecewise(graph: Graph, node: Node, x: str) -> str:
 
 
 def _quick(graph: Graph, node: Node, x: str) -> None:
-    """Put sigmoid(1.702·x) there; its factor 2 goes into the ½ that follows, or into the next convolution."""
+    """Insert sigmoid(1.702·x), its factor 2 folded into the ½ that follows or into the next convolution."""
     base, shape = node.name, node.shape
     inner = emit(graph, "Mul", f"{base}.inner", [x, scalar(graph, 1.702)], shape)
     sigmoid = emit(graph, "Sigmoid", f"{base}.sigmoid", [inner], shape)
@@ -150,14 +150,14 @@ def _quick(graph: Graph, node: Node, x: str) -> None:
     if chain and chain[0].op == "Mul" and half is not None and half.name not in graph.output_names:
         factor = 2 * (_constant(graph, half) or 0.0)
         if factor == 1.0:
-            graph.rename_reads(half.name, chain[0].name)
+            graph.replace_uses(half.name, chain[0].name)
         else:
             half.inputs = [n if n in graph.nodes else scalar(graph, factor) for n in half.inputs]
-        graph.rename_reads(node.name, sigmoid)
+        graph.replace_uses(node.name, sigmoid)
     elif len(chain) > 1 and chain[0].op == "Mul" and chain[1].op == "Conv":
         weight = graph.constants[chain[1].inputs[1]]
         chain[1].inputs[1] = store(graph, (2 * weight).astype(weight.dtype), chain[1].inputs[1])
-        graph.rename_reads(node.name, sigmoid)
+        graph.replace_uses(node.name, sigmoid)
     else:
-        made = emit(graph, "Mul", f"{base}.phi", [sigmoid, scalar(graph, 2.0)], shape)
-        graph.rename_reads(node.name, made)
+        doubled = emit(graph, "Mul", f"{base}.phi", [sigmoid, scalar(graph, 2.0)], shape)
+        graph.replace_uses(node.name, doubled)

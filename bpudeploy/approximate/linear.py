@@ -1,14 +1,14 @@
-"""linear_blocks: a chain of blocks y = F(x) becomes one 1x1 convolution y ≈ W x + b, fitted in closed form.
+"""linear_blocks: replace a chain of blocks y = F(x) by one 1x1 convolution y ≈ W x + b, fitted in closed form.
 
 After TOAST ("Transformer Optimization using Adaptive and Simple Transformations", arXiv 2410.04941), which fits the
-map between two points of the residual stream by least squares. Here the change y - x is fitted, so that what the
-calibration images say nothing about stays x:
+map between two points of the residual stream by least squares. Here the change y - x is fitted, so that directions
+absent from the calibration images stay x:
 
     D = Σ (y - x - m_d)(x - m_x)ᵀ · (Σ (x - m_x)(x - m_x)ᵀ + λI)⁻¹,   W = I + D,   b = m_y - W m_x
 
-over all tokens of all calibration images, in float64, λ = ``RIDGE`` times the mean of the matrix's diagonal. Only
-sums are kept, so memory does not grow with the images. Where y has zero mean over its channels (the rewrite's norms
-may rely on it), so have W's columns and b.
+over all tokens of all calibration images, in float64; λ is ``RIDGE`` times the mean of the matrix's diagonal. Only
+sums are stored, so memory does not grow with the images. If y has zero mean over channels (the rewritten norms may
+rely on it), so have the columns of W, and b.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bpudeploy.approximate.blocks import Block, choose, cone_of, find_blocks, read_elsewhere
-from bpudeploy.approximate.read import fresh, origins, store, tidy
+from bpudeploy.approximate.blocks import Block, find_blocks, nodes_between, reader_outside, select_blocks
+from bpudeploy.approximate.graph_edit import store, tidy, view_sources
 from bpudeploy.errors import StageError
-from bpudeploy.restructure.graph import Graph, Node
+from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RIDGE = 1e-6
 CENTRED = 1e-4
-"""A stream counts as centred when the mean of its channels is below this share of its root mean square."""
+"""A stream is centred if its mean over channels is below this fraction of its root mean square."""
 
 Activations = Callable[[Sequence[str]], Iterator[Mapping[str, "NDArray[np.float32]"]]]
-"""What gives the named tensors of the graph as it came, image after image of the calibration set."""
+"""A function that yields the named tensors of the original graph for each calibration image."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """y ≈ ``weight`` x + ``bias``. ``r2``: 1 - Σ|y - ŷ|² / Σ|y - mean|² on the very tokens of the fit."""
+class LinearFit:
+    """y ≈ ``weight`` x + ``bias``; ``r2`` is 1 - Σ|y - ŷ|² / Σ|y - mean|² on the training tokens."""
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
@@ -45,8 +45,8 @@ class Fit:
     tokens: int
 
 
-class Sums:
-    """What a fit needs of all tokens: counts, sums and products, float64; (C + C) x (C + C) numbers."""
+class RegressionSums:
+    """The count, sum and products of all tokens of x and y, float64, from which the regression is computed."""
 
     def __init__(self, channels: int) -> None:
         self.channels, self.count = channels, 0
@@ -55,7 +55,7 @@ class Sums:
         self._off_centre = 0.0
 
     def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
-        """Take in tokens, (B, C, H, W) each."""
+        """Add the tokens of x and y, each (B, C, H, W)."""
         both = np.concatenate([x, y], axis=1).astype(np.float64)
         rows = both.transpose(1, 0, 2, 3).reshape(2 * self.channels, -1)
         self.count += rows.shape[1]
@@ -63,7 +63,7 @@ class Sums:
         self._products += rows @ rows.T
         self._off_centre = max(self._off_centre, float(np.abs(rows[self.channels :].mean(axis=0)).max()))
 
-    def fit(self) -> Fit:
+    def fit(self) -> LinearFit:
         """Return the ridge regression of y on x."""
         c, mean = self.channels, self._sum / self.count
         covariance = self._products - self.count * np.outer(mean, mean)
@@ -76,41 +76,41 @@ class Sums:
         if self._off_centre <= CENTRED * root_mean_square:
             weight, bias = weight - weight.mean(axis=0), bias - bias.mean()
         left = np.trace(yy) - 2 * np.sum(weight * yx) + np.sum((weight @ xx) * weight)
-        return Fit(weight, bias, float(1 - left / np.trace(yy)), self.count)
+        return LinearFit(weight, bias, float(1 - left / np.trace(yy)), self.count)
 
 
 def linear_blocks(
     graph: Graph, ranges: Sequence[tuple[int, int]], activations: Activations, absent: Collection[int] = ()
 ) -> str:
-    """Replace each [first, last] by its fit; return what was done in words, with each fit's R².
+    """Replace each [first, last] by its fit; return a summary with each fit's R².
 
     Raises:
-        StageError: a block does not exist, or a range is not one chain from one stream to the next.
+        StageError: a block does not exist, or the stream changes its shape within a range or is read from outside.
     """
     blocks = find_blocks(graph, absent)
-    chains = [_chain(graph, choose(blocks, range(first, last + 1), "linear_blocks")) for first, last in ranges]
-    wanted = list(dict.fromkeys(name for chain in chains for name in (chain.source, chain.made)))
-    sums = [Sums(graph.shape(chain.made)[1]) for chain in chains]
+    chains = [_chain(graph, select_blocks(blocks, range(first, last + 1), "linear_blocks")) for first, last in ranges]
+    wanted = list(dict.fromkeys(name for chain in chains for name in (chain.source, chain.target)))
+    sums = [RegressionSums(graph.shape(chain.target)[1]) for chain in chains]
     for tensors in activations(wanted):
         for chain, total in zip(chains, sums, strict=True):
             x = tensors[chain.source]
-            total.add(x if chain.part is None else x[:, :, :, chain.part], tensors[chain.made])
-    said = []
+            total.add(x if chain.part is None else x[:, :, :, chain.part], tensors[chain.target])
+    summaries = []
     for (first, last), chain, total in zip(ranges, chains, sums, strict=True):
         fit = total.fit()
         _replace(graph, chain, fit)
-        what = f"blocks {first} to {last}" if first < last else f"block {first}"
-        said.append(f"{what} by a linear map, R² {fit.r2:.4f} on its own {fit.tokens} tokens")
+        replaced = f"blocks {first} to {last}" if first < last else f"block {first}"
+        summaries.append(f"{replaced} replaced by a linear map, R² {fit.r2:.4f} on its {fit.tokens} training tokens")
     tidy(graph)
-    return "; ".join(said)
+    return "; ".join(summaries)
 
 
 @dataclass(frozen=True)
 class _Chain:
-    """``source`` is the stream before; ``part`` of its tokens are what ``made`` has; ``slice_like`` cuts so."""
+    """The stream before and after; ``target`` has the tokens ``part`` of ``source``, sliced like ``slice_like``."""
 
     source: str
-    made: str
+    target: str
     part: slice | None
     slice_like: Node | None
 
@@ -118,37 +118,38 @@ class _Chain:
 def _chain(graph: Graph, blocks: Sequence[Block]) -> _Chain:
     first, last = blocks[0], blocks[-1]
     name = f"linear_blocks [{first.index}, {last.index}]"
-    source, cut = first.given, None
-    if graph.shape(source) != graph.shape(last.made):
-        cut = graph.nodes.get(last.given)
-        wanted = (*graph.shape(source)[:3], graph.shape(last.made)[3])
-        if cut is None or _part(graph, cut) is None or not cut.shape == graph.shape(last.made) == wanted:
+    source, cut = first.input, None
+    if graph.shape(source) != graph.shape(last.output):
+        cut = graph.nodes.get(last.input)
+        wanted = (*graph.shape(source)[:3], graph.shape(last.output)[3])
+        if cut is None or _part(graph, cut) is None or not cut.shape == graph.shape(last.output) == wanted:
             raise StageError(
-                f"{name}: the stream goes in as {list(graph.shape(source))} and comes out as "
-                f"{list(graph.shape(last.made))}",
-                hint="end the range before the stage where the stream changes its shape",
+                f"{name}: the stream is {list(graph.shape(source))} before and "
+                f"{list(graph.shape(last.output))} after it",
+                hint="end the range before the block that changes the stream's shape",
             )
-    inside = cone_of(graph, last.made, origins(graph, source))
-    inner = {r.add for b in blocks for r in (b.mixer, b.mlp)} - {last.made}
-    if inside is None or any(read_elsewhere(graph, tensor, inside) for tensor in inner):
-        raise StageError(f"{name}: something outside reads inside", hint="leave that block out of the range")
-    return _Chain(source, last.made, _part(graph, cut), cut)
+    inside = nodes_between(graph, last.output, view_sources(graph, source))
+    inner = {r.add for b in blocks for r in (b.mixer, b.mlp)} - {last.output}
+    if inside is None or any(reader_outside(graph, tensor, inside) for tensor in inner):
+        raise StageError(
+            f"{name}: a node outside the range reads a tensor inside", hint="exclude that block from the range"
+        )
+    return _Chain(source, last.output, _part(graph, cut), cut)
 
 
 def _part(graph: Graph, node: Node | None) -> slice | None:
-    """Return the tokens that a Slice of axis 3 keeps."""
+    """Return the tokens selected by a Slice of axis 3, or None."""
     if node is None or node.op != "Slice":
         return None
     start, stop, axis = (int(graph.constants[name][0]) for name in node.inputs[1:4])
     return slice(start, stop) if axis == 3 else None
 
 
-def _replace(graph: Graph, chain: _Chain, fit: Fit) -> None:
+def _replace(graph: Graph, chain: _Chain, fit: LinearFit) -> None:
     source = chain.source
     if chain.slice_like is not None:
         cut = chain.slice_like
-        source = graph.add(Node("Slice", fresh(graph, f"{cut.name}.linear"), [source, *cut.inputs[1:]], cut.shape))
-    weight = store(graph, fit.weight.astype(np.float32)[:, :, None, None], f"{chain.made}.linear.weight")
-    bias = store(graph, fit.bias.astype(np.float32), f"{chain.made}.linear.bias")
-    attributes = {"dilations": [1, 1], "group": 1, "kernel_shape": [1, 1], "pads": [0, 0, 0, 0], "strides": [1, 1]}
-    graph.add(Node("Conv", chain.made, [source, weight, bias], graph.shape(chain.made), attributes))
+        source = graph.add(Node("Slice", graph.unique_name(f"{cut.name}.linear"), [source, *cut.inputs[1:]], cut.shape))
+    weight = store(graph, fit.weight.astype(np.float32)[:, :, None, None], f"{chain.target}.linear.weight")
+    bias = store(graph, fit.bias.astype(np.float32), f"{chain.target}.linear.bias")
+    graph.add(Node("Conv", chain.target, [source, weight, bias], graph.shape(chain.target), dict(POINTWISE_CONV)))

@@ -1,7 +1,7 @@
-"""What follows a smaller grid of tokens gets smaller: every axis that counts tokens, rows or columns of patches.
+"""Propagate a smaller grid of tokens: shrink every axis of tokens, or of rows or columns of patches.
 
-A tensor counts tokens on one axis (1, C, 1, N), on two (attention, N x N), or rows and columns apart (1, C, H, W). A
-reshape may join rows and columns to tokens, or part them, where nothing but patches is counted.
+A tensor has one axis of tokens (1, C, 1, N), two (attention, N x N), or separate rows and columns (1, C, H, W). A
+reshape may merge rows and columns into tokens, or split them, if there are no prefix or suffix tokens.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from math import prod
 
 import numpy as np
 
-from bpudeploy.approximate.read import BINARY, UNARY, shape_constant, store
+from bpudeploy.approximate.graph_edit import BINARY, UNARY, shape_constant, store
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph, Node
 
-_EACH = UNARY | BINARY
+_ELEMENTWISE = UNARY | BINARY
 
 
 @dataclass(frozen=True)
@@ -31,49 +31,49 @@ class Grid:
 
     @property
     def tokens(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return self.prefix + self.height * self.width + self.suffix
 
 
-class Count(Enum):
-    """What an axis counts."""
+class AxisKind(Enum):
+    """What the entries of an axis are."""
 
     TOKENS = "tokens"
     ROWS = "rows"
     COLUMNS = "columns"
 
 
-Axes = Mapping[int, Count]
+Axes = Mapping[int, AxisKind]
 
 
 def shrink(graph: Graph, start: str, before: Sequence[int], nodes: Sequence[Node], grid: Grid, smaller: Grid) -> None:
-    """Make all that follows ``start``, whose shape was ``before``, as small as ``smaller`` is against ``grid``.
+    """Shrink everything computed from ``start``, whose shape was ``before``, from ``grid`` to ``smaller``.
 
     Args:
-        nodes: those that may follow, each after what it reads.
+        nodes: the nodes that may depend on ``start``, in topological order.
 
     Raises:
-        StageError: one depends on the number of tokens in a way that cannot follow.
+        StageError: a node depends on the number of tokens.
     """
-    walk = _Walk(graph, grid, smaller)
-    walk.axes[start] = {2: Count.ROWS, 3: Count.COLUMNS} if before[2] > 1 else {3: Count.TOKENS}
-    walk.old[start] = tuple(before)
+    shrinker = _Shrinker(graph, grid, smaller)
+    shrinker.axes[start] = {2: AxisKind.ROWS, 3: AxisKind.COLUMNS} if before[2] > 1 else {3: AxisKind.TOKENS}
+    shrinker.old[start] = tuple(before)
     for node in nodes:
-        if any(name in walk.axes for name in node.inputs):
-            walk.visit(node)
+        if any(name in shrinker.axes for name in node.inputs):
+            shrinker.visit(node)
 
 
-class _Walk:
-    """``axes``: tensor to what it counts where; ``old``: tensor to its shape before. Shapes in nodes are new."""
+class _Shrinker:
+    """``axes``: the token axes of each tensor; ``old``: its shape before. Shapes in nodes are updated."""
 
     def __init__(self, graph: Graph, grid: Grid, smaller: Grid) -> None:
         self.graph, self.grid, self.smaller = graph, grid, smaller
         self.axes: dict[str, Axes] = {}
         self.old: dict[str, tuple[int, ...]] = {}
         self._fewer = {
-            Count.TOKENS: grid.tokens - smaller.tokens,
-            Count.ROWS: grid.height - smaller.height,
-            Count.COLUMNS: grid.width - smaller.width,
+            AxisKind.TOKENS: grid.tokens - smaller.tokens,
+            AxisKind.ROWS: grid.height - smaller.height,
+            AxisKind.COLUMNS: grid.width - smaller.width,
         }
 
     def visit(self, node: Node) -> None:
@@ -88,14 +88,14 @@ class _Walk:
 
     def _after(self, node: Node) -> Axes:
         axes = self.axes.get(node.inputs[0], {})
-        if node.op in _EACH:
-            return self._each(node)
+        if node.op in _ELEMENTWISE:
+            return self._elementwise(node)
         if node.op == "Softmax":
             return axes
         if node.op == "Conv":
             kernel = self.graph.shape(node.inputs[1])[2:]
             if 1 in axes or max(kernel) > 1 or list(node.attributes.get("strides", [1, 1])) != [1, 1]:
-                raise self._refuse(node, "its weights are for that many tokens, or mix neighbours")
+                raise self._unsupported(node, "its weights mix tokens")
             return axes
         if node.op == "Transpose":
             return {i: axes[p] for i, p in enumerate(node.attributes["perm"]) if p in axes}
@@ -106,12 +106,12 @@ class _Walk:
         if node.op == "Slice":
             return self._slice(node)
         if node.op in ("GlobalAveragePool", "ReduceMean"):
-            gone = node.attributes.get("axes", [2, 3])
-            return {i: count for i, count in axes.items() if i not in gone}
-        raise self._refuse(node, "it is not followed")
+            reduced = node.attributes.get("axes", [2, 3])
+            return {i: count for i, count in axes.items() if i not in reduced}
+        raise self._unsupported(node, "this operator is not supported")
 
-    def _each(self, node: Node) -> Axes:
-        axes: dict[int, Count] = {}
+    def _elementwise(self, node: Node) -> Axes:
+        axes: dict[int, AxisKind] = {}
         for name in node.inputs:
             axes |= self.axes.get(name, {})
         for name in node.inputs:
@@ -119,12 +119,12 @@ class _Walk:
                 continue
             shape = (1,) * (4 - len(self.graph.shape(name))) + self.graph.shape(name)
             if any(shape[a] > 1 and self.axes.get(name, {}).get(a) is not axes[a] for a in axes):
-                raise self._refuse(node, f"{name} has an entry for each token (a relative position?)")
+                raise self._unsupported(node, f"{name} has an entry per token (a relative position bias?)")
         return axes
 
     def _reshaped(self, node: Node) -> Axes:
         source = node.inputs[0]
-        left, before, found = dict(self.axes[source]), self.old[source], dict[int, Count]()
+        left, before, found = dict(self.axes[source]), self.old[source], dict[int, AxisKind]()
         patches_only = not (self.grid.prefix or self.grid.suffix)
         for axis in sorted(left):
             if axis not in left:
@@ -133,25 +133,25 @@ class _Walk:
             new = _axis_at(node.shape, outer, before[axis])
             if new is not None:
                 found[new] = left.pop(axis)
-            elif left[axis] is Count.TOKENS and patches_only:
+            elif left[axis] is AxisKind.TOKENS and patches_only:
                 row, column = (_axis_at(node.shape, outer * n, size) for n, size in _parts(self.grid))
                 if row is None or column is None:
-                    raise self._refuse(node, "it mixes tokens with something else (windows?)")
-                found |= {row: Count.ROWS, column: Count.COLUMNS}
+                    raise self._unsupported(node, "it mixes tokens with another axis (windows?)")
+                found |= {row: AxisKind.ROWS, column: AxisKind.COLUMNS}
                 del left[axis]
             else:
-                column = next((i for i in left if left[axis] is Count.ROWS and left[i] is Count.COLUMNS), None)
+                column = next((i for i in left if left[axis] is AxisKind.ROWS and left[i] is AxisKind.COLUMNS), None)
                 joined = _axis_at(node.shape, outer, self.grid.tokens)
                 if column is None or joined is None or prod(before[axis + 1 : column]) != 1 or not patches_only:
-                    raise self._refuse(node, "it mixes tokens with something else (windows?)")
-                found[joined] = Count.TOKENS
+                    raise self._unsupported(node, "it mixes tokens with another axis (windows?)")
+                found[joined] = AxisKind.TOKENS
                 del left[axis], left[column]
         return found
 
     def _product(self, node: Node) -> Axes:
         left, right = (self.axes.get(name, {}) for name in node.inputs)
         if left.get(3) is not right.get(2) or (left.keys() | right.keys()) & {0, 1}:
-            raise self._refuse(node, "only one side of it has fewer tokens")
+            raise self._unsupported(node, "only one of its inputs has fewer tokens")
         axes = {2: left[2]} if 2 in left else {}
         return axes | ({3: right[3]} if 3 in right else {})
 
@@ -161,28 +161,28 @@ class _Walk:
         if axis not in axes:
             return axes
         whole = self.old[node.inputs[0]][axis]
-        if axes[axis] is not Count.TOKENS or whole != self.grid.tokens or start < 0:
-            raise self._refuse(node, "it cuts among the tokens")
+        if axes[axis] is not AxisKind.TOKENS or whole != self.grid.tokens or start < 0:
+            raise self._unsupported(node, "it slices among the tokens")
         if stop <= self.grid.prefix:
             return {i: count for i, count in axes.items() if i != axis}
         if start <= self.grid.prefix and stop >= whole - self.grid.suffix:
-            shorter = np.array([min(stop, whole) - self._fewer[Count.TOKENS]], np.int64)
+            shorter = np.array([min(stop, whole) - self._fewer[AxisKind.TOKENS]], np.int64)
             node.inputs[2] = store(self.graph, shorter, f"{node.name}.bound")
             return axes
-        raise self._refuse(node, "it cuts among the patch tokens")
+        raise self._unsupported(node, "it slices among the patch tokens")
 
-    def _refuse(self, node: Node, why: str) -> StageError:
+    def _unsupported(self, node: Node, why: str) -> StageError:
         return StageError(
             f"reduce_tokens: {node.op} ({node.name}) depends on the number of tokens: {why}",
-            hint="pool before the part where that begins, or remove restructure.approximate.reduce_tokens",
+            hint="remove restructure.approximate.reduce_tokens, or pool after a later block",
         )
 
 
 def _axis_at(shape: Sequence[int], outer: int, size: int) -> int | None:
-    """Return the axis of this size that has ``outer`` elements before it."""
+    """Return the axis of ``size`` preceded by ``outer`` elements, or None."""
     return next((i for i in range(4) if shape[i] == size and prod(shape[:i]) == outer), None)
 
 
 def _parts(grid: Grid) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return (elements before it within the tokens, size) of rows and of columns."""
+    """Return (elements before it among the tokens, size) of rows and of columns."""
     return (1, grid.height), (grid.height, grid.width)

@@ -1,7 +1,7 @@
-"""Two branches of equal structure as one: f(x) + g(x) with their channels, or heads, one after the other.
+"""Merge two branches of equal structure, f(x) + g(x), with their channels or heads concatenated.
 
-First convolutions that read the same tensor have their rows stacked, what follows works on both halves at once, and
-the last convolution has its columns stacked: [V_f V_g] [f; g] = V_f f + V_g g, with the biases summed. Exact.
+The first convolutions, which read the same tensor, have their rows stacked; the nodes after them process both halves;
+the last convolutions have their columns stacked: [V_f V_g] [f; g] = V_f f + V_g g, with biases summed. Exact.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from math import prod
 
 import numpy as np
 
-from bpudeploy.approximate.read import BINARY, UNARY, emit, shape_constant, store
-from bpudeploy.restructure.graph import Graph, Node
-
-_POINTWISE_CONV = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0, 0, 0, 0]}
+from bpudeploy.approximate.graph_edit import BINARY, UNARY, emit, shape_constant, store
+from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 
 
 class CannotStack(Exception):
-    """The two are not of equal structure; the text says where."""
+    """The branches differ in structure; the message says where."""
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two tensors as one: ``name`` holds both along ``axis``; both are ``name`` itself where ``axis`` is None.
+class StackedPair:
+    """Two tensors concatenated as ``name`` along ``axis``; if ``axis`` is None, both are ``name`` itself.
 
-    The axis is ``outer`` times [left, right] in memory order (outer: images, where heads are counted with them).
+    The axis is ``outer`` times [left, right] in memory order; ``outer`` is the images if the axis also counts those.
     """
 
     name: str
@@ -35,14 +33,14 @@ class Pair:
 
 
 def stack(graph: Graph, left: str, right: str) -> str:
-    """Return a tensor equal to ``left`` + ``right``, made by one branch.
+    """Return a tensor equal to ``left`` + ``right``, computed by one branch.
 
     Raises:
-        CannotStack: their structures differ; the graph then computes what it did.
+        CannotStack: their structures differ; the graph's outputs are unchanged.
     """
     a, b = graph.nodes[left], graph.nodes[right]
     if not (_plain_conv(a) and _plain_conv(b)):
-        raise CannotStack(f"{left} and {right} do not both end in a plain 1x1 convolution")
+        raise CannotStack(f"{left} and {right} do not both end in a 1x1 convolution")
     x = _Stacker(graph).pair(a.inputs[0], b.inputs[0])
     (wa, ba), (wb, bb) = _parameters(graph, a), _parameters(graph, b)
     if x.axis == 1 and x.outer == 1:
@@ -58,22 +56,22 @@ def stack(graph: Graph, left: str, right: str) -> str:
 
 
 class _Stacker:
-    """Walks two branches backwards at once; each pair of tensors is made once."""
+    """Traverses two branches backwards; each pair of tensors is stacked once."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._done: dict[tuple[str, str], Pair] = {}
+        self._done: dict[tuple[str, str], StackedPair] = {}
 
-    def pair(self, left: str, right: str) -> Pair:
+    def pair(self, left: str, right: str) -> StackedPair:
         if (left, right) not in self._done:
-            self._done[left, right] = Pair(left, None) if left == right else self._make(left, right)
+            self._done[left, right] = StackedPair(left, None) if left == right else self._stack(left, right)
         return self._done[left, right]
 
-    def _make(self, left: str, right: str) -> Pair:
+    def _stack(self, left: str, right: str) -> StackedPair:
         a, b = self._graph.nodes.get(left), self._graph.nodes.get(right)
         if a is None or b is None or a.op != b.op or _attributes(a) != _attributes(b):
-            raise CannotStack(f"{left} and {right} are made in different ways")
-        makers: dict[str, Callable[[Node, Node], Pair]] = {
+            raise CannotStack(f"{left} and {right} are computed differently")
+        methods: dict[str, Callable[[Node, Node], StackedPair]] = {
             "Conv": self._conv,
             "Reshape": self._reshape,
             "Transpose": self._transpose,
@@ -81,18 +79,20 @@ class _Stacker:
             "Softmax": self._along,
             "Slice": self._along,
         }
-        maker = self._each if a.op in UNARY | BINARY else makers.get(a.op)
-        if maker is None:
-            raise CannotStack(f"{a.op} ({left}) is not stacked")
-        return maker(a, b)
+        method = self._elementwise if a.op in UNARY | BINARY else methods.get(a.op)
+        if method is None:
+            raise CannotStack(f"{a.op} ({left}) cannot be stacked")
+        return method(a, b)
 
-    def _emit(self, a: Node, b: Node, inputs: list[str], axis: int, outer: int = 1, **attributes: object) -> Pair:
+    def _emit(
+        self, a: Node, b: Node, inputs: list[str], axis: int, outer: int = 1, **attributes: object
+    ) -> StackedPair:
         shape = _joined(a.shape, b.shape, axis)
         name = emit(self._graph, a.op, f"{a.name}.stacked", inputs, shape, **(a.attributes | attributes))
         self._graph.nodes[name].keep_float = a.keep_float or b.keep_float
-        return Pair(name, axis, outer)
+        return StackedPair(name, axis, outer)
 
-    def _conv(self, a: Node, b: Node) -> Pair:
+    def _conv(self, a: Node, b: Node) -> StackedPair:
         x = self.pair(a.inputs[0], b.inputs[0])
         (wa, ba), (wb, bb) = _parameters(self._graph, a), _parameters(self._graph, b)
         groups = int(a.attributes.get("group", 1)), int(b.attributes.get("group", 1))
@@ -109,7 +109,7 @@ class _Stacker:
             inputs.append(store(self._graph, bias, f"{a.name}.stacked.bias"))
         return self._emit(a, b, inputs, 1, group=1 if x.axis is None else sum(groups))
 
-    def _reshape(self, a: Node, b: Node) -> Pair:
+    def _reshape(self, a: Node, b: Node) -> StackedPair:
         x = self._stacked(a, b)
         outer = prod(self._graph.shape(x.name)[: x.axis]) * x.outer
         for axis in range(4):
@@ -120,40 +120,40 @@ class _Stacker:
                 return self._emit(a, b, [x.name, shape_constant(self._graph, shape)], axis, times)
         raise CannotStack(f"{a.name} mixes its halves with axis {x.axis}")
 
-    def _transpose(self, a: Node, b: Node) -> Pair:
+    def _transpose(self, a: Node, b: Node) -> StackedPair:
         x = self._stacked(a, b)
         return self._emit(a, b, [x.name], list(a.attributes["perm"]).index(x.axis), x.outer)
 
-    def _matmul(self, a: Node, b: Node) -> Pair:
+    def _matmul(self, a: Node, b: Node) -> StackedPair:
         x, y = (self.pair(a.inputs[i], b.inputs[i]) for i in (0, 1))
         if x.axis is None or (x.axis, x.outer) != (y.axis, y.outer) or x.axis > 1:
             raise CannotStack(f"{a.name} multiplies across its halves")
         return self._emit(a, b, [x.name, y.name], x.axis, x.outer)
 
-    def _along(self, a: Node, b: Node) -> Pair:
-        """Softmax and Slice: along another axis than the halves'."""
+    def _along(self, a: Node, b: Node) -> StackedPair:
+        """Softmax and Slice, along another axis than that of the halves."""
         x, constants = self._stacked(a, b), self._graph.constants
         own = [constants[n] for n in a.inputs[1:]]
         axes = [int(own[2][0])] if a.op == "Slice" else range(int(a.attributes.get("axis", 1)), 4)
         if x.axis in axes or any((p != constants[n]).any() for p, n in zip(own, b.inputs[1:], strict=True)):
-            raise CannotStack(f"{a.name} works along the axis of its halves")
+            raise CannotStack(f"{a.name} operates on the axis of its halves")
         assert x.axis is not None
         return self._emit(a, b, [x.name, *a.inputs[1:]], x.axis, x.outer)
 
-    def _each(self, a: Node, b: Node) -> Pair:
-        """Elementwise operators: constants are joined as the tensors are."""
+    def _elementwise(self, a: Node, b: Node) -> StackedPair:
+        """Elementwise operators; constants are concatenated like the tensors."""
         constants, tensors = self._graph.constants, self._graph.nodes.keys() | self._graph.inputs.keys()
         pairs = {i: self.pair(m, n) for i, (m, n) in enumerate(zip(a.inputs, b.inputs, strict=True)) if m in tensors}
-        places = {(p.axis, p.outer) for p in pairs.values() if p.axis is not None}
-        if len(places) != 1:
-            raise CannotStack(f"{a.name} and {b.name} have their halves in different places")
-        ((axis, outer),) = places
+        locations = {(p.axis, p.outer) for p in pairs.values() if p.axis is not None}
+        if len(locations) != 1:
+            raise CannotStack(f"{a.name} and {b.name} have their halves on different axes")
+        ((axis, outer),) = locations
         assert axis is not None
         inputs = []
         for i, (m, n) in enumerate(zip(a.inputs, b.inputs, strict=True)):
             if i in pairs:
                 if pairs[i].axis is None and self._graph.shape(m)[axis] > 1:
-                    raise CannotStack(f"{a.name} mixes its halves with {m}, which both read")
+                    raise CannotStack(f"{a.name} mixes its halves with {m}, which both branches read")
                 inputs.append(pairs[i].name)
             elif not m or (np.array_equal(constants[m], constants[n]) and _length(constants[m].shape, axis) == 1):
                 inputs.append(m)
@@ -164,17 +164,16 @@ class _Stacker:
                 inputs.append(store(self._graph, np.concatenate(halves, axis=axis), f"{m}.stacked"))
         return self._emit(a, b, inputs, axis, outer)
 
-    def _stacked(self, a: Node, b: Node) -> Pair:
+    def _stacked(self, a: Node, b: Node) -> StackedPair:
         x = self.pair(a.inputs[0], b.inputs[0])
         if x.axis is None:
-            raise CannotStack(f"{a.name} and {b.name} read the same in different ways")
+            raise CannotStack(f"{a.name} and {b.name} process the same tensor differently")
         return x
 
 
 def _plain_conv(node: Node) -> bool:
-    given = node.attributes
-    plain = all(list(given.get(k, v)) == v for k, v in _POINTWISE_CONV.items()) if node.op == "Conv" else False
-    return plain and int(given.get("group", 1)) == 1
+    given = {k: list(v) if isinstance(v, tuple | list) else v for k, v in node.attributes.items()}
+    return node.op == "Conv" and all(given.get(k, v) == v for k, v in POINTWISE_CONV.items())
 
 
 def _attributes(node: Node) -> dict[str, object]:
@@ -199,7 +198,7 @@ def _or_zeros(bias: np.ndarray | None, weight: np.ndarray) -> np.ndarray:
 
 
 def _length(shape: tuple[int, ...], axis: int) -> int:
-    """Return the length of an axis of four, where leading axes may be missing."""
+    """Return the length of one of four axes; missing leading axes have length 1."""
     at = axis - (4 - len(shape))
     return shape[at] if at >= 0 else 1
 

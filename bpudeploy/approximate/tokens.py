@@ -1,11 +1,10 @@
-"""reduce_tokens: after one block the patch tokens are average-pooled on their grid; all that follows gets smaller.
+"""reduce_tokens: average-pool the patch tokens on their grid after one block, and shrink everything after it.
 
     [prefix | patches (H·W)]  ->  [prefix | AveragePool_f×f(patches as H×W)]
 
-Static, so one fixed graph; class and register tokens stay as they are. A pooled token is the mean of f² tokens, as a
-token merged by ToMe is of those it merges (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023), but where
-ToMe chooses by content, this always merges neighbours: a BPU runs one network for every image. A tensor's axis that
-counts tokens loses H·W·(1 - 1/f²) of them; a constant with an entry for each token cannot follow, and is refused.
+Class and register tokens are kept. As in ToMe (Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023), a pooled
+token is the mean of the tokens it merges, but always of f² neighbours, not chosen by content: a BPU runs one static
+network. An axis of tokens loses H·W·(1 - 1/f²) entries; constants with an entry per token are not supported.
 """
 
 from __future__ import annotations
@@ -15,30 +14,31 @@ from math import prod
 
 import numpy as np
 
-from bpudeploy.approximate.blocks import choose, find_blocks
-from bpudeploy.approximate.read import BINARY, UNARY, emit, reshape, store, tidy
+from bpudeploy.approximate.blocks import find_blocks, select_blocks
+from bpudeploy.approximate.graph_edit import BINARY, UNARY, emit, reshape, store, tidy
 from bpudeploy.approximate.shrink import Grid, shrink
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph
 
-_EACH = UNARY | BINARY
+_ELEMENTWISE = UNARY | BINARY
 
 
 def reduce_tokens(graph: Graph, after_block: int, factor: int, absent: Collection[int] = ()) -> str:
-    """Pool the patch tokens after that block; return what was done in words.
+    """Pool the patch tokens after that block; return a summary.
 
     Raises:
-        StageError: the grid cannot be told, ``factor`` does not divide it, or something depends on the tokens' number.
+        StageError: the grid cannot be determined, ``factor`` does not divide it, or a later node depends on the number
+            of tokens.
     """
     blocks = find_blocks(graph, absent)
-    (block,) = choose(blocks, [after_block], "reduce_tokens.after_block")
-    stream = block.made
-    grid = _grid(graph, next(iter(blocks.values())).given, graph.shape(stream))
+    (block,) = select_blocks(blocks, [after_block], "reduce_tokens.after_block")
+    stream = block.output
+    grid = _grid(graph, next(iter(blocks.values())).input, graph.shape(stream))
     if grid.height % factor or grid.width % factor:
         fits = [f for f in range(2, 17) if grid.height % f == 0 and grid.width % f == 0]
         raise StageError(
             f"reduce_tokens: {factor} does not divide the grid of {grid.height} x {grid.width} patches",
-            hint=f"factors that do: {', '.join(map(str, fits)) or 'none'}",
+            hint=f"valid factors: {', '.join(map(str, fits)) or 'none'}",
         )
     readers = [node for node in graph.nodes.values() if stream in node.inputs]
     if not readers or stream in graph.output_names:
@@ -52,21 +52,21 @@ def reduce_tokens(graph: Graph, after_block: int, factor: int, absent: Collectio
     tidy(graph)
     return (
         f"{grid.height} x {grid.width} patch tokens become {smaller.height} x {smaller.width} after block "
-        f"{after_block}; {grid.prefix + grid.suffix} others stay"
+        f"{after_block}; {grid.prefix + grid.suffix} other tokens kept"
     )
 
 
 def _grid(graph: Graph, stream: str, shape: tuple[int, ...]) -> Grid:
-    """Find the patches' grid: the convolution whose H x W pixels become the tokens, and what is joined to them.
+    """Return the patch grid: the H x W pixels of the patch convolution, and the tokens concatenated with them.
 
-    Only steps that keep the pixels' order may stand between that and ``stream``, the tokens before the first
-    block: reshapes, elementwise operators, joins on axis 3. ``shape`` is the stream's where it is pooled.
+    Between the convolution and ``stream``, the tokens before the first block, only nodes that keep the order of
+    pixels are supported: reshapes, elementwise operators, Concat on axis 3. ``shape`` is that of the pooled stream.
     """
     tokens, image = prod(shape[2:]), shape[2] > 1
     if shape != graph.shape(stream):
         raise StageError(
             f"reduce_tokens: the stream is {list(graph.shape(stream))} before the first block, {list(shape)} here",
-            hint="it is for plain vision transformers, whose blocks all have the same tokens",
+            hint="it supports only plain vision transformers, whose blocks all have the same tokens",
         )
     name, prefix, suffix = stream, 0, 0
     while (node := graph.nodes.get(name)) is not None and not (image and node.shape != shape):
@@ -84,14 +84,14 @@ def _grid(graph: Graph, stream: str, shape: tuple[int, ...]) -> Grid:
             prefix += sum(graph.shape(n)[3] for n in node.inputs[:at])
             suffix = sum(graph.shape(n)[3] for n in node.inputs[at + 1 :]) + suffix
             name = largest
-        elif node.op in _EACH | {"Reshape"} or (node.op == "Conv" and int(node.attributes.get("group", 1)) == 1):
+        elif node.op in _ELEMENTWISE | {"Reshape"} or (node.op == "Conv" and int(node.attributes.get("group", 1)) == 1):
             ends = [n for n in node.inputs if n not in graph.constants and prod(graph.shape(n)[2:]) == height * width]
             name = ends[0] if ends else ""
         else:
             break
     raise StageError(
-        f"reduce_tokens: no patch convolution makes the {tokens} tokens (stopped at {name or 'a constant'})",
-        hint="it is for plain vision transformers, whose patches keep their order",
+        f"reduce_tokens: no patch convolution computes the {tokens} tokens (stopped at {name or 'a constant'})",
+        hint="it supports only plain vision transformers, whose patches keep their order",
     )
 
 

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.conformance.graph import NodeView, Tensor, read_graph
 from bpudeploy.conformance.report import Cost
+from bpudeploy.spec.operators import MOVES
 
 if TYPE_CHECKING:
     import onnx
 
-_LAYOUT = """
-Reshape Transpose Flatten Squeeze Unsqueeze Identity Slice Split Concat Gather GatherND Expand Tile Pad DepthToSpace
-SpaceToDepth Cast Shape ScatterND Constant Dropout
-"""
-_MOVES = frozenset(_LAYOUT.split())
+_NO_ARITHMETIC = MOVES | {"Cast", "Shape", "Constant"}
 _PASSES = {
     "Softmax": 5,
     "LogSoftmax": 5,
@@ -37,7 +34,7 @@ def cost_of(node: NodeView) -> Cost:
         element_ops=0 if macs else _element_ops(node),
         bytes_read=sum(map(_size, node.features)),
         bytes_written=sum(map(_size, node.outputs)),
-        weight_bytes=sum(map(_size, node.constants)) if macs or node.op not in _MOVES else 0,
+        weight_bytes=sum(map(_size, node.constants)) if macs or node.op not in _NO_ARITHMETIC else 0,
     )
 
 
@@ -69,7 +66,7 @@ def _macs(node: NodeView) -> int:
 
 
 def _element_ops(node: NodeView) -> int:
-    if node.op in _MOVES:
+    if node.op in _NO_ARITHMETIC:
         return 0
     read, written = sum(map(_size, node.features)), sum(map(_size, node.outputs))
     if node.op in ("MaxPool", "AveragePool"):

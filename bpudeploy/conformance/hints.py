@@ -5,6 +5,7 @@ from __future__ import annotations
 from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.report import Fix, Form, Hint
 from bpudeploy.conformance.table import Default, OnBoard, OpFact, OpTable
+from bpudeploy.spec.operators import LAYOUT_CHANGES
 
 _TAKEN_IN = """
 LayerNormalization GroupNormalization InstanceNormalization BatchNormalization Gemm Einsum Gelu HardSwish Mish Where Neg
@@ -13,7 +14,6 @@ Transpose MatMul Add Sub Mul Concat Slice Softmax Sqrt Erf
 """
 _REWRITTEN = frozenset(_TAKEN_IN.split())
 """What the rewrite to 4-D takes in; whether the result lands on the BPU, `inspect` of the restructured graph says."""
-_LAYOUT = frozenset(("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"))
 
 
 def hint_for(node: NodeView, fact: OpFact | None, broken: bool, table: OpTable, form: Form) -> Hint | None:
@@ -44,7 +44,7 @@ def _can_be_asked(fact: OpFact) -> bool:
 def _none_known(node: NodeView, fact: OpFact | None, table: OpTable) -> Hint:
     if node.op == "MatMul" and not node.constants:
         return Hint(fix=Fix.NONE, text="of attention heads: no rewrite makes them fit this BPU")
-    if node.op in _LAYOUT:
+    if node.op in LAYOUT_CHANGES:
         return Hint(fix=Fix.NONE, text="layout changes: no rewrite; the tool folds some away")
     if node.op == "Softmax":
         return Hint(fix=Fix.NONE, text="inside a network this BPU has none")

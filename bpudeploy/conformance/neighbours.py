@@ -8,9 +8,10 @@ from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.limits.base import volume
 from bpudeploy.conformance.report import Device
 from bpudeploy.conformance.signature import ONLY_ONES, signature
+from bpudeploy.spec.operators import VIEWS
 
-_VIEWS = frozenset(["Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Dropout"])
-"""Operators that change no value: where they run follows from their neighbours."""
+_VIEWS = VIEWS | {"Split"}
+"""Where they run follows from their neighbours."""
 _ASKED_FOR = frozenset(["Mul", "Add", "AveragePool", "Concat", "Relu"])
 """Operators that bernoulli2 computes in integers only where somebody reads integers."""
 _PRODUCTS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])

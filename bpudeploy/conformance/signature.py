@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bpudeploy.conformance.graph import NodeView, Tensor
+from bpudeploy.spec.operators import RESHAPES
 
 _ELEMENTWISE = frozenset(
     [
@@ -249,7 +250,7 @@ def _blocks(node: NodeView) -> str | None:
 _REDUCTIONS = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp"
 _MORE: dict[str, Callable[[NodeView], str | None]] = {
     **dict.fromkeys(_REDUCTIONS.split(), _reduce),
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _to_rank),
+    **dict.fromkeys(RESHAPES, _to_rank),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
     **dict.fromkeys(("ArgMax", "ArgMin"), _axis(0)),
     **dict.fromkeys(("TopK", "LpNormalization"), _axis(-1)),

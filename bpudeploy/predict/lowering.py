@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.report import Device, NodePlacement
+from bpudeploy.spec.operators import RESHAPES
 from bpudeploy.spec.target import March
-
-_VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def runs_on_bpu(node: NodeView, placed: NodePlacement, march: March) -> bool:
@@ -25,7 +24,7 @@ def runs_on_bpu(node: NodeView, placed: NodePlacement, march: March) -> bool:
         return True
     if placed.can_be_asked:
         return True
-    if node.op in _VIEWS and node.gives_output:
+    if node.op in RESHAPES and node.gives_output:
         return True
     if march is March.BERNOULLI2:
         return False

@@ -14,16 +14,14 @@ from bpudeploy.conformance.segments import segments
 from bpudeploy.predict.lowering import runs_on_bpu
 from bpudeploy.predict.march import Array, Term
 from bpudeploy.spec.frozen import Frozen
+from bpudeploy.spec.operators import MOVES, NO_OPS, RESHAPES
 from bpudeploy.spec.target import March
 
 if TYPE_CHECKING:
     import onnx
 
-_VIEWS = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast", "Dropout"))
-_MOVED = """
-Transpose Slice Split Concat Gather GatherND Expand Tile Pad DepthToSpace SpaceToDepth Resize Upsample ScatterND
-"""
-_MOVES = frozenset(_MOVED.split())
+_IN_PLACE = RESHAPES | NO_OPS | {"Cast"}
+_COPIES = MOVES - _IN_PLACE | {"Resize", "Upsample"}
 _FREE = frozenset(("BatchNormalization", "Relu", "Clip"))
 """Folded into the convolution or sum before it."""
 _NUMBER_BY_NUMBER = """
@@ -119,7 +117,7 @@ def _feeding(nodes: Sequence[NodeView]) -> set[str]:
     """Return the tensors that go into products, themselves or through views and moves."""
     fed: set[str] = set()
     for node in reversed(nodes):
-        through = node.op in _VIEWS | _MOVES and any(t.name in fed for t in node.outputs)
+        through = node.op in _IN_PLACE | _COPIES and any(t.name in fed for t in node.outputs)
         if _product(node) or through:
             fed |= {t.name for t in node.features}
     return fed
@@ -157,9 +155,9 @@ class _Reader:
         if product is not None:
             macs = _matmul(node, self.array) if node.op in ("MatMul", "Gemm") else _conv(node, self.array)
             return {Term.COMPUTE: macs, Term.WEIGHTS: _weights(node), Term.INSTRUCTIONS: 1}
-        if node.op in _VIEWS:
+        if node.op in _IN_PLACE:
             return {Term.INSTRUCTIONS: 1}
-        if node.op in _MOVES:
+        if node.op in _COPIES:
             return {Term.LAYOUT: _moved(node), Term.INSTRUCTIONS: 1}
         if node.op in _OF_ONE and self._folded(node):
             return {}

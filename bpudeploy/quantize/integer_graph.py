@@ -25,7 +25,7 @@ from bpudeploy.quantize.integer_kernels import (
 )
 from bpudeploy.quantize.patches import Window
 from bpudeploy.quantize.record import QuantizeRecord
-from bpudeploy.quantize.taps import VIEWS
+from bpudeploy.spec.operators import VIEWS
 from bpudeploy.spec.precision import Precision, Rounding
 
 if TYPE_CHECKING:

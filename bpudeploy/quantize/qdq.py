@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bpudeploy.quantize.record import Tap
-from bpudeploy.quantize.taps import VIEWS, Place
+from bpudeploy.quantize.taps import Place
 from bpudeploy.quantize.weights import Rounded
+from bpudeploy.spec.operators import VIEWS
 from bpudeploy.spec.precision import Precision
 
 if TYPE_CHECKING:

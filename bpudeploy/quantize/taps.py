@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from bpudeploy.spec.operators import VIEWS
 from bpudeploy.spec.precision import Precision, PrecisionRules
 
 if TYPE_CHECKING:
     import onnx
 
 PRODUCTS = frozenset({"Conv", "MatMul"})
-VIEWS = frozenset({"Reshape", "Transpose", "Slice", "Identity"})
-"""Operators that move values and change none: rounding before and after them is the same."""
 _FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})
 """What an accelerator computes on the way out of a Conv or an Add: the sum between them is never stored."""
 WIDE = ".wide"

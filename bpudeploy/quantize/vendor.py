@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError, UsageError
 from bpudeploy.quantize.record import QuantizeRecord
-from bpudeploy.quantize.taps import PRODUCTS, ROUNDING, VIEWS, Reading, is_passed_on
+from bpudeploy.quantize.taps import PRODUCTS, ROUNDING, Reading, is_passed_on
 from bpudeploy.spec.frozen import Frozen
+from bpudeploy.spec.operators import VIEWS
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
 

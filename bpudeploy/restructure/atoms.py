@@ -1,8 +1,7 @@
-"""Index arithmetic without data: an axis is a product of atoms, and reshapes only regroup atoms.
+"""Symbolic shapes: an axis is a product of atoms (indivisible indices), and reshapes only regroup atoms.
 
-Every tensor of the original network, of any rank, is kept as a list of logical axes over the atoms of a
-physical 4-D tensor. Reshape, Transpose, Squeeze and Unsqueeze then cost nothing until an operator needs
-another physical layout.
+Each tensor of the original network, of any rank, is a list of logical axes over the atoms of a physical 4-D
+tensor. Reshape, Transpose, Squeeze and Unsqueeze then cost nothing until an operator needs another physical layout.
 """
 
 from __future__ import annotations
@@ -15,52 +14,59 @@ from itertools import pairwise
 
 @dataclass(frozen=True, eq=False)
 class Atom:
-    """An index that runs over ``size`` values (at least 2); atoms are told apart by identity."""
+    """An index over ``size`` values (at least 2), compared by identity."""
 
     size: int
 
 
 Atoms = tuple[Atom, ...]
-"""A product of indices in row-major order: the first is the outermost. Empty: an axis of size 1."""
+"""A product of indices in row-major order, outermost first; empty for an axis of size 1."""
 Dims = tuple[Atoms, Atoms, Atoms, Atoms]
 """The four axes of a physical tensor."""
 
 
 def size(atoms: Iterable[Atom]) -> int:
-    """Return the number of values that ``atoms`` run over together."""
+    """Return the product of the sizes of ``atoms``."""
     return math.prod(atom.size for atom in atoms)
 
 
 def sizes(groups: Iterable[Atoms]) -> list[int]:
-    """Return the size of each group: the shape of a tensor whose axes are ``groups``."""
+    """Return the shape of a tensor whose axes are ``groups``."""
     return [size(group) for group in groups]
 
 
 def flat(groups: Iterable[Atoms]) -> Atoms:
-    """Return all atoms in order."""
+    """Return the atoms of all groups in order."""
     return tuple(atom for group in groups for atom in group)
 
 
 def new_axis(n: int) -> Atoms:
-    """Return an axis of ``n`` values that no other axis shares."""
+    """Return a new axis of ``n`` values."""
     return (Atom(n),) if n > 1 else ()
 
 
-def dims(a: Iterable[Atom] = (), b: Iterable[Atom] = (), c: Iterable[Atom] = (), d: Iterable[Atom] = ()) -> Dims:
-    """Return four groups."""
-    return tuple(a), tuple(b), tuple(c), tuple(d)
+def with_axis(axes: Iterable[Atoms], index: int, atoms: Atoms) -> tuple[Atoms, ...]:
+    """Return ``axes`` with the one at ``index`` replaced by ``atoms``."""
+    return tuple(atoms if i == index else axis for i, axis in enumerate(axes))
+
+
+def with_dim(dims: Dims, index: int, atoms: Atoms) -> Dims:
+    """Return ``dims`` with the one at ``index`` replaced by ``atoms``."""
+    a, b, c, d = with_axis(dims, index, atoms)
+    return a, b, c, d
 
 
 def substitute(atoms: Iterable[Atom], parts: Mapping[Atom, Atoms]) -> Atoms:
-    """Return ``atoms`` with each one that has ``parts`` replaced by them."""
+    """Return ``atoms`` with each key of ``parts`` replaced by its value."""
     return tuple(part for atom in atoms for part in parts.get(atom, (atom,)))
 
 
 def regroup(atoms: Atoms, shape: Sequence[int]) -> tuple[tuple[Atoms, ...], dict[Atom, Atoms]] | None:
-    """Cut ``atoms``, in row-major order, into axes of ``shape``, splitting atoms where a cut falls inside.
+    """Split ``atoms``, in row-major order, into axes of ``shape``.
 
     Returns:
-        The axes and the splits, or None when no split of whole factors does it (such as (4, 3) to (3, 4)).
+        The axes, and the parts of each atom that had to be split; None if the shapes share no factors
+        (such as (4, 3) and (3, 4)).
     """
     left, splits, axes = list(atoms), dict[Atom, Atoms](), list[Atoms]()
     for n in shape:
@@ -86,10 +92,7 @@ def regroup(atoms: Atoms, shape: Sequence[int]) -> tuple[tuple[Atoms, ...], dict
 
 
 def refinement(factorings: Sequence[Atoms]) -> list[int] | None:
-    """Return the coarsest list of factors into which every one of ``factorings`` (of equal size) can be split.
-
-    None when there is none, such as for (3, 4) and (4, 3).
-    """
+    """Return the coarsest list of factors into which all ``factorings`` (of equal size) can be split, or None."""
     total = size(factorings[0])
     cuts = {1, total}
     for atoms in factorings:
@@ -105,7 +108,7 @@ def refinement(factorings: Sequence[Atoms]) -> list[int] | None:
 
 
 def matched(atoms: Atoms, common: Atoms) -> dict[Atom, Atoms]:
-    """Return how ``atoms`` are split or renamed to give ``common``, a refinement of them."""
+    """Return the parts of each of ``atoms`` in ``common``, a refinement of them."""
     parts, left = {}, list(common)
     for atom in atoms:
         taken: list[Atom] = []

@@ -1,4 +1,4 @@
-"""A torch module as a Network: its structure through ONNX, its weights where they are, never copied."""
+"""Convert a torch module to a Network: structure by ONNX export, weights shared with the module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
-from bpudeploy.restructure.imported import Network, read_network
+from bpudeploy.restructure.network import Network, read_network
 from bpudeploy.restructure.traceable import traceable
 
 if TYPE_CHECKING:
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     import torch
 
 OPSET = 17
-"""The first with LayerNormalization as one operator."""
+"""The first opset with LayerNormalization."""
 
 
 def export(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> onnx.ModelProto:
-    """Return the structure of ``model``, in evaluation mode, for float32 input of ``shape`` (N, 3, H, W).
+    """Return the graph of ``model`` (in evaluation mode) for a float32 input of ``shape`` (N, 3, H, W).
 
-    The weights are inputs of the graph, by the names of the state dict: they are not in it.
+    The weights are graph inputs named as in the state dict; their values are not included.
 
     Raises:
-        StageError: torch cannot trace the model; its own words are in the message.
+        StageError: torch cannot trace the model; the message quotes torch's error.
     """
     import onnx
     import torch
@@ -46,17 +46,16 @@ def export(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> onnx.Mod
                 keep_initializers_as_inputs=True,
             )
     except Exception as error:  # whatever a model's forward or torch's exporter raises
-        said = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise StageError(
-            f"torch cannot export the model: {type(error).__name__}: {said}",
-            hint="a network whose course depends on the image has no fixed graph; else report the model's name",
+            f"torch cannot export the model: {type(error).__name__}: {reason}",
+            hint="control flow that depends on the image has no fixed graph; otherwise report the model's name",
         ) from error
-    exported: onnx.ModelProto = onnx.load_from_string(file.getvalue())
-    return exported
+    return onnx.load_from_string(file.getvalue())
 
 
 def export_whole(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> onnx.ModelProto:
-    """Return ``model`` as ``export`` does, with its weights inside."""
+    """Return the graph of ``model`` with its weights included."""
     from onnx import numpy_helper
 
     exported = export(model, shape)
@@ -66,6 +65,6 @@ def export_whole(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> on
 
 
 def network_of_module(model: torch.nn.Module, shape: tuple[int, int, int, int]) -> Network:
-    """Return ``model`` as a Network that shares its weights' memory."""
+    """Return ``model`` as a Network that shares the memory of its weights."""
     weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     return read_network(export(model, shape), weights)

@@ -1,8 +1,8 @@
-"""The 4-D network while it is being made: nodes by the name of their one output, and constants."""
+"""A mutable 4-D network: nodes named after their only output, and constants."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,43 +12,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOVE = "Move"
-"""A change of layout; it becomes Reshapes and Transposes when the graph is written."""
-
+"""A change of layout; written as Reshapes and Transposes."""
 UNARY = frozenset(
-    [
-        "Relu",
-        "Sigmoid",
-        "Tanh",
-        "Erf",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Reciprocal",
-        "Abs",
-        "Elu",
-        "Selu",
-        "LeakyRelu",
-        "HardSigmoid",
-        "Softplus",
-        "Softsign",
-        "Sin",
-        "Cos",
-        "Floor",
-        "Ceil",
-        "Sign",
-        "ThresholdedRelu",
-        "Round",
-    ]
+    {"Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign"}
+    | {"Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Sin", "Cos", "Floor", "Ceil", "Sign", "Round"}
 )
-"""Operators of one input that act on each element alone."""
+"""Elementwise operators of one input."""
+POINTWISE_CONV = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}
 
 
 @dataclass
 class Node:
-    """One operator. Its output has its name; ``shape`` is that output's, always of four numbers.
+    """One operator; its only output has the same name and the 4-D ``shape``.
 
-    A Move has ``source`` and ``target``, over atoms of its own. ``keep_float`` marks what stands inside a
-    norm, where INT8 has too little range for a square.
+    A Move has ``source`` and ``target`` layouts over its own atoms. ``keep_float`` marks the nodes inside a norm,
+    where INT8 has too little range for squares.
     """
 
     op: str
@@ -60,10 +38,19 @@ class Node:
     target: Dims | None = None
     keep_float: bool = False
 
+    @property
+    def layouts(self) -> tuple[Dims, Dims]:
+        """``source`` and ``target`` of a Move."""
+        assert self.source is not None and self.target is not None
+        return self.source, self.target
+
 
 @dataclass(frozen=True)
-class Output:
-    """How an output of the original is read from ours, which is ``physical``: as ``fine``, transposed, as ``shape``."""
+class TensorView:
+    """How a tensor of the original is read from the 4-D tensor ``name`` of shape ``physical``.
+
+    Reshape to ``fine``, transpose by ``perm``, reshape to ``shape``.
+    """
 
     name: str
     physical: tuple[int, ...]
@@ -71,49 +58,45 @@ class Output:
     perm: tuple[int, ...]
     shape: tuple[int, ...]
 
-    @property
-    def back(self) -> tuple[int, ...]:
-        """The permutation that undoes ``perm``."""
-        return tuple(sorted(range(len(self.perm)), key=self.perm.__getitem__))
-
     def read(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return our 4-D tensor as the original would give it."""
+        """Return the 4-D ``array`` in the original's shape."""
         return array.reshape(self.fine).transpose(self.perm).reshape(self.shape)
 
 
 @dataclass(frozen=True)
-class Twin:
-    """A tensor of ours that must equal ``original`` of the imported network, read by ``output``.
+class Counterpart:
+    """A tensor of the 4-D network, read by ``view``, that must equal ``original`` of the imported network.
 
-    ``cuts`` are the parts (axis, start, stop) that are left of it, one after the other.
+    ``cuts`` are the slices (axis, start, stop) taken of it, in order.
     """
 
     original: str
     layer: str
-    output: Output
+    view: TensorView
     cuts: tuple[tuple[int, int, int], ...] = ()
 
-    def placed(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the original's tensor laid out and cut as ours is."""
-        full = array.reshape([self.output.fine[p] for p in self.output.perm]).transpose(self.output.back)
-        laid = full.reshape(self.output.physical)
+    def expected(self, original: NDArray[Any]) -> NDArray[Any]:
+        """Return the ``original`` tensor in the 4-D layout, sliced by ``cuts``."""
+        view = self.view
+        inverse = sorted(range(len(view.perm)), key=view.perm.__getitem__)
+        array = original.reshape([view.fine[p] for p in view.perm]).transpose(inverse).reshape(view.physical)
         for axis, start, stop in self.cuts:
-            laid = laid.take(range(start, stop), axis=axis)
-        return laid
+            array = array.take(range(start, stop), axis=axis)
+        return array
 
 
 class Graph:
-    """Nodes in an order in which each comes after what it reads; constants by name, any dtype."""
+    """Nodes in topological order, and constants of any dtype, by name."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.constants: dict[str, NDArray[Any]] = {}
         self.inputs: dict[str, tuple[int, ...]] = {}
-        self.outputs: list[Output] = []
-        self.twins: list[Twin] = []
+        self.outputs: list[TensorView] = []
+        self.counterparts: list[Counterpart] = []
         self.centred: set[str] = set()
-        """Tensors from which a rule took their mean over axis 1."""
-        self._given: set[str] = set()
+        """Tensors from which the rule ``centre`` removed the mean over axis 1."""
+        self._names: set[str] = set()
 
     def add(self, node: Node) -> str:
         """Append a node and return its name."""
@@ -121,22 +104,22 @@ class Graph:
         return node.name
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor or a constant."""
+        """Return the shape of a tensor or constant."""
         if name in self.nodes:
             return self.nodes[name].shape
         return self.inputs.get(name) or tuple(self.constants[name].shape)
 
-    def fresh(self, base: str) -> str:
-        """Return ``base``, with a number behind it where that name was given before."""
+    def unique_name(self, base: str) -> str:
+        """Return ``base``, with a number appended if the name is or was in use."""
         name, n = base, 1
-        while name in self._given or name in self.nodes or name in self.constants or name in self.inputs:
+        while name in self._names or name in self.nodes or name in self.constants or name in self.inputs:
             n += 1
             name = f"{base}.{n}"
-        self._given.add(name)
+        self._names.add(name)
         return name
 
     def readers(self) -> dict[str, list[Node]]:
-        """Return tensor to the nodes that read it, once for each place where they do."""
+        """Return tensor to the nodes that read it; a node appears once per input that reads it."""
         found: dict[str, list[Node]] = {}
         for node in self.nodes.values():
             for name in node.inputs:
@@ -145,42 +128,44 @@ class Graph:
 
     @property
     def output_names(self) -> set[str]:
-        """The tensors that the network gives."""
+        """The names of the network's outputs."""
         return {output.name for output in self.outputs}
 
-    def rename_reads(self, old: str, new: str) -> None:
-        """Make everybody who reads ``old`` read ``new``."""
+    def replace_uses(self, old: str, new: str) -> None:
+        """Replace ``old`` by ``new`` in the inputs of all nodes."""
         for node in self.nodes.values():
             node.inputs = [new if name == old else name for name in node.inputs]
 
-    def cut_twin(self, name: str, axis: int, start: int, stop: int) -> None:
-        """Say that only [``start``, ``stop``) of an axis is left of ``name``."""
-        self.twins = [
-            replace(t, cuts=(*t.cuts, (axis, start, stop))) if t.output.name == name else t for t in self.twins
+    def cut_counterpart(self, name: str, axis: int, start: int, stop: int) -> None:
+        """Record that ``name`` is sliced to [``start``, ``stop``) on an axis."""
+        self.counterparts = [
+            replace(t, cuts=(*t.cuts, (axis, start, stop))) if t.view.name == name else t for t in self.counterparts
         ]
 
-    def rename_twin(self, old: str, new: str) -> None:
-        """Say that the original's tensor that ``old`` was equal to is now equal to ``new``."""
-        self.twins = [replace(t, output=replace(t.output, name=new)) if t.output.name == old else t for t in self.twins]
+    def rename_counterpart(self, old: str, new: str) -> None:
+        """Record that the counterpart of ``old`` is now ``new``."""
+        self.counterparts = [
+            replace(t, view=replace(t.view, name=new)) if t.view.name == old else t for t in self.counterparts
+        ]
+
+    def drop_counterparts(self, names: Collection[str]) -> None:
+        """Record that the tensors ``names`` no longer equal one of the original."""
+        self.counterparts = [c for c in self.counterparts if c.view.name not in names]
 
     def insert_before(self, name: str, nodes: Sequence[Node]) -> None:
-        """Put ``nodes`` before the node ``name``."""
-        self._insert(name, nodes, 0)
+        """Insert ``nodes`` before the node ``name``."""
+        self._insert([*self.nodes].index(name), nodes)
 
     def insert_after(self, name: str, nodes: Sequence[Node]) -> None:
-        """Put ``nodes`` after the node ``name``, or first of all where it is an input."""
-        if name in self.nodes:
-            self._insert(name, nodes, 1)
-        else:
-            self.nodes = {**{n.name: n for n in nodes}, **self.nodes}
+        """Insert ``nodes`` after the node ``name``, or at the beginning if it is an input."""
+        self._insert([*self.nodes].index(name) + 1 if name in self.nodes else 0, nodes)
 
-    def _insert(self, name: str, nodes: Sequence[Node], offset: int) -> None:
+    def _insert(self, index: int, nodes: Sequence[Node]) -> None:
         ordered = [*self.nodes.values()]
-        at = [*self.nodes].index(name) + offset
-        self.nodes = {n.name: n for n in (*ordered[:at], *nodes, *ordered[at:])}
+        self.nodes = {n.name: n for n in (*ordered[:index], *nodes, *ordered[index:])}
 
     def chain(self, name: str, readers: Mapping[str, Sequence[Node]]) -> Iterator[Node]:
-        """Yield the nodes that follow ``name`` as long as each tensor has exactly one reader and is no output."""
+        """Yield the nodes that follow ``name`` while each tensor has exactly one reader and is not an output."""
         outputs = self.output_names
         while len(readers.get(name, ())) == 1 and name not in outputs:
             (node,) = readers[name]

@@ -1,4 +1,4 @@
-"""From one physical layout to another by Reshape and Transpose, with never more than four axes."""
+"""Convert between physical layouts by Reshapes and Transposes of at most four axes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Step:
 
 
 def transposes(source: Dims, target: Dims) -> bool:
-    """Whether values change their order in memory; if not, a Reshape at most is needed."""
+    """Return whether the order in memory changes; if not, at most a Reshape is needed."""
     return flat(source) != flat(target)
 
 
 def steps(source: Dims, target: Dims) -> list[Step]:
-    """Return the operators that bring ``source`` into ``target``, two layouts of the same atoms."""
+    """Return the operators that convert ``source`` to ``target``, two layouts of the same atoms."""
     shape, goal = tuple(sizes(source)), tuple(sizes(target))
     found: list[Step] = []
     order = flat(source)
@@ -46,7 +46,7 @@ def steps(source: Dims, target: Dims) -> list[Step]:
 def _transpose(
     found: list[Step], shape: tuple[int, ...], order: Atoms, after: Atoms, goal: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Append one Transpose of ``order`` to ``after`` to ``found``, with a Reshape before it if it needs one."""
+    """Append a Transpose from ``order`` to ``after``, and a Reshape before it if required; return the new shape."""
     blocks = _blocks(order, after)
     lengths = [size(block) for block in blocks]
     starts = [block[0] for block in blocks]
@@ -72,7 +72,7 @@ def _transpose(
 
 
 def _orders(order: Atoms, goal: Atoms) -> list[Atoms]:
-    """Return the orders to pass through, ``goal`` last, each one Transpose of at most four axes away."""
+    """Return the intermediate orders, ``goal`` last, each one 4-D Transpose from the one before."""
     if order == goal:
         return []
     if len(_blocks(order, goal)) <= _RANK:
@@ -80,22 +80,22 @@ def _orders(order: Atoms, goal: Atoms) -> list[Atoms]:
     blocks = _blocks(order, goal)
     start = tuple(range(len(blocks)))
     end = tuple(sorted(start, key=lambda i: goal.index(blocks[i][0])))
-    came: dict[tuple[int, ...], tuple[int, ...]] = {start: start}
+    previous: dict[tuple[int, ...], tuple[int, ...]] = {start: start}
     queue = deque([start])
-    while end not in came:
+    while end not in previous:
         here = queue.popleft()
         for there in _swaps(here):
-            if there not in came:
-                came[there] = here
+            if there not in previous:
+                previous[there] = here
                 queue.append(there)
     path = [end]
-    while came[path[-1]] != path[-1]:
-        path.append(came[path[-1]])
+    while previous[path[-1]] != path[-1]:
+        path.append(previous[path[-1]])
     return [tuple(atom for i in stop for atom in blocks[i]) for stop in reversed(path[:-1])]
 
 
 def _swaps(here: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return what one Transpose makes of ``here``: cut it into four runs and put these in any order."""
+    """Return every order that one 4-D Transpose of ``here`` gives."""
     found = []
     for cuts in combinations(range(1, len(here)), _RANK - 1):
         runs = [here[a:b] for a, b in zip((0, *cuts), (*cuts, len(here)), strict=True)]
@@ -104,7 +104,7 @@ def _swaps(here: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def _blocks(order: Atoms, goal: Atoms) -> list[Atoms]:
-    """Cut ``order`` into the longest runs that stay together in ``goal``."""
+    """Split ``order`` into the longest runs that are contiguous in ``goal``."""
     at = {atom: i for i, atom in enumerate(goal)}
     blocks: list[list[Atom]] = []
     for atom in order:
@@ -116,10 +116,10 @@ def _blocks(order: Atoms, goal: Atoms) -> list[Atoms]:
 
 
 def move_array(array: NDArray[np.generic], source: Sequence[Atoms], target: Sequence[Atoms]) -> NDArray[np.generic]:
-    """Do to a constant what a move does to a tensor.
+    """Apply a layout change to a constant.
 
-    ``array`` has one axis for each group of ``source``, of the group's size or 1 where it is the same for
-    all of it; so has the result for ``target``.
+    ``array`` has one axis per group of ``source``, of the group's size or 1 to broadcast; likewise the result
+    for ``target``.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""The proof: the rewritten graph under onnxruntime against the original, on every image and on noise."""
+"""Verify that the rewritten graph equals the original on every evaluation image and one random input."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
 from bpudeploy.host import batches, open_session
-from bpudeploy.restructure.locate import first_difference
+from bpudeploy.restructure.first_difference import first_difference
 from bpudeploy.restructure.record import Proof
-from bpudeploy.restructure.rewrite import Reading
+from bpudeploy.restructure.rewrite import TensorMap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,90 +25,101 @@ _SEED = 20_261_124
 
 @dataclass(frozen=True)
 class Reference:
-    """What the original says.
+    """The original's outputs.
 
-    ``answers`` has one array (images, ...) for each output; ``feeds(i)`` is the normalised input of image i,
-    float32 (1, 3, H, W). ``noise`` are the outputs for ``random_input``. ``original`` gives the network as
-    ONNX with its weights, in which a failed proof looks for the first layer that differs.
+    ``outputs`` has one array (images, ...) per output; ``input_of(i)`` is the normalised input of image i, float32
+    (1, 3, H, W). ``random_outputs`` are the outputs for ``random_input``. ``original`` returns the ONNX model with
+    weights, in which a failed proof searches the first layer that differs.
     """
 
-    answers: Sequence[F32]
-    feeds: Callable[[int], F32]
-    noise: Sequence[F32]
+    outputs: Sequence[F32]
+    input_of: Callable[[int], F32]
+    random_outputs: Sequence[F32]
     original: Callable[[], onnx.ModelProto]
 
 
 def prove(
     graph: Path,
-    reading: Reading,
+    tensor_map: TensorMap,
     reference: Reference,
     *,
     tolerance: float,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Proof, list[F32]]:
-    """Run the rewritten ``graph`` (.onnx) on every image and return the proof with its own answers.
+    """Run the rewritten ``graph`` (.onnx) on every image; return the proof and the outputs.
 
     Raises:
-        StageError: an output differs by more than ``tolerance`` times the range of the original's, or a top-1
-            differs; the message names the first layer that differs.
+        StageError: an output differs by more than ``tolerance`` times its range, or a top-1 differs; the message
+            names the first layer that differs.
     """
     import numpy as np
+    import onnx
 
-    run, shape = _runner(graph, reading)
+    run, shape = _runner(graph, tensor_map)
     batch = shape[0]
-    answers: list[F32] = [np.empty_like(a) for a in reference.answers]
-    count = len(answers[0])
+    outputs: list[F32] = [np.empty_like(a) for a in reference.outputs]
+    count = len(outputs[0])
     for chosen, kept in batches(count, batch):
-        made = run(np.concatenate([reference.feeds(i) for i in chosen]))
-        for answer, output in zip(answers, made, strict=True):
-            answer[chosen[:kept]] = output.reshape(batch, *answer.shape[1:])[:kept]
+        results = run(np.concatenate([reference.input_of(i) for i in chosen]))
+        for output, result in zip(outputs, results, strict=True):
+            output[chosen[:kept]] = result.reshape(batch, *output.shape[1:])[:kept]
         progress(chosen[0] + kept)
-    worst, at = _worst(answers, reference.answers)
+
+    def failure(difference: float, on: str, pixels: F32) -> StageError:
+        where = first_difference(onnx.load(graph), tensor_map, reference.original(), pixels, tolerance)
+        return StageError(
+            f"the rewrite is not exact: on {on} the outputs differ by {difference:.2e} of their range "
+            f"(allowed {tolerance:.0e}); {where}",
+            hint="raise restructure.tolerance if this is only rounding (1e-5 is usual); otherwise report the model's "
+            "name",
+        )
+
+    worst, at = _max_difference(outputs, reference.outputs)
     if not worst <= tolerance:
-        raise _failure(graph, reading, reference, [reference.feeds(at)] * batch, worst, tolerance, f"image {at}")
-    ranked = len(answers) == 1 and answers[0].ndim == 2
-    if ranked:
-        _hold_top1(answers[0], reference.answers[0])
+        raise failure(worst, f"image {at}", np.concatenate([reference.input_of(at)] * batch))
+    classifies = len(outputs) == 1 and outputs[0].ndim == 2
+    if classifies:
+        _check_top1(outputs[0], reference.outputs[0])
     noise = random_input(shape)
-    extra, _ = _worst(run(noise), reference.noise)
+    extra, _ = _max_difference(run(noise), reference.random_outputs)
     if not extra <= tolerance:
-        raise _failure(graph, reading, reference, [noise], extra, tolerance, "a random input")
+        raise failure(extra, "a random input", noise)
     return (
         Proof(
             images=count,
             tolerance=tolerance,
             max_relative_difference=worst,
             random_relative_difference=extra,
-            top1_equal=count if ranked else None,
+            top1_equal=count if classifies else None,
         ),
-        answers,
+        outputs,
     )
 
 
-def _runner(graph: Path, reading: Reading) -> tuple[Callable[[F32], list[F32]], tuple[int, ...]]:
-    """Return a function from normalised pixels (N, 3, H, W) to the original's outputs, and that shape."""
+def _runner(graph: Path, tensor_map: TensorMap) -> tuple[Callable[[F32], list[F32]], tuple[int, ...]]:
+    """Return a function from normalised pixels (N, 3, H, W) to outputs shaped like the original's, and that shape."""
     import numpy as np
 
     session = open_session(str(graph), lean=True)
-    (fed,) = session.get_inputs()
-    names = [output.name for output in reading.outputs]
+    (pixels_input,) = session.get_inputs()
+    names = [output.name for output in tensor_map.outputs]
 
     def run(pixels: F32) -> list[F32]:
-        made = session.run(names, {fed.name: np.ascontiguousarray(pixels, np.float32)})
-        return [output.read(array) for output, array in zip(reading.outputs, made, strict=True)]
+        arrays = session.run(names, {pixels_input.name: np.ascontiguousarray(pixels, np.float32)})
+        return [output.read(array) for output, array in zip(tensor_map.outputs, arrays, strict=True)]
 
-    return run, tuple(fed.shape)
+    return run, tuple(pixels_input.shape)
 
 
 def random_input(shape: Sequence[int]) -> F32:
-    """Return the one seeded input of unit normal pixels that every proof adds to its images."""
+    """Return the seeded input of standard normal pixels that every proof also runs."""
     import numpy as np
 
     return np.random.default_rng(_SEED).standard_normal(tuple(shape)).astype(np.float32)
 
 
-def _worst(ours: Sequence[F32], theirs: Sequence[F32]) -> tuple[float, int]:
-    """Return the largest |difference| over the range of its output, and the image where it is."""
+def _max_difference(ours: Sequence[F32], theirs: Sequence[F32]) -> tuple[float, int]:
+    """Return the largest |difference| relative to its output's range, and the index of its image."""
     import numpy as np
 
     worst, at = 0.0, 0
@@ -121,30 +132,10 @@ def _worst(ours: Sequence[F32], theirs: Sequence[F32]) -> tuple[float, int]:
     return worst, at
 
 
-def _hold_top1(ours: F32, theirs: F32) -> None:
+def _check_top1(ours: F32, theirs: F32) -> None:
     flipped = ours.argmax(axis=1) != theirs.argmax(axis=1)
     if flipped.any():
         raise StageError(
             f"the rewrite changes the top-1 of image {int(flipped.argmax())} of {len(ours)}",
             hint="lower restructure.tolerance to find where it differs",
         )
-
-
-def _failure(
-    graph: Path,
-    reading: Reading,
-    reference: Reference,
-    feed: Sequence[F32],
-    difference: float,
-    tolerance: float,
-    which: str,
-) -> StageError:
-    import numpy as np
-    import onnx
-
-    where = first_difference(onnx.load(graph), reading, reference.original(), np.concatenate(feed), tolerance)
-    return StageError(
-        f"the rewrite is not exact: on {which} the outputs differ by {difference:.2e} of their range "
-        f"(allowed {tolerance:.0e}); {where}",
-        hint="raise restructure.tolerance if this is rounding alone (1e-5 is usual); otherwise report the model's name",
-    )

@@ -1,7 +1,8 @@
-"""What a GRAPH artifact says of itself, in the ONNX file's own metadata."""
+"""The record of a GRAPH artifact, stored in the ONNX file's metadata."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,11 @@ KEY = "bpudeploy.restructure"
 
 
 class Proof(BaseModel):
-    """How exact the rewrite was measured to be.
+    """The measured exactness of the rewrite.
 
-    Differences are worst |Δ| over (max - min) of the reference outputs of all images, the worst output
-    where there are several; ``random`` is the same on one seeded random input. Top-1 was equal on all
-    ``images``, or there is no Proof; ``top1_equal`` is None where the outputs are not class scores.
+    Differences are the maximum |Δ| over the range (max - min) of the reference output over all images; ``random`` is
+    for one seeded random input. Top-1 is equal on all ``images``; ``top1_equal`` is None if the outputs are not
+    class scores.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,7 +31,7 @@ class Proof(BaseModel):
 
 
 class GraphRecord(BaseModel):
-    """The proof, the nodes by operator, the nodes that stay in float, and what each rule did."""
+    """The proof, node counts by operator, nodes kept in float, and how often each rule applied."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     proof: Proof
@@ -39,16 +40,16 @@ class GraphRecord(BaseModel):
     rules: dict[str, int]
 
     def write(self, model: onnx.ModelProto) -> None:
-        """Put the record into ``model``'s metadata, in place of an earlier one."""
+        """Store the record in ``model``'s metadata, replacing an earlier one."""
         kept = [(e.key, e.value) for e in model.metadata_props if e.key != KEY]
         del model.metadata_props[:]
         for key, value in [*kept, (KEY, self.model_dump_json())]:
             model.metadata_props.add(key=key, value=value)
 
     def append(self, path: Path) -> None:
-        """Put the record behind a model's file that has none: protobuf reads messages in a row as one.
+        """Append the record to a model file that has none: protobuf merges concatenated messages.
 
-        Source: https://protobuf.dev/programming-guides/encoding/#last-one-wins (repeated fields are joined).
+        See https://protobuf.dev/programming-guides/encoding/#last-one-wins.
         """
         import onnx
 
@@ -68,6 +69,5 @@ class GraphRecord(BaseModel):
 
 
 def count_nodes(model: onnx.ModelProto) -> dict[str, int]:
-    """Return how many nodes of each operator there are, by operator name."""
-    names = sorted(node.op_type for node in model.graph.node)
-    return {name: names.count(name) for name in dict.fromkeys(names)}
+    """Return the number of nodes per operator, sorted by name."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))

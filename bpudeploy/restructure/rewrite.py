@@ -1,4 +1,4 @@
-"""The whole rewrite: lower a network to 4-D, then the exact rules until nothing changes."""
+"""The rewrite: fuse patterns, lower the network to 4-D, apply the exact rules."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bpudeploy.restructure.graph import Graph, Output, Twin
-from bpudeploy.restructure.imported import Network
-from bpudeploy.restructure.lower.table import lower
-from bpudeploy.restructure.recognise import recognise
+from bpudeploy.restructure.fuse_patterns import fuse_patterns
+from bpudeploy.restructure.graph import Counterpart, Graph, TensorView
+from bpudeploy.restructure.lower.dispatch import lower
+from bpudeploy.restructure.network import Network
 from bpudeploy.restructure.rules.biases import drop_key_biases, move_value_biases
 from bpudeploy.restructure.rules.centre import centre
 from bpudeploy.restructure.rules.dead import remove_dead
+from bpudeploy.restructure.rules.merge_equal import merge_equal_nodes
 from bpudeploy.restructure.rules.moves import merge_moves
 from bpudeploy.restructure.rules.narrow import narrow
 from bpudeploy.restructure.rules.protect import protect_squares
 from bpudeploy.restructure.rules.scale import fold_scales
-from bpudeploy.restructure.rules.share import share
 from bpudeploy.restructure.rules.tokens import prepare_tokens
 from bpudeploy.restructure.write import to_onnx
 
@@ -26,48 +26,48 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How to read a rewritten network; it holds no weights.
+class TensorMap:
+    """How tensors of the rewritten network map to the original's; without weights.
 
-    ``outputs`` are the network's, in its order. ``twins`` are tensors of both networks that must be equal,
-    in the network's order; those in ``centred`` are equal but for their mean over axis 1.
+    ``outputs`` and ``counterparts`` (tensors that must be equal) are in the original's order; tensors in ``centred``
+    are equal up to their mean over axis 1.
     """
 
-    outputs: tuple[Output, ...]
-    twins: tuple[Twin, ...]
+    outputs: tuple[TensorView, ...]
+    counterparts: tuple[Counterpart, ...]
     centred: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
 class Rewritten:
-    """The new model. ``keep_float`` are the nodes inside norms; ``applied`` counts what each rule did."""
+    """The rewritten model, the nodes inside norms (``keep_float``), and how often each rule applied."""
 
     model: onnx.ModelProto
-    reading: Reading
+    tensor_map: TensorMap
     keep_float: tuple[str, ...]
     applied: dict[str, int]
 
 
 def rewrite(network: Network) -> Rewritten:
-    """Return the exact 4-D form of ``network``: opset 11, static shapes, weights inherited.
+    """Return the exact 4-D form of ``network``: opset 11, static shapes, the same weights.
 
-    Memory: the original's weights are let go on the way if the caller holds neither network nor module.
+    The original's weights are freed along the way if the caller keeps no reference to network or module.
 
     Raises:
-        StageError: naming the operation that has no 4-D form, and why.
+        StageError: an operation has no 4-D form; the message names it and the reason.
     """
-    graph = lower(recognise(network))
+    graph = lower(fuse_patterns(network))
     del network
     applied = simplify(graph)
     keep_float = tuple(node.name for node in graph.nodes.values() if node.keep_float)
     model = to_onnx(graph)
-    reading = Reading(tuple(graph.outputs), tuple(graph.twins), frozenset(graph.centred))
-    return Rewritten(model, reading, keep_float, applied)
+    tensor_map = TensorMap(tuple(graph.outputs), tuple(graph.counterparts), frozenset(graph.centred))
+    return Rewritten(model, tensor_map, keep_float, applied)
 
 
 RULES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("dead", remove_dead),
-    ("share", share),
+    ("share", merge_equal_nodes),
     ("moves", merge_moves),
     ("narrow", narrow),
     ("tokens", prepare_tokens),
@@ -77,15 +77,15 @@ RULES: tuple[tuple[str, Callable[[Graph], int]], ...] = (
     ("centre", centre),
     ("protect", protect_squares),
     ("dead", remove_dead),
-    ("share", share),
+    ("share", merge_equal_nodes),
     ("moves", merge_moves),
     ("dead", remove_dead),
 )
-"""In the order in which they are applied: each once is enough, none makes work for an earlier one."""
+"""In order of application; one pass suffices, as no rule creates work for an earlier one."""
 
 
 def simplify(graph: Graph) -> dict[str, int]:
-    """Apply every rule; return how often each did."""
+    """Apply every rule; return how often each applied."""
     applied: dict[str, int] = {}
     for name, rule in RULES:
         applied[name] = applied.get(name, 0) + rule(graph)

@@ -1,4 +1,4 @@
-"""A tensor of the original network as we hold it: logical axes of any rank over a physical 4-D tensor."""
+"""A tensor of the original network during lowering: logical axes of any rank over a physical 4-D tensor."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """y = x · scale + shift, not yet computed: it waits for a convolution to be folded into.
+    """A deferred y = x · scale + shift, to be folded into a convolution.
 
-    ``scale`` and ``shift`` are float64 over ``atoms``, row-major; an empty ``atoms`` means one number each.
+    ``scale`` and ``shift`` are float64 over ``atoms``, row-major; one number each if ``atoms`` is empty.
     """
 
     atoms: Atoms
@@ -26,10 +26,10 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class Maker:
-    """The convolution that makes a value: a change of its output channels is a change of these weights.
+class Convolution:
+    """The convolution that produces a value; changes of its output channels are folded into its weights.
 
-    ``weight`` (out, in / group, kh, kw) and ``bias`` (out,) float32; ``source`` is its input tensor.
+    ``weight`` (out, in / group, kh, kw) and ``bias`` (out,) are float32; ``source`` is the input tensor.
     """
 
     source: str
@@ -45,33 +45,36 @@ class Maker:
 class Value:
     """``name`` is a physical tensor of axes ``dims``; ``axes`` are the original's axes over the same atoms.
 
-    Atoms in ``axes`` that are not in ``dims`` are broadcast: the value is the same along them. ``pending``
-    is still to be applied. ``maker`` is set while the physical tensor is the output of that convolution
-    and nobody else needs it as it is.
+    Atoms of ``axes`` that are not in ``dims`` are broadcast. ``pending`` is still to be applied. ``producer`` is set
+    while the physical tensor is the output of that convolution and has no other reader.
     """
 
     name: str
     dims: Dims
     axes: tuple[Atoms, ...]
-    maker: Maker | None = None
+    producer: Convolution | None = None
     pending: Affine | None = None
 
     @property
     def shape(self) -> list[int]:
-        """The original's shape."""
+        """The shape of the original tensor."""
         return sizes(self.axes)
 
     @property
     def stored(self) -> frozenset[Atom]:
-        """The atoms that are really there."""
+        """The atoms of the physical tensor; the others are broadcast."""
         return frozenset(flat(self.dims))
 
-    def ranked(self, rank: int) -> Value:
-        """Return the same value with axes of size 1 in front, as numpy's broadcasting does."""
+    def stored_as(self, name: str, dims: Dims | None = None) -> Value:
+        """Return the value in another physical tensor, of the same ``dims`` unless given."""
+        return replace(self, name=name, dims=dims or self.dims, producer=None)
+
+    def with_rank(self, rank: int) -> Value:
+        """Return the value with leading axes of size 1, as in NumPy's broadcasting."""
         return replace(self, axes=((),) * (rank - len(self.axes)) + self.axes)
 
     def substituted(self, parts: Mapping[Atom, Atoms]) -> Value:
-        """Return the same value with atoms split or renamed."""
+        """Return the value with atoms split or renamed."""
         if not parts:
             return self
         a, b, c, d = (substitute(group, parts) for group in self.dims)

@@ -1,4 +1,4 @@
-"""The 4-D graph as an ONNX model: opset 11, IR 7, Moves as Reshapes and Transposes."""
+"""Write the 4-D graph as an ONNX model: opset 11, IR 7, Moves as Reshapes and Transposes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ OPSET = 11
 IR_VERSION = 7
 LOGITS = "logits"
 _LARGEST = 2**31 - 2**20
-"""A protobuf message has at most 2 GiB; some of it is left for the nodes."""
+"""The limit of a protobuf message, 2 GiB, minus room for the nodes."""
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
-    """Return ``graph`` as a model; an only output is called ``logits``. The graph's constants are used up.
+    """Return ``graph`` as a model; consumes the graph's constants.
 
-    Every node is named after the tensor that it gives.
+    A single output is named ``logits``; every node is named after its output.
     """
     import onnx
-    from onnx import helper
+    from onnx import helper, numpy_helper
 
     size = sum(array.nbytes for array in graph.constants.values())
     if size > _LARGEST:
         raise StageError(
-            f"the network's weights are {size / 2**30:.1f} GiB, and one ONNX file holds 2",
-            hint="choose a smaller variant; no BPU board takes this one",
+            f"the network's weights are {size / 2**30:.1f} GiB, and the limit of an ONNX file is 2",
+            hint="choose a smaller variant; this one fits no BPU board",
         )
     nodes: list[onnx.NodeProto] = []
     shapes: dict[str, NDArray[Any]] = {}
     for node in graph.nodes.values():
-        nodes += _move(node, shapes) if node.op == MOVE else [_plain(node)]
+        if node.op == MOVE:
+            nodes += _move(node, shapes)
+        else:
+            nodes.append(helper.make_node(node.op, node.inputs, [node.name], name=node.name, **node.attributes))
     _name_outputs(graph, nodes)
     model = helper.make_model(
         helper.make_graph(
@@ -54,47 +57,33 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     for name in [*graph.constants]:
         array = graph.constants.pop(name)
         if name in used:
-            model.graph.initializer.append(_tensor(name, array))
-    for name, array in shapes.items():
-        model.graph.initializer.append(_tensor(name, array))
+            model.graph.initializer.append(numpy_helper.from_array(array, name))
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in shapes.items())
     return model
-
-
-def _tensor(name: str, array: NDArray[Any]) -> onnx.TensorProto:
-    from onnx import numpy_helper
-
-    return numpy_helper.from_array(array, name)
-
-
-def _plain(node: Node) -> onnx.NodeProto:
-    from onnx import helper
-
-    return helper.make_node(node.op, node.inputs, [node.name], name=node.name, **node.attributes)
 
 
 def _move(node: Node, shapes: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
     import numpy as np
     from onnx import helper
 
-    assert node.source is not None and node.target is not None
-    made, tensor = [], node.inputs[0]
-    todo = steps(node.source, node.target)
-    if not todo:  # an output that is the same tensor as another
+    nodes, tensor = [], node.inputs[0]
+    todo = steps(*node.layouts)
+    if not todo:  # an output that equals another tensor
         return [helper.make_node("Identity", [tensor], [node.name], name=node.name)]
     for index, step in enumerate(todo):
         name = node.name if index == len(todo) - 1 else f"{node.name}.step{index + 1}"
         if step.perm:
-            made.append(helper.make_node("Transpose", [tensor], [name], name=name, perm=list(step.perm)))
+            nodes.append(helper.make_node("Transpose", [tensor], [name], name=name, perm=list(step.perm)))
         else:
             shape = f"shape.{'x'.join(map(str, step.shape))}"
             shapes[shape] = np.array(step.shape, np.int64)
-            made.append(helper.make_node("Reshape", [tensor, shape], [name], name=name))
+            nodes.append(helper.make_node("Reshape", [tensor, shape], [name], name=name))
         tensor = name
-    return made
+    return nodes
 
 
 def _name_outputs(graph: Graph, nodes: list[onnx.NodeProto]) -> None:
-    """Call the only output ``logits``, as everybody downstream knows it."""
+    """Rename a single output to ``logits``."""
     from dataclasses import replace
 
     if len(graph.outputs) != 1:
@@ -105,17 +94,15 @@ def _name_outputs(graph: Graph, nodes: list[onnx.NodeProto]) -> None:
             node.output[0] = LOGITS
         node.input[:] = [LOGITS if n == output.name else n for n in node.input]
     graph.nodes[LOGITS] = graph.nodes.pop(output.name)
-    graph.twins = [
-        replace(t, output=replace(t.output, name=LOGITS)) if t.output.name == output.name else t for t in graph.twins
-    ]
+    graph.rename_counterpart(output.name, LOGITS)
     graph.outputs = [replace(output, name=LOGITS)]
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write ``model`` to ``path``, tensor by tensor; its initializers are used up.
+    """Write ``model`` to ``path`` tensor by tensor; consumes its initializers.
 
-    ``onnx.save`` holds the weights three times while it serialises. This writes the same message:
-    ModelProto.graph is field 7 and GraphProto.initializer field 5, both length-delimited
+    ``onnx.save`` needs three times the memory of the weights. This writes the same message: ModelProto.graph is
+    field 7 and GraphProto.initializer field 5, both length-delimited
     (https://protobuf.dev/programming-guides/encoding, onnx.proto).
     """
     import onnx

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Note, Progress
-from bpudeploy.host import batches, open_session
+from bpudeploy.host import batches, open_with_outputs
 from bpudeploy.spec.approximate import ApproximateSpec, GeluForm
 from bpudeploy.stage import Artifact, Kind, Options, Stage, Work
 
@@ -211,15 +211,15 @@ def _run(work: Work, step: str, inputs: tuple[Artifact, ...], change: Change) ->
     import onnx
 
     from bpudeploy.approximate.cost import multiply_adds
-    from bpudeploy.approximate.read import kept_float, read_graph
-    from bpudeploy.restructure.forms import check_forms
+    from bpudeploy.approximate.graph_edit import editable_graph, kept_float
+    from bpudeploy.restructure.bpu_form import check_form
     from bpudeploy.restructure.record import GraphRecord, count_nodes
     from bpudeploy.restructure.write import to_onnx
 
     source, *calibration, preprocess, evaluation = inputs
     model, normalise = onnx.load(source.path), Normalisation.read(preprocess.path)
     record = GraphRecord.read(model)
-    graph = read_graph(model, record.keep_float)
+    graph = editable_graph(model, record.keep_float)
     before, cost = len(graph.nodes), multiply_adds(graph)
 
     def activations(names: Sequence[str]) -> Iterator[Mapping[str, NDArray[np.float32]]]:
@@ -232,7 +232,7 @@ def _run(work: Work, step: str, inputs: tuple[Artifact, ...], change: Change) ->
     after, smaller = len(graph.nodes), multiply_adds(graph)
     kept = kept_float(graph)
     made = to_onnx(graph)
-    check_forms(made)
+    check_form(made)
     onnx.checker.check_model(made, full_check=True)
     record.model_copy(update={"nodes": count_nodes(made), "keep_float": kept}).write(made)
     onnx.save(made, work.dir / "graph.onnx")
@@ -260,15 +260,7 @@ def run_all(
 
     Axis 0 of each is the images, and what each image has several of. The model is not changed.
     """
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    given = {output.name for output in copy.graph.output}
-    for name in names:
-        if name not in given:
-            copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = open_session(copy.SerializeToString())
+    session = open_with_outputs(model, names)
     (fed,) = (value.name for value in session.get_inputs())
     for chosen, kept in batches(len(images), session.get_inputs()[0].shape[0]):
         made = session.run(list(names), {fed: normalise.apply(images.pixels[chosen])})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from bpudeploy.restructure.imported import Network
+    from bpudeploy.restructure.network import Network
 
     F32 = NDArray[np.float32]
 
@@ -119,7 +119,7 @@ class OnnxOriginal:
         return list(self._session.run(None, {given.name: fed}))
 
     def network(self) -> Network:
-        from bpudeploy.restructure.imported import read_network
+        from bpudeploy.restructure.network import read_network
 
         self._session = None
         return read_network(self._model)

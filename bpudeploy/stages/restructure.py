@@ -100,7 +100,7 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
     truth = Scores.read(scores.path)
     proof, answers = prove(
         graph,
-        rewritten.reading,
+        rewritten.tensor_map,
         Reference(
             _by_output(truth.logits, noise) if meta.features else [truth.logits],
             lambda i: normalise.apply(images.pixels[i : i + 1]),

@@ -1,4 +1,4 @@
-"""Small transformers with random weights, rewritten exactly: what every approximation begins with."""
+"""Small transformers with random weights, rewritten exactly: the input of every approximation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.cost import multiply_adds
-from bpudeploy.approximate.read import kept_float, read_graph
-from bpudeploy.host import open_session
+from bpudeploy.approximate.graph_edit import editable_graph, kept_float
+from bpudeploy.host import open_with_outputs
+from bpudeploy.restructure.bpu_form import form_errors
 from bpudeploy.restructure.export import network_of_module
-from bpudeploy.restructure.forms import faults
 from bpudeploy.restructure.graph import Graph
 from bpudeploy.restructure.rewrite import rewrite
 from bpudeploy.restructure.write import to_onnx
@@ -33,15 +33,15 @@ SMALL = "vit_tiny_patch16_224"
 
 @dataclass
 class Exact:
-    """A torch model, and the ONNX graph that equals it."""
+    """A torch model and its exact rewrite."""
 
     torch: torch.nn.Module
     model: onnx.ModelProto
     keep_float: tuple[str, ...]
 
     def graph(self) -> Graph:
-        """Return the graph, to be edited."""
-        return read_graph(self.model, self.keep_float)
+        """Return an editable copy of the graph."""
+        return editable_graph(self.model, self.keep_float)
 
     def size(self) -> tuple[int, int]:
         """Return the input's height and width."""
@@ -53,7 +53,7 @@ class Exact:
         return np.random.default_rng(seed).standard_normal((count, 3, *self.size())).astype(np.float32)
 
     def expected(self, change: Callable[[Any], None] = lambda model: None) -> F32:
-        """Return the logits of a copy of the torch model that ``change`` has changed, for ``images``."""
+        """Return the logits for ``images`` of a copy of the torch model modified by ``change``."""
         import torch
 
         model = copy.deepcopy(self.torch)
@@ -62,7 +62,7 @@ class Exact:
             return np.asarray(model(torch.from_numpy(self.images())).numpy(), np.float32)
 
     def activations(self, images: F32) -> Callable[[Sequence[str]], Iterator[Mapping[str, F32]]]:
-        """Return what gives tensors of the exact graph, image after image."""
+        """Return a function that yields tensors of the exact graph for each image."""
 
         def give(names: Sequence[str]) -> Iterator[Mapping[str, F32]]:
             for values in run(self.model, images, names):
@@ -76,7 +76,7 @@ MakeExact = Callable[..., Exact]
 
 @pytest.fixture(scope="session")
 def exact() -> MakeExact:
-    """Return ``exact(name, **options)``, made once for each."""
+    """Return ``exact(name, **options)``, cached per session."""
     made: dict[str, Exact] = {}
 
     def make(name: str = SMALL, **options: Any) -> Exact:
@@ -93,11 +93,11 @@ def exact() -> MakeExact:
 
 
 def _model(name: str, options: dict[str, Any]) -> torch.nn.Module:
-    """Return a timm model with every parameter random, so that no missing one goes unnoticed."""
+    """Return a timm model with all parameters randomised, so that none can be missed."""
     import torch
 
     made = timm()
-    made.layers.set_fused_attn(False)  # the exporter takes no fused attention
+    made.layers.set_fused_attn(False)  # the exporter does not support fused attention
     torch.manual_seed(7)
     model: torch.nn.Module = made.create_model(name, pretrained=False, **options).eval()
     with torch.no_grad():
@@ -112,13 +112,7 @@ def _model(name: str, options: dict[str, Any]) -> torch.nn.Module:
 
 def run(model: onnx.ModelProto, images: F32, names: Sequence[str] = ()) -> Iterator[list[F32]]:
     """Yield the outputs, or the tensors ``names``, for each image."""
-    import onnx
-
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    for name in names:
-        copied.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = open_session(copied.SerializeToString())
+    session = open_with_outputs(model, names)
     for image in images:
         yield session.run(list(names) or None, {"pixels": image[None]})
 
@@ -129,30 +123,30 @@ def logits(model: onnx.ModelProto, images: F32) -> F32:
 
 
 def finish(graph: Graph) -> onnx.ModelProto:
-    """Return the graph as ONNX, after holding it to the form: 4-D, opset 11, and the shapes that it claims."""
+    """Return the graph as ONNX after checking its form: 4-D, opset 11, shapes as recorded in its nodes."""
     import onnx
 
     claimed = {node.name: node.shape for node in graph.nodes.values()}
     kept = kept_float(graph)
     model = to_onnx(graph)
     onnx.checker.check_model(model, full_check=True)
-    assert faults(model) == [] and model.opset_import[0].version == 11
-    again = read_graph(model, kept)
+    assert form_errors(model) == [] and model.opset_import[0].version == 11
+    again = editable_graph(model, kept)
     assert {node.name: node.shape for node in again.nodes.values()} == claimed
-    assert kept_float(again) == kept, "what stays in float is known by its names in the file"
+    assert kept_float(again) == kept, "nodes kept in float are identified by name"
     return model
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """Return how many numbers the float weights hold."""
+    """Return the number of float parameters."""
     return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == 1)
 
 
 def cost(model: onnx.ModelProto) -> int:
     """Return the multiply-adds."""
-    return multiply_adds(read_graph(model))
+    return multiply_adds(editable_graph(model))
 
 
 def close(ours: F32, theirs: F32, tolerance: float = 1e-5) -> bool:
-    """Whether the worst difference is below ``tolerance`` times the range."""
+    """Return whether the maximum difference is at most ``tolerance`` times the range."""
     return bool(np.abs(ours - theirs).max() <= tolerance * np.ptp(theirs))

@@ -1,4 +1,4 @@
-"""Graphs that take several images at once change as those of one image do."""
+"""Approximations of a graph with a batch of two equal those of one image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from bpudeploy.approximate.drop import drop_blocks
 from bpudeploy.approximate.gelu import approximate_gelu
+from bpudeploy.approximate.graph_edit import editable_graph
 from bpudeploy.approximate.heads import prune_heads
 from bpudeploy.approximate.linear import Activations, linear_blocks
 from bpudeploy.approximate.parallel import parallel_blocks
-from bpudeploy.approximate.read import read_graph
 from bpudeploy.approximate.tokens import reduce_tokens
-from bpudeploy.host import open_session
+from bpudeploy.host import open_session, open_with_outputs
 from bpudeploy.restructure.export import network_of_module
 from bpudeploy.restructure.graph import Graph
 from bpudeploy.restructure.rewrite import Rewritten, rewrite
@@ -35,28 +35,22 @@ CHANGES: dict[str, Callable[[Graph, Activations], str]] = {
 
 @pytest.fixture(scope="module")
 def pair(exact: MakeExact) -> Rewritten:
-    """Return the same network for two images at once."""
+    """Return the same network with a batch of two."""
     return rewrite(network_of_module(copy.deepcopy(exact().torch), (2, 3, *exact().size())))
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_two_images_at_once(exact: MakeExact, pair: Rewritten, name: str) -> None:
+def test_a_batch_of_two(exact: MakeExact, pair: Rewritten, name: str) -> None:
     e, seen = exact(), exact().images(4, seed=3)
 
     def by_two(names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        import onnx
-
-        model = onnx.ModelProto()
-        model.CopyFrom(pair.model)
-        for n in names:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None))
-        session = open_session(model.SerializeToString())
+        session = open_with_outputs(pair.model, names)
         for i in (0, 2):
             yield dict(zip(names, session.run(list(names), {"pixels": seen[i : i + 2]}), strict=True))
 
-    one, two = e.graph(), read_graph(pair.model, pair.keep_float)
-    said = CHANGES[name](one, e.activations(seen)), CHANGES[name](two, by_two)
-    assert said[0] == said[1]
+    one, two = e.graph(), editable_graph(pair.model, pair.keep_float)
+    summaries = CHANGES[name](one, e.activations(seen)), CHANGES[name](two, by_two)
+    assert summaries[0] == summaries[1]
     session = open_session(finish(two).SerializeToString())
     both = session.run(None, {"pixels": e.images(2)})[0].reshape(2, -1)
     tolerance = 1e-3 if name == "linear" else 1e-5  # a regression on two float32 streams

@@ -1,4 +1,4 @@
-"""drop_blocks, and how blocks are found: by structure, in networks of several families, and not in others."""
+"""Blocks are found by structure in several model families; drop_blocks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_blocks_are_found_by_structure(exact: MakeExact, name: str, options: dic
 
 
 @pytest.mark.parametrize("dropped", [(0,), (1, 2), (3,), (0, 3)])
-def test_a_dropped_block_is_gone(exact: MakeExact, dropped: tuple[int, ...]) -> None:
+def test_a_dropped_block_is_removed(exact: MakeExact, dropped: tuple[int, ...]) -> None:
     e = exact()
 
     def delete(model: Any) -> None:
@@ -46,25 +46,25 @@ def test_a_dropped_block_is_gone(exact: MakeExact, dropped: tuple[int, ...]) -> 
     assert len(model.graph.node) < len(e.model.graph.node)
 
 
-def test_numbers_stay_those_of_the_original(exact: MakeExact) -> None:
+def test_blocks_keep_their_original_numbers(exact: MakeExact) -> None:
     graph = exact().graph()
     drop_blocks(graph, [1])
     assert list(find_blocks(graph, absent=[1])) == [0, 2, 3]
 
 
 @pytest.mark.parametrize("dropped", [(4,), (0, 9)])
-def test_a_block_that_is_not_there_is_refused(exact: MakeExact, dropped: tuple[int, ...]) -> None:
+def test_a_missing_block_is_an_error(exact: MakeExact, dropped: tuple[int, ...]) -> None:
     with pytest.raises(StageError, match=f"names block {dropped[-1]}, and the graph has blocks 0 to 3"):
         drop_blocks(exact().graph(), dropped)
 
 
-def test_all_blocks_cannot_go(exact: MakeExact) -> None:
+def test_dropping_all_blocks_is_an_error(exact: MakeExact) -> None:
     with pytest.raises(StageError, match="all 4 blocks"):
         drop_blocks(exact().graph(), range(4))
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
-def test_a_network_without_blocks_says_what_it_has(exact: MakeExact, name: str) -> None:
+def test_a_network_without_blocks_is_an_error_that_lists_its_operators(exact: MakeExact, name: str) -> None:
     with pytest.raises(StageError, match=r"no transformer blocks: \d+ residual additions.*operators: .*Conv") as caught:
         drop_blocks(exact(name, num_classes=5).graph(), [0])
     assert caught.value.hint is not None and "for transformers" in caught.value.hint

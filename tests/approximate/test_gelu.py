@@ -1,4 +1,4 @@
-"""gelu: each form is what it says, as good as it says, and cannot be had without a GELU."""
+"""gelu: each form has the documented formula and error; a network without GELU is an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.gelu import PIECEWISE, approximate_gelu, fit_piecewise
-from bpudeploy.approximate.read import tidy
+from bpudeploy.approximate.graph_edit import tidy
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.record import count_nodes
 from bpudeploy.spec.approximate import GeluForm
@@ -34,7 +34,7 @@ def form(kind: GeluForm, x: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", GeluForm)
-def test_the_forms_are_as_far_from_gelu_as_the_docstring_says(kind: GeluForm) -> None:
+def test_the_errors_of_the_forms_are_as_documented(kind: GeluForm) -> None:
     import torch
 
     x = torch.linspace(-12, 12, 240_001, dtype=torch.float64)
@@ -42,7 +42,7 @@ def test_the_forms_are_as_far_from_gelu_as_the_docstring_says(kind: GeluForm) ->
     assert 0.98 * WORST[kind] < worst <= WORST[kind]
 
 
-def test_the_piecewise_numbers_are_those_of_the_fit() -> None:
+def test_the_piecewise_constants_are_those_of_the_fit() -> None:
     fitted, worst = fit_piecewise()
     assert worst == pytest.approx(0.0199, abs=1e-4)
     for ours, theirs in zip(
@@ -84,13 +84,13 @@ def test_quick_has_fewer_nodes_than_the_exact_form(exact: MakeExact) -> None:
     assert len(finish(graph).graph.node) == len(e.model.graph.node) - 2 * 4
 
 
-def test_a_network_without_gelu_is_refused(exact: MakeExact) -> None:
-    with pytest.raises(StageError, match=r"no exact GELU.*it has: Relu"):
+def test_a_network_without_gelu_is_an_error(exact: MakeExact) -> None:
+    with pytest.raises(StageError, match=r"no exact GELU.*its activations: Relu"):
         approximate_gelu(exact("test_resnet", num_classes=5).graph(), GeluForm.TANH)
 
 
-def test_the_factor_two_goes_into_a_folded_half(exact: MakeExact) -> None:
-    """Where the ½ is already in the next convolution, quick's 2 must go there too."""
+def test_the_factor_two_is_folded_like_the_half(exact: MakeExact) -> None:
+    """If the ½ is folded into the next convolution, so is the factor 2 of quick."""
     e = exact()
     graph, expected = e.graph(), e.graph()
     for node in [*graph.nodes.values()]:
@@ -99,7 +99,7 @@ def test_the_factor_two_goes_into_a_folded_half(exact: MakeExact) -> None:
             (reader,) = [n for n in graph.nodes.values() if node.name in n.inputs]
             graph.constants[f"{reader.name}.halved"] = graph.constants[reader.inputs[1]] * np.float32(0.5)
             reader.inputs[1] = f"{reader.name}.halved"
-            graph.rename_reads(node.name, next(n for n in node.inputs if n != half))
+            graph.replace_uses(node.name, next(n for n in node.inputs if n != half))
     tidy(graph)
     approximate_gelu(graph, GeluForm.QUICK)
     approximate_gelu(expected, GeluForm.QUICK)

@@ -1,4 +1,4 @@
-"""prune_heads: a head that goes leaves its mean, the least important ones go first, and weights really shrink."""
+"""prune_heads: removed heads are replaced by their mean, least important first, and weights shrink."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def blocks_of(model: Any) -> list[Any]:
 
 
 def outputs(e: Exact, images: Any) -> list[Any]:
-    """Return for each block what its projection reads in torch, (tokens, channels), float64.
+    """Return the input of each block's projection in torch, (tokens, channels), float64.
 
-    Of a ViT's last block: the class token alone, which is all that the rewrite computes.
+    For a ViT's last block only the class token, as in the rewrite.
     """
     import torch
 
@@ -42,7 +42,7 @@ def outputs(e: Exact, images: Any) -> list[Any]:
 
 
 def without(e: Exact, gone: list[tuple[int, int]], images: Any, size: int = SIZE) -> Any:
-    """Return what makes these heads of a torch model give their mean."""
+    """Return a function that replaces these heads of a torch model by their mean."""
     import torch
 
     means = [o.mean(axis=0) for o in outputs(e, images)]
@@ -63,18 +63,18 @@ def without(e: Exact, gone: list[tuple[int, int]], images: Any, size: int = SIZE
 
 
 @pytest.mark.parametrize("gone", [[(1, 2)], [(3, 1)], [(0, 1), (2, 0), (2, 2)]])
-def test_named_heads_give_their_mean(exact: MakeExact, gone: list[tuple[int, int]]) -> None:
+def test_named_heads_are_replaced_by_their_mean(exact: MakeExact, gone: list[tuple[int, int]]) -> None:
     e, seen = exact(), exact().images(5, seed=4)
     graph = e.graph()
-    said = prune_heads(graph, None, gone, e.activations(seen))
-    assert said.startswith(f"{len(gone)} of {HEADS * len({b for b, _ in gone})} heads removed")
+    message = prune_heads(graph, None, gone, e.activations(seen))
+    assert message.startswith(f"{len(gone)} of {HEADS * len({b for b, _ in gone})} heads removed")
     model = finish(graph)
     assert close(logits(model, e.images()), e.expected(without(e, gone, seen)))
     assert parameters(e.model) - parameters(model) >= len(gone) * 4 * 192 * SIZE - 192 * len(gone)
     assert cost(model) < cost(e.model)
 
 
-def test_the_least_important_go_first(exact: MakeExact) -> None:
+def test_the_least_important_heads_are_removed_first(exact: MakeExact) -> None:
     e, seen = exact(), exact().images(5, seed=4)
     scores = []
     for i, rows in enumerate(outputs(e, seen)):
@@ -88,8 +88,8 @@ def test_the_least_important_go_first(exact: MakeExact) -> None:
     order = sorted((lost / power[i], i, head) for lost, i, head in scores)
     best = [max(r for r in order if r[1] == i) for i in range(4)]
     expected = sorted((i, head) for _, i, head in [r for r in order if r not in best][:3])
-    said = prune_heads(e.graph(), 0.25, (), e.activations(seen))
-    assert f"3 of 12 heads removed (block.head {', '.join(f'{b}.{h}' for b, h in expected)})" in said
+    message = prune_heads(e.graph(), 0.25, (), e.activations(seen))
+    assert f"3 of 12 heads removed (block.head {', '.join(f'{b}.{h}' for b, h in expected)})" in message
 
 
 def _power(e: Exact, images: Any) -> list[float]:
@@ -110,16 +110,16 @@ def _power(e: Exact, images: Any) -> list[float]:
     return [sum(float(((t - t.mean(dim=1, keepdim=True)).double() ** 2).sum()) for t in ts) for ts in caught]
 
 
-def test_each_block_keeps_one(exact: MakeExact) -> None:
+def test_each_block_keeps_one_head(exact: MakeExact) -> None:
     e = exact()
     graph = e.graph()
     assert prune_heads(graph, 0.66, (), e.activations(e.images(2))).startswith("8 of 12")
     finish(graph)
-    with pytest.raises(StageError, match="is 11 heads, and 8 can go"):
+    with pytest.raises(StageError, match="is 11 heads, and 8 can be removed"):
         prune_heads(e.graph(), 0.9, (), e.activations(e.images(1)))
 
 
-def test_windows_with_relative_positions_lose_heads_too(exact: MakeExact) -> None:
+def test_heads_of_window_attention_with_relative_positions(exact: MakeExact) -> None:
     e = exact("swin_tiny_patch4_window7_224", img_size=224, depths=(1, 2), num_heads=(3, 6))
     graph, gone, seen = e.graph(), [(1, 4), (2, 0), (0, 2)], e.images(2, seed=4)
     prune_heads(graph, None, gone, e.activations(seen))
@@ -129,20 +129,20 @@ def test_windows_with_relative_positions_lose_heads_too(exact: MakeExact) -> Non
 
 
 @pytest.mark.parametrize(
-    ("gone", "said"),
+    ("gone", "message"),
     [
         ([(0, 3)], "names head 3 of block 0, which has 3"),
         ([(0, 0), (0, 1), (0, 2)], "names all heads of block 0"),
         ([(7, 0)], "names block 7, and the graph has blocks 0 to 3"),
     ],
 )
-def test_heads_that_cannot_go_are_refused(exact: MakeExact, gone: list[tuple[int, int]], said: str) -> None:
+def test_heads_that_cannot_be_removed_are_errors(exact: MakeExact, gone: list[tuple[int, int]], message: str) -> None:
     e = exact()
-    with pytest.raises(StageError, match=said):
+    with pytest.raises(StageError, match=message):
         prune_heads(e.graph(), None, gone, e.activations(e.images(1)))
 
 
-def test_what_has_no_softmax_is_refused(exact: MakeExact) -> None:
+def test_a_network_without_softmax_is_an_error(exact: MakeExact) -> None:
     e = exact("mixer_s32_224", img_size=64)
     with pytest.raises(StageError, match="no block has an attention"):
         prune_heads(e.graph(), 0.5, (), e.activations(e.images(1)))

@@ -1,4 +1,4 @@
-"""linear_blocks: the fit is numpy's, the graph is the fit, and memory does not grow."""
+"""linear_blocks: the fit equals NumPy's least squares, and the graph computes the fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.blocks import find_blocks
-from bpudeploy.approximate.linear import RIDGE, Sums, linear_blocks
+from bpudeploy.approximate.linear import RIDGE, RegressionSums, linear_blocks
 from bpudeploy.errors import StageError
 from tests.approximate.conftest import MakeExact, close, cost, finish, logits, parameters, run
 
@@ -20,13 +20,13 @@ def tokens(arrays: list[Any]) -> Any:
 
 
 @pytest.mark.parametrize("centred", [False, True])
-def test_a_fit_is_the_least_squares_of_numpy(centred: bool) -> None:
+def test_the_fit_equals_least_squares_in_numpy(centred: bool) -> None:
     rng = np.random.default_rng(0)
     x, mix = rng.standard_normal((40, 1, 6, 1, 7)).astype(np.float32), rng.standard_normal((6, 6))
     y = np.einsum("oc,bncht->bnoht", mix, x) + 0.3 * rng.standard_normal(x.shape) + 2
     if centred:
         y -= y.mean(axis=2, keepdims=True)
-    sums = Sums(6)
+    sums = RegressionSums(6)
     for a, b in zip(x, y.astype(np.float32), strict=True):
         sums.add(a, b)
     fit = sums.fit()
@@ -52,7 +52,7 @@ def test_the_network_with_its_blocks_replaced_by_the_fit(exact: MakeExact, range
 
     e, seen = exact(), exact().images(6, seed=5)
     graph = e.graph()
-    said = linear_blocks(graph, ranges, e.activations(seen))
+    message = linear_blocks(graph, ranges, e.activations(seen))
     model = finish(graph)
 
     class Map(torch.nn.Module):  # type: ignore[misc]
@@ -66,7 +66,7 @@ def test_the_network_with_its_blocks_replaced_by_the_fit(exact: MakeExact, range
     caught: dict[int, list[Any]] = {i: [] for i in range(5)}
 
     def change(network: Any) -> None:
-        """Fit in torch on the same images: inputs of each block, and after the last."""
+        """Fit in torch on the same images: the inputs of each block and the output of the last."""
         hooks = [
             b.register_forward_pre_hook(lambda _, args, i=i: caught[i].append(args[0]))
             for i, b in enumerate(network.blocks)
@@ -92,19 +92,19 @@ def test_the_network_with_its_blocks_replaced_by_the_fit(exact: MakeExact, range
     ours, theirs = logits(model, e.images()), e.expected(change)
     assert close(ours, theirs, 2e-3), "two solvers of one regression, float32 activations of two frameworks"
     assert parameters(model) < parameters(e.model) and cost(model) < cost(e.model)
-    assert [float(r) for r in re.findall(r"R² ([\d.]+)", said)] == [pytest.approx(1, abs=1.0)] * len(ranges)
+    assert [float(r) for r in re.findall(r"R² ([\d.]+)", message)] == [pytest.approx(1, abs=1.0)] * len(ranges)
 
 
 def test_the_stream_stays_centred(exact: MakeExact) -> None:
     e = exact()
     graph = e.graph()
-    made = find_blocks(graph)[2].made
+    made = find_blocks(graph)[2].output
     linear_blocks(graph, [(1, 2)], e.activations(e.images(6, seed=5)))
     (stream,) = next(iter(run(finish(graph), e.images(1), [made])))
     assert np.abs(stream.mean(axis=1)).max() < 1e-6 * np.abs(stream).max()
 
 
-def test_the_fit_keeps_the_answers_better_than_no_block_at_all(exact: MakeExact) -> None:
+def test_the_fit_is_closer_than_dropping_the_block(exact: MakeExact) -> None:
     from bpudeploy.approximate.drop import drop_blocks
 
     e = exact()
@@ -115,13 +115,13 @@ def test_the_fit_keeps_the_answers_better_than_no_block_at_all(exact: MakeExact)
     assert errors[0] < errors[1]
 
 
-def test_a_range_over_a_change_of_shape_is_refused(exact: MakeExact) -> None:
+def test_a_range_over_a_change_of_shape_is_an_error(exact: MakeExact) -> None:
     e = exact("swin_tiny_patch4_window7_224", img_size=224, depths=(1, 2), num_heads=(3, 6))
-    with pytest.raises(StageError, match=r"linear_blocks \[0, 1\]: the stream goes in as .* and comes out as"):
+    with pytest.raises(StageError, match=r"linear_blocks \[0, 1\]: the stream is .* before and .* after it"):
         linear_blocks(e.graph(), [(0, 1)], e.activations(e.images(1)))
 
 
-def test_a_block_that_is_not_there_is_refused(exact: MakeExact) -> None:
+def test_a_missing_block_is_an_error(exact: MakeExact) -> None:
     e = exact()
     with pytest.raises(StageError, match="linear_blocks names block 4"):
         linear_blocks(e.graph(), [(3, 4)], e.activations(e.images(1)))

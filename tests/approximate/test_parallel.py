@@ -1,4 +1,4 @@
-"""parallel_blocks: the formula of the paper, with norms shared and convolutions merged."""
+"""parallel_blocks: the paper's formula, with shared norms and merged convolutions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bpudeploy.restructure.record import count_nodes
 from tests.approximate.conftest import MakeExact, close, cost, finish, logits
 
 
-def side_by_side(pairs: list[tuple[int, int]]) -> Any:
-    """Return what makes a torch model run these pairs in parallel."""
+def in_parallel(pairs: list[tuple[int, int]]) -> Any:
+    """Return a function that makes a torch model run these pairs in parallel."""
     import torch
 
     class Both(torch.nn.Module):  # type: ignore[misc]
@@ -37,25 +37,25 @@ def side_by_side(pairs: list[tuple[int, int]]) -> Any:
 
 
 @pytest.mark.parametrize("pairs", [[(0, 1)], [(1, 2)], [(2, 3)], [(0, 1), (2, 3)]])
-def test_pairs_stand_side_by_side(exact: MakeExact, pairs: list[tuple[int, int]]) -> None:
+def test_pairs_run_in_parallel(exact: MakeExact, pairs: list[tuple[int, int]]) -> None:
     e = exact()
     graph = e.graph()
-    said = parallel_blocks(graph, pairs)
+    message = parallel_blocks(graph, pairs)
     model = finish(graph)
-    assert close(logits(model, e.images()), e.expected(side_by_side(pairs)))
+    assert close(logits(model, e.images()), e.expected(in_parallel(pairs)))
     assert not close(logits(model, e.images()), e.expected())
     before, after = count_nodes(e.model), count_nodes(model)
-    last = (2, 3) in pairs  # the last block's attention is for one token: another structure than its neighbour's
-    assert f"{2 * len(pairs) - last} of {2 * len(pairs)} branch pairs merged" in said
-    assert ("stay two branches" in said) is last
+    last = (2, 3) in pairs  # the last block's attention computes one token, so its structure differs
+    assert f"{2 * len(pairs) - last} of {2 * len(pairs)} branch pairs merged" in message
+    assert ("not merged" in message) is last
     assert before["Erf"] - after["Erf"] == len(pairs)
     assert before["Softmax"] - after["Softmax"] == len(pairs) - last
-    assert before["Sqrt"] - after["Sqrt"] == 2 * len(pairs), "norms that have become equal are one"
+    assert before["Sqrt"] - after["Sqrt"] == 2 * len(pairs), "norms that become equal are merged"
     assert cost(model) <= cost(e.model)
     assert len(find_blocks(graph_again := e.graph())) == 4 and graph_again is not graph
 
 
-def test_a_merged_pair_is_one_block_by_its_first_number(exact: MakeExact) -> None:
+def test_a_merged_pair_is_one_block_with_its_first_number(exact: MakeExact) -> None:
     graph = exact().graph()
     parallel_blocks(graph, [(1, 2)])
     assert list(find_blocks(graph, absent=[2])) == [0, 1, 3]
@@ -71,8 +71,8 @@ def test_layer_scale_qk_norm_and_registers(exact: MakeExact) -> None:
     ):
         e = exact(name, **options)
         graph = e.graph()
-        said = parallel_blocks(graph, [(0, 1)])
-        assert close(logits(finish(graph), e.images()), e.expected(side_by_side([(0, 1)]))), said
+        message = parallel_blocks(graph, [(0, 1)])
+        assert close(logits(finish(graph), e.images()), e.expected(in_parallel([(0, 1)]))), message
 
 
 def test_blocks_with_different_numbers_of_heads_are_merged(exact: MakeExact) -> None:
@@ -85,9 +85,9 @@ def test_blocks_with_different_numbers_of_heads_are_merged(exact: MakeExact) -> 
     assert cost(model) < cost(alone)
 
 
-def test_what_has_no_neighbour_is_refused(exact: MakeExact) -> None:
+def test_blocks_that_cannot_be_paired_are_errors(exact: MakeExact) -> None:
     with pytest.raises(StageError, match="parallel_blocks names block 4"):
         parallel_blocks(exact().graph(), [(3, 4)])
     e = exact("swin_tiny_patch4_window7_224", img_size=224, depths=(1, 2), num_heads=(3, 6))
-    with pytest.raises(StageError, match="the stream changes its layout or its shape"):
+    with pytest.raises(StageError, match="the stream changes its layout or shape"):
         parallel_blocks(e.graph(), [(0, 1)])

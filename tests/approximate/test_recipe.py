@@ -1,4 +1,4 @@
-"""restructure.approximate in a recipe: what is wrong before anything runs, and which steps an option makes."""
+"""restructure.approximate in a recipe: validation, and the steps of each option."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_order_is_fixed_and_blocks_keep_their_numbers(tiny: Path) -> None:
         ),
     ],
 )
-def test_what_is_known_to_be_wrong_is_said_before_anything_runs(
+def test_invalid_options_are_reported_before_anything_runs(
     tiny: Path, sets: list[str], field: str, message: str, hint: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
@@ -100,7 +100,7 @@ def test_what_is_known_to_be_wrong_is_said_before_anything_runs(
     assert found[0].where is not None
 
 
-def test_features_have_no_top1_to_measure_the_cost_with(tiny: Path) -> None:
+def test_features_have_no_top1_to_measure(tiny: Path) -> None:
     with pytest.raises(SpecError) as caught:
         load_recipe(tiny, [f"{PLACE}.gelu=tanh", "model.outputs=features"])
     assert any(e.field == PLACE and "features has none" in e.message for e in (caught.value, *caught.value.others))

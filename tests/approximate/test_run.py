@@ -1,4 +1,4 @@
-"""Approximations in a real run of a miniature: one step, one graph and one line of accuracy each."""
+"""Approximations in a run of a tiny model: each has a step, a graph and a line of accuracy."""
 
 from __future__ import annotations
 
@@ -101,4 +101,4 @@ def test_every_approximation_has_its_line_of_accuracy(
     out = capsys.readouterr().out
     assert all(label in out for label in labels)
     rows = [line for line in out.splitlines() if "host, onnxruntime" in line]
-    assert len({line.index("host, onnxruntime") for line in rows}) == 1, "the columns stand below one another"
+    assert len({line.index("host, onnxruntime") for line in rows}) == 1, "the columns are aligned"

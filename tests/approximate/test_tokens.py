@@ -1,4 +1,4 @@
-"""reduce_tokens: the grid is pooled as torch pools it, everything after is smaller, and what cannot be is refused."""
+"""reduce_tokens: the grid is pooled as in torch, later nodes shrink, and unsupported networks are errors."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from bpudeploy.approximate.read import read_graph
+from bpudeploy.approximate.graph_edit import editable_graph
 from bpudeploy.approximate.tokens import reduce_tokens
 from bpudeploy.errors import StageError
 from tests.approximate.conftest import MakeExact, close, cost, finish, logits
 
 
 def pooled(after: int, factor: int) -> Any:
-    """Return what makes a torch model pool its patch tokens after a block."""
+    """Return a function that makes a torch model pool its patch tokens after a block."""
     import torch
 
     def change(model: Any) -> None:
@@ -57,37 +57,37 @@ def test_patch_tokens_are_pooled(exact: MakeExact, name: str, options: dict[str,
 def test_a_factor_of_four_leaves_one_patch(exact: MakeExact) -> None:
     e = exact()
     graph = e.graph()
-    assert reduce_tokens(graph, 1, 4) == "4 x 4 patch tokens become 1 x 1 after block 1; 1 others stay"
+    assert reduce_tokens(graph, 1, 4) == "4 x 4 patch tokens become 1 x 1 after block 1; 1 other tokens kept"
     model = finish(graph)
     assert close(logits(model, e.images()), e.expected(pooled(1, 4)))
-    softmaxes = [n.shape for n in read_graph(model).nodes.values() if n.op == "Softmax"]
+    softmaxes = [n.shape for n in editable_graph(model).nodes.values() if n.op == "Softmax"]
     assert {s[2:] for s in softmaxes[:2]} == {(17, 17)} and softmaxes[2][2:] == (2, 2)
 
 
-def test_a_factor_that_does_not_divide_names_those_that_do(exact: MakeExact) -> None:
+def test_an_invalid_factor_is_an_error_that_lists_valid_ones(exact: MakeExact) -> None:
     with pytest.raises(StageError, match="3 does not divide the grid of 4 x 4") as caught:
         reduce_tokens(exact().graph(), 0, 3)
-    assert caught.value.hint == "factors that do: 2, 4"
+    assert caught.value.hint == "valid factors: 2, 4"
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         (
             "beit_base_patch16_224",
             {"img_size": 64, "depth": 2, "embed_dim": 96, "num_heads": 3},
-            "an entry for each token|depends on the number",
+            "an entry per token|depends on the number",
         ),
         (
             "swin_tiny_patch4_window7_224",
             {"img_size": 224, "depths": (1, 2), "num_heads": (3, 6)},
             "no patch conv|windows",
         ),
-        ("mixer_s32_224", {"img_size": 64}, "its weights are for that many tokens"),
+        ("mixer_s32_224", {"img_size": 64}, "its weights mix tokens"),
     ],
 )
-def test_what_depends_on_the_number_of_tokens_is_refused(
-    exact: MakeExact, name: str, options: dict[str, Any], said: str
+def test_networks_that_depend_on_the_number_of_tokens_are_errors(
+    exact: MakeExact, name: str, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(StageError, match=said):
+    with pytest.raises(StageError, match=message):
         reduce_tokens(exact(name, **options).graph(), 0, 2)

@@ -1,4 +1,4 @@
-"""Models of timm with random weights in every place where a missing fold would show."""
+"""timm models with randomised parameters, so that a missing fold changes the output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., Any]:
-    """Return ``make(name, **options)``: a timm model in evaluation mode, all that is trained disturbed by a seed."""
+    """Return ``make(name, **options)``: a timm model in evaluation mode with seeded noise on all parameters."""
     import torch
 
     from bpudeploy.stages.timm_models import timm

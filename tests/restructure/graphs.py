@@ -1,4 +1,4 @@
-"""Small ONNX networks, and what onnxruntime says of them before and after the rewrite."""
+"""Small ONNX networks, and their outputs in onnxruntime before and after the rewrite."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpudeploy.host import open_session
-from bpudeploy.restructure.forms import faults
-from bpudeploy.restructure.imported import read_network
+from bpudeploy.restructure.bpu_form import form_errors
+from bpudeploy.restructure.network import read_network
 from bpudeploy.restructure.rewrite import Rewritten, rewrite
 
 Array = NDArray[Any]
@@ -23,7 +23,7 @@ def network(
     outputs: Sequence[str] = ("y",),
     opset: int = 17,
 ) -> Any:
-    """Return a checked model with the input ``x`` of ``shape``."""
+    """Return a model with the input ``x`` of ``shape``."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -35,8 +35,7 @@ def network(
         [helper.make_tensor_value_info(o, onnx.TensorProto.FLOAT, None) for o in outputs],
         tensors,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    return model
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def noise(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
@@ -45,25 +44,25 @@ def noise(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
 
 
 def original(model: Any, x: Array) -> list[Array]:
-    """Return what the model says as it came."""
-    made: list[Array] = open_session(model.SerializeToString()).run(None, {"x": x})
-    return made
+    """Return the outputs of the original model."""
+    outputs: list[Array] = open_session(model.SerializeToString()).run(None, {"x": x})
+    return outputs
 
 
 def ours(rewritten: Rewritten, x: Array) -> list[Array]:
-    """Return what the rewritten model says, read as the original's outputs."""
+    """Return the outputs of the rewritten model in the original's shapes."""
     session = open_session(rewritten.model.SerializeToString())
-    made = session.run([o.name for o in rewritten.reading.outputs], {session.get_inputs()[0].name: x})
-    return [o.read(a) for o, a in zip(rewritten.reading.outputs, made, strict=True)]
+    made = session.run([o.name for o in rewritten.tensor_map.outputs], {session.get_inputs()[0].name: x})
+    return [o.read(a) for o, a in zip(rewritten.tensor_map.outputs, made, strict=True)]
 
 
 def rewritten_exactly(model: Any, x: Array, *, fed: Array | None = None, worst: float = 2e-6) -> Rewritten:
-    """Rewrite ``model``, hold the form and the equality on ``x``, and return the rewrite for a closer look.
+    """Rewrite ``model``, check its form and that it equals the original on ``x``, and return it.
 
-    ``fed`` is what the rewrite is fed, where that is laid out otherwise than ``x``.
+    ``fed`` is the input of the rewritten model, if its layout differs from ``x``.
     """
     made = rewrite(read_network(model))
-    assert faults(made.model) == []
+    assert form_errors(made.model) == []
     for mine, other in zip(ours(made, x if fed is None else fed), original(model, x), strict=True):
         assert mine.shape == other.shape
         assert np.abs(mine - other).max() <= worst * float(np.ptp(other) or np.abs(other).max())
@@ -71,5 +70,5 @@ def rewritten_exactly(model: Any, x: Array, *, fed: Array | None = None, worst: 
 
 
 def ops(made: Rewritten) -> list[str]:
-    """Return the operators in order."""
+    """Return the operators of the model in order."""
     return [n.op_type for n in made.model.graph.node]

@@ -1,4 +1,4 @@
-"""Whole networks: every family that bpudeploy promises, exact, 4-D, proven; and a proof that can fail."""
+"""Every supported model family is rewritten exactly to 4-D and proven; the proof detects differences."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.bpu_form import form_errors
 from bpudeploy.restructure.export import export_whole, network_of_module
-from bpudeploy.restructure.forms import faults
 from bpudeploy.restructure.proof import Reference, prove, random_input
 from bpudeploy.restructure.record import GraphRecord, Proof, count_nodes
 from bpudeploy.restructure.rewrite import Rewritten, rewrite
@@ -58,7 +58,7 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("repvgg_a0", {}),
 ]
 TOLERANCE = {"visformer_tiny": 3e-5}
-"""With these random weights torch's own float32 is 5e-6 of the range away from float64, and so is ours."""
+"""With these random weights float32 differs from float64 by 5e-6 of the range, in torch too."""
 CNNS = ("resnet18", "mobilenetv3_small_050", "efficientnet_b0", "repvgg_a0")
 
 
@@ -68,7 +68,7 @@ def proven(made: Rewritten, truth: Reference, *, tolerance: float) -> tuple[Proo
 
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(made.model, Path(folder) / "graph.onnx")
-        return prove(Path(folder) / "graph.onnx", made.reading, truth, tolerance=tolerance)
+        return prove(Path(folder) / "graph.onnx", made.tensor_map, truth, tolerance=tolerance)
 
 
 def reference(model: Any, shape: tuple[int, int, int, int], images: int = 2) -> Reference:
@@ -101,17 +101,17 @@ def test_every_family_is_exact_and_4d(make_model: MakeModel, name: str, options:
     truth = reference(model, shape)
     network = network_of_module(reparameterized(model), shape)
     made = rewrite(network)
-    assert faults(made.model) == [] and made.model.opset_import[0].version == 11
+    assert form_errors(made.model) == [] and made.model.opset_import[0].version == 11
     proof, _ = proven(made, truth, tolerance=TOLERANCE.get(name, 1e-5))
     assert proof.top1_equal == 2
     if name in CNNS:
         before = [o.op for o in network.operations]
         after = count_nodes(made.model)
         assert sum(after.values()) <= len(before) and after["Conv"] <= before.count("Conv") + before.count("Gemm")
-        assert not {"Transpose", "Reshape"} & set(after), "a CNN comes out with nothing moved"
+        assert not {"Transpose", "Reshape"} & set(after), "a CNN has no layout changes"
 
 
-def test_a_plain_vit_has_no_mean_no_key_bias_and_a_narrow_end(make_model: MakeModel) -> None:
+def test_a_plain_vit_has_no_means_no_key_biases_and_a_narrow_last_block(make_model: MakeModel) -> None:
     model = make_model("vit_tiny_patch16_224", img_size=64, depth=3)
     made = rewrite(network_of_module(model, shape_of(model)))
     nodes = count_nodes(made.model)
@@ -123,14 +123,14 @@ def test_a_plain_vit_has_no_mean_no_key_bias_and_a_narrow_end(make_model: MakeMo
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_batches_sizes_and_heads(make_model: MakeModel, batch: int) -> None:
-    """A batch, an input that is not square and feature maps in one network."""
+def test_batches_non_square_inputs_and_feature_maps(make_model: MakeModel, batch: int) -> None:
+    """All in one network."""
     model = feature_maps(make_model("vit_tiny_patch16_224", img_size=(64, 96), depth=3), (0, 2))
     shape = (batch, 3, 64, 96)
     made = rewrite(network_of_module(model, shape))
-    assert [o.shape for o in made.reading.outputs] == [(batch, 192, 4, 6)] * 2
+    assert [o.shape for o in made.tensor_map.outputs] == [(batch, 192, 4, 6)] * 2
     physical = [tuple(d.dim_value for d in o.type.tensor_type.shape.dim) for o in made.model.graph.output]
-    assert physical == [(batch, 192, 4, 6)] * 2, "a detector reads them as they are"
+    assert physical == [(batch, 192, 4, 6)] * 2, "a detector reads them directly"
     proof, _ = proven(made, reference(model, shape, images=4), tolerance=1e-5)
     assert proof.top1_equal is None and proof.images == 4
 
@@ -149,7 +149,7 @@ print(hashlib.sha256(made.SerializeToString(deterministic=True)).hexdigest())
 
 @pytest.mark.parametrize("name", ["test_vit", "xcit_nano_12_p16_224"])
 def test_the_same_weights_give_the_same_bytes_in_every_process(name: str) -> None:
-    """Python's hashes differ from process to process: no order may come from a set."""
+    """Hash randomisation: no order may depend on a set."""
     found = set()
     for seed in ("1", "2", "3"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
@@ -185,26 +185,24 @@ def disturbed(rewritten: Rewritten, part: str) -> Rewritten:
         ("head", "head"),
     ],
 )
-def test_a_disturbed_weight_fails_the_proof_and_its_layer_is_named(
-    make_model: MakeModel, part: str, named: str
-) -> None:
+def test_a_changed_weight_fails_the_proof_and_its_layer_is_named(make_model: MakeModel, part: str, named: str) -> None:
     model = make_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
     broken = disturbed(rewrite(network_of_module(model, shape_of(model))), part)
     with pytest.raises(StageError, match=rf"the first layer that differs is {named}"):
         proven(broken, reference(model, shape_of(model)), tolerance=1e-5)
 
 
-def test_nothing_differs_when_nothing_is_disturbed(make_model: MakeModel) -> None:
-    """Every twin that the failure report would look at is really equal: no layer is blamed falsely."""
-    from bpudeploy.restructure.locate import first_difference
+def test_all_counterparts_are_equal_in_a_correct_rewrite(make_model: MakeModel) -> None:
+    """Otherwise a failed proof could name the wrong layer."""
+    from bpudeploy.restructure.first_difference import first_difference
 
     for name, options in (FAMILIES[0], FAMILIES[7], FAMILIES[9], FAMILIES[10]):
         model = make_model(name, **options)
         shape = shape_of(model)
         made = rewrite(network_of_module(model, shape))
-        assert len(made.reading.twins) > 20
-        said = first_difference(made.model, made.reading, reference(model, shape).original(), noise(shape), 1e-4)
-        assert said.startswith("no inner layer"), (name, said)
+        assert len(made.tensor_map.counterparts) > 20
+        message = first_difference(made.model, made.tensor_map, reference(model, shape).original(), noise(shape), 1e-4)
+        assert message.startswith("no inner layer"), (name, message)
 
 
 def noise(shape: tuple[int, ...]) -> Any:
@@ -214,15 +212,15 @@ def noise(shape: tuple[int, ...]) -> Any:
 def test_a_top1_that_flips_fails_the_proof(make_model: MakeModel) -> None:
     model = make_model("test_vit", img_size=64, num_classes=5)
     truth = reference(model, shape_of(model))
-    flipped = np.array(truth.answers[0])
+    flipped = np.array(truth.outputs[0])
     top = flipped[0].argsort()
     flipped[0, top[-2]] = flipped[0, top[-1]] + 1e-7 * np.ptp(flipped)
     made = rewrite(network_of_module(model, shape_of(model)))
     with pytest.raises(StageError, match="top-1"):
-        proven(made, replace(truth, answers=[flipped]), tolerance=1e9)
+        proven(made, replace(truth, outputs=[flipped]), tolerance=1e9)
 
 
-def test_the_record_travels_in_the_file(make_model: MakeModel, tmp_path: Path) -> None:
+def test_the_record_is_stored_in_the_file(make_model: MakeModel, tmp_path: Path) -> None:
     import onnx
 
     model = make_model("test_vit", img_size=64, num_classes=5)
@@ -234,21 +232,21 @@ def test_the_record_travels_in_the_file(make_model: MakeModel, tmp_path: Path) -
     loaded = onnx.load(tmp_path / "graph.onnx")
     assert GraphRecord.read(loaded) == record and len(loaded.graph.node) == len(made.model.graph.node)
     record.write(loaded)
-    assert GraphRecord.read(loaded) == record and len(loaded.metadata_props) == 1, "written in place of the earlier one"
+    assert GraphRecord.read(loaded) == record and len(loaded.metadata_props) == 1, "replaces the earlier one"
 
 
-def test_a_gemm_and_a_norm_are_faults() -> None:
+def test_a_gemm_and_a_2d_output_are_errors() -> None:
     import onnx
     from onnx import helper
 
     node = helper.make_node("Gemm", ["x", "w"], ["y"], name="fc")
     x, w, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 2]) for n in "xwy")
     model = helper.make_model(helper.make_graph([node], "g", [x, w], [y]), opset_imports=[helper.make_opsetid("", 11)])
-    found = faults(model)
+    found = form_errors(model)
     assert any("Gemm" in fault for fault in found) and any("shape [2, 2]" in fault for fault in found)
 
 
-def test_what_torch_cannot_trace_is_an_error_with_its_words(make_model: MakeModel) -> None:
+def test_an_export_failure_quotes_torch(make_model: MakeModel) -> None:
     import torch
 
     class Adaptive(torch.nn.Module):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Each operator has its 4-D form, equal to onnxruntime's answer on the original."""
+"""Each operator is lowered to 4-D, and equals the original in onnxruntime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from bpudeploy.errors import StageError
-from bpudeploy.restructure.imported import read_network
+from bpudeploy.restructure.network import read_network
 from bpudeploy.restructure.rewrite import rewrite
 from tests.restructure.graphs import network, noise, ops, rewritten_exactly
 
@@ -50,10 +50,7 @@ ELEMENTWISE: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "maximum": ([N("Max", ["x", "a"], ["y"])], {"a": np.float32(0.1)}),
 }
 VIEWS: dict[str, tuple[list[Any], dict[str, Any]]] = {
-    "reshape that cuts across": (
-        [N("Reshape", ["x", "s"], ["r"]), N("Tanh", ["r"], ["y"])],
-        {"s": integers(1, 16, 6)},
-    ),
+    "reshape that cuts across": ([N("Reshape", ["x", "s"], ["r"]), N("Tanh", ["r"], ["y"])], {"s": integers(1, 16, 6)}),
     "squeeze and unsqueeze": (
         [
             N("ReduceMean", ["x"], ["m"], axes=[2], keepdims=0),
@@ -209,7 +206,7 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("batch", [1, 2])
-def test_an_operator_s_4d_form_is_equal(name: str, batch: int) -> None:
+def test_lowered_operators_are_equal(name: str, batch: int) -> None:
     nodes, constants = CASES[name]
     if batch == 2:
         constants = {k: batched(v, k) for k, v in constants.items()}
@@ -217,7 +214,7 @@ def test_an_operator_s_4d_form_is_equal(name: str, batch: int) -> None:
 
 
 def batched(value: Any, name: str) -> Any:
-    """Return a shape's first 1 as 2, and class tokens for two images; other constants as they are."""
+    """Return a shape with batch 2, class tokens for two images, and other constants unchanged."""
     if name == "k":
         return np.concatenate([value, value])
     if (
@@ -231,8 +228,8 @@ def batched(value: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 17])
-def test_older_opsets_mean_what_they_meant(opset: int) -> None:
-    """Softmax before 13 joins the axes behind; Slice, Pad, Clip and Squeeze had attributes."""
+def test_older_opsets(opset: int) -> None:
+    """Before 13, Softmax is over all axes from its axis on; older Slice, Pad, Clip have attributes."""
     nodes = [N("Conv", ["x", "w"], ["c"]), N("Softmax", ["c"], ["y"], axis=1)]
     model = network(nodes, {"w": noise(5, 6, 1, 1)}, IMAGE, opset=opset)
     if opset == 9:
@@ -246,15 +243,15 @@ def test_older_opsets_mean_what_they_meant(opset: int) -> None:
     rewritten_exactly(model, noise(*IMAGE))
 
 
-def test_images_with_channels_last_are_fed_channels_first() -> None:
+def test_an_nhwc_input_becomes_nchw() -> None:
     nodes = [N("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]), N("Conv", ["t", "w"], ["y"])]
     x = noise(1, 8, 8, 3)
     made = rewritten_exactly(network(nodes, {"w": noise(5, 3, 3, 3)}, x.shape), x, fed=x.transpose(0, 3, 1, 2).copy())
     assert ops(made) == ["Conv"]
 
 
-def test_weights_are_taken_where_they_are_and_never_copied_by_reading() -> None:
-    from bpudeploy.restructure.imported import read_network as read
+def test_read_network_does_not_copy_weights() -> None:
+    from bpudeploy.restructure.network import read_network as read
 
     weight = noise(6, 5)
     model = network([*TOKENS, N("MatMul", ["t", "w"], ["y"])], {**TOKENS_SHAPE, "w": weight}, IMAGE)
@@ -266,12 +263,12 @@ def test_weights_are_taken_where_they_are_and_never_copied_by_reading() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "constants", "said"),
+    ("nodes", "constants", "message"),
     [
-        ([N("TopK", ["x", "k"], ["y", "i"])], {"k": integers(2)}, "depends on what is in the image"),
-        ([N("NonZero", ["x"], ["z"]), N("Cast", ["z"], ["y"], to=1)], {}, "depends on what is in the image"),
+        ([N("TopK", ["x", "k"], ["y", "i"])], {"k": integers(2)}, "depends on the image's content"),
+        ([N("NonZero", ["x"], ["z"]), N("Cast", ["z"], ["y"], to=1)], {}, "depends on the image's content"),
         ([N("Einsum", ["x", "x"], ["y"], equation="bchw,bcij->bhwi")], {}, "equation"),
-        ([N("Det", ["x"], ["y"])], {}, "not known"),
+        ([N("Det", ["x"], ["y"])], {}, "not supported"),
         (
             [N("Reshape", ["x", "s"], ["r"]), N("Conv", ["r", "w"], ["y"])],
             {"s": integers(1, 6, 2, 2, 4), "w": noise(2, 6, 1, 1, 1)},
@@ -279,15 +276,15 @@ def test_weights_are_taken_where_they_are_and_never_copied_by_reading() -> None:
         ),
     ],
 )
-def test_what_has_no_form_is_refused_with_its_place_and_a_way_out(nodes: Any, constants: Any, said: str) -> None:
-    with pytest.raises(StageError, match=said) as caught:
+def test_an_operation_without_4d_form_is_an_error_with_a_hint(nodes: Any, constants: Any, message: str) -> None:
+    with pytest.raises(StageError, match=message) as caught:
         rewrite(read_network(network(nodes, constants, IMAGE)))
     assert caught.value.hint
-    if "image" in said:
+    if "image" in message:
         assert "restructure.approximate" in caught.value.hint
 
 
-def test_a_gather_by_the_image_is_refused_with_the_static_alternative() -> None:
+def test_a_data_dependent_gather_is_an_error_that_names_the_static_alternative() -> None:
     nodes = [
         N("ReduceMean", ["x"], ["m"], axes=[1, 2, 3], keepdims=0),
         N("Cast", ["m"], ["i"], to=7),
@@ -298,7 +295,7 @@ def test_a_gather_by_the_image_is_refused_with_the_static_alternative() -> None:
     assert "reduce_tokens" in (caught.value.hint or "")
 
 
-def test_a_shape_that_is_not_fixed_and_a_foreign_domain_are_refused() -> None:
+def test_dynamic_shapes_and_foreign_domains_are_errors() -> None:
     with pytest.raises(StageError, match="not fixed"):
         read_network(network([N("Tanh", ["x"], ["y"])], {}, ("n", 3, 4, 4)))
     model = network([N("Tanh", ["x"], ["y"])], {}, IMAGE)

@@ -1,4 +1,4 @@
-"""Layouts: any order of any atoms is reached with four axes, and the values are those that numpy gives."""
+"""Any layout is reached by operators of four axes, with the same values as in NumPy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def layouts(draw: st.DrawFn) -> tuple[Dims, Dims]:
 
 @given(layouts())
 @settings(deadline=None, max_examples=150)
-def test_steps_never_leave_four_axes_and_give_what_one_transpose_would(pair: tuple[Dims, Dims]) -> None:
+def test_steps_have_four_axes_and_equal_one_transpose(pair: tuple[Dims, Dims]) -> None:
     source, target = pair
     values = np.arange(size(flat(source)))
     order = flat(source)
@@ -41,18 +41,18 @@ def test_steps_never_leave_four_axes_and_give_what_one_transpose_would(pair: tup
     np.testing.assert_array_equal(move_array(values.reshape(sizes(source)), source, target), expected)
 
 
-def test_what_is_in_place_needs_no_step_and_what_is_in_order_no_transpose() -> None:
+def test_equal_layouts_need_no_step_and_equal_orders_no_transpose() -> None:
     c, h, w = Atom(3), Atom(4), Atom(5)
     assert steps(((), (c,), (h,), (w,)), ((), (c,), (h,), (w,))) == []
     (only,) = steps(((), (c,), (h,), (w,)), ((), (c,), (), (h, w)))
     assert only.shape == (1, 3, 1, 20) and not only.perm
     (only,) = steps(((), (c,), (), (h,)), ((), (h,), (), (c,)))
-    assert only.perm and not only.shape, "channels and tokens change places in one Transpose"
+    assert only.perm and not only.shape, "one Transpose swaps channels and tokens"
 
 
 @given(st.lists(st.sampled_from([2, 3, 4, 6]), min_size=1, max_size=4), st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_regroup_cuts_like_reshape_or_says_that_it_cannot(factors: list[int], rng: object) -> None:
+def test_regroup_splits_like_reshape_or_returns_none(factors: list[int], rng: object) -> None:
     atoms: Atoms = tuple(Atom(n) for n in factors)
     total = math.prod(factors)
     for shape in ([total], [1, total, 1], factors[::-1], [2, total // 2]):
@@ -63,7 +63,7 @@ def test_regroup_cuts_like_reshape_or_says_that_it_cannot(factors: list[int], rn
             continue
         axes, splits = found
         assert sizes(axes) == list(shape)
-        assert flat(axes) == substitute(atoms, splits), "the order of the values is kept"
+        assert flat(axes) == substitute(atoms, splits), "the order of values is unchanged"
 
 
 def test_factors_that_do_not_divide_each_other_have_no_refinement() -> None:

@@ -1,4 +1,4 @@
-"""Each rule alone: it applies where it should, nowhere else, and the network says the same before and after."""
+"""Each rule alone: it applies where it should and only there, and keeps the network's outputs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from onnx import helper
 
 from bpudeploy.host import open_session
+from bpudeploy.restructure.fuse_patterns import fuse_patterns
 from bpudeploy.restructure.graph import Graph
-from bpudeploy.restructure.imported import read_network
-from bpudeploy.restructure.lower.table import lower
-from bpudeploy.restructure.recognise import recognise
+from bpudeploy.restructure.lower.dispatch import lower
+from bpudeploy.restructure.network import read_network
 from bpudeploy.restructure.rewrite import rewrite
 from bpudeploy.restructure.rules.biases import drop_key_biases, move_value_biases
 from bpudeploy.restructure.rules.centre import centre
 from bpudeploy.restructure.rules.dead import remove_dead
+from bpudeploy.restructure.rules.merge_equal import merge_equal_nodes
 from bpudeploy.restructure.rules.moves import merge_moves
 from bpudeploy.restructure.rules.narrow import narrow
 from bpudeploy.restructure.rules.protect import protect_squares
 from bpudeploy.restructure.rules.scale import fold_scales
-from bpudeploy.restructure.rules.share import share
 from bpudeploy.restructure.rules.tokens import prepare_tokens
 from bpudeploy.restructure.write import to_onnx
 from tests.restructure.graphs import network, noise, ops, original, ours
@@ -50,9 +50,9 @@ def constants(**more: Any) -> dict[str, Any]:
 
 
 def applied(rule: Rule, model: Any, *, first: tuple[Rule, ...] = (remove_dead,)) -> tuple[int, Graph]:
-    """Apply ``rule`` to the lowered ``model`` and hold the network to what it said before; return count and graph."""
+    """Apply ``rule`` to the lowered ``model``, check that its outputs are unchanged, and return count and graph."""
     x = noise(*SHAPE, seed=9)
-    graph = lower(recognise(read_network(model)))
+    graph = lower(fuse_patterns(read_network(model)))
     for earlier in first:
         earlier(graph)
     count = rule(graph)
@@ -88,13 +88,13 @@ def attention(*, bias: bool = True, scale: float | None = None, talking: bool = 
 
 
 class TestCentre:
-    def test_a_stream_of_linear_writers_takes_the_mean_away(self) -> None:
+    def test_the_mean_is_folded_into_linear_producers(self) -> None:
         nodes = [CONV, *TO_TOKENS, NORM, N("MatMul", ["n", "m"], ["u"]), N("Add", ["t", "u"], ["t2"])]
         nodes += [N("LayerNormalization", ["t2", "g"], ["n2"]), N("MatMul", ["n2", "head"], ["y"])]
         count, graph = applied(centre, network(nodes, constants(m=noise(8, 8, seed=7)), SHAPE))
         assert count == 2 and not [n for n in graph.nodes.values() if n.op == "Sub"]
 
-    def test_a_reader_that_needs_the_mean_keeps_it(self) -> None:
+    def test_a_reader_that_needs_the_mean_prevents_folding(self) -> None:
         nodes = [
             CONV,
             *TO_TOKENS,
@@ -111,7 +111,7 @@ class TestCentre:
         count, _ = applied(centre, network(nodes, constants(), SHAPE, outputs=("y", "t")))
         assert count == 0
 
-    def test_a_writer_that_is_not_linear_is_centred_once_where_two_norms_read(self) -> None:
+    def test_a_nonlinear_producer_read_by_two_norms_is_centred_once(self) -> None:
         nodes = [
             CONV,
             N("Relu", ["c"], ["a"]),
@@ -123,7 +123,7 @@ class TestCentre:
         count, graph = applied(centre, network(nodes, constants(m=noise(8, 8, seed=7)), SHAPE))
         assert count == 2 and len([n for n in graph.nodes.values() if n.op == "Sub"]) == 1
 
-    def test_moves_slices_and_constants_carry_the_stream(self) -> None:
+    def test_a_stream_continues_through_moves_slices_and_constants(self) -> None:
         nodes = [CONV, *TO_TOKENS, N("Concat", ["cls", "t"], ["t1"], axis=1), N("Add", ["t1", "pos"], ["t2"])]
         nodes += [
             N("LayerNormalization", ["t2", "g", "h"], ["n"]),
@@ -136,35 +136,35 @@ class TestCentre:
 
 
 class TestBiases:
-    def test_the_key_s_goes(self) -> None:
+    def test_key_biases_are_dropped(self) -> None:
         count, graph = applied(drop_key_biases, attention())
         assert count == 1 and sum(len(n.inputs) == 2 for n in graph.nodes.values() if n.op == "Conv") == 1
 
-    def test_the_value_s_moves_into_the_projection(self) -> None:
+    def test_value_biases_move_into_the_projection(self) -> None:
         assert applied(move_value_biases, attention())[0] == 1
 
-    def test_rows_that_do_not_sum_to_one_keep_the_value_s(self) -> None:
+    def test_value_biases_stay_if_rows_do_not_sum_to_one(self) -> None:
         assert applied(move_value_biases, attention(talking=True))[0] == 0
 
-    def test_attention_over_channels_keeps_the_key_s(self) -> None:
-        """Each column has another key channel there, so its bias does not cancel (DaViT)."""
+    def test_key_biases_stay_in_attention_over_channels(self) -> None:
+        """Each column is another channel of the key, so the bias does not cancel (DaViT)."""
         nodes = [CONV, *TO_TOKENS, N("MatMul", ["t", "wk"], ["k0"]), N("Add", ["k0", "b"], ["k"])]
         nodes += [N("Transpose", ["t"], ["tt"], perm=[0, 2, 1]), N("MatMul", ["tt", "k"], ["l"])]
         nodes += [N("Softmax", ["l"], ["a"], axis=-1), N("MatMul", ["t", "a"], ["y"])]
         count, _ = applied(drop_key_biases, network(nodes, constants(wk=noise(8, 8, seed=7, scale=0.1)), SHAPE))
         assert count == 0
 
-    def test_without_biases_there_is_nothing_to_do(self) -> None:
+    def test_attention_without_biases(self) -> None:
         assert applied(drop_key_biases, attention(bias=False))[0] == 0
         assert applied(move_value_biases, attention(bias=False))[0] == 0
 
 
-def test_a_scale_of_the_scores_goes_into_the_queries() -> None:
+def test_a_scale_of_the_scores_is_folded_into_the_queries() -> None:
     count, graph = applied(fold_scales, attention(scale=0.25))
     assert count == 1 and not [n for n in graph.nodes.values() if n.op == "Mul"]
 
 
-def test_a_slice_goes_before_the_norm_and_the_mlp() -> None:
+def test_a_slice_moves_before_the_norm_and_the_mlp() -> None:
     nodes = [
         CONV,
         *WITH_CLASS,
@@ -181,7 +181,7 @@ def test_a_slice_goes_before_the_norm_and_the_mlp() -> None:
     assert all(n.shape[3] == 1 for n in graph.nodes.values() if n.op in ("Relu", "Sqrt", "Mul"))
 
 
-def test_two_slices_cut_off_what_neither_reads() -> None:
+def test_the_range_outside_two_slices_is_removed() -> None:
     nodes = [
         CONV,
         *WITH_CLASS,
@@ -194,7 +194,7 @@ def test_two_slices_cut_off_what_neither_reads() -> None:
     assert count and {n.shape[3] for n in graph.nodes.values() if n.op == "Sqrt"} == {3}
 
 
-def test_positions_are_added_to_class_tokens_offline() -> None:
+def test_positions_are_folded_into_class_tokens() -> None:
     nodes = [
         CONV,
         *TO_TOKENS,
@@ -205,18 +205,18 @@ def test_positions_are_added_to_class_tokens_offline() -> None:
     count, graph = applied(prepare_tokens, network(nodes, constants(cls=noise(1, 1, 8), pos=noise(1, 17, 8)), SHAPE))
     assert count == 1
     (add,) = (n for n in graph.nodes.values() if n.op == "Add")
-    assert add.shape[3] == 16, "the class token has its position already"
+    assert add.shape[3] == 16, "the position of the class token is folded"
 
 
-def test_equal_nodes_are_one_and_moves_merge() -> None:
+def test_equal_nodes_and_consecutive_moves_are_merged() -> None:
     nodes = [CONV, N("Relu", ["c"], ["a0"]), N("Relu", ["c"], ["a1"]), N("Add", ["a0", "a1"], ["y"])]
-    assert applied(share, network(nodes, constants(), SHAPE))[0] == 1
+    assert applied(merge_equal_nodes, network(nodes, constants(), SHAPE))[0] == 1
     nodes = [CONV, N("Transpose", ["c"], ["t"], perm=[0, 2, 3, 1]), N("MatMul", ["t", "head"], ["y"])]
     graph = applied(merge_moves, network(nodes, constants(), SHAPE))[1]
-    assert sum(n.op == "Move" for n in graph.nodes.values()) == 1, "only the output's own form is left"
+    assert sum(n.op == "Move" for n in graph.nodes.values()) == 1, "only the output layout remains"
 
 
-def test_what_stands_between_a_square_and_its_root_stays_in_float() -> None:
+def test_nodes_from_a_square_to_its_root_stay_in_float() -> None:
     nodes = [
         N("Mul", ["x", "x"], ["q"]),
         N("ReduceMean", ["q"], ["m"], axes=[1]),
@@ -241,10 +241,10 @@ NORM_PARTS = [
 ]
 
 
-def test_a_layer_norm_in_parts_is_recognised_and_centred() -> None:
+def test_a_decomposed_layer_norm_is_fused_and_centred() -> None:
     nodes = [CONV, *TO_TOKENS, *NORM_PARTS, N("MatMul", ["n", "head"], ["y"])]
     model = network(nodes, constants(p2=np.float32(2), e=np.float32(1e-6)), SHAPE, opset=11)
-    found = [o.op for o in recognise(read_network(model)).operations]
+    found = [o.op for o in fuse_patterns(read_network(model)).operations]
     assert found.count("LayerNormalization") == 1 and "ReduceMean" not in found
     made = rewrite(read_network(model))
     x = noise(*SHAPE)
@@ -260,17 +260,17 @@ def test_a_layer_norm_in_parts_is_recognised_and_centred() -> None:
         [N("Mul", ["half", "one_e"], ["p"]), N("Mul", ["p", "x"], ["y"])],
     ],
 )
-def test_a_gelu_in_parts_is_recognised_and_written_as_compilers_look_for_it(parts: list[Any]) -> None:
+def test_a_decomposed_gelu_is_fused_and_written_in_the_order_of_vendor_compilers(parts: list[Any]) -> None:
     nodes = [N("Div", ["x", "root"], ["d"]), N("Erf", ["d"], ["e"]), N("Add", ["e", "one"], ["one_e"]), *parts]
     model = network(nodes, {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}, SHAPE)
-    assert [o.op for o in recognise(read_network(model)).operations] == ["Gelu"]
+    assert [o.op for o in fuse_patterns(read_network(model)).operations] == ["Gelu"]
     made = rewrite(read_network(model))
     assert ops(made) == ["Div", "Erf", "Add", "Mul", "Mul"]
     x = noise(*SHAPE)
     np.testing.assert_allclose(ours(made, x)[0], original(model, x)[0], atol=1e-6)
 
 
-def test_a_gelu_whose_parts_are_read_elsewhere_is_left_alone() -> None:
+def test_a_gelu_whose_parts_have_other_readers_is_not_fused() -> None:
     nodes = [
         N("Div", ["x", "root"], ["d"]),
         N("Erf", ["d"], ["e"]),
@@ -280,4 +280,4 @@ def test_a_gelu_whose_parts_are_read_elsewhere_is_left_alone() -> None:
         N("Add", ["g", "e"], ["y"]),
     ]
     model = network(nodes, {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}, SHAPE)
-    assert "Gelu" not in [o.op for o in recognise(read_network(model)).operations]
+    assert "Gelu" not in [o.op for o in fuse_patterns(read_network(model)).operations]

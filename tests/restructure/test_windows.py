@@ -1,4 +1,4 @@
-"""Windows, rotary embeddings and rolls: what real transformers do to axes, and how little of it is left."""
+"""Windows, rotary embeddings and rolls of real transformers are lowered to few nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHAPE = (1, 8, 12, 12)
 
 
 def partition(name: str, made: str) -> list[Any]:
-    """Return NHWC to windows of 16 tokens, (9, 16, 8)."""
+    """Return the nodes from NHWC to windows of 16 tokens, (9, 16, 8)."""
     return [
         N("Reshape", [name, "split"], [f"{name}.split"]),
         N("Transpose", [f"{name}.split"], [f"{name}.turned"], perm=[0, 1, 3, 2, 4, 5]),
@@ -37,8 +37,8 @@ def test_windows_are_moved_once_before_q_k_and_v() -> None:
     assert ops(made).count("Conv") == 3 and ops(made).count("Transpose") <= 5
 
 
-def test_a_reshape_across_joined_axes_moves_nothing() -> None:
-    """(3·4) windows side by side in memory are cut again as (6·2): patch merging behind window attention."""
+def test_a_reshape_across_adjacent_axes_moves_nothing() -> None:
+    """Adjacent axes (3·4) are split as (6·2): patch merging after window attention."""
     nodes = [N("Reshape", ["x", "a"], ["r"]), N("Relu", ["r"], ["s"]), N("Reshape", ["s", "b"], ["m"])]
     nodes += [N("Transpose", ["m"], ["t"], perm=[0, 2, 4, 1, 3, 5]), N("Reshape", ["t", "c"], ["y"])]
     constants = {"a": np.array([1, 8, 3, 4, 3, 4]), "b": np.array([1, 8, 6, 2, 6, 2]), "c": np.array([36, 8, 4])}
@@ -46,7 +46,7 @@ def test_a_reshape_across_joined_axes_moves_nothing() -> None:
     assert ops(made)[0] == "Relu", "nothing is moved before it"
 
 
-def test_a_rotary_embedding_s_rotation_is_one_grouped_convolution() -> None:
+def test_the_rotation_of_a_rotary_embedding_is_one_grouped_convolution() -> None:
     """rot(x) = (-x₁, x₀, -x₃, x₂, ...) within each head of four channels."""
     index = {f"i{k}": np.array([k]) for k in (0, 1, 2, 3, 9)}
     nodes = [
@@ -73,7 +73,7 @@ def test_a_rotary_embedding_s_rotation_is_one_grouped_convolution() -> None:
     }
     made = rewritten_exactly(network(nodes, constants, SHAPE), noise(*SHAPE))
     (conv,) = (n for n in made.model.graph.node if n.op_type == "Conv")
-    assert next(a.i for a in conv.attribute if a.name == "group") == 4, "each pair of channels is a block of its own"
+    assert next(a.i for a in conv.attribute if a.name == "group") == 4, "each pair of channels is a group"
     assert not {"Slice", "Concat"} & set(ops(made))
 
 
@@ -85,20 +85,20 @@ def test_a_roll_is_two_slices_and_a_concat() -> None:
     assert sorted(ops(made)) == ["Concat", "Slice", "Slice"]
 
 
-def test_a_block_that_is_assigned_is_a_mask_and_a_padding() -> None:
-    places = np.stack(np.meshgrid([0], np.arange(8), [3, 4, 5], indexing="ij"), -1)
+def test_an_assigned_block_becomes_a_mask_and_a_pad() -> None:
+    indices = np.stack(np.meshgrid([0], np.arange(8), [3, 4, 5], indexing="ij"), -1)
     nodes = [
         N("Slice", ["x", "a", "b", "axis"], ["u"]),
         N("Relu", ["u"], ["v"]),
         N("ScatterND", ["x", "i", "v"], ["y"]),
     ]
-    constants = {"a": np.array([0]), "b": np.array([3]), "axis": np.array([2]), "i": places}
+    constants = {"a": np.array([0]), "b": np.array([3]), "axis": np.array([2]), "i": indices}
     made = rewritten_exactly(network(nodes, constants, SHAPE), noise(*SHAPE))
     assert {"Mul", "Pad", "Add"} <= set(ops(made))
 
 
-def test_a_known_condition_takes_its_branch() -> None:
-    """torch writes a squeeze of unknown size as an If on the shape."""
+def test_a_constant_condition_selects_its_branch() -> None:
+    """torch exports a squeeze of unknown size as an If on the shape."""
     import onnx
     from onnx import TensorProto
 

@@ -1,4 +1,4 @@
-"""Writing the model: tensor by tensor, and the very message that onnx itself would write."""
+"""The file written tensor by tensor is the same message that onnx writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bpudeploy.restructure.write import _varint, save
 
 
 @given(st.integers(0, 2**62))
-def test_a_varint_is_what_protobuf_reads(number: int) -> None:
+def test_varints_are_read_by_protobuf(number: int) -> None:
     import onnx
 
     message = onnx.ModelProto()
@@ -22,7 +22,7 @@ def test_a_varint_is_what_protobuf_reads(number: int) -> None:
 
 
 @pytest.mark.parametrize("weights", [0, 1, 5])
-def test_the_file_is_the_same_message(tmp_path: Path, weights: int) -> None:
+def test_the_file_contains_the_same_message(tmp_path: Path, weights: int) -> None:
     import onnx
     from onnx import helper, numpy_helper
 

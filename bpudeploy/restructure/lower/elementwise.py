@@ -1,4 +1,4 @@
-"""Operators that act on each element alone, with one input or two."""
+"""Lower elementwise operators of one or several inputs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import Atom, Atoms, Dims, flat, sizes
+from bpudeploy.restructure.atoms import Atom, flat, sizes, with_dim
 from bpudeploy.restructure.lower.affine import apply_affine
-from bpudeploy.restructure.lower.context import Lowering, spread
+from bpudeploy.restructure.lower.context import Lowering, broadcastable
 from bpudeploy.restructure.lower.layouts import joint_layout, restricted
 from bpudeploy.restructure.value import Value
 
@@ -20,150 +20,139 @@ _KEPT_ATTRIBUTES = ("alpha", "beta", "gamma")
 
 
 def unary(ctx: Lowering) -> None:
-    """An operator of one input, whatever the layout."""
-    ctx.bind(
-        unary_of(ctx, ctx.at.op, ctx.value(), **{k: v for k, v in ctx.at.attributes.items() if k in _KEPT_ATTRIBUTES})
-    )
+    """An operator of one input, in any layout."""
+    kept = {k: v for k, v in ctx.node.attributes.items() if k in _KEPT_ATTRIBUTES}
+    ctx.bind(elementwise(ctx, ctx.node.op, ctx.value(), **kept))
 
 
-def unary_of(ctx: Lowering, op: str, value: Value, **attributes: Any) -> Value:
-    """Append ``op`` and return its value."""
-    value = ctx.settle(value)
-    name = ctx.emit(op, [value.name], sizes(value.dims), **attributes)
-    return replace(value, name=name, maker=None)
+def elementwise(
+    ctx: Lowering, op: str, value: Value, *others: str, suffix: str = "", keep_float: bool = False, **attributes: Any
+) -> Value:
+    """Return ``op`` of ``value`` and of ``others``, tensors in the same layout."""
+    value = ctx.apply_pending(value)
+    inputs = [value.name, *others]
+    return value.stored_as(ctx.emit(op, inputs, sizes(value.dims), suffix, keep_float=keep_float, **attributes))
+
+
+def square(ctx: Lowering, value: Value) -> Value:
+    """Return x · x, kept in float."""
+    value = ctx.apply_pending(value)
+    return elementwise(ctx, "Mul", value, value.name, suffix="square", keep_float=True)
 
 
 def negate(ctx: Lowering) -> None:
-    """Neg: a scale of -1, which a convolution takes up."""
+    """Neg: a scale of -1, foldable into a convolution."""
     ctx.bind(apply_affine(ctx, ctx.value(), (), np.array(-1.0), np.array(0.0)))
 
 
 def hard_swish(ctx: Lowering) -> None:
-    """HardSwish(x) = x · HardSigmoid(x; 1/6, 1/2), as opset 11 writes it."""
-    value = ctx.settle(ctx.value())
-    gate = ctx.emit("HardSigmoid", [value.name], sizes(value.dims), "gate", alpha=1.0 / 6.0, beta=0.5)
-    ctx.bind(replace(value, name=ctx.emit("Mul", [value.name, gate], sizes(value.dims), "hardswish"), maker=None))
+    """HardSwish(x) = x · HardSigmoid(x; 1/6, 1/2), in operators of opset 11."""
+    value = ctx.apply_pending(ctx.value())
+    gate = elementwise(ctx, "HardSigmoid", value, suffix="gate", alpha=1.0 / 6.0, beta=0.5)
+    ctx.bind(elementwise(ctx, "Mul", value, gate.name, suffix="hardswish"))
 
 
 def mish(ctx: Lowering) -> None:
-    """Mish(x) = x · tanh(softplus(x)), as opset 11 writes it."""
-    value = ctx.settle(ctx.value())
-    shape = sizes(value.dims)
-    gate = ctx.emit("Tanh", [ctx.emit("Softplus", [value.name], shape)], shape)
-    ctx.bind(replace(value, name=ctx.emit("Mul", [value.name, gate], shape, "mish"), maker=None))
+    """Mish(x) = x · tanh(softplus(x)), in operators of opset 11."""
+    value = ctx.apply_pending(ctx.value())
+    gate = elementwise(ctx, "Tanh", elementwise(ctx, "Softplus", value))
+    ctx.bind(elementwise(ctx, "Mul", value, gate.name, suffix="mish"))
 
 
 def gelu(ctx: Lowering) -> None:
-    """GELU(x) = (x · (1 + erf(x / √2))) · ½, in the order that vendor compilers look for; or its tanh form."""
-    value = ctx.settle(ctx.value())
-    shape, x = sizes(value.dims), value.name
-    if ctx.at.attributes.get("approximate", b"none") in (b"tanh", "tanh"):
-        cube = ctx.emit("Mul", [ctx.emit("Mul", [x, x], shape), x], shape)
-        inner = ctx.emit("Add", [x, ctx.emit("Mul", [cube, ctx.scalar(0.044715)], shape)], shape)
-        bend = ctx.emit("Tanh", [ctx.emit("Mul", [inner, ctx.scalar(float(np.sqrt(2 / np.pi)))], shape)], shape)
+    """GELU(x) = (x · (1 + erf(x / √2))) · ½, in the order that vendor compilers recognise; or the tanh form."""
+    x = ctx.apply_pending(ctx.value())
+    if ctx.node.attributes.get("approximate", b"none") in (b"tanh", "tanh"):
+        cube = elementwise(ctx, "Mul", elementwise(ctx, "Mul", x, x.name), x.name)
+        scaled = elementwise(ctx, "Mul", cube, ctx.scalar(0.044715))
+        inner = elementwise(ctx, "Add", x, scaled.name)
+        bounded = elementwise(ctx, "Tanh", elementwise(ctx, "Mul", inner, ctx.scalar(float(np.sqrt(2 / np.pi)))))
     else:
-        bend = ctx.emit("Erf", [ctx.emit("Div", [x, ctx.scalar(float(np.sqrt(2.0)))], shape)], shape)
-    product = ctx.emit("Mul", [x, ctx.emit("Add", [bend, ctx.scalar(1.0)], shape)], shape)
-    ctx.bind(replace(value, name=ctx.emit("Mul", [product, ctx.scalar(0.5)], shape, "gelu"), maker=None))
+        bounded = elementwise(ctx, "Erf", elementwise(ctx, "Div", x, ctx.scalar(float(np.sqrt(2.0)))))
+    product = elementwise(ctx, "Mul", x, elementwise(ctx, "Add", bounded, ctx.scalar(1.0)).name)
+    ctx.bind(elementwise(ctx, "Mul", product, ctx.scalar(0.5), suffix="gelu"))
 
 
 def clip(ctx: Lowering) -> None:
-    """Clip: its limits are scalar inputs."""
-    value = ctx.settle(ctx.value())
-    given = [
-        ctx.at.attributes.get(name) if ctx.constant(i) is None else ctx.constant(i)
-        for i, name in ((1, "min"), (2, "max"))
-    ]
-    limits = [ctx.store(np.array(v, np.float32).reshape(()), "limit") if v is not None else "" for v in given]
-    name = ctx.emit("Clip", [value.name, *limits] if limits[1] else [value.name, limits[0]], sizes(value.dims))
-    ctx.bind(replace(value, name=name, maker=None))
+    """Clip, with its limits as scalar inputs."""
+    value = ctx.apply_pending(ctx.value())
+    limits = []
+    for index, name in ((1, "min"), (2, "max")):
+        given = ctx.constant(index)
+        limit = ctx.node.attributes.get(name) if given is None else given
+        limits.append("" if limit is None else ctx.store(np.array(limit, np.float32).reshape(()), "limit"))
+    ctx.bind(elementwise(ctx, "Clip", value, *(limits if limits[1] else limits[:1])))
 
 
 def power(ctx: Lowering) -> None:
     """Pow with a constant exponent: a product, a root, or Pow itself."""
-    value, exponent = ctx.settle(ctx.value()), ctx.constant(1)
+    value, exponent = ctx.apply_pending(ctx.value()), ctx.constant(1)
     assert exponent is not None
-    shape = sizes(value.dims)
     if exponent.size != 1:
         return binary(ctx)
     match float(exponent.reshape(())):
         case 2.0:
-            name = ctx.emit("Mul", [value.name, value.name], shape, "square", keep_float=True)
+            result = square(ctx, value)
         case 0.5:
-            name = ctx.emit("Sqrt", [value.name], shape)
+            result = elementwise(ctx, "Sqrt", value)
         case -0.5:
-            name = ctx.emit("Reciprocal", [ctx.emit("Sqrt", [value.name], shape)], shape)
+            result = elementwise(ctx, "Reciprocal", elementwise(ctx, "Sqrt", value))
         case other:
-            name = ctx.emit("Pow", [value.name, ctx.scalar(other)], shape)
-    ctx.bind(replace(value, name=name, maker=None))
+            result = elementwise(ctx, "Pow", value, ctx.scalar(other))
+    ctx.bind(result)
 
 
 def binary(ctx: Lowering) -> None:
-    """Add, Sub, Mul, Div and their kin: of a value and a constant, or of two values."""
-    left, right = ctx.get(0), ctx.get(1)
-    if isinstance(left, Value) and isinstance(right, Value):
-        ctx.bind(binary_of(ctx, ctx.at.op, left, right))
-    elif isinstance(left, Value):
-        assert right is not None
-        ctx.bind(with_constant(ctx, ctx.at.op, left, np.asarray(right), False))
-    else:
-        assert isinstance(right, Value) and left is not None
-        ctx.bind(with_constant(ctx, ctx.at.op, right, np.asarray(left), True))
+    """Add, Sub, Mul, Div, PRelu: of a value and a constant, or of two values."""
+    left, right = ctx.input(0), ctx.input(1)
+    assert left is not None and right is not None
+    ctx.bind(binary_of(ctx, ctx.node.op, left, right))
 
 
 def several(ctx: Lowering) -> None:
-    """Sum, Min, Max and Mean of any number of inputs, two by two."""
-    op = {"Sum": "Add", "Mean": "Add"}.get(ctx.at.op, ctx.at.op)
+    """Sum, Min, Max and Mean of any number of inputs, pairwise."""
+    op = {"Sum": "Add", "Mean": "Add"}.get(ctx.node.op, ctx.node.op)
     total = ctx.value(0)
-    for index in range(1, len(ctx.at.inputs)):
-        other = ctx.get(index)
+    for index in range(1, len(ctx.node.inputs)):
+        other = ctx.input(index)
         assert other is not None
-        total = (
-            binary_of(ctx, op, total, other)
-            if isinstance(other, Value)
-            else with_constant(ctx, op, total, other, False)
-        )
-    if ctx.at.op == "Mean":
-        total = apply_affine(ctx, total, (), np.array(1.0 / len(ctx.at.inputs)), np.array(0.0))
+        total = binary_of(ctx, op, total, other)
+    if ctx.node.op == "Mean":
+        total = apply_affine(ctx, total, (), np.array(1.0 / len(ctx.node.inputs)), np.array(0.0))
     ctx.bind(total)
 
 
 def where(ctx: Lowering) -> None:
-    """Where with a constant condition: a product with the mask and a sum with the other constant."""
+    """Where with a constant condition and a constant branch: x · mask + the other constant."""
     mask = ctx.constant(0)
     assert mask is not None
-    chosen, other = ctx.get(1), ctx.get(2)
+    chosen, other = ctx.input(1), ctx.input(2)
     kept = mask.astype(np.float64)
     if isinstance(other, Value):
         chosen, other, kept, mask = other, chosen, 1.0 - kept, ~mask.astype(bool)
     if not isinstance(chosen, Value) or isinstance(other, Value) or other is None:
-        raise ctx.refuse("it chooses between two images' values")
-    value = with_constant(ctx, "Mul", chosen, kept, False)
-    ctx.bind(with_constant(ctx, "Add", value, np.where(mask, 0.0, other), False))
+        raise ctx.unsupported("both of its branches depend on the image")
+    ctx.bind(binary_of(ctx, "Add", binary_of(ctx, "Mul", chosen, kept), np.where(mask, 0.0, other)))
 
 
-def with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[Any], first: bool) -> Value:
-    """Return ``value op constant``, or ``constant op value`` where ``first``."""
+def _with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[Any], first: bool) -> Value:
+    """Return ``value op constant``, or ``constant op value`` if ``first``."""
     constant = constant.astype(np.float64)
     rank = max(constant.ndim, len(value.axes))
     constant = constant.reshape([1] * (rank - constant.ndim) + list(constant.shape))
-    value = value.ranked(rank)
-    line = _line(op, constant, first)
+    value = value.with_rank(rank)
+    affine = _as_affine(op, constant, first)
     varying = [i for i, n in enumerate(constant.shape) if n > 1]
     atoms = flat(value.axes[i] for i in varying)
     fits = all(value.axes[i] for i in varying) and set(atoms) <= value.stored
-    if (
-        line is not None
-        and fits
-        and (len(varying) <= 1 or set(atoms) <= set(value.dims[1]))
-        and np.isfinite(line).all()
-    ):
-        return apply_affine(ctx, value, atoms, line[0].reshape(-1), line[1].reshape(-1))
-    return _meet_constant(ctx, op, ctx.settle(value), constant, first)
+    foldable = fits and (len(varying) <= 1 or set(atoms) <= set(value.dims[1]))
+    if affine is not None and foldable and np.isfinite(affine).all():
+        return apply_affine(ctx, value, atoms, affine[0].reshape(-1), affine[1].reshape(-1))
+    return _emit_with_constant(ctx, op, ctx.apply_pending(value), constant, first)
 
 
-def _line(op: str, constant: NDArray[np.float64], first: bool) -> NDArray[np.float64] | None:
-    """Return (scale, shift) when ``op`` with a constant is x · scale + shift, else None."""
+def _as_affine(op: str, constant: NDArray[np.float64], first: bool) -> NDArray[np.float64] | None:
+    """Return (scale, shift) if ``op`` with the constant is x · scale + shift, else None."""
     one, zero = np.ones_like(constant), np.zeros_like(constant)
     match op, first:
         case "Add", _:
@@ -179,35 +168,33 @@ def _line(op: str, constant: NDArray[np.float64], first: bool) -> NDArray[np.flo
     return None
 
 
-def _meet_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[np.float64], first: bool) -> Value:
-    """Append ``op`` with the constant laid out as the value is; where the constant is larger, the value grows."""
+def _emit_with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[np.float64], first: bool) -> Value:
+    """Append ``op`` with the constant in the value's layout; a larger constant broadcasts the value."""
     axes = tuple(axis or ((Atom(n),) if n > 1 else ()) for axis, n in zip(value.axes, constant.shape, strict=True))
-    value = replace(value, axes=axes, maker=None)
+    value = replace(value, axes=axes, producer=None)
     varying = [i for i, n in enumerate(constant.shape) if n > 1]
     atoms = flat(value.axes[i] for i in varying)
     grown = tuple(a for a in atoms if a not in value.stored)
+    dims = value.dims
     if grown:
-        value, dims = _with_room(ctx, value, grown)
-    else:
-        dims = value.dims
-    operand = ctx.store(spread(constant.reshape(-1), atoms, dims), "operand", shared=True)
+        value, free = ctx.with_free_axis(value)
+        dims = with_dim(value.dims, free, grown)
+    operand = ctx.store(broadcastable(constant.reshape(-1), atoms, dims), "operand", shared=True)
     inputs = [operand, value.name] if first else [value.name, operand]
-    return replace(value, name=ctx.emit(op, inputs, sizes(dims)), dims=dims)
+    return value.stored_as(ctx.emit(op, inputs, sizes(dims)), dims)
 
 
-def _with_room(ctx: Lowering, value: Value, grown: Atoms) -> tuple[Value, Dims]:
-    """Return ``value`` in a layout with an empty axis, and that layout with ``grown`` there."""
-    value, free = ctx.roomy(value)
-    made: Dims = tuple(grown if g == free else value.dims[g] for g in range(4))  # type: ignore[assignment]
-    return value, made
-
-
-def binary_of(ctx: Lowering, op: str, left: Value, right: Value) -> Value:
-    """Return ``left op right``, both from the image, with numpy's broadcasting."""
+def binary_of(ctx: Lowering, op: str, left: Value | NDArray[Any], right: Value | NDArray[Any]) -> Value:
+    """Return ``left op right``, of which at most one is a constant, with NumPy's broadcasting."""
+    if not isinstance(left, Value):
+        assert isinstance(right, Value)
+        return _with_constant(ctx, op, right, left, True)
+    if not isinstance(right, Value):
+        return _with_constant(ctx, op, left, right, False)
     rank = max(len(left.axes), len(right.axes))
-    left, right = (ctx.settle(v).ranked(rank) for v in (left, right))
+    left, right = (ctx.apply_pending(v).with_rank(rank) for v in (left, right))
     if left is right or (left.name == right.name and left.axes == right.axes):
-        return replace(left, name=ctx.emit(op, [left.name, left.name], sizes(left.dims)), maker=None)
+        return elementwise(ctx, op, left, left.name)
     left, right = ctx.align([left, right])
     axes = tuple(a or b for a, b in zip(left.axes, right.axes, strict=True))
     dims = joint_layout(left, right)

@@ -1,4 +1,4 @@
-"""Which physical layout an operator wants, as near to the present one as it can be."""
+"""Choose the physical layout that an operator requires, closest to the current one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bpudeploy.restructure.value import Value
 
 
 def convolution_layout(dims: Dims, channels: Atoms) -> Dims:
-    """Return the layout nearest to ``dims`` whose axis 1 is ``channels``, in whatever order is in memory."""
+    """Return the layout closest to ``dims`` whose axis 1 is ``channels``, in their order in memory."""
     wanted = set(channels)
     if set(dims[1]) == wanted:
         return dims
@@ -24,7 +24,7 @@ def convolution_layout(dims: Dims, channels: Atoms) -> Dims:
 
 
 def exposing_layout(dims: Dims, atoms: Atoms) -> Dims:
-    """Return the layout nearest to ``dims`` in which ``atoms`` are a physical axis of their own."""
+    """Return the layout closest to ``dims`` in which ``atoms`` are a whole physical axis."""
     if atoms in dims:
         return dims
     groups: list[Atoms] = []
@@ -45,15 +45,15 @@ def exposing_layout(dims: Dims, atoms: Atoms) -> Dims:
 
 
 def restricted(dims: Dims, value: Value) -> Dims:
-    """Return ``dims`` with only the atoms that ``value`` stores."""
+    """Return ``dims`` reduced to the atoms that ``value`` stores."""
     a, b, c, d = (tuple(x for x in group if x in value.stored) for group in dims)
     return a, b, c, d
 
 
 def joint_layout(left: Value, right: Value) -> Dims:
-    """Return a layout of all stored atoms in which each of the two has every axis whole or not at all.
+    """Return a layout of all stored atoms that lets ``left`` and ``right`` broadcast: each has a whole axis or none.
 
-    It is that of one of the two, the one that makes the other move fewer values.
+    It is based on the layout of the value whose partner then moves fewer values.
     """
     candidates = []
     for lead, other in ((left, right), (right, left)):
@@ -64,7 +64,7 @@ def joint_layout(left: Value, right: Value) -> Dims:
 
 
 def _moved(value: Value, dims: Dims) -> int:
-    """Return how many values a relayout moves; a Reshape alone counts as little, nothing as nothing."""
+    """Return the cost of a relayout: 4 per value for a Transpose, 1 for a Reshape alone, else 0."""
     target = restricted(dims, value)
     if target == value.dims:
         return 0
@@ -72,19 +72,19 @@ def _moved(value: Value, dims: Dims) -> int:
 
 
 def _extended(lead: Value, other: Value) -> Dims:
-    """Return the layout of ``lead`` with the atoms that only ``other`` stores put where there is room."""
+    """Return the layout of ``lead`` with the atoms that only ``other`` stores, on empty axes if possible."""
     groups = list(lead.dims)
     extra = [tuple(a for a in group if a not in lead.stored) for group in other.dims]
     for index, atoms in enumerate(extra):
         if atoms:
-            place = next((g for g in (index, 3, 2, 0, 1) if not groups[g]), index)
-            groups[place] = groups[place] + atoms
+            free = next((g for g in (index, 3, 2, 0, 1) if not groups[g]), index)
+            groups[free] = groups[free] + atoms
     a, b, c, d = groups
     return a, b, c, d
 
 
 def _whole_or_not(dims: Dims, stored: Sequence[frozenset[Atom]]) -> Dims:
-    """Return ``dims`` cut so that each of ``stored`` holds each group whole or not at all."""
+    """Return ``dims`` regrouped so that each of ``stored`` contains each group entirely or not at all."""
 
     def pattern(atom: Atom) -> tuple[bool, ...]:
         return tuple(atom in s for s in stored)
@@ -106,9 +106,7 @@ def _whole_or_not(dims: Dims, stored: Sequence[frozenset[Atom]]) -> Dims:
             runs[pair : pair + 2] = [runs[pair] + runs[pair + 1]]
         if len(runs) <= 4:
             groups = [tuple(r) for r in runs]
-            padded = (
-                [*groups[:2], *[()] * (4 - len(groups)), *groups[2:]] if len(groups) >= 2 else [(), *groups, (), ()]
-            )
-            a, b, c, d = padded
+            a, b, *rest = groups if len(groups) > 1 else [(), *groups]
+            c, d = [()] * (2 - len(rest)) + rest
             return a, b, c, d
-    raise AssertionError("two patterns make at most four runs when sorted")
+    raise AssertionError("two patterns give at most four runs when sorted")

@@ -1,7 +1,7 @@
-"""Linear layers: a 1x1 convolution over the axis that is contracted, all other axes are its pixels.
+"""Lower linear layers to 1x1 convolutions over the contracted axis; all other axes are pixels.
 
-y = W x + b for each token becomes Conv(x; W[:, :, None, None], b). If the channels lie in another order
-in memory than in the original, the weights are put in that order; the tensor stays where it is.
+y = W x + b per token becomes Conv(x; W[:, :, None, None], b). If the channels have another order in memory, the
+weights are permuted, not the tensor.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import Dims, flat, new_axis, size, sizes
-from bpudeploy.restructure.lower.affine import absorbed
+from bpudeploy.restructure.atoms import flat, new_axis, size, sizes, with_axis, with_dim
+from bpudeploy.restructure.lower.affine import absorb_pending
 from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.layouts import convolution_layout
-from bpudeploy.restructure.value import Maker, Value
+from bpudeploy.restructure.value import Convolution, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def gemm(ctx: Lowering) -> None:
     """Gemm: alpha · A · B + beta · C with a constant B."""
-    attributes = ctx.at.attributes
+    attributes = ctx.node.attributes
     value, weight, bias = ctx.value(0), ctx.constant(1), ctx.constant(2)
     assert weight is not None
     if attributes.get("transA"):
@@ -32,17 +32,17 @@ def gemm(ctx: Lowering) -> None:
     alpha, beta = float(attributes.get("alpha", 1.0)), float(attributes.get("beta", 1.0))
     if alpha != 1.0:
         weight = weight * alpha
-    line = None if bias is None else np.broadcast_to(bias.reshape(-1) * beta, len(weight)).astype(np.float64)
-    ctx.bind(contract(ctx, value, len(value.axes) - 1, weight, line))
+    vector = None if bias is None else np.broadcast_to(bias.reshape(-1) * beta, len(weight)).astype(np.float64)
+    ctx.bind(contract(ctx, value, len(value.axes) - 1, weight, vector))
 
 
 def contract(
     ctx: Lowering, value: Value, axis: int, weight: NDArray[Any], bias: NDArray[np.float64] | None = None
 ) -> Value:
-    """Return the value whose ``axis`` is ``weight`` (out, in) times that of ``value``, plus ``bias`` (out,)."""
+    """Return ``weight`` (out, in) times ``value`` along ``axis``, plus ``bias`` (out,)."""
     channels = value.axes[axis]
     if any(a not in value.stored for a in channels):
-        value = ctx.fill(value)
+        value = ctx.materialize(value)
     if axis == len(value.axes) - 1:
         value = _by_windows(ctx, value)
     value = ctx.relayout(value, convolution_layout(value.dims, channels))
@@ -50,24 +50,23 @@ def contract(
     order = value.dims[1]
     fine = weight.reshape([len(weight), *(a.size for a in channels)])
     kernel = fine.transpose([0, *(1 + index[a] for a in order)]).reshape(len(weight), size(channels), 1, 1)
-    value, kernel, bias = absorbed(ctx, value, order, kernel, bias)
-    if value.pending is not None or value.dims[1] != order:
-        raise AssertionError("absorbed settles what it cannot take")
+    value, kernel, bias = absorb_pending(ctx, value, order, kernel, bias)
+    assert value.pending is None and value.dims[1] == order
     out = new_axis(len(weight))
-    dims: Dims = (value.dims[0], out, value.dims[2], value.dims[3])
-    maker = Maker(value.name, kernel.astype(np.float32, copy=False), None if bias is None else bias.astype(np.float32))
-    name = ctx.convolve(maker, sizes(dims))
-    axes = tuple(out if i == axis else a for i, a in enumerate(value.axes))
-    return Value(name, dims, axes, maker)
+    dims = with_dim(value.dims, 1, out)
+    conv = Convolution(
+        value.name, kernel.astype(np.float32, copy=False), None if bias is None else bias.astype(np.float32)
+    )
+    return Value(ctx.convolve(conv, sizes(dims)), dims, with_axis(value.axes, axis, out), conv)
 
 
 def _by_windows(ctx: Lowering, value: Value) -> Value:
     """Return windows of tokens, (windows, T, C) or (windows, H, W, C), with the windows as physical axis 0.
 
-    They are moved once here, and not once for each of q, k and v behind.
+    Otherwise q, k and v would each be moved separately.
     """
-    windows, *places, channels = value.axes
+    windows, *tokens, channels = value.axes
     inside = tuple(a for a in flat(value.dims) if a in channels)
-    if len(places) not in (1, 2) or not windows or set(windows) & set(value.dims[0]):
+    if len(tokens) not in (1, 2) or not windows or set(windows) & set(value.dims[0]):
         return value
-    return ctx.relayout(value, (windows, inside, places[0] if len(places) == 2 else (), places[-1]))
+    return ctx.relayout(value, (windows, inside, tokens[0] if len(tokens) == 2 else (), tokens[-1]))

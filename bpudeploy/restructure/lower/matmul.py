@@ -1,4 +1,4 @@
-"""MatMul: a linear layer when one side is a constant, else a 4-D MatMul with heads and windows in front."""
+"""Lower MatMul: a linear layer if one side is a constant, else a 4-D MatMul with heads and windows as batch axes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _KEEPS_LAST_AXIS = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "I
 
 
 def matmul(ctx: Lowering) -> None:
-    """MatMul with numpy's rules for batch axes."""
-    left, right = ctx.get(0), ctx.get(1)
+    """MatMul with NumPy's rules for batch axes."""
+    left, right = ctx.input(0), ctx.input(1)
     if isinstance(left, Value) and isinstance(right, Value):
         ctx.bind(product(ctx, left, right))
     elif isinstance(left, Value):
@@ -31,45 +31,43 @@ def matmul(ctx: Lowering) -> None:
         ctx.bind(_with_constant(ctx, left, np.asarray(right)))
     else:
         assert isinstance(right, Value) and left is not None
-        turned = _with_constant(ctx, _turned(right), np.swapaxes(np.asarray(left), -1, -2))
-        ctx.bind(_turned(turned))
+        transposed = _with_constant(ctx, _transposed(right), np.swapaxes(np.asarray(left), -1, -2))
+        ctx.bind(_transposed(transposed))
 
 
-def _turned(value: Value) -> Value:
+def _transposed(value: Value) -> Value:
     *batch, rows, columns = value.axes
     return replace(value, axes=(*batch, columns, rows))
 
 
 def _with_constant(ctx: Lowering, value: Value, weight: NDArray[Any]) -> Value:
-    """Return ``value`` @ ``weight``; a constant with batch axes of its own stays one side of a MatMul."""
+    """Return ``value`` @ ``weight``; a constant with batch axes remains an input of a MatMul."""
     squeezed = weight.reshape(weight.shape[-2:]) if all(n == 1 for n in weight.shape[:-2]) else weight
     if squeezed.ndim == 2:
-        extra = ((),) * (weight.ndim - len(value.axes))
-        value = replace(value, axes=extra + value.axes)
+        value = value.with_rank(max(weight.ndim, len(value.axes)))
         return contract(ctx, value, len(value.axes) - 1, squeezed.T)
     return product(ctx, value, as_value(ctx, weight))
 
 
 def as_value(ctx: Lowering, array: NDArray[Any]) -> Value:
-    """Return a constant as one side of a product; moves of it are done offline by the rule ``moves``."""
+    """Return a constant as a Value; the rule ``moves`` folds its layout changes."""
     axes = tuple(new_axis(n) for n in array.shape)
     shape = [n for n in array.shape if n > 1]
     if len(shape) > 4:
-        raise ctx.refuse(f"its constant has the shape {array.shape}")
+        raise ctx.unsupported(f"its constant has the shape {array.shape}")
     groups = [axis for axis in axes if axis]
     groups = [()] * (4 - len(groups)) + groups
     return Value(ctx.store(array.reshape(sizes(groups)), "weight"), (groups[0], groups[1], groups[2], groups[3]), axes)
 
 
 def product(ctx: Lowering, left: Value, right: Value) -> Value:
-    """Return ``left`` (..., M, K) @ ``right`` (..., K, N) as one MatMul of two 4-D tensors.
+    """Return ``left`` (..., M, K) @ ``right`` (..., K, N) as one 4-D MatMul, (g0, g1, M, K) x (g0, g1, K, N).
 
-    (g0, g1, M, K) x (g0, g1, K, N). Its transpose, right' x left', is taken when that moves fewer values
-    and no softmax wants the last axis of the product to be the last in memory.
+    The transposed product right' x left' is used if it moves fewer values and no softmax over the last axis follows.
     """
-    left, right = ctx.settle(left), ctx.settle(right)
+    left, right = ctx.apply_pending(left), ctx.apply_pending(right)
     rank = max(len(left.axes), len(right.axes))
-    left, right = (replace(v.ranked(rank), maker=None) for v in (left, right))
+    left, right = (replace(v.with_rank(rank), producer=None) for v in (left, right))
     left, right = _contracted(ctx, left, right)
     batch = tuple(a or b for a, b in zip(left.axes[:-2], right.axes[:-2], strict=True))
     rows, inner, columns = left.axes[-2], left.axes[-1], right.axes[-1]
@@ -81,13 +79,13 @@ def product(ctx: Lowering, left: Value, right: Value) -> Value:
     g0, g1 = groups
     rows, inner, columns = _as_stored(left, rows), _as_stored(right, inner), _as_stored(right, columns)
     straight = ((g0, g1, rows, inner), (g0, g1, inner, columns))
-    turned = ((g0, g1, inner, rows), (g0, g1, columns, inner))
-    cost, cost_turned = (
-        sum(_moved(v, d) for v, d in zip((left, right), form, strict=True)) for form in (straight, turned)
+    transposed = ((g0, g1, inner, rows), (g0, g1, columns, inner))
+    cost, cost_transposed = (
+        sum(_moved(v, d) for v, d in zip((left, right), form, strict=True)) for form in (straight, transposed)
     )
-    swap = cost_turned < cost and not _softmax_follows(ctx)
+    swap = cost_transposed < cost and not _softmax_follows(ctx)
     left, right = (
-        ctx.relayout(v, restricted(d, v)) for v, d in zip((left, right), turned if swap else straight, strict=True)
+        ctx.relayout(v, restricted(d, v)) for v, d in zip((left, right), transposed if swap else straight, strict=True)
     )
     dims: Dims = (g0, g1, columns, rows) if swap else (g0, g1, rows, columns)
     inputs = [right.name, left.name] if swap else [left.name, right.name]
@@ -96,23 +94,20 @@ def product(ctx: Lowering, left: Value, right: Value) -> Value:
 
 
 def _contracted(ctx: Lowering, left: Value, right: Value) -> tuple[Value, Value]:
-    """Return both over common atoms: the batch axes, and the last of one with the last but one of the other."""
-    *batch, k, n = right.axes
-    left, turned = ctx.align([left, replace(right, axes=(*batch, n, k))], skip=(len(left.axes) - 2,))
-    *batch, n, k = turned.axes
-    right = replace(turned, axes=(*batch, k, n))
+    """Return both over common atoms: batch axes, and the contracted axis."""
+    left, transposed = ctx.align([left, _transposed(right)], skip=(len(left.axes) - 2,))
+    right = _transposed(transposed)
     needed = {a for v in (left, right) for axis in v.axes[-2:] for a in axis}
-    return tuple(ctx.fill(v) if needed & (set(flat(v.axes)) - v.stored) else v for v in (left, right))  # type: ignore[return-value]
+    return tuple(ctx.materialize(v) if needed & (set(flat(v.axes)) - v.stored) else v for v in (left, right))  # type: ignore[return-value]
 
 
 def _batch_groups(batch: Atoms, left: Value, right: Value) -> tuple[Atoms, Atoms] | None:
-    """Cut the batch axes into two groups, each of which both values store whole or not at all."""
+    """Split the batch axes into two groups, each of which both values store entirely or not at all."""
     ordered = [
         *(a for a in flat(left.dims) if a in batch),
         *(a for a in flat(right.dims) if a in batch and a not in left.stored),
     ]
-    broadcast = [a for a in batch if a not in ordered]
-    if broadcast:
+    if any(a not in ordered for a in batch):
         return None
     natural = sum(1 for a in ordered if a in left.dims[0] or a in right.dims[0])
     for cut in sorted(range(len(ordered) + 1), key=lambda c: abs(c - natural)):
@@ -123,12 +118,12 @@ def _batch_groups(batch: Atoms, left: Value, right: Value) -> tuple[Atoms, Atoms
 
 
 def _widened(ctx: Lowering, value: Value, batch: Sequence[Atoms]) -> Value:
-    """Return ``value`` with all batch axes stored."""
-    return ctx.fill(replace(value, axes=(*batch, *value.axes[-2:])))
+    """Return ``value`` with all batch axes expanded."""
+    return ctx.materialize(replace(value, axes=(*batch, *value.axes[-2:])))
 
 
 def _as_stored(value: Value, atoms: Atoms) -> Atoms:
-    """Return ``atoms`` in the order in which ``value`` stores them: the same for both sides, so any will do."""
+    """Return ``atoms`` in the order in which ``value`` stores them."""
     return tuple(a for a in flat(value.dims) if a in atoms)
 
 
@@ -137,8 +132,8 @@ def _moved(value: Value, dims: Dims) -> int:
 
 
 def _softmax_follows(ctx: Lowering) -> bool:
-    """Whether the product goes, through steps that keep its last axis, into a softmax over that axis."""
-    tensor = ctx.at.outputs[0]
+    """Return whether a softmax over the last axis of the product follows, after operators that keep that axis."""
+    tensor = ctx.node.outputs[0]
     for _ in range(8):
         readers = ctx.network.readers.get(tensor, ())
         if len(readers) != 1:

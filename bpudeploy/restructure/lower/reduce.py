@@ -1,60 +1,45 @@
-"""Means, sums and norms over any axes: a 1x1 convolution over channels, a pool over pixels."""
+"""Lower reductions and norms over any axes: a 1x1 convolution over channels, a pool over pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import Atom, Atoms, Dims, flat, size, sizes
+from bpudeploy.restructure.atoms import Atom, Atoms, flat, size, sizes, with_axis, with_dim
 from bpudeploy.restructure.lower.affine import apply_affine
 from bpudeploy.restructure.lower.context import Lowering
-from bpudeploy.restructure.lower.elementwise import unary_of
+from bpudeploy.restructure.lower.elementwise import elementwise, square
 from bpudeploy.restructure.lower.layouts import convolution_layout
 from bpudeploy.restructure.lower.select import exposed
 from bpudeploy.restructure.lower.views import reshaped
-from bpudeploy.restructure.value import Maker, Value
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from bpudeploy.restructure.value import Convolution, Value
 
 
 def reduce(ctx: Lowering) -> None:
     """ReduceMean, -Sum, -SumSquare, -L1, -L2, -Max, -Min and the global pools."""
-    op, given = ctx.at.op, ctx.value()
-    rank = len(given.axes)
+    op, value = ctx.node.op, ctx.value()
+    rank = len(value.axes)
     if op.startswith("Global"):
         over, keep = list(range(2, rank)), True
     else:
         over = [n % rank for n in ctx.numbers("axes", 1)] or list(range(rank))
-        keep = bool(ctx.at.attributes.get("keepdims", 1))
-    count = size(flat(given.axes[i] for i in over))
+        keep = bool(ctx.node.attributes.get("keepdims", 1))
+    axes = [value.axes[i] for i in over]
+    count = size(flat(axes))
     if op in ("ReduceMax", "ReduceMin", "GlobalMaxPool"):
-        made = _extreme(ctx, given, over, "ReduceMin" if op == "ReduceMin" else "ReduceMax")
+        value = _extreme(ctx, value, over, "ReduceMin" if op == "ReduceMin" else "ReduceMax")
     else:
-        value = given
         if op in ("ReduceL2", "ReduceSumSquare"):
-            value = _square(ctx, value)
+            value = square(ctx, value)
         elif op == "ReduceL1":
-            value = unary_of(ctx, "Abs", value)
-        made = mean(
-            ctx,
-            value,
-            [given.axes[i] for i in over],
-            1.0 if op in ("ReduceMean", "GlobalAveragePool") else float(count),
-        )
+            value = elementwise(ctx, "Abs", value)
+        value = mean(ctx, value, axes, 1.0 if op in ("ReduceMean", "GlobalAveragePool") else float(count))
         if op == "ReduceL2":
-            made = unary_of(ctx, "Sqrt", made)
-    axes = tuple(() if i in over else axis for i, axis in enumerate(made.axes)) if len(made.axes) == rank else made.axes
-    ctx.bind(replace(made, axes=axes if keep else tuple(a for i, a in enumerate(axes) if i not in over)))
-
-
-def _square(ctx: Lowering, value: Value) -> Value:
-    value = ctx.settle(value)
-    name = ctx.emit("Mul", [value.name, value.name], sizes(value.dims), "square", keep_float=True)
-    return replace(value, name=name, maker=None)
+            value = elementwise(ctx, "Sqrt", value)
+    kept = value.axes if keep else tuple(axis for i, axis in enumerate(value.axes) if i not in over)
+    ctx.bind(replace(value, axes=kept))
 
 
 def mean(
@@ -68,153 +53,142 @@ def mean(
 ) -> Value:
     """Return the mean of ``value`` over ``axes``, times ``factor``, plus ``bias``; those axes become empty.
 
-    Over all of axis 1 it is Conv(x; 1/C), one output channel. Over height and width it is a global
-    average pool. Axes that broadcast have nothing to average.
+    Over channels it is Conv(x; 1/C) with one output channel; over height and width, a global average pool.
     """
-    value = ctx.settle(value)
-    gone = set(flat(axes))
-    kept = tuple(() if axis and set(axis) <= gone else tuple(a for a in axis if a not in gone) for axis in value.axes)
-    gone &= value.stored
-    value = _arranged(ctx, value, gone)
-    if set(value.dims[1]) & gone:
+    value = ctx.apply_pending(value)
+    reduced = set(flat(axes))
+    kept = tuple(
+        () if axis and set(axis) <= reduced else tuple(a for a in axis if a not in reduced) for axis in value.axes
+    )
+    reduced &= value.stored
+    value = _arranged(ctx, value, reduced)
+    if set(value.dims[1]) & reduced:
         value = _over_channels(ctx, value, factor, keep_float, bias)
         factor, bias = 1.0, 0.0
-    value = _over_pixels(ctx, value, gone & value.stored, keep_float)
-    value = replace(value, axes=kept, maker=None)
+    value = _over_pixels(ctx, value, reduced & value.stored, keep_float)
+    value = replace(value, axes=kept, producer=None)
     if factor != 1.0 or bias:
         value = apply_affine(ctx, value, (), np.array(factor), np.array(bias))
     return value
 
 
-def _arranged(ctx: Lowering, value: Value, gone: set[Atom]) -> Value:
-    """Return ``value`` laid out so that each physical axis goes whole or stays whole, and axis 0 stays."""
-    whole = all(not (set(g) & gone) or set(g) <= gone for g in value.dims)
-    if whole and not set(value.dims[0]) & gone:
+def _arranged(ctx: Lowering, value: Value, reduced: set[Atom]) -> Value:
+    """Return ``value`` in a layout where each physical axis is reduced entirely or kept, and axis 0 is kept."""
+    whole = all(not (set(g) & reduced) or set(g) <= reduced for g in value.dims)
+    if whole and not set(value.dims[0]) & reduced:
         return value
     order = flat(value.dims)
-    inside = [i for i, a in enumerate(order) if a in gone]
+    inside = [i for i, a in enumerate(order) if a in reduced]
     if inside and inside == list(range(inside[0], inside[-1] + 1)):
         return ctx.relayout(value, (order[: inside[0]], order[inside[0] : inside[-1] + 1], (), order[inside[-1] + 1 :]))
-    return ctx.relayout(value, convolution_layout(value.dims, tuple(a for a in order if a in gone)))
+    return ctx.relayout(value, convolution_layout(value.dims, tuple(a for a in order if a in reduced)))
 
 
 def _over_channels(ctx: Lowering, value: Value, factor: float, keep_float: bool, bias: float) -> Value:
     channels = size(value.dims[1])
     weight = np.full((1, channels, 1, 1), factor / channels, np.float32)
-    maker = Maker(value.name, weight, np.array([bias], np.float32) if bias else None)
-    dims: Dims = (value.dims[0], (), value.dims[2], value.dims[3])
-    name = ctx.convolve(maker, sizes(dims), "mean", keep_float=keep_float)
-    return replace(value, name=name, dims=dims, maker=None)
+    conv = Convolution(value.name, weight, np.array([bias], np.float32) if bias else None)
+    dims = with_dim(value.dims, 1, ())
+    return value.stored_as(ctx.convolve(conv, sizes(dims), "mean", keep_float=keep_float), dims)
 
 
-def _over_pixels(ctx: Lowering, value: Value, gone: set[Atom], keep_float: bool) -> Value:
-    places = [g for g in (2, 3) if set(value.dims[g]) & gone]
-    if not places:
+def _over_pixels(ctx: Lowering, value: Value, reduced: set[Atom], keep_float: bool) -> Value:
+    physical = [g for g in (2, 3) if set(value.dims[g]) & reduced]
+    if not physical:
         return value
-    dims: Dims = tuple(() if g in places else group for g, group in enumerate(value.dims))  # type: ignore[assignment]
+    dims = value.dims
+    for g in physical:
+        dims = with_dim(dims, g, ())
+    inputs, shape = [value.name], sizes(dims)
     if dims[2] or dims[3]:
-        name = ctx.emit("ReduceMean", [value.name], sizes(dims), "mean", axes=places, keepdims=1, keep_float=keep_float)
+        name = ctx.emit("ReduceMean", inputs, shape, "mean", axes=physical, keepdims=1, keep_float=keep_float)
     else:
-        name = ctx.emit("GlobalAveragePool", [value.name], sizes(dims), "pool", keep_float=keep_float)
-    return replace(value, name=name, dims=dims, maker=None)
+        name = ctx.emit("GlobalAveragePool", inputs, shape, "pool", keep_float=keep_float)
+    return value.stored_as(name, dims)
 
 
 def _extreme(ctx: Lowering, value: Value, over: list[int], op: str) -> Value:
-    value = ctx.settle(value)
+    value = ctx.apply_pending(value)
     for index in over:
         atoms = tuple(a for a in value.axes[index] if a in value.stored)
         if atoms:
             value = exposed(ctx, value, atoms)
             g = value.dims.index(atoms)
-            dims: Dims = tuple(() if i == g else group for i, group in enumerate(value.dims))  # type: ignore[assignment]
-            value = replace(
-                value, name=ctx.emit(op, [value.name], sizes(dims), axes=[g], keepdims=1), dims=dims, maker=None
-            )
-        value = replace(value, axes=tuple(() if i == index else a for i, a in enumerate(value.axes)))
+            dims = with_dim(value.dims, g, ())
+            value = value.stored_as(ctx.emit(op, [value.name], sizes(dims), axes=[g], keepdims=1), dims)
+        value = replace(value, axes=with_axis(value.axes, index, ()))
     return value
 
 
 def softmax(ctx: Lowering) -> None:
-    """Softmax over what is put last in memory; before opset 13 the axes from ``axis`` on are one."""
-    value = ctx.settle(ctx.value())
+    """Softmax, over the last physical axis; before opset 13 it is over all axes from ``axis`` on."""
+    value = ctx.apply_pending(ctx.value())
     old = ctx.network.opset < 13
-    axis = int(ctx.at.attributes.get("axis", 1 if old else -1)) % len(value.axes)
+    axis = int(ctx.node.attributes.get("axis", 1 if old else -1)) % len(value.axes)
     over = flat(value.axes[axis:]) if old else value.axes[axis]
     if any(a not in value.stored for a in over):
-        value = ctx.fill(value)
+        value = ctx.materialize(value)
     if set(value.dims[3]) != set(over):
         a, b, c, d = (tuple(x for x in group if x not in over) for group in value.dims)
         groups = (a, b, c + d) if not (c and d) or a or b else (b, c, d)
         value = ctx.relayout(value, (*groups, tuple(x for x in flat(value.dims) if x in over)))
-    name = ctx.emit("Softmax", [value.name], sizes(value.dims), axis=3)
-    made = replace(value, name=name, maker=None)
-    if ctx.at.op == "LogSoftmax":
-        made = unary_of(ctx, "Log", made)
-    ctx.bind(made)
+    value = elementwise(ctx, "Softmax", value, axis=3)
+    ctx.bind(elementwise(ctx, "Log", value) if ctx.node.op == "LogSoftmax" else value)
 
 
 def layer_norm(ctx: Lowering) -> None:
-    """LayerNormalization: (x - mean) / sqrt(var + ε) in convolution form; γ and β wait for the next convolution.
+    """LayerNormalization by convolutions; γ and β are folded into the next convolution.
 
-    With Σ over the normalised axes: c = x - Conv(x; 1/C), y = c · 1/sqrt(Conv(c²; 1/C) + ε). Where every
-    writer of x can be centred, the rule ``centre`` takes the first part away again.
+    c = x - Conv(x; 1/C), y = c · 1/sqrt(Conv(c²; 1/C) + ε). The rule ``centre`` removes the subtraction if every
+    producer of x can be centred.
     """
-    value, scale, shift = ctx.value(), ctx.constant(1), ctx.constant(2)
-    axis = int(ctx.at.attributes.get("axis", -1)) % len(value.axes)
-    atoms = flat(value.axes[axis:])
-    made = normalised(ctx, value, value.axes[axis:], float(ctx.at.attributes.get("epsilon", 1e-5)))
-    ctx.bind(_with_ends(ctx, made, atoms, scale, shift))
+    value = ctx.value()
+    axes = value.axes[int(ctx.node.attributes.get("axis", -1)) % len(value.axes) :]
+    _bind_scaled(ctx, _normalised(ctx, value, axes), flat(axes))
 
 
 def instance_norm(ctx: Lowering) -> None:
-    """InstanceNormalization: the same over height and width, each channel with its own γ and β."""
-    value, scale, shift = ctx.value(), ctx.constant(1), ctx.constant(2)
-    channels = value.axes[1]
-    made = normalised(ctx, value, value.axes[2:], float(ctx.at.attributes.get("epsilon", 1e-5)))
-    ctx.bind(_with_ends(ctx, made, channels, scale, shift))
+    """InstanceNormalization: normalised over height and width, with γ and β per channel."""
+    value = ctx.value()
+    _bind_scaled(ctx, _normalised(ctx, value, value.axes[2:]), value.axes[1])
 
 
 def group_norm(ctx: Lowering) -> None:
-    """GroupNormalization (opset 21): normalised over each group's channels and pixels."""
-    value, scale, shift = ctx.value(), ctx.constant(1), ctx.constant(2)
-    groups = int(ctx.at.attributes["num_groups"])
+    """GroupNormalization (opset 21): normalised over the channels and pixels of each group."""
+    value = ctx.value()
+    groups = int(ctx.node.attributes["num_groups"])
     n, channels, *rest = value.shape
     split = reshaped(ctx, value, [n, groups, channels // groups, *rest])
-    made = normalised(ctx, split, split.axes[2:], float(ctx.at.attributes.get("epsilon", 1e-5)))
-    made = replace(made, axes=(made.axes[0], made.axes[1] + made.axes[2], *made.axes[3:]))
-    ctx.bind(_with_ends(ctx, made, made.axes[1], scale, shift))
+    value = _normalised(ctx, split, split.axes[2:])
+    value = replace(value, axes=(value.axes[0], value.axes[1] + value.axes[2], *value.axes[3:]))
+    _bind_scaled(ctx, value, value.axes[1])
 
 
-def _with_ends(
-    ctx: Lowering, value: Value, atoms: Atoms, scale: NDArray[np.generic] | None, shift: NDArray[np.generic] | None
-) -> Value:
-    one, zero = np.ones(size(atoms)), np.zeros(size(atoms))
-    wide = [(plain if x is None else x.reshape(-1)).astype(np.float64) for x, plain in ((scale, one), (shift, zero))]
-    return apply_affine(ctx, value, atoms, *wide)
+def _bind_scaled(ctx: Lowering, value: Value, atoms: Atoms) -> None:
+    """Bind ``value`` · γ + β, which are the operation's inputs 1 and 2, row-major over ``atoms``."""
+    gamma, beta = ctx.constant(1), ctx.constant(2)
+    scale = np.ones(size(atoms)) if gamma is None else gamma.reshape(-1).astype(np.float64)
+    shift = np.zeros(size(atoms)) if beta is None else beta.reshape(-1).astype(np.float64)
+    ctx.bind(apply_affine(ctx, value, atoms, scale, shift))
 
 
-def normalised(ctx: Lowering, value: Value, axes: Iterable[Atoms], eps: float) -> Value:
-    """Return (x - mean) / sqrt(var + ``eps``) over ``axes``, all of it marked to stay in float."""
-    value = ctx.fill(value)
-    axes, logical = tuple(axes), value.axes
-    value = _arranged(ctx, value, set(flat(axes)))
-    shape = sizes(value.dims)
-    middle = mean(ctx, value, axes, keep_float=True)
-    centred = replace(
-        value, name=ctx.emit("Sub", [value.name, middle.name], shape, "centred", keep_float=True), maker=None
-    )
-    square = replace(centred, name=ctx.emit("Mul", [centred.name, centred.name], shape, "square", keep_float=True))
-    variance = ctx.settle(mean(ctx, square, axes, keep_float=True, bias=eps))
-    small = sizes(variance.dims)
-    root = ctx.emit("Sqrt", [variance.name], small, "sqrt", keep_float=True)
-    inverse = ctx.emit("Reciprocal", [root], small, "rsqrt", keep_float=True)
-    name = ctx.emit("Mul", [centred.name, inverse], shape, "norm", keep_float=True)
-    return replace(centred, name=name, axes=logical)
+def _normalised(ctx: Lowering, value: Value, axes: tuple[Atoms, ...]) -> Value:
+    """Return (x - mean) / sqrt(var + ε) over ``axes``, marked to stay in float."""
+    value = ctx.materialize(value)
+    arranged = _arranged(ctx, value, set(flat(axes)))
+    average = mean(ctx, arranged, axes, keep_float=True)
+    centred = elementwise(ctx, "Sub", arranged, average.name, suffix="centred", keep_float=True)
+    eps = float(ctx.node.attributes.get("epsilon", 1e-5))
+    variance = mean(ctx, square(ctx, centred), axes, keep_float=True, bias=eps)
+    root = elementwise(ctx, "Sqrt", variance, suffix="sqrt", keep_float=True)
+    inverse = elementwise(ctx, "Reciprocal", root, suffix="rsqrt", keep_float=True)
+    normalised = elementwise(ctx, "Mul", centred, inverse.name, suffix="norm", keep_float=True)
+    return replace(normalised, axes=value.axes)
 
 
 def batch_norm(ctx: Lowering) -> None:
-    """BatchNormalization in evaluation: a scale and a shift by channel, into a convolution before or after."""
+    """BatchNormalization at inference: a scale and shift per channel, folded into a convolution."""
     value = ctx.value()
-    gamma, beta, middle, variance = (np.asarray(ctx.constant(i), np.float64) for i in (1, 2, 3, 4))
-    scale = gamma / np.sqrt(variance + float(ctx.at.attributes.get("epsilon", 1e-5)))
-    ctx.bind(apply_affine(ctx, value, value.axes[1], scale, beta - middle * scale))
+    gamma, beta, average, variance = (np.asarray(ctx.constant(i), np.float64) for i in (1, 2, 3, 4))
+    scale = gamma / np.sqrt(variance + float(ctx.node.attributes.get("epsilon", 1e-5)))
+    ctx.bind(apply_affine(ctx, value, value.axes[1], scale, beta - average * scale))

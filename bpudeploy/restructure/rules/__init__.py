@@ -1,1 +1,1 @@
-"""Exact rules over the 4-D graph, one a file: each takes a graph, changes it and says how often it applied."""
+"""Exact rules over the 4-D graph, one per file: each modifies the graph and returns how often it applied."""

@@ -1,7 +1,7 @@
-"""Biases that cancel around a softmax.
+"""Fold the biases of keys and values.
 
-Key: q·(k + b) = q·k + q·b, the same for every key, and softmax over the keys removes it: b goes.
-Value: softmax rows sum to 1, so A(v + b) = Av + b, and the projection behind carries it: b' = b + W_proj b_v.
+Key: q·(k + b) = q·k + q·b is a constant per query, which softmax over the keys cancels: drop b.
+Value: softmax rows sum to 1, so A(v + b) = Av + b; fold it into the projection's bias, b' = b + W_proj b_v.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ _BEFORE_SOFTMAX = frozenset({"Add", "Sub", "Mul", "Div", "Conv"})
 
 
 def drop_key_biases(graph: Graph) -> int:
-    """Remove the biases of convolutions that make keys; return how many."""
+    """Remove the biases of convolutions that compute keys; return how many."""
     readers, count = graph.readers(), 0
     for node in graph.nodes.values():
         product = _product_before(graph, readers, node) if node.op == "Softmax" else None
-        moves, maker = made_by(graph, readers, product.inputs[1]) if product is not None else ([], None)
-        if product is None or maker is None or len(maker.inputs) < 3:
+        moves, producer = moves_and_producer(graph, readers, product.inputs[1]) if product is not None else ([], None)
+        if product is None or producer is None or len(producer.inputs) < 3:
             continue
-        if _moved(_column(graph, maker), moves).shape[3] != 1:
-            continue  # attention over channels: the bias is another for each column, and softmax sees it
-        maker.inputs = maker.inputs[:2]
-        changed = {maker.name, product.name, *(m.name for m in moves), *_between(graph, product, node)}
-        graph.twins = [t for t in graph.twins if t.output.name not in changed]
+        if _moved(_column(graph, producer), moves).shape[3] != 1:
+            continue  # attention over channels: the bias differs per column and does not cancel
+        producer.inputs = producer.inputs[:2]
+        changed = {producer.name, product.name, *(m.name for m in moves), *_between(graph, product, node)}
+        graph.drop_counterparts(changed)
         count += 1
     return count
 
 
 def _product_before(graph: Graph, readers: dict[str, list[Node]], softmax: Node) -> Node | None:
-    """Return the MatMul whose rows are softmaxed, if only steps that keep a shift of whole rows stand between."""
+    """Return the MatMul before a softmax, if the nodes between preserve a constant added to whole rows."""
     name = softmax.inputs[0]
     for _ in range(6):
         node = graph.nodes.get(name)
@@ -53,7 +53,7 @@ def _product_before(graph: Graph, readers: dict[str, list[Node]], softmax: Node)
 
 
 def _keeps_rows(graph: Graph, node: Node) -> bool:
-    """Whether ``node`` maps what is constant along axis 3 to what is constant along axis 3."""
+    """Return whether ``node`` maps a shift constant along axis 3 to one constant along axis 3."""
     if node.op == "Conv":
         return node.attributes["kernel_shape"] == [1, 1] and not any(node.attributes["pads"])
     if node.op in ("Mul", "Div"):
@@ -68,8 +68,8 @@ def _between(graph: Graph, product: Node, softmax: Node) -> Iterator[str]:
         name = next(n for n in graph.nodes[name].inputs if n in graph.nodes)
 
 
-def made_by(graph: Graph, readers: dict[str, list[Node]], name: str) -> tuple[list[Node], Node | None]:
-    """Return the moves before ``name`` and the convolution before them, if nobody else reads any of these."""
+def moves_and_producer(graph: Graph, readers: dict[str, list[Node]], name: str) -> tuple[list[Node], Node | None]:
+    """Return the moves before ``name`` and the convolution before those, if none has another reader."""
     moves: list[Node] = []
     node = graph.nodes.get(name)
     while node is not None and len(readers.get(node.name, ())) == 1 and node.name not in graph.output_names:
@@ -83,49 +83,48 @@ def made_by(graph: Graph, readers: dict[str, list[Node]], name: str) -> tuple[li
 
 
 def move_value_biases(graph: Graph) -> int:
-    """Move the biases of convolutions that make values into the projection; return how many."""
+    """Move the biases of convolutions that compute values into the projection; return how many."""
     readers, count = graph.readers(), 0
     for node in [*graph.nodes.values()]:
         side = _values(graph, node) if node.op == "MatMul" else None
-        moves, maker = made_by(graph, readers, node.inputs[side]) if side is not None else ([], None)
-        if side is None or maker is None or len(maker.inputs) < 3:
+        moves, producer = moves_and_producer(graph, readers, node.inputs[side]) if side is not None else ([], None)
+        if side is None or producer is None or len(producer.inputs) < 3:
             continue
-        shift = _moved(_column(graph, maker), moves)
+        shift = _moved(_column(graph, producer), moves)
         after, projection = _projection(graph, readers, node)
         if projection is None or shift.shape[2 if side == 1 else 3] != 1:
             continue
         shift = _moved(shift, after)
         if shift.shape[0] != 1 or shift.shape[2:] != (1, 1):
             continue
-        _carry(graph, projection, shift.reshape(-1))
-        maker.inputs = maker.inputs[:2]
-        changed = {maker.name, node.name, *(m.name for m in (*moves, *after))}
-        graph.twins = [t for t in graph.twins if t.output.name not in changed]
+        _add_to_bias(graph, projection, shift.reshape(-1))
+        producer.inputs = producer.inputs[:2]
+        changed = {producer.name, node.name, *(m.name for m in (*moves, *after))}
+        graph.drop_counterparts(changed)
         count += 1
     return count
 
 
 def _values(graph: Graph, product: Node) -> int | None:
-    """Return which input of A V, or of its transpose V' A', is the values; None if A is no softmax over the keys."""
+    """Return the index of V in A V, or in its transpose V' A'; None if A is not a softmax over the keys."""
     left, right = (graph.nodes.get(name) for name in product.inputs)
     if left is not None and left.op == "Softmax":
         return 1
-    if right is None or right.op != MOVE or right.source is None or right.target is None:
+    if right is None or right.op != MOVE:
         return None
     weights = graph.nodes.get(right.inputs[0])
-    turned = right.target[2] == right.source[3]
-    return 0 if weights is not None and weights.op == "Softmax" and turned else None
+    source, target = right.layouts
+    return 0 if weights is not None and weights.op == "Softmax" and target[2] == source[3] else None
 
 
-def _column(graph: Graph, maker: Node) -> NDArray[np.float64]:
-    """Return the bias of ``maker`` as it is added to its output, (1, C, 1, 1)."""
-    return graph.constants[maker.inputs[2]].astype(np.float64).reshape(1, -1, 1, 1)
+def _column(graph: Graph, producer: Node) -> NDArray[np.float64]:
+    """Return the bias of ``producer`` as (1, C, 1, 1)."""
+    return graph.constants[producer.inputs[2]].astype(np.float64).reshape(1, -1, 1, 1)
 
 
 def _moved(array: NDArray[np.float64], moves: list[Node]) -> NDArray[np.float64]:
     for move in moves:
-        assert move.source is not None and move.target is not None
-        array = move_array(array, move.source, move.target).astype(np.float64)
+        array = move_array(array, *move.layouts).astype(np.float64)
     return array
 
 
@@ -140,11 +139,11 @@ def _projection(graph: Graph, readers: dict[str, list[Node]], product: Node) -> 
     return moves, None
 
 
-def _carry(graph: Graph, projection: Node, shift: NDArray[np.float64]) -> None:
+def _add_to_bias(graph: Graph, projection: Node, shift: NDArray[np.float64]) -> None:
     """Add W · ``shift`` to the bias of ``projection``."""
     weight = graph.constants[projection.inputs[1]]
     bias = graph.constants[projection.inputs[2]].astype(np.float64) if len(projection.inputs) > 2 else 0.0
     added = bias + np.einsum("oihw,i->o", weight, shift)
-    name = graph.fresh(f"{projection.name}.bias")
+    name = graph.unique_name(f"{projection.name}.bias")
     graph.constants[name] = added.astype(np.float32)
     projection.inputs = [*projection.inputs[:2], name]

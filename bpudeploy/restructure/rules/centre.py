@@ -1,9 +1,8 @@
-"""LayerNorm's mean goes into the weights that write the stream: P = I - 11ᵀ/C, P(Wx + b) = (PW)x + Pb.
+"""Fold the mean subtraction of LayerNorm into the weights before it: P = I - 11ᵀ/C, P(Wx + b) = (PW)x + Pb.
 
-A norm over channels reads x - mean(x). When everything that writes x is linear at its end (a convolution,
-a constant, a sum, a move), each writer takes P up; the stream then has mean zero at every place, so the
-norm's subtraction is nothing and its variance is a mean square. This holds only if nobody but such norms
-reads the stream. A writer that is not linear is centred once, by itself, where that spares more than it costs.
+A norm over channels computes x - mean(x). If every producer of the residual stream x is linear (a convolution, a
+constant, a sum, a move), P is folded into each; the stream then has zero mean at every pixel and the subtraction is
+removed. Only such norms may read the stream. A non-linear producer is centred explicitly if fewer subtractions remain.
 """
 
 from __future__ import annotations
@@ -12,30 +11,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bpudeploy.restructure.graph import MOVE, Graph, Node
+from bpudeploy.restructure.graph import MOVE, POINTWISE_CONV, Graph, Node
 
 _POINTWISE = frozenset({"Add", "Sub"})
 _POOLS = frozenset({"GlobalAveragePool", "AveragePool"})
 
-Place = tuple[str, int]
-"""A tensor and its physical axis that holds the channels."""
+ChannelAxis = tuple[str, int]
+"""A tensor and the physical axis of its channels."""
 
 
 @dataclass
 class _Stream:
-    """What one stream is made of; each an ordered set, as the order decides names and so the bytes."""
+    """The parts of one residual stream, as ordered sets: the order determines names, and so the bytes."""
 
-    places: dict[Place, None] = field(default_factory=dict)
+    tensors: dict[ChannelAxis, None] = field(default_factory=dict)
     convolutions: dict[str, None] = field(default_factory=dict)
     constants: dict[tuple[str, str, int], None] = field(default_factory=dict)
-    """Reader, constant, axis."""
-    others: dict[Place, None] = field(default_factory=dict)
-    """Tensors whose writers are not linear."""
+    """(reader, constant, axis)"""
+    nonlinear: dict[ChannelAxis, None] = field(default_factory=dict)
+    """Tensors with a non-linear producer."""
     norms: dict[str, None] = field(default_factory=dict)
 
 
 def centre(graph: Graph) -> int:
-    """Remove the subtractions that can be folded; return how many."""
+    """Remove the mean subtractions that can be folded; return how many."""
     readers = graph.readers()
     norms = {n.name: n for n in graph.nodes.values() if _is_centring(graph, n)}
     done: set[str] = set()
@@ -45,12 +44,12 @@ def centre(graph: Graph) -> int:
             continue
         stream = _follow(graph, readers, norms, (norm.inputs[0], 1))
         done.add(norm.name)
-        if stream is None or len(stream.others) >= len(stream.norms):
+        if stream is None or len(stream.nonlinear) >= len(stream.norms):
             continue
         done |= set(stream.norms)
         _fold(graph, stream)
         for name in stream.norms:
-            graph.rename_reads(name, norms[name].inputs[0])
+            graph.replace_uses(name, norms[name].inputs[0])
             graph.nodes.pop(name)
         count += len(stream.norms)
         readers = graph.readers()
@@ -58,7 +57,7 @@ def centre(graph: Graph) -> int:
 
 
 def _is_centring(graph: Graph, node: Node) -> bool:
-    """Whether ``node`` is x - Conv(x; 1/C), the mean over all of axis 1."""
+    """Return whether ``node`` is x - Conv(x; 1/C), with the mean over axis 1."""
     if node.op != "Sub":
         return False
     mean = graph.nodes.get(node.inputs[1])
@@ -72,18 +71,18 @@ def _is_mean(graph: Graph, node: Node) -> bool:
     return weight.shape[0] == 1 and bool((weight == np.float32(1.0 / weight.shape[1])).all())
 
 
-def _follow(graph: Graph, readers: dict[str, list[Node]], norms: dict[str, Node], start: Place) -> _Stream | None:
-    """Return the whole stream around ``start``, None when somebody reads it who needs its mean."""
+def _follow(graph: Graph, readers: dict[str, list[Node]], norms: dict[str, Node], start: ChannelAxis) -> _Stream | None:
+    """Return the stream that contains ``start``, or None if a reader depends on its mean."""
     stream, todo, outputs = _Stream(), [start], graph.output_names
     while todo:
-        place = todo.pop()
-        if place in stream.places:
+        channel_axis = todo.pop()
+        if channel_axis in stream.tensors:
             continue
-        stream.places[place] = None
-        name, axis = place
-        if name in outputs or any((name, other) in stream.places for other in range(4) if other != axis):
+        stream.tensors[channel_axis] = None
+        name, axis = channel_axis
+        if name in outputs or any((name, other) in stream.tensors for other in range(4) if other != axis):
             return None
-        _writer(graph, stream, place, todo)
+        _writer(graph, stream, channel_axis, todo)
         for reader in readers.get(name, ()):
             if reader.name in norms and axis == 1:
                 stream.norms[reader.name] = None
@@ -98,22 +97,21 @@ def _follow(graph: Graph, readers: dict[str, list[Node]], norms: dict[str, Node]
 
 
 def _carried(graph: Graph, reader: Node, name: str, axis: int) -> int | None:
-    """Return the channels' axis after ``reader``, None when it does not carry the stream on."""
-    if reader.op == MOVE and reader.source is not None and reader.target is not None:
-        group = reader.source[axis]
-        return reader.target.index(group) if group in reader.target else None
+    """Return the channel axis after ``reader``, or None if it does not preserve the stream."""
+    if reader.op == MOVE:
+        source, target = reader.layouts
+        return target.index(source[axis]) if source[axis] in target else None
     if reader.op in _POINTWISE:
         return axis if graph.shape(name)[axis] == reader.shape[axis] else None
     if reader.op == "Mul":
         (other,) = [n for n in reader.inputs if n != name] or [name]
         return axis if other in graph.constants and graph.shape(other)[axis] == 1 else None
-    if _moves_along(graph, reader) is not None:
-        return axis if axis not in (_moves_along(graph, reader) or ()) else None
-    return None
+    acted = _acted_axes(graph, reader)
+    return axis if acted is not None and axis not in acted else None
 
 
-def _moves_along(graph: Graph, node: Node) -> tuple[int, ...] | None:
-    """Return the axes that a Slice, Concat, pool or padding by zero acts on, None for any other operator."""
+def _acted_axes(graph: Graph, node: Node) -> tuple[int, ...] | None:
+    """Return the axes that a Slice, Concat, pool or zero padding acts on; None for any other operator."""
     if node.op == "Concat":
         return (node.attributes["axis"],)
     if node.op == "Slice":
@@ -128,32 +126,32 @@ def _moves_along(graph: Graph, node: Node) -> tuple[int, ...] | None:
     return None
 
 
-def _writer(graph: Graph, stream: _Stream, place: Place, todo: list[Place]) -> None:
-    """Add what writes ``place`` to the stream: its sources to ``todo``, or itself as an end."""
-    name, axis = place
+def _writer(graph: Graph, stream: _Stream, channel_axis: ChannelAxis, todo: list[ChannelAxis]) -> None:
+    """Add the producer of a tensor to the stream: its inputs to ``todo``, or the producer itself as an end."""
+    name, axis = channel_axis
     node = graph.nodes.get(name)
     if node is None:
-        stream.others[place] = None
+        stream.nonlinear[channel_axis] = None
         return
     if node.op == "Conv" and axis == 1 and node.attributes.get("group", 1) == 1 and not _is_mean(graph, node):
         stream.convolutions[name] = None
         return
-    if node.op == MOVE and node.source is not None and node.target is not None:
-        group = node.target[axis]
-        if group in node.source:
-            todo.append((node.inputs[0], node.source.index(group)))
+    if node.op == MOVE:
+        source_dims, target_dims = node.layouts
+        if target_dims[axis] in source_dims:
+            todo.append((node.inputs[0], source_dims.index(target_dims[axis])))
         else:
-            stream.others[place] = None
+            stream.nonlinear[channel_axis] = None
         return
-    along = _moves_along(graph, node)
+    acted = _acted_axes(graph, node)
     inputs = node.inputs if node.op in {"Concat", *_POINTWISE} else node.inputs[:1]
-    linear = node.op in _POINTWISE or (along is not None and axis not in along)
+    linear = node.op in _POINTWISE or (acted is not None and axis not in acted)
     linear = linear or (
         node.op == "Mul" and any(n in graph.constants and graph.shape(n)[axis] == 1 for n in node.inputs)
     )
     whole = all(graph.shape(n)[axis] == node.shape[axis] for n in inputs) if node.op != "Mul" else True
     if not linear or not whole:
-        stream.others[place] = None
+        stream.nonlinear[channel_axis] = None
         return
     for source in node.inputs if node.op == "Mul" else inputs:
         if source in graph.constants:
@@ -172,35 +170,32 @@ def _fold(graph: Graph, stream: _Stream) -> None:
         node = graph.nodes[reader]
         new = _centred(graph, constant, axis)
         node.inputs = [new if n == constant else n for n in node.inputs]
-    for name, axis in stream.others:
+    for name, axis in stream.nonlinear:
         _centre_here(graph, name, axis)
-    for name, axis in stream.places:
+    for name, axis in stream.tensors:
         if axis == 1:
             graph.centred.add(name)
         else:
-            graph.twins = [t for t in graph.twins if t.output.name != name]
+            graph.drop_counterparts({name})
 
 
 def _centred(graph: Graph, name: str, axis: int) -> str:
-    """Return the name of a constant without its mean over ``axis``; computed in float64."""
-    new, array = graph.fresh(f"{name}.centred"), graph.constants[name].astype(np.float64)
+    """Store a constant minus its mean over ``axis``, computed in float64; return its name."""
+    new, array = graph.unique_name(f"{name}.centred"), graph.constants[name].astype(np.float64)
     graph.constants[new] = (array - array.mean(axis=axis, keepdims=True)).astype(np.float32)
     return new
 
 
 def _centre_here(graph: Graph, name: str, axis: int) -> None:
-    """Put x - mean(x) behind a writer that is not linear, for all of its readers."""
+    """Insert x - mean(x) after a non-linear producer, for all readers."""
     shape = graph.shape(name)
-    mean, centred = graph.fresh(f"{name}.mean"), graph.fresh(f"{name}.centred")
+    mean, centred = graph.unique_name(f"{name}.mean"), graph.unique_name(f"{name}.centred")
     if axis == 1:
-        weight = graph.fresh("mean.weight")
+        weight = graph.unique_name("mean.weight")
         graph.constants[weight] = np.full((1, shape[1], 1, 1), 1.0 / shape[1], np.float32)
-        head = Node("Conv", mean, [name, weight], (shape[0], 1, *shape[2:]), _ONE, keep_float=True)
+        head = Node("Conv", mean, [name, weight], (shape[0], 1, *shape[2:]), POINTWISE_CONV, keep_float=True)
     else:
         small = tuple(1 if i == axis else n for i, n in enumerate(shape))
         head = Node("ReduceMean", mean, [name], small, {"axes": [axis], "keepdims": 1}, keep_float=True)
-    graph.rename_reads(name, centred)
+    graph.replace_uses(name, centred)
     graph.insert_after(name, [head, Node("Sub", centred, [name, mean], shape, keep_float=True)])
-
-
-_ONE = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1}

@@ -1,4 +1,4 @@
-"""Moves: one after another is one; one that changes nothing goes; one of a constant is done offline."""
+"""Merge consecutive Moves, remove those without effect, and fold those of constants."""
 
 from __future__ import annotations
 
@@ -8,40 +8,35 @@ from bpudeploy.restructure.moves import move_array, transposes
 
 
 def merge_moves(graph: Graph) -> int:
-    """Merge each Move with the Move before it, and drop those that leave shape and order as they were."""
+    """Simplify every Move; return how many were changed."""
     count = 0
     for node in [*graph.nodes.values()]:
         if node.op != MOVE:
             continue
         constant = graph.constants.get(node.inputs[0])
-        if constant is not None and node.source is not None and node.target is not None:
-            graph.constants[node.name] = move_array(constant, node.source, node.target)
+        if constant is not None:
+            graph.constants[node.name] = move_array(constant, *node.layouts)
             del graph.nodes[node.name]
             count += 1
             continue
         before = graph.nodes.get(node.inputs[0])
         if before is not None and before.op == MOVE and _append(before, node):
             count += 1
-        assert node.source is not None and node.target is not None
-        nothing = not transposes(node.source, node.target) and sizes(node.source) == sizes(node.target)
-        if nothing and node.name not in graph.output_names:
-            graph.rename_reads(node.name, node.inputs[0])
+        source, target = node.layouts
+        no_op = not transposes(source, target) and sizes(source) == sizes(target)
+        if no_op and node.name not in graph.output_names:
+            graph.replace_uses(node.name, node.inputs[0])
             del graph.nodes[node.name]
             count += 1
     return count
 
 
 def _append(first: Node, second: Node) -> bool:
-    """Make ``second`` read what ``first`` reads, by one move; False where their axes have no common factors."""
-    assert (
-        first.source is not None
-        and first.target is not None
-        and second.source is not None
-        and second.target is not None
-    )
+    """Make ``second`` read the input of ``first`` directly; return False if their axes have no common factors."""
+    (start, middle), (middle_again, end) = first.layouts, second.layouts
     left: dict[Atom, Atoms] = {}
     right: dict[Atom, Atoms] = {}
-    for a, b in zip(first.target, second.source, strict=True):
+    for a, b in zip(middle, middle_again, strict=True):
         if not a:
             continue
         factors = refinement([a, b])
@@ -50,8 +45,7 @@ def _append(first: Node, second: Node) -> bool:
         common = tuple(Atom(n) for n in factors)
         left |= matched(a, common)
         right |= matched(b, common)
-    second.source = _split(first.source, left)
-    second.target = _split(second.target, right)
+    second.source, second.target = _split(start, left), _split(end, right)
     second.inputs = list(first.inputs)
     return True
 

@@ -1,30 +1,30 @@
-"""A Slice goes before what it cuts: f(x)[a:b] = f(x[a:b]) for whatever acts on each place alone.
+"""Move Slices before the nodes that they follow: f(x)[a:b] = f(x[a:b]) if f acts on each element alone.
 
-A classifier reads one token: the last norm, the last MLP and the last queries are then computed for that
-token only. Where several slices read a tensor, what none of them reads is cut off.
+A classifier that reads one token then computes the last norm, MLP and queries for that token only. If several
+Slices read a tensor, the range outside all of them is removed.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import Dims, new_axis
+from bpudeploy.restructure.atoms import new_axis, with_dim
 from bpudeploy.restructure.graph import MOVE, UNARY, Graph, Node
 
-_EACH = UNARY | {"Add", "Sub", "Mul", "Div", "Pow", "Clip"}
+_ELEMENTWISE = UNARY | {"Add", "Sub", "Mul", "Div", "Pow", "Clip"}
 
 
 def narrow(graph: Graph) -> int:
-    """Move every Slice up as far as it goes; return how many steps that were."""
+    """Move every Slice as far up as possible; return the number of steps."""
     count = 0
-    while (step := _one(graph)) is not None:
+    while (step := _next_step(graph)) is not None:
         _apply(graph, *step)
         count += 1
     return count
 
 
-def _one(graph: Graph) -> tuple[Node, int, int, int] | None:
-    """Return a node of which only [start, stop) of an axis is read."""
+def _next_step(graph: Graph) -> tuple[Node, int, int, int] | None:
+    """Return a node of which only [start, stop) of an axis is read, as (node, axis, start, stop)."""
     readers = graph.readers()
     for node in reversed(graph.nodes.values()):
         cuts = [_cut(graph, r) for r in readers.get(node.name, ())]
@@ -41,7 +41,7 @@ def _one(graph: Graph) -> tuple[Node, int, int, int] | None:
 
 
 def _cut(graph: Graph, node: Node) -> tuple[int, int, int] | None:
-    """Return (axis, start, stop) of a Slice of step 1."""
+    """Return (axis, start, stop) of a Slice with step 1."""
     if node.op != "Slice" or len(node.inputs) != 5:
         return None
     start, stop, axis, step = (int(graph.constants[n][0]) for n in node.inputs[1:])
@@ -49,14 +49,10 @@ def _cut(graph: Graph, node: Node) -> tuple[int, int, int] | None:
 
 
 def _narrows(node: Node, axis: int) -> bool:
-    """Whether a slice of the output is the output of a slice of the inputs."""
+    """Return whether slicing the inputs slices the output likewise."""
     if node.op == MOVE:
-        return (
-            node.source is not None
-            and node.target is not None
-            and node.target[axis] in node.source
-            and bool(node.target[axis])
-        )
+        source, target = node.layouts
+        return bool(target[axis]) and target[axis] in source
     if node.op == "Conv":
         plain = node.attributes["kernel_shape"] == [1, 1] and node.attributes["strides"] == [1, 1]
         return plain and not any(node.attributes["pads"]) and axis >= 2
@@ -64,63 +60,55 @@ def _narrows(node: Node, axis: int) -> bool:
         return axis >= 2
     if node.op == "Softmax":
         return axis != 3
-    return node.op in _EACH
+    return node.op in _ELEMENTWISE
 
 
 def _apply(graph: Graph, node: Node, axis: int, start: int, stop: int) -> None:
     full = node.shape[axis]
-    graph.cut_twin(node.name, axis, start, stop)
-    _resize(node, axis, stop - start)
+    graph.cut_counterpart(node.name, axis, start, stop)
+    node.shape = _with_length(node.shape, axis, stop - start)
     before: list[Node] = []
     for index in _sliced_inputs(node, axis):
-        name = node.inputs[index]
-        at = axis
-        if node.op == MOVE and node.source is not None and node.target is not None:
-            at = node.source.index(node.target[axis])
+        name, at = node.inputs[index], axis
+        if node.op == MOVE:
+            source, target = node.layouts
+            at = source.index(target[axis])
         if graph.shape(name)[at] == full and full > 1:
             node.inputs[index] = _sliced(graph, before, name, at, start, stop)
     if node.op == MOVE:
-        _shrink(node, axis, stop - start)
+        source, target = node.layouts
+        node.source = with_dim(source, source.index(target[axis]), new_axis(stop - start))
+        node.target = with_dim(target, axis, node.source[source.index(target[axis])])
     graph.insert_before(node.name, before)
     for reader in graph.readers().get(node.name, ()):
         _, a, b = _cut(graph, reader) or (0, 0, 0)
         reader.inputs = [node.name, *_bounds(graph, a - start, b - start, axis)]
     for reader in [r for r in graph.readers().get(node.name, ()) if r.shape == node.shape]:
         if reader.name not in graph.output_names:
-            graph.rename_reads(reader.name, node.name)
-            graph.rename_twin(reader.name, node.name)
+            graph.replace_uses(reader.name, node.name)
+            graph.rename_counterpart(reader.name, node.name)
             del graph.nodes[reader.name]
 
 
 def _sliced_inputs(node: Node, axis: int) -> range:
-    """Return which inputs run along ``axis`` of the output: all, the first, or one side of a product."""
+    """Return the indices of inputs that ``axis`` of the output slices: all, the first, or one side of a product."""
     if node.op == "MatMul":
         return range(axis - 2, axis - 1)
     return range(1 if node.op in ("Conv", MOVE, "Softmax", "Clip", "Pow") else len(node.inputs))
 
 
-def _resize(node: Node, axis: int, n: int) -> None:
-    node.shape = tuple(n if i == axis else m for i, m in enumerate(node.shape))
-
-
-def _shrink(node: Node, axis: int, n: int) -> None:
-    """Give the axis that a move carries whole its new size."""
-    assert node.source is not None and node.target is not None
-    group, new = node.target[axis], new_axis(n)
-    source: Dims = tuple(new if g == group else g for g in node.source)  # type: ignore[assignment]
-    target: Dims = tuple(new if g == group else g for g in node.target)  # type: ignore[assignment]
-    node.source, node.target = source, target
+def _with_length(shape: tuple[int, ...], axis: int, length: int) -> tuple[int, ...]:
+    return (*shape[:axis], length, *shape[axis + 1 :])
 
 
 def _sliced(graph: Graph, before: list[Node], name: str, axis: int, start: int, stop: int) -> str:
+    part = graph.unique_name(f"{name}.part")
     if name in graph.constants:
-        new = graph.fresh(f"{name}.part")
-        graph.constants[new] = graph.constants[name].take(range(start, stop), axis=axis)
-        return new
-    new = graph.fresh(f"{name}.part")
-    shape = tuple(stop - start if i == axis else m for i, m in enumerate(graph.shape(name)))
-    before.append(Node("Slice", new, [name, *_bounds(graph, start, stop, axis)], shape))
-    return new
+        graph.constants[part] = graph.constants[name].take(range(start, stop), axis=axis)
+    else:
+        shape = _with_length(graph.shape(name), axis, stop - start)
+        before.append(Node("Slice", part, [name, *_bounds(graph, start, stop, axis)], shape))
+    return part
 
 
 def _bounds(graph: Graph, start: int, stop: int, axis: int) -> list[str]:

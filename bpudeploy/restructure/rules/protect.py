@@ -1,4 +1,4 @@
-"""What stands between a square and its root stays in float: x² needs twice the bits of x."""
+"""Keep the nodes from a square to its root in float: x² needs twice the bits of x."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ENDS = frozenset({"Sqrt", "Reciprocal", "Pow"})
 
 
 def protect_squares(graph: Graph) -> int:
-    """Mark each square, the means that follow it, and the root; return how many nodes are newly marked."""
+    """Mark each square, the means after it, and the root; return the number of newly marked nodes."""
     before = sum(node.keep_float for node in graph.nodes.values())
     inside: set[str] = set()
     for node in graph.nodes.values():

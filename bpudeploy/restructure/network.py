@@ -1,9 +1,10 @@
-"""A network as it came in: ONNX nodes of any rank and opset, in order, with their constants as arrays."""
+"""The imported network: ONNX nodes of any rank and opset, in order, with constants as arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.errors import StageError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One node; ``path`` is where it stands in the original, such as ``blocks.0.attn.qkv``."""
+    """One node; ``path`` is its module path, such as ``blocks.0.attn.qkv``."""
 
     op: str
     path: str
@@ -30,42 +31,50 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """``inputs`` are the shapes of what is fed; ``opset`` is that of the standard domain."""
+    """``inputs`` are names and shapes; ``opset`` is that of the standard domain."""
 
     operations: tuple[Operation, ...]
     constants: Mapping[str, Array]
     inputs: Mapping[str, tuple[int, ...]]
     outputs: tuple[str, ...]
     opset: int
-    readers: Mapping[str, tuple[Operation, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[Operation]]:
+        """Tensor to the operations that read it; an operation appears once per input that reads it."""
+        readers: dict[str, list[Operation]] = {}
+        for operation in self.operations:
+            for name in operation.inputs:
+                readers.setdefault(name, []).append(operation)
+        return readers
 
     def sole_reader(self, tensor: str) -> Operation | None:
-        """Return the only node that reads ``tensor``, None when there are others or it is an output."""
+        """Return the only node that reads ``tensor``; None if there are several or it is an output."""
         readers = self.readers.get(tensor, ())
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
 
 def read_network(model: onnx.ModelProto, weights: Mapping[str, Array] | None = None) -> Network:
-    """Return ``model`` as a Network; an input that is named in ``weights`` is a constant, not copied.
+    """Return ``model`` as a Network; inputs named in ``weights`` become constants without a copy.
 
     Raises:
-        StageError: an input's shape is not static, or the model uses operators that are not ONNX's own.
+        StageError: an input's shape is not static, or the model uses non-standard operators.
     """
     graph, weights = model.graph, dict(weights or {})
-    _refuse_foreign(model)
-    operations, constants = read_graph(graph)
+    _require_standard_operators(model)
+    operations, constants = read_operations(graph)
     inputs = {}
     for value in graph.input:
         if value.name in weights:
             constants[value.name] = weights[value.name]
         elif value.name not in constants:
-            inputs[value.name] = _static(value)
+            inputs[value.name] = _static_shape(value)
     opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
-    return connected(operations, constants, inputs, tuple(o.name for o in graph.output), opset)
+    return Network(tuple(operations), constants, inputs, tuple(o.name for o in graph.output), opset)
 
 
-def read_graph(graph: onnx.GraphProto) -> tuple[list[Operation], dict[str, Array]]:
-    """Return the operations of ``graph`` in order, and its constants; also of a branch of an If."""
+def read_operations(graph: onnx.GraphProto) -> tuple[list[Operation], dict[str, Array]]:
+    """Return the operations of ``graph`` (or of a branch of an If) in order, and its constants."""
     from onnx import helper, numpy_helper
 
     constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
@@ -81,7 +90,7 @@ def read_graph(graph: onnx.GraphProto) -> tuple[list[Operation], dict[str, Array
 
 
 def _captured(node: onnx.NodeProto) -> list[str]:
-    """Return the outer tensors that the branches of an If read; ONNX does not list them as its inputs."""
+    """Return the outer tensors that the branches of an If read: ONNX does not list them as inputs."""
     found: dict[str, None] = {}
     for attribute in node.attribute:
         inside = {t.name for t in attribute.g.initializer} | {o for n in attribute.g.node for o in n.output}
@@ -90,38 +99,23 @@ def _captured(node: onnx.NodeProto) -> list[str]:
     return list(found)
 
 
-def connected(
-    operations: list[Operation],
-    constants: Mapping[str, Array],
-    inputs: Mapping[str, tuple[int, ...]],
-    outputs: tuple[str, ...],
-    opset: int,
-) -> Network:
-    """Return a Network of ``operations`` that knows who reads what."""
-    readers: dict[str, tuple[Operation, ...]] = {}
-    for operation in operations:
-        for name in operation.inputs:
-            readers[name] = (*readers.get(name, ()), operation)
-    return Network(tuple(operations), constants, inputs, outputs, opset, readers)
-
-
-def _refuse_foreign(model: onnx.ModelProto) -> None:
+def _require_standard_operators(model: onnx.ModelProto) -> None:
     foreign = {e.domain for e in model.opset_import} - {"", "ai.onnx"}
     used = next((n for n in model.graph.node if n.domain in foreign and n.domain), None)
     if used is not None:
         raise StageError(
             f"node {used.name or used.op_type} uses {used.op_type} of {used.domain!r}, which is not standard ONNX",
-            hint="export the float model again with standard operators (before any vendor's or runtime's optimiser)",
+            hint="export the float model with standard operators only (before any vendor or runtime optimiser)",
         )
 
 
-def _static(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
     if not shape or min(shape) < 1:
         dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         raise StageError(
             f"input {value.name!r} has the shape {dims}, which is not fixed",
-            hint="name it in the recipe (`model.image_size`, `model.batch`), or export with fixed shapes",
+            hint="set it in the recipe (`model.image_size`, `model.batch`), or export with fixed shapes",
         )
     return shape
 
@@ -138,9 +132,9 @@ def _constant(attributes: Mapping[str, Any]) -> Array:
 
 
 def _path(node: onnx.NodeProto, index: int) -> str:
-    """Return ``blocks.0.attn.qkv`` for torch's node name ``/blocks/blocks.0/attn/qkv/MatMul``.
+    """Return the module path of a node that torch exported.
 
-    torch names a node after its modules, each by its path below the last one that is named like it.
+    ``/blocks/blocks.0/attn/qkv/MatMul`` is ``blocks.0.attn.qkv``: a part that begins with its predecessor repeats it.
     """
     parts = [p for p in node.name.split("/") if p]
     if not parts:

@@ -1,4 +1,4 @@
-"""A GRAPH artifact back as a Graph that can be edited, and what every edit needs: order, equal nodes, shapes."""
+"""Edit a GRAPH artifact: load it as a Graph, append nodes and constants, clean up."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bpudeploy.errors import StageError
-from bpudeploy.restructure.graph import Graph, Node, Output
+from bpudeploy.restructure.graph import Graph, Node, TensorView
 from bpudeploy.restructure.rules.dead import remove_dead
-from bpudeploy.restructure.rules.share import share
+from bpudeploy.restructure.rules.merge_equal import merge_equal_nodes
+from bpudeploy.spec.operators import VIEWS
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-LAYOUT = frozenset({"Reshape", "Transpose", "Identity"})
-"""Operators that move values and change none."""
 UNARY = frozenset(
     {"Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "HardSigmoid", "Clip", "Elu"}
     | {"LeakyRelu", "Softplus", "Pow", "Identity"}
 )
-"""Operators that act on each element of one tensor alone; further inputs are constants."""
+"""Elementwise operators of one tensor; further inputs are constants."""
 BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
-"""Operators that act on each element of two tensors."""
+"""Elementwise operators of two tensors."""
 
 
-def read_graph(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> Graph:
-    """Return ``model`` as a Graph whose nodes have their output's name.
+def editable_graph(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> Graph:
+    """Return ``model`` as a Graph, with nodes named after their output.
 
     Args:
-        keep_float: names of the nodes that quantization leaves in float.
+        keep_float: names of the nodes that quantization keeps in float.
 
     Raises:
-        StageError: a tensor has no static 4-D shape, or a node gives several.
+        StageError: a tensor has no static 4-D shape, or a node has several outputs.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -49,50 +48,39 @@ def read_graph(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> Graph:
         shape = shapes.get(node.output[0], ())
         if len(node.output) != 1 or len(shape) != 4 or 0 in shape:
             raise StageError(
-                f"{node.name or node.op_type} gives {len(node.output)} tensors, the first of shape {list(shape)}",
-                hint="an approximation takes what the step restructure gives: one static 4-D tensor a node",
+                f"{node.name or node.op_type} has {len(node.output)} outputs, the first of shape {list(shape)}",
+                hint="an approximation requires the graph of the restructure step: one static 4-D output per node",
             )
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        made = Node(node.op_type, node.output[0], list(node.input), shape, attributes, keep_float=node.name in kept)
-        graph.add(made)
+        graph.add(Node(node.op_type, node.output[0], list(node.input), shape, attributes, keep_float=node.name in kept))
     for value in model.graph.output:
         shape = shapes[value.name]
-        graph.outputs.append(Output(value.name, shape, fine=shape, perm=(0, 1, 2, 3), shape=shape))
+        graph.outputs.append(TensorView(value.name, shape, fine=shape, perm=(0, 1, 2, 3), shape=shape))
     return graph
 
 
 def kept_float(graph: Graph) -> tuple[str, ...]:
-    """Return the names of the nodes that quantization leaves in float."""
+    """Return the names of the nodes that quantization keeps in float."""
     return tuple(node.name for node in graph.nodes.values() if node.keep_float)
-
-
-def fresh(graph: Graph, base: str) -> str:
-    """Return ``base``, or it with the first number that makes a new name."""
-    taken = graph.nodes.keys() | graph.constants.keys() | graph.inputs.keys()
-    number, name = 1, base
-    while name in taken:
-        number += 1
-        name = f"{base}.{number}"
-    return name
 
 
 def store(graph: Graph, array: NDArray[np.generic], base: str) -> str:
     """Add a constant and return its name."""
-    name = fresh(graph, base)
+    name = graph.unique_name(base)
     graph.constants[name] = array
     return name
 
 
 def scalar(graph: Graph, value: float) -> str:
-    """Return the name of a float32 constant (1, 1, 1, 1), one for each value."""
+    """Return the name of the float32 constant (1, 1, 1, 1) of ``value``."""
     name = f"approximate.{float(value):.9g}"
     graph.constants[name] = np.full((1, 1, 1, 1), value, np.float32)
     return name
 
 
 def emit(graph: Graph, op: str, base: str, inputs: Sequence[str], shape: Sequence[int], **attributes: object) -> str:
-    """Append a node with a new name like ``base`` and return its name; ``tidy`` puts it into order."""
-    return graph.add(Node(op, fresh(graph, base), list(inputs), tuple(shape), dict(attributes)))
+    """Append a node with a unique name based on ``base`` and return the name; ``tidy`` restores the order."""
+    return graph.add(Node(op, graph.unique_name(base), list(inputs), tuple(shape), dict(attributes)))
 
 
 def reshape(graph: Graph, tensor: str, shape: Sequence[int], base: str) -> str:
@@ -101,39 +89,39 @@ def reshape(graph: Graph, tensor: str, shape: Sequence[int], base: str) -> str:
 
 
 def shape_constant(graph: Graph, shape: Sequence[int]) -> str:
-    """Return the name of an int64 constant that holds ``shape``, one for each shape."""
+    """Return the name of the int64 constant of ``shape``."""
     name = f"shape.{'x'.join(map(str, shape))}"
     graph.constants[name] = np.array(shape, np.int64)
     return name
 
 
-def origins(graph: Graph, tensor: str) -> list[str]:
-    """Return ``tensor`` and all that it is a mere change of layout or a part of, the last first.
+def view_sources(graph: Graph, tensor: str) -> list[str]:
+    """Return ``tensor`` and the tensors of which it is a view, the nearest first.
 
-    (The rewrite computes the last block's MLP for the one token that is read: its stream is a Slice.)
+    A Slice is a view: the rewrite slices the stream before the last block's MLP to the one token that is read.
     """
     found = [tensor]
-    while (node := graph.nodes.get(found[-1])) is not None and node.op in LAYOUT | {"Slice"}:
+    while (node := graph.nodes.get(found[-1])) is not None and node.op in VIEWS:
         found.append(node.inputs[0])
     return found
 
 
 def tidy(graph: Graph) -> None:
-    """Put nodes into order, merge equal ones (and equal constants), remove what no output needs."""
+    """Sort nodes, merge equal nodes and constants, remove dead ones."""
     _sort(graph)
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-    same = {
+    merged = {
         name: first.setdefault((array.dtype.str, array.shape, array.tobytes()), name)
         for name, array in graph.constants.items()
     }
     for node in graph.nodes.values():
-        node.inputs = [same.get(name, name) for name in node.inputs]
-    share(graph)
+        node.inputs = [merged.get(name, name) for name in node.inputs]
+    merge_equal_nodes(graph)
     remove_dead(graph)
 
 
 def _sort(graph: Graph) -> None:
-    """Order nodes so that each comes after what it reads, otherwise as they stand."""
+    """Sort nodes topologically, otherwise in their present order."""
     done: dict[str, Node] = {}
     waiting = list(graph.nodes.values())
     ready = graph.inputs.keys() | graph.constants.keys() | {""}
@@ -145,6 +133,6 @@ def _sort(graph: Graph) -> None:
             else:
                 later.append(node)
         if len(later) == len(waiting):
-            raise ValueError(f"a circle through {later[0].name}")
+            raise ValueError(f"a cycle through {later[0].name}")
         waiting = later
     graph.nodes = done

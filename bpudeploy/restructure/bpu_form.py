@@ -1,4 +1,4 @@
-"""The form that a BPU takes: opset 11, 4-D throughout, static shapes, only known operators."""
+"""Check the form required by a BPU: opset 11, static 4-D shapes, supported operators."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 FORBIDDEN = frozenset(
     {"Gemm", "LayerNormalization", "GroupNormalization", "InstanceNormalization", "BatchNormalization"}
 )
-"""What the rewrite exists to replace."""
+"""Operators that the rewrite replaces."""
 
 
-def faults(model: onnx.ModelProto) -> list[str]:
-    """Return everything that keeps ``model`` from the form, each as one line naming the node; empty when none.
+def form_errors(model: onnx.ModelProto) -> list[str]:
+    """Return one line for each violation, naming the node.
 
-    Rank is that of each node's output by ONNX's shape inference; constants may have any rank.
+    Ranks are those of node outputs by ONNX shape inference; constants may have any rank.
     """
     import onnx
 
@@ -41,11 +41,11 @@ def faults(model: onnx.ModelProto) -> list[str]:
     return found
 
 
-def check_forms(model: onnx.ModelProto) -> None:
-    """Raise StageError with the first few faults of ``model``, if it has any."""
-    found = faults(model)
+def check_form(model: onnx.ModelProto) -> None:
+    """Raise StageError with the first few violations, if any."""
+    found = form_errors(model)
     if found:
         raise StageError(
-            f"the rewritten graph has {len(found)} nodes that a BPU does not take: {'; '.join(found[:5])}",
-            hint="this is a fault of the rewrite; report the model's name",
+            f"the rewritten graph has {len(found)} nodes that no BPU supports: {'; '.join(found[:5])}",
+            hint="this is a bug in the rewrite; report the model's name",
         )

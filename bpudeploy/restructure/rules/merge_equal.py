@@ -1,15 +1,15 @@
-"""Two nodes that compute the same are one: same operator, attributes and inputs."""
+"""Common subexpression elimination: merge nodes of equal operator, attributes and inputs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bpudeploy.restructure.atoms import Dims, flat
-from bpudeploy.restructure.graph import Graph, Node
+from bpudeploy.restructure.graph import MOVE, Graph, Node
 
 
-def share(graph: Graph) -> int:
-    """Merge equal nodes; the first one stays."""
+def merge_equal_nodes(graph: Graph) -> int:
+    """Merge equal nodes into the first; return the number of removed nodes."""
     first: dict[Any, str] = {}
     renamed: dict[str, str] = {}
     for node in [*graph.nodes.values()]:
@@ -25,12 +25,13 @@ def share(graph: Graph) -> int:
 
 
 def _layout(node: Node) -> Any:
-    """Return a move's layouts with its atoms numbered, so that equal moves of other atoms are equal."""
-    if node.source is None or node.target is None:
+    """Return the layouts of a Move with its atoms numbered, so that Moves over different atoms compare equal."""
+    if node.op != MOVE:
         return None
-    number = {atom: i for i, atom in enumerate(flat(node.source))}
+    source, target = node.layouts
+    number = {atom: i for i, atom in enumerate(flat(source))}
 
     def numbered(dims: Dims) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(number[a] for a in group) for group in dims)
 
-    return numbered(node.source), numbered(node.target), tuple(a.size for a in flat(node.source))
+    return numbered(source), numbered(target), tuple(atom.size for atom in number)

@@ -1,4 +1,4 @@
-"""Which function lowers which operator, and the walk over a network."""
+"""Lower a network: dispatch each operation to the function for its operator."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bpudeploy.errors import StageError
 from bpudeploy.restructure.atoms import Dims, flat, new_axis, sizes
 from bpudeploy.restructure.constants import evaluate
 from bpudeploy.restructure.graph import MOVE, UNARY, Graph, Node
-from bpudeploy.restructure.imported import Network, Operation, read_graph
-from bpudeploy.restructure.lower import elementwise, join, linear, matmul, reduce, select, spatial, views
-from bpudeploy.restructure.lower.context import Lowering, reading
+from bpudeploy.restructure.lower import concat, elementwise, linear, matmul, reduce, select, spatial, views
+from bpudeploy.restructure.lower.context import Lowering, tensor_view
 from bpudeploy.restructure.lower.einsum import einsum
 from bpudeploy.restructure.lower.scatter import scatter
+from bpudeploy.restructure.network import Network, Operation, read_operations
 from bpudeploy.restructure.value import Value
 
 RULES: dict[str, Callable[[Lowering], None]] = {
@@ -25,24 +25,12 @@ RULES: dict[str, Callable[[Lowering], None]] = {
     **dict.fromkeys(("Identity", "Dropout", "Cast", "CastLike"), views.same),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), spatial.pool),
     **dict.fromkeys(("Resize", "Upsample"), spatial.resize),
-    **dict.fromkeys(
-        [
-            "ReduceMean",
-            "ReduceSum",
-            "ReduceSumSquare",
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceMax",
-            "ReduceMin",
-            "GlobalAveragePool",
-            "GlobalMaxPool",
-        ],
-        reduce.reduce,
-    ),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"), reduce.reduce),
+    **dict.fromkeys(("ReduceMax", "ReduceMin", "GlobalAveragePool", "GlobalMaxPool"), reduce.reduce),
     **dict.fromkeys(("Softmax", "LogSoftmax"), reduce.softmax),
     "BatchNormalization": reduce.batch_norm,
     "Clip": elementwise.clip,
-    "Concat": join.concat,
+    "Concat": concat.concat,
     "Conv": spatial.conv,
     "ConvTranspose": spatial.conv_transpose,
     "DepthToSpace": views.depth_to_space,
@@ -72,31 +60,14 @@ RULES: dict[str, Callable[[Lowering], None]] = {
     "Unsqueeze": views.unsqueeze,
     "Where": elementwise.where,
 }
-CONTROL = frozenset({"If", "Loop", "Scan"})
-DATA_DEPENDENT = CONTROL | frozenset(
-    [
-        "NonZero",
-        "TopK",
-        "Unique",
-        "Compress",
-        "NonMaxSuppression",
-        "GatherElements",
-        "GatherND",
-        "ScatterElements",
-        "ArgMax",
-        "ArgMin",
-        "OneHot",
-        "Range",
-        "SequenceAt",
-        "SequenceInsert",
-        "SplitToSequence",
-        "RandomNormalLike",
-        "RandomUniformLike",
-        "Bernoulli",
-        "Multinomial",
-    ]
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+DATA_DEPENDENT = (
+    CONTROL_FLOW
+    | {"NonZero", "TopK", "Unique", "Compress", "NonMaxSuppression", "ArgMax", "ArgMin", "OneHot", "Range"}
+    | {"GatherElements", "GatherND", "ScatterElements", "SequenceAt", "SequenceInsert", "SplitToSequence"}
+    | {"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
-"""Operators that choose by the image's content, or at random: a BPU runs one fixed network."""
+"""Operators whose result or shape depends on the image's content, or is random: a BPU runs one static network."""
 PIXELS = "pixels"
 
 
@@ -104,84 +75,86 @@ def lower(network: Network) -> Graph:
     """Return the 4-D graph that computes what ``network`` computes.
 
     Raises:
-        StageError: naming the operation that has no 4-D form, and why.
+        StageError: an operation has no 4-D form; the message names it and the reason.
     """
     if not network.operations:
         raise StageError("the model has no operations", hint="export a network")
     ctx = Lowering(network)
-    _feed(ctx)
+    _add_input(ctx)
     for operation in network.operations:
-        _step(ctx, operation)
-    _give(ctx)
+        _lower_or_fold(ctx, operation)
+    _add_outputs(ctx)
     return ctx.graph
 
 
-def _step(ctx: Lowering, operation: Operation) -> None:
-    """Lower one operation, or compute it if it is a constant."""
-    ctx.at = operation
-    given = [ctx.constants.get(n) if n else None for n in operation.inputs]
+def _lower_or_fold(ctx: Lowering, operation: Operation) -> None:
+    """Lower one operation, or evaluate it if its inputs are constants."""
+    ctx.node = operation
+    inputs = [ctx.constants.get(n) if n else None for n in operation.inputs]
     if operation.op == "Shape":
-        shape = ctx.value().shape if given[0] is None else list(given[0].shape)
+        shape = ctx.value().shape if inputs[0] is None else list(inputs[0].shape)
         part = slice(operation.attributes.get("start", 0), operation.attributes.get("end"))
         ctx.constants[operation.outputs[0]] = np.array(shape[part], np.int64)
-    elif operation.op == "If" and given[0] is not None:
-        _branch(ctx, operation, bool(np.asarray(given[0]).reshape(())))
-    elif operation.op not in CONTROL and all(n in ctx.constants for n in operation.inputs if n):
-        for name, array in zip(operation.outputs, evaluate(operation, given, ctx.network.opset), strict=False):
+    elif operation.op == "If" and inputs[0] is not None:
+        _lower_branch(ctx, operation, bool(np.asarray(inputs[0]).reshape(())))
+    elif operation.op not in CONTROL_FLOW and all(n in ctx.constants for n in operation.inputs if n):
+        for name, array in zip(operation.outputs, evaluate(operation, inputs, ctx.network.opset), strict=False):
             ctx.constants[name] = np.asarray(array)
     else:
-        _lower_one(ctx)
+        _lower_operation(ctx)
 
 
-def _branch(ctx: Lowering, operation: Operation, condition: bool) -> None:
-    """Lower the branch that a known condition takes: exporters write shapes' alternatives so."""
+def _lower_branch(ctx: Lowering, operation: Operation, condition: bool) -> None:
+    """Lower the branch that a constant condition selects, as exporters write for alternative shapes."""
     graph = operation.attributes["then_branch" if condition else "else_branch"]
-    operations, constants = read_graph(graph)
+    operations, constants = read_operations(graph)
     ctx.constants |= constants
     for inner in operations:
-        _step(ctx, inner)
+        _lower_or_fold(ctx, inner)
     for name, inside in zip(operation.outputs, graph.output, strict=True):
         if inside.name in ctx.constants:
             ctx.constants[name] = ctx.constants[inside.name]
         else:
-            ctx.values[name] = replace(ctx.values[inside.name], maker=None)
+            ctx.values[name] = replace(ctx.values[inside.name], producer=None)
 
 
-def _lower_one(ctx: Lowering) -> None:
-    op = ctx.at.op
+def _lower_operation(ctx: Lowering) -> None:
+    op = ctx.node.op
     if op in DATA_DEPENDENT:
-        raise ctx.refuse(
-            "it depends on what is in the image (adaptive tokens, early exit, top-k), and a BPU runs one fixed network",
+        raise ctx.unsupported(
+            "it depends on the image's content (adaptive tokens, early exit, top-k), and a BPU runs one static network",
             "use a static alternative: restructure.approximate.drop_blocks, prune_heads or reduce_tokens",
         )
     rule = RULES.get(op)
     if rule is None:
-        raise ctx.refuse("the operator is not known", "export the model with standard operators, or report this one")
+        raise ctx.unsupported(
+            "the operator is not supported", "export the model with standard operators, or report this one"
+        )
     rule(ctx)
 
 
-def _feed(ctx: Lowering) -> None:
-    """Take the one image input; images that come as (N, H, W, 3) are stored as (N, 3, H, W) all the same."""
+def _add_input(ctx: Lowering) -> None:
+    """Add the image input; the physical layout is (N, C, H, W) even if the model takes (N, H, W, C)."""
     inputs = ctx.network.inputs
     if len(inputs) != 1 or len(next(iter(inputs.values()))) != 4:
         raise StageError(
             f"the model takes {', '.join(f'{n} {list(s)}' for n, s in inputs.items()) or 'nothing'}",
-            hint="one input of images, (N, C, H, W) or (N, H, W, C), is what a board is fed",
+            hint="export a model with one image input, (N, C, H, W) or (N, H, W, C)",
         )
     ((name, shape),) = inputs.items()
     axes = tuple(new_axis(n) for n in shape)
-    last = shape[3] in (1, 3) and shape[1] not in (1, 3)
-    dims: Dims = (axes[0], axes[3], axes[1], axes[2]) if last else (axes[0], axes[1], axes[2], axes[3])
+    channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+    dims: Dims = (axes[0], axes[3], axes[1], axes[2]) if channels_last else (axes[0], axes[1], axes[2], axes[3])
     ctx.graph.inputs[PIXELS] = tuple(sizes(dims))
     ctx.values[name] = Value(PIXELS, dims, axes)
 
 
-def _give(ctx: Lowering) -> None:
-    """Bring each output into its own form: (N, C, H, W) as it is, tokens as (N, C, 1, N), scores as (N, C, 1, 1)."""
+def _add_outputs(ctx: Lowering) -> None:
+    """Add each output: images as (N, C, H, W), tokens as (N, C, 1, T), scores as (N, C, 1, 1)."""
     for name in ctx.network.outputs:
         if name in ctx.constants:
             raise StageError(f"output {name!r} is a constant", hint="export outputs that depend on the image")
-        value = ctx.fill(ctx.values[name])
+        value = ctx.materialize(ctx.values[name])
         axes = value.axes
         target: Dims = ((), (), (), flat(axes))
         match len(axes):
@@ -193,6 +166,6 @@ def _give(ctx: Lowering) -> None:
                 target = (axes[0], axes[1], (), ())
         value = ctx.relayout(value, target)
         if value.name not in ctx.graph.nodes:
-            made = ctx.graph.add(Node(MOVE, ctx.name("output"), [value.name], tuple(sizes(target)), {}, target, target))
-            value = replace(value, name=made)
-        ctx.graph.outputs.append(reading(value))
+            copy = Node(MOVE, ctx.name("output"), [value.name], tuple(sizes(target)), {}, target, target)
+            value = replace(value, name=ctx.graph.add(copy))
+        ctx.graph.outputs.append(tensor_view(value))
