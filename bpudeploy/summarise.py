@@ -12,10 +12,10 @@ from bpudeploy.backends.samples import Scores, read_findings
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
 from bpudeploy.plan import pipeline
-from bpudeploy.predict.price import Estimate
-from bpudeploy.predict.simulated import Simulated
+from bpudeploy.predict.estimate import Estimate
+from bpudeploy.predict.simulated import SimulationReport
 from bpudeploy.quantize.agreement import Agreement
-from bpudeploy.quantize.findings import Layers, Repair
+from bpudeploy.quantize.findings import LayerReport, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.restructure.record import GraphRecord, Proof
 from bpudeploy.results.golden import SelfCheck
@@ -149,9 +149,9 @@ def _promoted(result: RunResult) -> Iterator[tuple[str, Path]]:
         yield f"+ {len(repair.promoted)} taps in int16", result.artifact(ref.step, ref.index).path
 
 
-def _repair(result: RunResult) -> Repair | None:
+def _repair(result: RunResult) -> RepairReport | None:
     ref = pipeline.repair_findings(result.steps)
-    return Repair.read(result.artifact(ref.step, ref.index).path) if ref is not None else None
+    return RepairReport.read(result.artifact(ref.step, ref.index).path) if ref is not None else None
 
 
 def _quantization(result: RunResult) -> Quantization:
@@ -163,7 +163,7 @@ def _quantization(result: RunResult) -> Quantization:
     return Quantization(
         levers=record.levers,
         taps=Counter(tap.precision for tap in record.taps.values()),
-        layers=Layers.read(result.artifact(pipeline.DEVIATIONS).path),
+        layers=LayerReport.read(result.artifact(pipeline.DEVIATIONS).path),
         integers=Agreement.read(result.artifact(pipeline.INTEGERS).path),
         repair=_repair(result),
     )
@@ -224,7 +224,7 @@ def _predicted(measured: Measurement, result: RunResult) -> Estimate | None:
     """Return what the simulator's compile predicts for its board; None for a board that is there."""
     if measured.provenance is not Provenance.SIMULATED:
         return None
-    return Simulated.read(result.artifact(pipeline.BINARY, 1).path).estimate
+    return SimulationReport.read(result.artifact(pipeline.BINARY, 1).path).estimate
 
 
 def _steps(result: RunResult) -> tuple[Step, ...]:

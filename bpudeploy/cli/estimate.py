@@ -17,7 +17,7 @@ from bpudeploy.spec.target import March, Target
 
 if TYPE_CHECKING:
     from bpudeploy.inspection import Subject
-    from bpudeploy.predict.answer import Answer
+    from bpudeploy.predict.prediction import Prediction
 
 
 def estimate(model: str, named: Sequence[str] | None, image_size: int | None, top: int, as_json: bool) -> int:
@@ -32,7 +32,7 @@ def estimate(model: str, named: Sequence[str] | None, image_size: int | None, to
         _has_model(target)
     if not targets and not is_file(model):
         raise UsageError("on which target?", hint=f"add --target NAME: {', '.join(_predictable())}")
-    found: list[Answer] = []
+    found: list[Prediction] = []
     originals = subjects(model, original=True, image_size=image_size)
     rewritten = subjects(model, original=False, image_size=image_size)
     for (before, own), (after, _), int16 in zip(originals, rewritten, _int16(model), strict=True):
@@ -58,33 +58,34 @@ def _int16(model: str) -> list[tuple[str, ...]]:
     return [resolved.recipe.quantize.int16 for resolved in load_recipe(Path(model), (), backend_names, to_look=True)]
 
 
-def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequence[str]) -> Answer:
+def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequence[str]) -> Prediction:
     """Predict the latency of a network, in both of its forms, on a target that has a model.
 
     Args:
         int16: a recipe's ``quantize.int16``.
     """
-    from bpudeploy.predict.answer import answer
     from bpudeploy.predict.march import march_model
-    from bpudeploy.predict.work import Workload, workload
-    from bpudeploy.quantize.taps import find_places
+    from bpudeploy.predict.prediction import predict
+    from bpudeploy.predict.workload import Workload, count_workload
+    from bpudeploy.quantize.taps import find_quantization_points
 
     model = march_model(target.march)
 
     def count(of: Subject) -> Workload:
-        return workload(of.model, target.march, model.array, of.constants, of.form, trained=of.trained)
+        return count_workload(of.model, target.march, model.array, of.constants, of.form, trained=of.trained)
 
     work = count(after)
-    places = find_places(after.model, target.precision, [n.name for n in work.nodes if not n.on_bpu], int16)
-    promoted = {product for place in places if place.precision is Precision.INT16 for product in place.products}
-    return answer(after.name, after.origin, target, model, work, count(before), promoted)
+    on_cpu = [n.name for n in work.nodes if not n.on_bpu]
+    points = find_quantization_points(after.model, target.precision, on_cpu, int16)
+    promoted = {product for point in points if point.precision is Precision.INT16 for product in point.products}
+    return predict(after.name, after.origin, target, model, work, count(before), promoted)
 
 
 def _has_model(target: Target) -> None:
     """Refuse a target whose latency cannot be predicted."""
-    from bpudeploy.predict.march import modelled
+    from bpudeploy.predict.march import modelled_marches
 
-    if target.march in modelled():
+    if target.march in modelled_marches():
         return
     where = f"add --target NAME: {', '.join(_predictable())}"
     if target.march is March.CPU:
@@ -96,7 +97,7 @@ def _has_model(target: Target) -> None:
 
 
 def _predictable() -> list[str]:
-    from bpudeploy.predict.march import modelled
+    from bpudeploy.predict.march import modelled_marches
 
-    known = modelled()
+    known = modelled_marches()
     return [name for name in sorted(list_targets(Path())) if load_target(name, Path())[0].march in known]

@@ -70,7 +70,7 @@ def _tell(path: Path, graph: Artifact, march: March) -> _Told:
     elif march in vendor.HB_COMPILE:
         files["quant_config.json"] = json.dumps(vendor.quant_config(model, march, on_cpu), indent=2) + "\n"
     else:
-        where = vendor.run_on(model, march, on_cpu)
+        where = vendor.run_on_options(model, march, on_cpu)
         if where:
             files["run_on.yaml"] = _yaml(f"Goes under calibration_parameters of hb_mapper, {march}. {of}", where)
     nodes = vendor.node_precisions(model, on_cpu)

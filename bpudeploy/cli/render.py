@@ -18,8 +18,8 @@ from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, S
 if TYPE_CHECKING:
     from bpudeploy.backends.base import Backend
     from bpudeploy.plan.look import Outlook
-    from bpudeploy.predict.price import Estimate
-    from bpudeploy.quantize.findings import Candidate, Layers, Repair
+    from bpudeploy.predict.estimate import Estimate
+    from bpudeploy.quantize.findings import LayerReport, PromotionCandidate, RepairReport
     from bpudeploy.results.summary import Accuracy, Quantization, Summary
     from bpudeploy.run.runner import RunResult
     from bpudeploy.spec.load import Resolved
@@ -173,7 +173,7 @@ def show_explanation(outlooks: Sequence[Outlook], as_json: bool) -> None:
             print(f"  {name}: {json.dumps(value) if isinstance(value, dict) else value}")
 
 
-def show_built(name: str, result: RunResult, repair: Repair | None, as_json: bool) -> None:
+def show_built(name: str, result: RunResult, repair: RepairReport | None, as_json: bool) -> None:
     """Print the artifacts of a run that stopped before the board, and whether a promised accuracy holds."""
     if as_json:
         steps = {
@@ -191,16 +191,16 @@ def show_built(name: str, result: RunResult, repair: Repair | None, as_json: boo
         print(f"  {in_a_line(repair)}")
 
 
-def in_a_line(repair: Repair) -> str:
+def in_a_line(repair: RepairReport) -> str:
     """Say whether a promised accuracy holds, on this machine, and what it took."""
-    from bpudeploy.quantize.findings import Outcome
+    from bpudeploy.quantize.findings import RepairOutcome
 
     taken = f"{len(repair.promoted)} more taps in int16, predicted slowdown {repair.slowdown:.3f}"
     how = {
-        Outcome.HELD: "holds as it is",
-        Outcome.REPAIRED: f"holds with {taken}",
-        Outcome.BEST: f"BROKEN; the best that {len(repair.trials)} trials reached, with {taken}",
-        Outcome.NOT_POSSIBLE: "BROKEN; nothing can be promoted to int16",
+        RepairOutcome.NOT_NEEDED: "holds as it is",
+        RepairOutcome.REPAIRED: f"holds with {taken}",
+        RepairOutcome.BEST_EFFORT: f"BROKEN; the best that {len(repair.trials)} trials reached, with {taken}",
+        RepairOutcome.NOT_POSSIBLE: "BROKEN; nothing can be promoted to int16",
     }[repair.outcome]
     return f"gate max_drop {repair.max_drop:g} points, on this machine: {repair.drop:+.2f}, {how}"
 
@@ -254,7 +254,9 @@ def _show_quantization(found: Quantization) -> None:
             print(f"  tried, taps in int16 and points lost: {tried}; chosen on these images, so a little too good")
 
 
-def show_sensitivity(resolved: Resolved, ranked: Sequence[Candidate], layers: Layers, as_json: bool) -> None:
+def show_sensitivity(
+    resolved: Resolved, ranked: Sequence[PromotionCandidate], layers: LayerReport, as_json: bool
+) -> None:
     """Print what each int8 tap alone does, and every layer, the worst first."""
     if as_json:
         show_json(
@@ -276,11 +278,12 @@ def show_sensitivity(resolved: Resolved, ranked: Sequence[Candidate], layers: La
     show_worst(layers, len(layers.layers))
 
 
-def show_worst(layers: Layers, count: int) -> None:
+def show_worst(layers: LayerReport, count: int) -> None:
     """Print the layers that int8 hurts most."""
     print(f"  the worst of {len(layers.layers)} layers against float, {layers.images} images")
     for layer in layers.layers[:count]:
-        print(f"    {layer.sqnr_db:6.1f} dB  cosine {layer.cosine:.5f}  {layer.held:<12} {layer.op:<7} {layer.node}")
+        inputs = f"{layer.input_precisions:<12} {layer.op:<7}"
+        print(f"    {layer.sqnr_db:6.1f} dB  cosine {layer.cosine:.5f}  {inputs} {layer.node}")
 
 
 def _lost(accuracy: Accuracy) -> str:

@@ -6,21 +6,21 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from bpudeploy.predict.answer import Answer
+from bpudeploy.predict.estimate import Estimate
 from bpudeploy.predict.march import Term
-from bpudeploy.predict.price import Estimate
+from bpudeploy.predict.prediction import Prediction
 
 _WIDTH = 118
 _PAPER = "the paper reports up to 3.8x, on boards and networks that its abstract does not name"
 
 
-def show(found: Sequence[Answer], top: int) -> None:
+def show(found: Sequence[Prediction], top: int) -> None:
     """Print each answer with its ``top`` dearest nodes."""
     lines = [line for one in found for line in (*_one(one, top), "")]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _one(one: Answer, top: int) -> Iterator[str]:
+def _one(one: Prediction, top: int) -> Iterator[str]:
     chosen = one.restructured[0]
     yield f"{one.model} on {one.target} ({chosen.board}, {chosen.march}): PREDICTED, nothing was measured"
     yield f"  {one.origin}"
@@ -45,7 +45,7 @@ def _row(e: Estimate) -> str:
     return f"  {name:<44} {_ms(e.predicted_ms):>8}  {interval:<18} {e.bound:<13} {e.segments:>8} {e.cpu_nodes:>10}"
 
 
-def _speedup(one: Answer) -> str:
+def _speedup(one: Prediction) -> str:
     return f"original to restructured is predicted to be {one.predicted_speedup:.2f}x"
 
 

@@ -12,7 +12,7 @@ from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.spec.load import Resolved, load_recipe
 
 if TYPE_CHECKING:
-    from bpudeploy.quantize.findings import Candidate, Layers
+    from bpudeploy.quantize.findings import LayerReport, PromotionCandidate
 
 _STEP = "sensitivity"
 
@@ -28,7 +28,9 @@ def sensitivity(recipe: Path, sets: Sequence[str], images: int, store: Path, as_
     return ExitCode.OK
 
 
-def _look(resolved: Resolved, images: int, store: Path, live: render.Live) -> tuple[tuple[Candidate, ...], Layers]:
+def _look(
+    resolved: Resolved, images: int, store: Path, live: render.Live
+) -> tuple[tuple[PromotionCandidate, ...], LayerReport]:
     from bpudeploy.backends.samples import Normalisation, Samples
     from bpudeploy.plan import pipeline
     from bpudeploy.run.runner import run

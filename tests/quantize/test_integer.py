@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from bpudeploy.quantize.agreement import Agreement
-from bpudeploy.quantize.integer import compare, execute
+from bpudeploy.quantize.integer import compare_with_onnxruntime, run_integers
 from bpudeploy.quantize.integer_graph import IntegerGraph
 from bpudeploy.quantize.record import QuantizeRecord, Tap
 from bpudeploy.quantize.scheme import quantize_graph
@@ -101,7 +101,7 @@ class Sketch:
 
 
 def compared(model: Any, images: Any, rounding: Rounding) -> Agreement:
-    return compare(model, images, rounding, lambda done: None)
+    return compare_with_onnxruntime(model, images, rounding, lambda done: None)
 
 
 HALVES = [-5, -3, -1, 1, 3, 5]
@@ -116,8 +116,8 @@ def test_exact_halves_go_where_they_are_asked_to(rounding: Rounding, wanted: lis
     sketch.tap(sketch.conv(x, 1.0, np.ones((1, 1, 1, 1), np.int8), np.ones(1), None, "y"), 2.0)
     model = sketch.model("y.rounded")
     feed = np.array(HALVES, np.float32).reshape(1, 1, 1, 6)
-    assert execute(model, {"x": feed}, rounding).taps["y"].ravel().tolist() == wanted
-    halves = execute(model, {"x": feed / np.float32(2)}, rounding).taps["x"].ravel().tolist()
+    assert run_integers(model, {"x": feed}, rounding).taps["y"].ravel().tolist() == wanted
+    halves = run_integers(model, {"x": feed / np.float32(2)}, rounding).taps["x"].ravel().tolist()
     assert halves == wanted
     agreement = compared(model, [feed], rounding)
     assert agreement.within_one_step
@@ -195,9 +195,9 @@ def test_attention_with_views_is_one_step_from_onnxruntime(values: Precision, ro
     assert Agreement.model_validate_json(agreement.model_dump_json()) == agreement
     for tap in agreement.taps.values():
         assert tap.free.elements == tap.forced.elements and tap.forced.share < 0.2
-    same = execute(model, {"x": images[0]}, rounding)
+    same = run_integers(model, {"x": images[0]}, rounding)
     assert same.outputs["square"].shape == (1, 2, 8, 8) and same.taps["softmax"].dtype == np.int16
-    np.testing.assert_array_equal(execute(model, {"x": images[0]}, rounding).taps["sum"], same.taps["sum"])
+    np.testing.assert_array_equal(run_integers(model, {"x": images[0]}, rounding).taps["sum"], same.taps["sum"])
 
 
 @pytest.mark.parametrize("elsewhere", [Precision.FLOAT32, INT16])
@@ -214,7 +214,7 @@ def test_a_vision_transformer_is_one_step_from_onnxruntime(rewritten: Any, image
     )
     made.record.write(made.qdq)
     done: list[int] = []
-    agreement = compare(made.qdq, images[4:], EVEN, done.append)
+    agreement = compare_with_onnxruntime(made.qdq, images[4:], EVEN, done.append)
     assert done == [1, 2] and agreement.within_one_step and not agreement.overflowed
     assert agreement.taps.keys() == made.record.taps.keys() and agreement.sums.keys() == set(made.record.products)
     assert agreement.outputs["logits"].forced < 1e-5 and agreement.outputs["logits"].free < 0.1
@@ -229,7 +229,7 @@ def test_a_tap_narrows_another_one_by_their_ratio() -> None:
     image = np.random.default_rng(0).uniform(-0.3, 0.3, (1, 64)).astype(np.float32)
     for rounding in Rounding:
         model = sketch.model("x.rounded", "x.wide.rounded")
-        made = execute(model, {"x": image}, rounding).taps
+        made = run_integers(model, {"x": image}, rounding).taps
         sixteenths = [Fraction(int(v), 16) for v in made["x.wide"].ravel()]
         assert made["x"].ravel().tolist() == [clipped(exact_round(v, rounding), INT8) for v in sixteenths]
         assert any(v.denominator == 2 for v in sixteenths), "halves are among them"
@@ -275,7 +275,7 @@ def test_what_is_too_large_saturates_as_quantizelinear_does() -> None:
     sketch.tap("y", 1.0)
     image = np.array([-500, -1, 1, 500], np.float32).reshape(1, 1, 1, 4)
     model = sketch.model("y.rounded")
-    made = execute(model, {"x": image}, EVEN).taps
+    made = run_integers(model, {"x": image}, EVEN).taps
     assert made["x"].ravel().tolist() == [-128, -1, 1, 127] and made["y"].ravel().tolist() == [-128, -100, 100, 127]
     assert compared(model, [image], EVEN).taps["y"].forced.differing == 0
 
@@ -287,7 +287,7 @@ def test_a_sum_over_int32_is_reported_and_not_wrapped() -> None:
     sketch.tap("z", float(2**18), INT16)
     model = sketch.model("z.rounded")
     feeds = {"x": np.full((1, 4), 32767, np.float32), "y": np.full((4, 1), -32767, np.float32)}
-    made = execute(model, feeds, EVEN)
+    made = run_integers(model, feeds, EVEN)
     assert made.sums["z"].overflows == 1 and made.sums["z"].peak == 4 * 32767**2
     assert made.taps["z"].item() == -(2**13), "saturated at -2^31"
 
@@ -373,9 +373,9 @@ def test_a_graph_that_is_not_as_recorded_is_refused() -> None:
     conv = next(node for node in sketch.nodes if node.name == "y")
     conv.input[0] = "x"
     with pytest.raises(ValueError, match="y is recorded as a product of integers, but reads floats"):
-        execute(sketch.model("y.rounded"), {"x": IMAGE}, EVEN)
+        run_integers(sketch.model("y.rounded"), {"x": IMAGE}, EVEN)
     with pytest.raises(ValueError, match="x is NaN"):
-        execute(simple().model("y.rounded"), {"x": IMAGE * np.nan}, EVEN)
+        run_integers(simple().model("y.rounded"), {"x": IMAGE * np.nan}, EVEN)
     with pytest.raises(ValueError, match="no images"):
         compared(simple().model("y.rounded"), [], EVEN)
     bare = simple().model("y.rounded")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.quantize.integer_kernels import conv_sums, fixed_point, matmul_sums, quantize, requantize
-from bpudeploy.quantize.patches import Window
+from bpudeploy.quantize.window import Window
 from bpudeploy.spec.precision import Precision, Rounding
 
 INT8, INT16 = Precision.INT8, Precision.INT16

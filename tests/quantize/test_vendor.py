@@ -11,7 +11,7 @@ import pytest
 
 from bpudeploy.errors import StageError, UsageError
 from bpudeploy.quantize.record import QuantizeRecord, Tap
-from bpudeploy.quantize.vendor import ScaleFile, node_info, node_precisions, quant_config, run_on, scale_file
+from bpudeploy.quantize.vendor import ScaleFile, node_info, node_precisions, quant_config, run_on_options, scale_file
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
 
@@ -259,18 +259,18 @@ def test_bernoulli2_has_only_where() -> None:
     net = Net()
     stem = net.round(net.conv("stem", net.round("pixels", INT8)), INT8)
     last = net.model(net.node("Softmax", "softmax", stem, axis=1))
-    assert run_on(last, March.BERNOULLI2) == {"run_on_bpu": "softmax"}
-    assert run_on(plain(), March.BERNOULLI2) == {}
-    assert run_on(floating(), March.BERNOULLI2) == {"run_on_cpu": "root;rest"}
-    assert run_on(floating(), March.BERNOULLI2, on_cpu={"rest"}) == {"run_on_cpu": "root"}
+    assert run_on_options(last, March.BERNOULLI2) == {"run_on_bpu": "softmax"}
+    assert run_on_options(plain(), March.BERNOULLI2) == {}
+    assert run_on_options(floating(), March.BERNOULLI2) == {"run_on_cpu": "root;rest"}
+    assert run_on_options(floating(), March.BERNOULLI2, on_cpu={"rest"}) == {"run_on_cpu": "root"}
     with pytest.raises(StageError, match="stem is int16 and bernoulli2 computes in int8 only"):
-        run_on(mixed(), March.BERNOULLI2)
+        run_on_options(mixed(), March.BERNOULLI2)
 
 
 TAKERS: list[tuple[Callable[..., Any], list[March]]] = [
     (node_info, BAYES),
     (quant_config, NASH),
-    (run_on, [March.BERNOULLI2]),
+    (run_on_options, [March.BERNOULLI2]),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Quantized networks for the tests of what comes after: test_vit, and a chain of convolutions."""
+"""Quantized networks for tests: test_vit, and a chain of convolutions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bpudeploy.host import open_session
+from bpudeploy.quantize.bias_correction import bias_corrections
 from bpudeploy.quantize.scheme import Quantized, quantize_graph
-from bpudeploy.quantize.shifts import bias_shifts
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import Observer, QuantizeSpec, WeightRounding, WeightScale, WeightSpec
 
@@ -25,7 +25,7 @@ INT8 = QuantizeSpec(
     int16=(),
     weights=WeightSpec(scale=WeightScale.MAX, rounding=WeightRounding.NEAREST, correct_bias=False),
 )
-"""Everything that goes into a product in int8, and no lever."""
+"""Every input of a product in int8, and no techniques."""
 
 
 def make(rewritten: Any, images: Any, spec: QuantizeSpec = INT8, rules: PrecisionRules = CPU) -> Quantized:
@@ -37,13 +37,13 @@ def make(rewritten: Any, images: Any, spec: QuantizeSpec = INT8, rules: Precisio
     return made
 
 
-def shifts_of(made: Quantized, images: Any) -> dict[str, Any]:
-    """Return what is in the biases for the sake of int8."""
-    return bias_shifts(made.prepared, made.record, lambda i: images[i], len(images), lambda done: None)
+def corrections_of(made: Quantized, images: Any) -> dict[str, Any]:
+    """Return the bias corrections for int8 inputs."""
+    return bias_corrections(made.prepared, made.record, lambda i: images[i], len(images), lambda done: None)
 
 
 def run(model: onnx.ModelProto, image: Any) -> Any:
-    """Return the first output, as the product runs graphs."""
+    """Return the first output."""
     session = open_session(model.SerializeToString())
     return session.run(None, {session.get_inputs()[0].name: image})[0]
 
@@ -54,9 +54,9 @@ def constant(model: onnx.ModelProto, name: str) -> Any:
 
 
 class Chain:
-    """pixels, a 3x3 Conv, a Relu, a 1x1 Conv: the second has no bias, and reads channels of very unlike ranges.
+    """A 3x3 Conv, a Relu and a 1x1 Conv without bias, whose input channels have very different ranges.
 
-    ``branch``: a Sigmoid reads what the second Conv reads.
+    ``branch``: a Sigmoid also reads the Relu.
     """
 
     keep_float: tuple[str, ...] = ()
