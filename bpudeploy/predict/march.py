@@ -19,37 +19,19 @@ from bpudeploy.spec.yamlmarks import load_yaml
 
 
 class Term(StrEnum):
-    """A kind of work; a network's latency is the sum of amount times rate over all terms."""
+    """A kind of work, with its unit; a network's latency is the sum of amount times rate over all terms."""
 
-    COMPUTE = "compute"  # multiply-accumulates, channels rounded up to the MAC array
-    WEIGHTS = "weights"  # weights read from DDR, once per frame
-    ELEMENTWISE = "elementwise"  # activations read and written by nodes without multiply-accumulates
-    LAYOUT = "layout"  # activations moved unchanged
-    ATTENTION = "attention"  # activations read and written by MatMul of two feature maps and by softmax
+    COMPUTE = "compute"  # GMAC, channels rounded up to the MAC array
+    WEIGHTS = "weights"  # MB of weights read from DDR, once per frame
+    ELEMENTWISE = "elementwise"  # MB of activations read and written by nodes without multiply-accumulates
+    LAYOUT = "layout"  # MB of activations moved unchanged
+    ATTENTION = "attention"  # MB of activations read and written by MatMul of two feature maps and by softmax
     INSTRUCTIONS = "instructions"  # nodes that the BPU runs
-    CPU_BYTES = "cpu_bytes"  # activations read and written on the CPU
-    CPU_MACS = "cpu_macs"  # multiply-accumulates on the CPU
+    CPU_BYTES = "cpu_bytes"  # MB of activations read and written on the CPU
+    CPU_MACS = "cpu_macs"  # GMAC on the CPU
     HANDOVER = "handover"  # tensors that move between BPU and CPU
-    OUTPUT = "output"  # numbers returned to the application
+    OUTPUT = "output"  # millions of numbers returned to the application
 
-    @property
-    def unit(self) -> str:
-        """The unit of the amount."""
-        return _UNITS[self]
-
-
-_UNITS = {
-    Term.COMPUTE: "GMAC",
-    Term.WEIGHTS: "MB",
-    Term.ELEMENTWISE: "MB",
-    Term.LAYOUT: "MB",
-    Term.ATTENTION: "MB",
-    Term.INSTRUCTIONS: "nodes",
-    Term.CPU_BYTES: "MB",
-    Term.CPU_MACS: "GMAC",
-    Term.HANDOVER: "tensors",
-    Term.OUTPUT: "M numbers",
-}
 
 TermTimes = dict[Annotated[Term, Field(strict=False)], float]
 
@@ -89,11 +71,6 @@ class MarchModel(Frozen):
     basis: str
     """The basis of the rates; shown with every prediction."""
     sources: dict[str, str]
-
-    @property
-    def rows(self) -> int:
-        """The number of published latencies it was fitted to."""
-        return sum(f.rows for f in self.families)
 
 
 @cache

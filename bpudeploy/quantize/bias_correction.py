@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -40,32 +40,18 @@ def bias_corrections(
         image: returns the input of run 0 to ``runs`` - 1 of calibration: float32 (N, 3, H, W), normalised.
         progress: called with the number of finished runs over all passes.
     """
-    found: dict[str, F64] = {}
-    for number in range(PASSES):
-        plain = without_corrections(graph, record, list(record.taps), found)
-
-        def report(run: int, before: int = number * runs) -> None:
-            progress(before + run)
-
-        found = _one_pass(plain, record, (image(i) for i in range(runs)), runs, report)
-    return found
-
-
-def _one_pass(
-    graph: onnx.ModelProto,
-    record: QuantizeRecord,
-    images: Iterable[F32],
-    runs: int,
-    progress: Callable[[int], None],
-) -> dict[str, F64]:
     index = GraphIndex(graph)
     steps = {name: tap.scale for tap in int8_taps(record).values() for name in tap.products}
     inputs = conv_inputs(index, steps)
-    statistics = observe(graph, StatisticsRequest([], [], windows_by_tensor(inputs)), images, runs, progress)
-    found = {}
-    for name, (tensor, window) in inputs.items():
-        weights, columns = ConvWeights.of(index.nodes[name], index.constants), statistics[tensor].sampled(window)
-        error = columns - fake_quantize(columns, np.float32(steps[name]), _LEVELS)
-        mean = error.mean(axis=1, dtype=np.float64).reshape(len(weights.rows), -1, 1)
-        found[name] = (weights.rows @ mean).reshape(-1)
+    request = StatisticsRequest([], [], windows_by_tensor(inputs))
+    found: dict[str, F64] = {}
+    for before in range(0, PASSES * runs, runs):
+        plain = without_corrections(graph, record, list(record.taps), found)
+        images = (image(i) for i in range(runs))
+        statistics = observe(plain, request, images, runs, lambda run, before=before: progress(before + run))
+        for name, (tensor, window) in inputs.items():
+            rows, columns = ConvWeights.of(index.nodes[name], index.constants).rows, statistics[tensor].sampled(window)
+            error = columns - fake_quantize(columns, np.float32(steps[name]), _LEVELS)
+            mean = error.mean(axis=1, dtype=np.float64).reshape(len(rows), -1, 1)
+            found[name] = (rows @ mean).reshape(-1)
     return found

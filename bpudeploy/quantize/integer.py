@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,31 +20,6 @@ from bpudeploy.quantize.onnx_edit import copy_model
 from bpudeploy.spec.precision import Precision, Rounding
 
 
-@dataclass(frozen=True)
-class IntegerResult:
-    """The integers of each tap (int8 or int16), the outputs, and the range of each product's sums."""
-
-    taps: dict[str, Signed]
-    outputs: dict[str, F32]
-    sums: dict[str, SumRange]
-
-
-def run_integers(model: onnx.ModelProto, feeds: Mapping[str, F32], rounding: Rounding) -> IntegerResult:
-    """Run a QDQ graph in the integers of a BPU, and keep those of every tap.
-
-    Raises:
-        ValueError: the graph is not in the form that ``qdq`` writes, or does not match its record.
-    """
-    taps: dict[str, Signed] = {}
-
-    def keep(name: str, integers: Signed) -> Signed:
-        taps[name] = integers
-        return integers
-
-    run = IntegerGraph(model).run(feeds, rounding, keep)
-    return IntegerResult(taps, run.outputs, run.sums)
-
-
 def compare_with_onnxruntime(
     model: onnx.ModelProto, images: Iterable[F32], rounding: Rounding, progress: Callable[[int], None]
 ) -> Agreement:
@@ -56,7 +30,7 @@ def compare_with_onnxruntime(
         progress: called with the number of finished images.
 
     Raises:
-        ValueError: there are no images; or as ``run_integers``.
+        ValueError: there are no images, the graph is not in the form that ``qdq`` writes, or does not match its record.
     """
     comparison = _Comparison(model)
     for done, image in enumerate(images, 1):

@@ -43,15 +43,12 @@ _SCALED_THROUGH = frozenset({"Relu", "LeakyRelu"})
 class Migration:
     """One migrated tap. ``added``: the Mul it needed, or "" if it was folded at no cost.
 
-    ``error``: squared error of the layer's output, relative to that without migration. ``conv``: the Conv whose
-    weights absorbed the division, if any. ``factors``: what its output channels were multiplied by.
+    ``conv``: the Conv whose weights absorbed the division, or "". ``factors``: those of its output channels.
     """
 
-    tap: str
     added: str
-    error: float
-    conv: str = ""
-    factors: tuple[float, ...] = ()
+    conv: str
+    factors: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +114,7 @@ def migrate(
         for tensor in dict.fromkeys([point.source, *(r.tensor for r in readers)]):
             name = added if added and tensor == point.source else tensor
             statistics[name] = _rescaled(statistics[tensor], factors)
-        done.append(Migration(point.name, added, error, conv, tuple((1.0 / factors).tolist()) if conv else ()))
+        done.append(Migration(added, conv, tuple((1.0 / factors).tolist()) if conv else ()))
     return out, tuple(done)
 
 
