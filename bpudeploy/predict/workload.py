@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -86,12 +85,14 @@ def count_workload(
     on_bpu = [runs_on_bpu(n, p, march) for n, p in zip(nodes, placed, strict=True)]
     cut = segments(nodes, on_bpu)
     fed = _feeding(nodes)
-    counter = _BpuCounter(nodes, on_bpu, array)
+    counter = _BpuCounter(nodes, array)
     works = []
     for i, (node, at) in enumerate(zip(nodes, placed, strict=True)):
         if at.device is Device.FOLDED:
             continue
-        amounts = counter.count(i) if on_bpu[i] else {Term.CPU_BYTES: _moved(node), Term.CPU_MACS: at.cost.macs / 1e9}
+        amounts = (
+            counter.count(node) if on_bpu[i] else {Term.CPU_BYTES: _moved(node), Term.CPU_MACS: at.cost.macs / 1e9}
+        )
         if cut.takes.get(i):
             amounts[Term.HANDOVER] = float(cut.takes[i])
         if node.gives_output:
@@ -125,24 +126,20 @@ def _feeding(nodes: Sequence[NodeView]) -> set[str]:
     return fed
 
 
-@dataclass
 class _BpuCounter:
-    """Counts the nodes on the BPU, in graph order."""
+    """Counts the nodes on the BPU, in graph order.
 
-    nodes: Sequence[NodeView]
-    on_bpu: Sequence[bool]
-    array: MacArray
-    producers: dict[str, NodeView] = field(init=False)
-    roots: dict[str, str] = field(default_factory=dict)
-    """By tensor: the single tensor that it is an elementwise function of."""
-    looked_up: set[str] = field(default_factory=set)
-    """Roots whose table look-up has been counted."""
+    ``roots`` maps a tensor to the single tensor that it is an elementwise function of; ``looked_up`` are the roots
+    whose table look-up has been counted.
+    """
 
-    def __post_init__(self) -> None:
-        self.producers = {t.name: n for n in self.nodes if not n.folded for t in n.outputs}
+    def __init__(self, nodes: Sequence[NodeView], array: MacArray) -> None:
+        self.array = array
+        self.producers = {t.name: n for n in nodes if not n.folded for t in n.outputs}
+        self.roots: dict[str, str] = {}
+        self.looked_up: set[str] = set()
 
-    def count(self, i: int) -> dict[Term, float]:
-        node = self.nodes[i]
+    def count(self, node: NodeView) -> dict[Term, float]:
         product = _product(node)
         if product == "MatMul":
             return {Term.COMPUTE: _matmul(node, self.array), Term.ATTENTION: _moved(node), Term.INSTRUCTIONS: 1}

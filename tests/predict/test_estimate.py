@@ -1,4 +1,4 @@
-"""From work to predicted milliseconds: never less for more, int16 never faster, and nothing looks measured."""
+"""Latency estimates: monotonic in work, int16 never faster, and labelled as predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fit: known rates come back, what the rows do not tell stays as expected, a family is predicted unseen."""
+"""The fit recovers known rates, keeps expected rates without data, and predicts held-out families."""
 
 from __future__ import annotations
 

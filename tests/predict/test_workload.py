@@ -1,4 +1,4 @@
-"""What a graph asks of a march: counts from shapes, the array's rounding, what is folded, what is handed over."""
+"""Workloads: counts from shapes, rounding to the MAC array, folding, transfers between BPU and CPU."""
 
 from __future__ import annotations
 

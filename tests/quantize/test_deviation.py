@@ -1,4 +1,4 @@
-"""How far layers are off: against numpy, whatever the levers moved between layers, in memory that does not grow."""
+"""Layer deviations: compared with numpy, independent of what techniques moved between layers, in fixed memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_product_is_compared_as_numpy_would(rewritten: Any, images: Any) -
             assert layer.cosine == pytest.approx(x @ y / math.sqrt((x @ x) * (y @ y)), abs=1e-4)
 
 
-def test_a_layer_says_how_its_inputs_are_held(rewritten: Any, images: Any) -> None:
+def test_a_layer_reports_the_precisions_of_its_inputs(rewritten: Any, images: Any) -> None:
     spec = INT8.model_copy(update={"int16": ("op:Softmax",)})
     found = {
         layer.node: layer
@@ -81,7 +81,7 @@ def test_what_is_promoted_deviates_less(rewritten: Any, images: Any) -> None:
 
 
 @pytest.mark.parametrize("rules", [None, X5], ids=["cpu", "x5"])
-def test_levers_that_move_scales_and_means_between_layers_are_seen_through(
+def test_techniques_that_move_scales_and_means_between_layers_are_undone(
     rewritten: Any, images: Any, rules: Any
 ) -> None:
     """Centred values, and a softmax in two ranges where MatMul takes int8 only."""

@@ -1,4 +1,4 @@
-"""The reference of a BPU's integers: exact by Python's own, one step from onnxruntime, and loud where it is not."""
+"""The integer reference: exact compared with Python integers, within one step of onnxruntime, errors reported."""
 
 from __future__ import annotations
 

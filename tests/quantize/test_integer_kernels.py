@@ -1,4 +1,4 @@
-"""A BPU's integer arithmetic, exact by Python's own: sums, fixed-point ratios, rounding, saturation."""
+"""Integer kernels compared with exact Python integers: sums, fixed-point ratios, rounding, saturation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""int8 to int16 in place: the taps that are named and the biases that hang on them, and nothing else."""
+"""Promotion to int16: only the named taps and the biases that depend on them change."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_biases_no_longer_make_up_for_what_is_gone(rewritten: Any, images: Any) 
     prepared = without_corrections(made.prepared, made.record, names(made), corrections)
     for image in images:
         a, b = run(prepared, image).ravel(), run(freed, image).ravel()
-        assert np.abs(a - b).max() < 1e-2 * np.ptp(a), "both forms are told the same"
+        assert np.abs(a - b).max() < 1e-2 * np.ptp(a), "both forms get the same correction"
 
 
 def initializers(made: Quantized) -> set[str]:

@@ -1,4 +1,4 @@
-"""Quantization of a whole graph: exact passes stay exact, integers keep their rules, levers do what they say."""
+"""Quantization of a whole graph: exact passes stay exact, integers follow the rules, techniques reduce the error."""
 
 from __future__ import annotations
 

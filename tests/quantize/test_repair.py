@@ -1,4 +1,4 @@
-"""The repair loop on any function of the promotions: it promises what it has seen, and takes no more than it needs."""
+"""The repair search on arbitrary functions: its result was evaluated, and uses no more promotions than needed."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_where_more_never_hurts_it_takes_the_fewest(made: tuple[list[float], lis
 
 
 @given(functions(falling=False), POINTS, st.none() | st.floats(1, 4))
-def test_whatever_the_function_it_keeps_its_word(
+def test_its_report_is_true_for_any_function(
     made: tuple[list[float], list[float]], max_drop: float, max_slowdown: float | None
 ) -> None:
     drops, costs = made
@@ -89,7 +89,7 @@ def test_whatever_the_function_it_keeps_its_word(
         assert found.outcome is RepairOutcome.NOT_NEEDED and not evaluated and not found.ranked
 
 
-def test_a_gate_that_holds_asks_for_nothing() -> None:
+def test_nothing_is_ranked_if_the_drop_is_within_the_limit() -> None:
     def never() -> tuple[PromotionCandidate, ...]:
         raise AssertionError("nothing is ranked")
 
@@ -97,7 +97,7 @@ def test_a_gate_that_holds_asks_for_nothing() -> None:
     assert (found.outcome, found.drop, found.slowdown, len(found.trials)) == (RepairOutcome.NOT_NEEDED, 1.0, 1.0, 1)
 
 
-def test_what_the_budget_has_no_room_for_is_passed_over() -> None:
+def test_candidates_above_the_slowdown_limit_are_skipped() -> None:
     found, evaluated = loop([9, 8, 1, 0], [0.1, 5.0, 0.2], 1, max_slowdown=1.5)
     assert found.promoted == ("t0", "t2") and found.slowdown == pytest.approx(1.3)
     assert evaluated == [("t0",), ("t0", "t2")]

@@ -1,4 +1,4 @@
-"""What one tap alone does, against networks that were made for it; the order in which int16 is worth its price."""
+"""Sensitivity of single taps, compared with networks built for it, and the ranking by error over cost."""
 
 from __future__ import annotations
 
