@@ -24,10 +24,10 @@ import yaml
 
 from benchmarks.latency_rows import Published, family_of, published
 from bpudeploy.conformance.report import Form
-from bpudeploy.predict.fit import Fitted, Row, Unseen, family_error, fit
-from bpudeploy.predict.march import Array, MarchModel, Term
-from bpudeploy.predict.price import COVERS, Width, factors
-from bpudeploy.predict.work import workload
+from bpudeploy.predict.estimate import PrecisionMode, int16_factors
+from bpudeploy.predict.fit import FitResult, HeldOutPrediction, Row, family_error, fit, robust_deviation
+from bpudeploy.predict.march import MacArray, MarchModel, Term
+from bpudeploy.predict.workload import count_workload
 from bpudeploy.spec.load import load_target
 from bpudeploy.spec.target import March
 
@@ -61,7 +61,7 @@ class Board:
 
     march: March
     name: str
-    array: Array
+    array: MacArray
     bpu: float = 1.0
     ddr: float = 1.0
     cpu: float = 1.0
@@ -69,7 +69,7 @@ class Board:
     like: str = "RDK X5"
 
 
-_SMALL, _LARGE = Array(channels_in=16, channels_out=16), Array(channels_in=32, channels_out=32)
+_SMALL, _LARGE = MacArray(channels_in=16, channels_out=16), MacArray(channels_in=32, channels_out=32)
 BOARDS = (
     Board(March.BAYES_E, "RDK X5", _LARGE),
     Board(March.BERNOULLI2, "RDK X3", _SMALL, 4.0, 1.0, 2.5, "2.5 TOPS a core; DDR as X5, assumed; 4 A53 at 1.2 GHz"),
@@ -101,11 +101,11 @@ def count(rows: Sequence[Published]) -> Counts:
         print(f"\r\033[Kcounting {number}/{len(wanted)} {network.model}", end="", file=sys.stderr, flush=True)
         model, constants = network.graph()
         for board in where.values():
-            work = workload(model, board.march, board.array, constants, Form.ORIGINAL, trained=False)
-            width = Width.INT16 if network.model in ALL_INT16 else Width.INT8
+            work = count_workload(model, board.march, board.array, constants, Form.ORIGINAL, trained=False)
+            mode = PrecisionMode.INT16 if network.model in ALL_INT16 else PrecisionMode.INT8
             amounts = dict.fromkeys(Term, 0.0)
             for node in work.nodes:
-                wide = factors(node, rules, width)
+                wide = int16_factors(node, rules, mode)
                 for term, amount in node.amounts.items():
                     amounts[term] += amount * wide.get(term, 1.0)
             key = Published(board.name, network.model, network.task, network.pixels, 0.0).key
@@ -136,10 +136,12 @@ def scaled(board: Board, rates: dict[Term, float]) -> dict[Term, float]:
     return {t: r * by.get(t, 1.0) for t, r in rates.items()}
 
 
-def models(rows: Sequence[Published], counts: Counts) -> tuple[list[MarchModel], dict[str, tuple[Unseen, ...]]]:
+def models(
+    rows: Sequence[Published], counts: Counts
+) -> tuple[list[MarchModel], dict[str, tuple[HeldOutPrediction, ...]]]:
     """Return a model of every march, and how each fitted one did on what it had not seen."""
     found: list[MarchModel] = []
-    fits: dict[str, Fitted] = {}
+    fits: dict[str, FitResult] = {}
     off: list[float] = []
     for board in BOARDS:
         mine, like = rows_of(rows, counts, board), fits.get(board.like)
@@ -155,14 +157,14 @@ def models(rows: Sequence[Published], counts: Counts) -> tuple[list[MarchModel],
                 if like is not fits[BOARDS[0].name]
                 else [abs(log(sum(expected[t] * a for t, a in r.amounts.items()) / r.published_ms)) for r in mine]
             )
-            fits[board.name] = fit(mine, expected, {f: scaled(board, rates) for f, rates in like.without.items()})
+            fits[board.name] = fit(mine, expected, {f: scaled(board, rates) for f, rates in like.fold_rates.items()})
         found.append(_model(board, fits[board.name]))
-    return found, {name: fitted.unseen for name, fitted in fits.items()}
+    return found, {name: fitted.held_out for name, fitted in fits.items()}
 
 
-def _model(board: Board, fitted: Fitted) -> MarchModel:
-    families = {u.row.family for u in fitted.unseen}
-    error = family_error("all", fitted.unseen)
+def _model(board: Board, fitted: FitResult) -> MarchModel:
+    families = {u.row.family for u in fitted.held_out}
+    error = family_error("all", fitted.held_out)
     return MarchModel(
         march=board.march,
         board=board.name,
@@ -190,7 +192,7 @@ def _scaled_model(
         array=board.array,
         rates=_rounded(rates),
         spread=_rounded(spread),
-        residual=round(float(np.quantile(off, COVERS.share)) / COVERS.deviations, 4),
+        residual=round(robust_deviation(off), 4),
         families=(),
         basis=f"no {board.name} latency is published: X5's rates by ratios of the data sheets, which were off by "
         f"{100 * typical:.0f} % (median) on the other boards",
@@ -208,7 +210,7 @@ def as_yaml(model: MarchModel) -> str:
     return head + str(yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, width=118, allow_unicode=True))
 
 
-def table(unseen: dict[str, tuple[Unseen, ...]]) -> str:
+def table(unseen: dict[str, tuple[HeldOutPrediction, ...]]) -> str:
     """Return the errors by board and family, as Markdown."""
     lines = ["| board | family | rows | median error | p90 | in the interval |", "|---|---|---|---|---|---|"]
     for board, found in unseen.items():
@@ -227,7 +229,7 @@ def kinds_apart(rows: Sequence[Published], counts: Counts) -> str:
     for kind, other in (("YOLO", "the classifiers"), ("", "YOLO")):
         left = [replace(r, family="left out") for r in mine if r.family.startswith("YOLO") is bool(kind)]
         found = fit([*left, *(r for r in mine if r.family.startswith("YOLO") is not bool(kind))], EXPECTED)
-        e = family_error("", [u for u in found.unseen if u.row.family == "left out"])
+        e = family_error("", [u for u in found.held_out if u.row.family == "left out"])
         told.append(f"{kind or 'classifiers'} ({e.rows} rows) by {other}: median {e.median:.1%}, p90 {e.p90:.1%}")
     return f"RDK X5, one kind of network by the other alone: {'; '.join(told)}."
 
@@ -262,7 +264,11 @@ def main() -> int:
 
 
 def _say_rows(
-    rows: Sequence[Published], without: Counter[str], counts: Counts, unseen: dict[str, tuple[Unseen, ...]], each: bool
+    rows: Sequence[Published],
+    without: Counter[str],
+    counts: Counts,
+    unseen: dict[str, tuple[HeldOutPrediction, ...]],
+    each: bool,
 ) -> None:
     used = [r for r in rows if r.key in counts]
     left = [f"{r.model} ({r.board})" for r in rows if r not in used]

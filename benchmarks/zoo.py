@@ -28,7 +28,7 @@ from bpudeploy.spec.source import Source
 if TYPE_CHECKING:
     import torch
 
-    from bpudeploy.predict.price import Estimate
+    from bpudeploy.predict.estimate import Estimate
     from bpudeploy.results.measurement import Latency, Measurement
 
 ZOO = Path("recipes/zoo")

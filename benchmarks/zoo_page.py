@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bpudeploy.predict.estimate import TotalLatency, total_latency
 from bpudeploy.predict.march import MarchModel, Term, march_model
-from bpudeploy.predict.price import Total, total_of
 from bpudeploy.spec.load import load_target
 
 COUNTS = Path(__file__).with_name("zoo_counts.json")
@@ -78,9 +78,9 @@ def page(counts: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def priced(counted: Mapping[str, Any], model: MarchModel) -> Total:
+def priced(counted: Mapping[str, Any], model: MarchModel) -> TotalLatency:
     """Return what amounts take at today's rates."""
-    return total_of({Term(t): amount * model.rates[Term(t)] for t, amount in counted["amounts"].items()}, model)
+    return total_latency({Term(t): amount * model.rates[Term(t)] for t, amount in counted["amounts"].items()}, model)
 
 
 def _networks(counts: Mapping[str, Any]) -> str:

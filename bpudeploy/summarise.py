@@ -13,11 +13,11 @@ from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import Pushed
 from bpudeploy.measure import Candidate, best_classes_in
 from bpudeploy.planning.products import GRAPH, Products
-from bpudeploy.predict.price import Estimate
-from bpudeploy.predict.simulated import Simulated
+from bpudeploy.predict.estimate import Estimate
+from bpudeploy.predict.simulated import SimulationReport
 from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement
-from bpudeploy.quantize.findings import Layers, Repair
+from bpudeploy.quantize.findings import LayerReport, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.restructure.record import GraphRecord, Proof
 from bpudeploy.results.golden import SelfCheck
@@ -66,7 +66,7 @@ def summarise(
     measured, pushed = board.measured, board.pushed
     products = Products(result.artifacts)
     predicted = _predicted(measured, products)
-    repair = Repair.read(products.repair.path) if products.repair is not None else None
+    repair = RepairReport.read(products.repair.path) if products.repair is not None else None
     accuracy = _accuracies(recipe.restructure.approximate, products, candidate, repair, measured, predicted)
     proof = _proof(products.graph.path)
     return Summary(
@@ -98,7 +98,7 @@ def _accuracies(
     spec: ApproximateSpec,
     products: Products,
     candidate: Candidate,
-    repair: Repair | None,
+    repair: RepairReport | None,
     measured: Measurement,
     predicted: Estimate | None,
 ) -> tuple[Accuracy, ...]:
@@ -151,7 +151,7 @@ def kept(summary: Summary) -> tuple[Measurement, ...]:
     return simulated, simulated.model_copy(update=foretold)
 
 
-def _quantization(products: Products, repair: Repair | None) -> Quantization:
+def _quantization(products: Products, repair: RepairReport | None) -> Quantization:
     """Return how the network that was compiled was quantized."""
     import onnx
 
@@ -159,7 +159,7 @@ def _quantization(products: Products, repair: Repair | None) -> Quantization:
     return Quantization(
         levers=record.levers,
         taps=Counter(tap.precision for tap in record.taps.values()),
-        layers=Layers.read(products.layers.path),
+        layers=LayerReport.read(products.layers.path),
         integers=Agreement.read(products.integers.path),
         repair=repair,
     )
@@ -213,7 +213,7 @@ def _predicted(measured: Measurement, products: Products) -> Estimate | None:
     """Return what the simulator's compile predicts for its board; None for a board that is there."""
     if measured.provenance is not Provenance.SIMULATED:
         return None
-    return Simulated.read(products.compiler_findings.path).estimate
+    return SimulationReport.read(products.compiler_findings.path).estimate
 
 
 def _steps(result: RunResult) -> tuple[Step, ...]:

@@ -21,7 +21,7 @@ from bpudeploy.stage import Fingerprint, Work
 if TYPE_CHECKING:
     import onnx
 
-    from bpudeploy.predict.simulated import Simulated
+    from bpudeploy.predict.simulated import SimulationReport
 
 
 class BpuSimBackend:
@@ -66,29 +66,31 @@ class BpuSimBackend:
         return out
 
 
-def _simulated(graph: onnx.ModelProto, record: QuantizeRecord, march: March, options: BpuSimOptions) -> Simulated:
-    from bpudeploy.predict.march import march_model, modelled
-    from bpudeploy.predict.price import price
-    from bpudeploy.predict.simulated import Simulated
-    from bpudeploy.predict.work import workload
+def _simulated(
+    graph: onnx.ModelProto, record: QuantizeRecord, march: March, options: BpuSimOptions
+) -> SimulationReport:
+    from bpudeploy.predict.estimate import estimate_latency
+    from bpudeploy.predict.march import march_model, modelled_marches
+    from bpudeploy.predict.simulated import SimulationReport
+    from bpudeploy.predict.workload import count_workload
 
-    if march not in modelled():
+    if march not in modelled_marches():
         raise StageError(
             f"bpu_sim has no latency model of {march}",
-            hint=f"name a target of {', '.join(modelled())}, such as sim-x5",
+            hint=f"name a target of {', '.join(modelled_marches())}, such as sim-x5",
         )
     model = march_model(march)
-    work = workload(graph, march, model.array)
+    workload = count_workload(graph, march, model.array)
     wide = [tap for tap in record.taps.values() if tap.precision is Precision.INT16]
     rules = PrecisionRules(
         elsewhere=Precision.INT16 if any(not tap.products for tap in wide) else Precision.INT8,
         int16_cost=options.int16_cost,
     )
     promoted = {product for tap in wide for product in tap.products}
-    return Simulated.of(work, price(work, model, rules, promoted=promoted))
+    return SimulationReport.of(workload, estimate_latency(workload, model, rules, promoted=promoted))
 
 
-def _said(found: Simulated) -> str:
+def _said(found: SimulationReport) -> str:
     e = found.estimate
     cut = f"{e.segments} BPU segments, {e.cpu_nodes} nodes on the CPU"
     return f"simulates {e.march}: {cut}; predicted {e.predicted_ms:.3g} ms, {e.bound}-bound, nothing measured"

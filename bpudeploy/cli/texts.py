@@ -10,8 +10,8 @@ from bpudeploy.digest import short
 from bpudeploy.provenance import Provenance
 
 if TYPE_CHECKING:
-    from bpudeploy.predict.price import Estimate
-    from bpudeploy.quantize.findings import Layers, Repair
+    from bpudeploy.predict.estimate import Estimate
+    from bpudeploy.quantize.findings import LayerReport, RepairReport
     from bpudeploy.results.golden import SelfCheck
     from bpudeploy.results.measurement import Interval, Measurement
     from bpudeploy.results.summary import Accuracy, Quantization, Summary
@@ -28,16 +28,16 @@ def span(value: Interval, digits: int = 1) -> str:
     return f"{value.low:.{digits}f} to {value.high:.{digits}f}"
 
 
-def repair_line(repair: Repair) -> str:
+def repair_line(repair: RepairReport) -> str:
     """Return whether ``check.max_drop`` holds on this machine, and what repair needed for it."""
-    from bpudeploy.quantize.findings import Outcome
+    from bpudeploy.quantize.findings import RepairOutcome
 
     taken = f"{len(repair.promoted)} more taps in int16, predicted slowdown {repair.slowdown:.3f}"
     how = {
-        Outcome.HELD: "passed, no repair needed",
-        Outcome.REPAIRED: f"passed with {taken}",
-        Outcome.BEST: f"FAILED; the best of {len(repair.trials)} trials, with {taken}",
-        Outcome.NOT_POSSIBLE: "FAILED; no tap can be promoted to int16",
+        RepairOutcome.NOT_NEEDED: "passed, no repair needed",
+        RepairOutcome.REPAIRED: f"passed with {taken}",
+        RepairOutcome.BEST_EFFORT: f"FAILED; the best of {len(repair.trials)} trials, with {taken}",
+        RepairOutcome.NOT_POSSIBLE: "FAILED; no tap can be promoted to int16",
     }[repair.outcome]
     return f"check max_drop {repair.max_drop:g} points, on this machine: {change_of(repair.drop)} points, {how}"
 
@@ -102,11 +102,12 @@ def _quantization(found: Quantization) -> Iterator[str]:
             yield f"  trials, taps in int16: change in points: {tried} (chosen on these images, so optimistic)"
 
 
-def worst_layers(layers: Layers, count: int) -> Iterator[str]:
+def worst_layers(layers: LayerReport, count: int) -> Iterator[str]:
     """Yield the layers that int8 hurts most."""
     yield f"  worst of {len(layers.layers)} layers compared with float on {layers.images} images"
     for layer in layers.layers[:count]:
-        yield f"    {layer.sqnr_db:6.1f} dB  cosine {layer.cosine:.5f}  {layer.held:<12} {layer.op:<7} {layer.node}"
+        inputs = f"{layer.input_precisions:<12} {layer.op:<7}"
+        yield f"    {layer.sqnr_db:6.1f} dB  cosine {layer.cosine:.5f}  {inputs} {layer.node}"
 
 
 def measurement_text(m: Measurement) -> Iterator[str]:

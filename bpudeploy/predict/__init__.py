@@ -1,4 +1,4 @@
-"""How long a graph is predicted to take on a march: amounts counted from shapes, times rates fitted to published ones.
+"""Latency prediction: work counted from the shapes of a graph, times rates fitted to published latencies.
 
-Nothing in this room is measured, and everything it gives says so.
+Every result is a prediction and labelled as such; nothing here is measured.
 """

@@ -1,9 +1,10 @@
-"""Rates from published latencies: the likeliest ones, none below a third of what is expected, and how far they hold.
+"""Fit the rates of a latency model to published latencies, with cross-validation by model family.
 
     published = sum of amount_t * rate_t * (1 + error)
 
-The squares of the relative errors and of the distances from what is expected are made smallest, an expectation
-counting as one row that is off by a factor; rows that are far off count less (as in least absolute errors).
+Minimizes the squared relative errors plus the squared distances from the expected rates, which act as a prior: an
+expected rate counts like one row that is off by ``PRIOR_FACTOR``. Rows with large errors get lower weights, as in
+least absolute deviations. No rate falls below its expected value divided by ``PRIOR_FACTOR``.
 """
 
 from __future__ import annotations
@@ -11,21 +12,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from bpudeploy.predict.estimate import COVERAGE, COVERAGE_SIGMAS, log_half_width
 from bpudeploy.predict.march import FamilyError, Term
-from bpudeploy.predict.price import COVERS, z_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float64]
+Vector = NDArray[np.float64]
 
 NOISE = 0.1
-"""Expected relative error of a row: other toolchain versions alone make more (docs/explanation/latency-model.md)."""
-BELIEF = 3.0
-"""How far an expected rate may be off: as a relative standard deviation, and as the factor that none falls below."""
+"""Expected relative error of a row: toolchain versions alone differ by more (see docs/explanation/latency-model.md)."""
+PRIOR_FACTOR = 3.0
+"""Uncertainty of an expected rate: its relative standard deviation, and the factor that bounds it from below."""
 _ROUNDS = 30
 
 
@@ -40,8 +40,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Unseen:
-    """A row as it was predicted by a fit without its family."""
+class HeldOutPrediction:
+    """A row predicted by a fit without its family."""
 
     row: Row
     predicted_ms: float
@@ -55,128 +55,93 @@ class Unseen:
 
     @property
     def covered(self) -> bool:
-        """Whether the interval holds the published figure."""
+        """Whether the interval contains the published latency."""
         return self.low_ms <= self.row.published_ms <= self.high_ms
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """The rates in ms per unit, their relative standard errors, and the cross-validation."""
 
     rates: dict[Term, float]
     spread: dict[Term, float]
     residual: float
-    unseen: tuple[Unseen, ...]
-    without: dict[str, dict[Term, float]]
-    """Family to the rates of a fit without it."""
+    held_out: tuple[HeldOutPrediction, ...]
+    fold_rates: dict[str, dict[Term, float]]
+    """By family: the rates of a fit without it."""
 
     def families(self) -> tuple[FamilyError, ...]:
         """Return the errors by family, in alphabetical order."""
-        names = sorted({u.row.family for u in self.unseen})
-        return tuple(family_error(name, [u for u in self.unseen if u.row.family == name]) for name in names)
+        names = sorted({p.row.family for p in self.held_out})
+        return tuple(family_error(name, [p for p in self.held_out if p.row.family == name]) for name in names)
 
 
-def family_error(name: str, unseen: Sequence[Unseen]) -> FamilyError:
-    """Return the errors of some rows under one name."""
-    import numpy as np
-
-    errors = [u.error for u in unseen]
+def family_error(name: str, held_out: Sequence[HeldOutPrediction]) -> FamilyError:
+    """Summarize the errors of some rows under one name."""
+    errors = [p.error for p in held_out]
     return FamilyError(
         family=name,
         rows=len(errors),
         median=round(float(np.median(errors)), 3),
         p90=round(float(np.quantile(errors, 0.9)), 3),
-        covered=sum(u.covered for u in unseen),
+        covered=sum(p.covered for p in held_out),
     )
 
 
 def fit(
-    rows: Sequence[Row], expected: Mapping[Term, float], without: Mapping[str, Mapping[Term, float]] | None = None
-) -> Fitted:
-    """Fit the rates of every term in ``expected`` (ms per unit, above 0), and predict each family by the others.
+    rows: Sequence[Row], expected: Mapping[Term, float], fold_expected: Mapping[str, Mapping[Term, float]] | None = None
+) -> FitResult:
+    """Fit the rate of every term in ``expected`` (ms per unit, above 0), and predict each family from the others.
 
     Args:
-        without: family to what is expected by who has not seen it either, where ``expected`` comes from a fit.
+        fold_expected: by family, expected rates that do not depend on it, if ``expected`` comes from a fit.
     """
     terms = list(expected)
+
+    def by_term(values: Vector) -> dict[Term, float]:
+        return {t: float(v) for t, v in zip(terms, values, strict=True)}
+
     prior = _array([expected[t] for t in terms])
     amounts = _array([[r.amounts.get(t, 0.0) for t in terms] for r in rows])
     published = _array([r.published_ms for r in rows])
     folds: dict[str, Vector] = {}
     for family in sorted({r.family for r in rows}):
-        seen = _array([r.family != family for r in rows]).astype(bool)
-        before = (without or {}).get(family, expected)
-        folds[family] = _rates(amounts[seen], published[seen], _array([before[t] for t in terms]))
+        kept = np.array([r.family != family for r in rows])
+        before = (fold_expected or {}).get(family, expected)
+        folds[family] = _rates(amounts[kept], published[kept], _array([before[t] for t in terms]))
     rates = _rates(amounts, published, prior)
-    spread = _by(terms, _spread(amounts, published, prior, rates, list(folds.values())))
+    spread = by_term(_spread(amounts, published, prior, rates, list(folds.values())))
     times = [a * folds[r.family] for a, r in zip(amounts, rows, strict=True)]
     off = [abs(log(float(t.sum()) / r.published_ms)) for t, r in zip(times, rows, strict=True)]
-    unseen = []
+    held_out = []
     for row, time in zip(rows, times, strict=True):
         others = [o for o, r in zip(off, rows, strict=True) if r.family != row.family]
-        z = z_of(_residual(others or off), _by(terms, time), spread)
-        ms = float(time.sum())
-        unseen.append(Unseen(row, ms, ms * exp(-z), ms * exp(z)))
-    return Fitted(
-        _by(terms, rates), spread, _residual(off), tuple(unseen), {f: _by(terms, r) for f, r in folds.items()}
-    )
+        half, ms = log_half_width(robust_deviation(others or off), by_term(time), spread), float(time.sum())
+        held_out.append(HeldOutPrediction(row, ms, ms * exp(-half), ms * exp(half)))
+    fold_rates = {family: by_term(fold) for family, fold in folds.items()}
+    return FitResult(by_term(rates), spread, robust_deviation(off), tuple(held_out), fold_rates)
 
 
-def _by(terms: Sequence[Term], values: Vector) -> dict[Term, float]:
-    return {t: float(v) for t, v in zip(terms, values, strict=True)}
-
-
-def _residual(off: Sequence[float]) -> float:
-    """Return the deviation of a normal distribution in which as many |log error| are inside an interval as here."""
-    import numpy as np
-
-    return float(np.quantile(list(off), COVERS.share)) / COVERS.deviations
+def robust_deviation(errors: Sequence[float]) -> float:
+    """Return the standard deviation of the normal distribution with the same 90 % quantile of |error|."""
+    return float(np.quantile(errors, COVERAGE)) / COVERAGE_SIGMAS
 
 
 def _rates(amounts: Vector, published: Vector, prior: Vector) -> Vector:
-    import numpy as np
-
-    pull = np.diag(NOISE / BELIEF / prior)
-    scaled, floor = amounts / published[:, None], prior / BELIEF
-    weights = np.ones(len(published))
+    pull = np.diag(NOISE / PRIOR_FACTOR / prior)
+    scaled, floor = amounts / published[:, None], prior / PRIOR_FACTOR
+    rates, weights = prior, np.ones(len(published))
     for _ in range(_ROUNDS):
         a = np.vstack((scaled * weights[:, None], pull))
         b = np.concatenate((weights, pull @ prior))
-        rates = floor + not_negative(a, b - a @ floor)
+        rates = floor + nnls(a, b - a @ floor)[0]
         off = np.abs(scaled @ rates - 1)
         weights = np.sqrt(NOISE / np.maximum(off, NOISE / 2))
     return rates
 
 
-def not_negative(a: Vector, b: Vector) -> Vector:
-    """Return x >= 0 with the smallest \\|a x - b\\| (Lawson and Hanson, Solving Least Squares Problems, ch. 23)."""
-    import numpy as np
-
-    size = a.shape[1]
-    free, x = np.zeros(size, bool), np.zeros(size)
-    for _ in range(10 * size):
-        slope = a.T @ (b - a @ x)
-        if free.all() or slope[~free].max() <= 1e-10 * max(1.0, float(np.abs(a.T @ b).max())):
-            break
-        free[np.argmax(np.where(free, -np.inf, slope))] = True
-        while True:
-            best = np.zeros(size)
-            best[free] = np.linalg.lstsq(a[:, free], b, rcond=None)[0]
-            if best[free].min() > 0:
-                break
-            stopped = free & (best <= 0)
-            step = np.min(x[stopped] / (x[stopped] - best[stopped]))
-            x = x + step * (best - x)
-            free &= x > 1e-15
-            x[~free] = 0
-        x = best
-    return x
-
-
 def _spread(amounts: Vector, published: Vector, prior: Vector, rates: Vector, folds: Sequence[Vector]) -> Vector:
-    """Return the rates' relative standard errors: of the fit, and of leaving one family out; 1 at most."""
-    import numpy as np
-
+    """Return the relative standard errors of the rates, from the fit and the jackknife over families; at most 1."""
     scaled = amounts / published[:, None] / NOISE
     information = scaled.T @ scaled + np.diag(1 / prior**2)
     of_fit = np.sqrt(np.diag(np.linalg.inv(information))) / rates
@@ -186,6 +151,4 @@ def _spread(amounts: Vector, published: Vector, prior: Vector, rates: Vector, fo
 
 
 def _array(values: Sequence[object]) -> Vector:
-    import numpy as np
-
     return np.array(values, dtype=np.float64)

@@ -1,6 +1,7 @@
-"""Where a compiler puts a node in practice, beyond what the operator lists say one by one.
+"""Where a compiler places a node in practice, beyond the vendor's operator lists.
 
-The lists look at a node as it stands; the tools rewrite some first. Each exception rests on a published build log.
+The lists consider each node separately, but the tools rewrite some nodes first. Each exception is based on a published
+build log.
 """
 
 from __future__ import annotations
@@ -12,17 +13,15 @@ from bpudeploy.spec.target import March
 
 
 def runs_on_bpu(node: NodeView, placed: NodePlacement, march: March) -> bool:
-    """Return whether the compiled network would run ``node`` on the BPU, softmax having been asked for.
+    """Return whether the compiled network runs ``node`` on the BPU, with softmax requested there.
 
-    - A node that nothing public says anything of counts as on the BPU: in the one log of a ViT on nash all are.
-    - What the compiler can be asked for counts as asked (the vendor's own recipes ask for every softmax).
+    - A node without public information counts as on the BPU: in the only published log of a ViT on nash, all are.
+    - A node that can be placed on the BPU on request counts as requested, as in the vendor's own recipes.
     - A product with constant weights becomes a convolution between two layout changes (ViT log, hb_compile 3.3.22),
-      and a Split in unequal parts becomes slices (YOLO11n logs on X5: no node on the CPU); not on X3.
-    - A view at the end of the network costs nothing: the tools fold it away or it is removed by name.
+      and a Split into unequal parts becomes slices (YOLO11n logs on X5: no node on the CPU); not on X3.
+    - A view at the end of the network costs nothing: it is folded away or removed by name.
     """
-    if placed.device in (Device.BPU, Device.UNKNOWN):
-        return True
-    if placed.can_be_asked:
+    if placed.device in (Device.BPU, Device.UNKNOWN) or placed.can_be_asked:
         return True
     if node.op in RESHAPES and node.gives_output:
         return True

@@ -1,4 +1,4 @@
-"""What is known of a march's speed: data in ``marches/``, one file each, as ``benchmarks.fit_latency`` wrote it."""
+"""Latency models of the marches: one file each in ``marches/``, written by ``benchmarks.fit_latency``."""
 
 from __future__ import annotations
 
@@ -19,81 +19,58 @@ from bpudeploy.spec.yamlmarks import load_yaml
 
 
 class Term(StrEnum):
-    """A kind of work; a network's latency is the sum over all of them of amount times rate."""
+    """A kind of work, with its unit; a network's latency is the sum of amount times rate over all terms."""
 
-    COMPUTE = "compute"  # multiply-accumulates, channels rounded up to the array
-    WEIGHTS = "weights"  # weights read from DDR, once a frame
-    ELEMENTWISE = "elementwise"  # activations read and written by what has no multiply-accumulates
-    LAYOUT = "layout"  # activations moved as they are
-    ATTENTION = "attention"  # read and written by products of two feature maps and by softmax
+    COMPUTE = "compute"  # GMAC, channels rounded up to the MAC array
+    WEIGHTS = "weights"  # MB of weights read from DDR, once per frame
+    ELEMENTWISE = "elementwise"  # MB of activations read and written by nodes without multiply-accumulates
+    LAYOUT = "layout"  # MB of activations moved unchanged
+    ATTENTION = "attention"  # MB of activations read and written by MatMul of two feature maps and by softmax
     INSTRUCTIONS = "instructions"  # nodes that the BPU runs
-    CPU_BYTES = "cpu_bytes"  # activations read and written by nodes on the board's CPU
-    CPU_MACS = "cpu_macs"  # multiply-accumulates there
-    HANDOVER = "handover"  # tensors that change the device
-    OUTPUT = "output"  # numbers given back to the program
+    CPU_BYTES = "cpu_bytes"  # MB of activations read and written on the CPU
+    CPU_MACS = "cpu_macs"  # GMAC on the CPU
+    HANDOVER = "handover"  # tensors that move between BPU and CPU
+    OUTPUT = "output"  # millions of numbers returned to the application
 
-    @property
-    def unit(self) -> str:
-        """What the amount counts."""
-        return _UNITS[self]
-
-
-_UNITS = {
-    Term.COMPUTE: "GMAC",
-    Term.WEIGHTS: "MB",
-    Term.ELEMENTWISE: "MB",
-    Term.LAYOUT: "MB",
-    Term.ATTENTION: "MB",
-    Term.INSTRUCTIONS: "nodes",
-    Term.CPU_BYTES: "MB",
-    Term.CPU_MACS: "GMAC",
-    Term.HANDOVER: "tensors",
-    Term.OUTPUT: "M numbers",
-}
 
 TermTimes = dict[Annotated[Term, Field(strict=False)], float]
 
 
-class Array(Frozen):
-    """The multiplier array: how many input and output channels it takes at once."""
+class MacArray(Frozen):
+    """The size of the multiplier array in input and output channels."""
 
     channels_in: Annotated[int, Field(ge=1)]
     channels_out: Annotated[int, Field(ge=1)]
 
 
 class FamilyError(Frozen):
-    """How a family of models was predicted by a fit that never saw it. Errors are |predicted / published - 1|."""
+    """Prediction errors of a held-out family of models: |predicted / published - 1|."""
 
     family: str
     rows: int
     median: float
     p90: float
     covered: int
-    """How many of the intervals held the published figure."""
+    """How many prediction intervals contain the published latency."""
 
 
 class MarchModel(Frozen):
-    """The rates of one march, and how far they are to be trusted."""
+    """The rates of one march and their uncertainty."""
 
     march: Annotated[March, Field(strict=False)]
     board: str
-    array: Array
+    array: MacArray
     rates: TermTimes
     """Milliseconds per unit of each term."""
     spread: TermTimes
-    """Relative standard error of each rate: 1 where no published figure says anything of it."""
+    """Relative standard error of each rate; 1 if no published latency depends on it."""
     residual: Annotated[float, Field(ge=0)]
-    """Spread (standard deviation, robust) of log(published / predicted) over the rows, each predicted unseen."""
+    """Robust standard deviation of log(published / predicted) over held-out predictions."""
     families: Annotated[tuple[FamilyError, ...], Field(strict=False)]
-    """By family; empty where no latency of this march is published."""
+    """By family; empty if no latency of this march is published."""
     basis: str
-    """What the rates rest on, in a sentence that is shown with every prediction."""
+    """The basis of the rates; shown with every prediction."""
     sources: dict[str, str]
-
-    @property
-    def rows(self) -> int:
-        """How many published figures it was fitted to."""
-        return sum(f.rows for f in self.families)
 
 
 @cache
@@ -101,31 +78,31 @@ def march_model(march: March) -> MarchModel:
     """Return the model of a BPU march.
 
     Raises:
-        KeyError: the march has none: it is a CPU, or nobody has written one.
+        KeyError: the march has no model.
     """
-    if march not in modelled():
+    if march not in modelled_marches():
         raise KeyError(march)
     with resources.as_file(_files()[march]) as path:
         return read_model(path)
 
 
 def read_model(path: Path) -> MarchModel:
-    """Read one file of ``marches/``.
+    """Read a file of ``marches/``.
 
     Raises:
-        SpecError: it is not one.
+        SpecError: the file is invalid.
     """
     return validate(MarchModel, load_yaml(path))
 
 
-def modelled() -> tuple[March, ...]:
+def modelled_marches() -> tuple[March, ...]:
     """Return the marches that have a model."""
     return tuple(_files())
 
 
 @cache
 def digest_of_models() -> str:
-    """Return what stands for all of them in a key."""
+    """Return a digest of all models, for cache keys."""
     files = sorted(_files().values(), key=lambda file: file.name)
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 

@@ -1,12 +1,12 @@
-"""What a simulator's binary says of itself: how the march would cut the graph, and how long it is predicted to take."""
+"""The report of a simulated compile: the partition of the graph on the march, and the predicted latency."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bpudeploy.predict.price import Estimate
-from bpudeploy.predict.work import Workload
+from bpudeploy.predict.estimate import Estimate
+from bpudeploy.predict.workload import Workload
 from bpudeploy.spec.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -15,35 +15,35 @@ if TYPE_CHECKING:
 KEY = "bpudeploy.simulated"
 
 
-class Part(Frozen):
-    """Nodes that would run together: one BPU subgraph, or the board's CPU."""
+class GraphPart(Frozen):
+    """Nodes that run together: one BPU subgraph, or the CPU."""
 
     segment: int | None
-    """Counted from 0; None is the CPU."""
+    """The subgraph number from 0; None for the CPU."""
     nodes: tuple[str, ...]
 
 
-class Simulated(Frozen):
-    """A network on a simulated march: its numbers are computed by onnxruntime, its latency is predicted."""
+class SimulationReport(Frozen):
+    """A network on a simulated march: outputs are computed by onnxruntime, latency is predicted."""
 
     provenance: Literal["simulated"] = "simulated"
-    parts: tuple[Part, ...]
+    parts: tuple[GraphPart, ...]
     estimate: Estimate
 
     @classmethod
-    def of(cls, work: Workload, estimate: Estimate) -> Simulated:
-        """Put the nodes of each subgraph together, in the graph's order, the CPU's last."""
+    def of(cls, workload: Workload, estimate: Estimate) -> SimulationReport:
+        """Group the nodes by subgraph, in graph order, those on the CPU last."""
         found: dict[int | None, list[str]] = {}
-        for node in work.nodes:
+        for node in workload.nodes:
             found.setdefault(node.segment, []).append(node.name)
         order = sorted(found, key=lambda s: (s is None, s or 0))
-        return cls(parts=tuple(Part(segment=s, nodes=tuple(found[s])) for s in order), estimate=estimate)
+        return cls(parts=tuple(GraphPart(segment=s, nodes=tuple(found[s])) for s in order), estimate=estimate)
 
     def write(self, model: onnx.ModelProto) -> None:
-        """Put this into ``model``'s metadata."""
+        """Store the report in the metadata of ``model``."""
         model.metadata_props.add(key=KEY, value=self.model_dump_json())
 
     @classmethod
-    def read(cls, path: Path) -> Simulated:
-        """Read what a simulator's compile wrote beside its binary."""
+    def read(cls, path: Path) -> SimulationReport:
+        """Read the report written beside a simulated binary."""
         return cls.model_validate_json(path.read_bytes())

@@ -1,1 +1,1 @@
-"""Static INT8: observers that stream, and the QDQ form of a restructured graph."""
+"""Static INT8/INT16 quantization of a restructured graph, written in QDQ form."""

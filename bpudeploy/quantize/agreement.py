@@ -1,23 +1,21 @@
-"""How far onnxruntime's run of a QDQ graph is from a BPU's integers, at every tap."""
+"""How well onnxruntime's run of a QDQ graph agrees with the integers of a BPU, at every tap."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bpudeploy.quantize.findings import Finding, Value
+from bpudeploy.quantize.findings import FindingsFile
+from bpudeploy.quantize.record import StoredModel
 from bpudeploy.spec.precision import Precision, Rounding
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Signed = NDArray[np.signedinteger[Any]]
+    from bpudeploy.quantize.arrays import Signed
 
 
-class SumRange(Value):
-    """The sums of a product: how many, the largest |sum|, and how many did not fit int32 and were saturated.
+class SumRange(StoredModel):
+    """Accumulator values of a Conv or MatMul: their number, the largest |sum|, and how many overflowed int32.
 
-    Only whole sums are looked at: an accumulator that saturates on its way, and would not at its end, may differ.
+    Only final sums are checked. An accumulator that saturates midway may differ.
     """
 
     elements: int = 0
@@ -32,23 +30,23 @@ class SumRange(Value):
         )
 
 
-class Steps(Value):
-    """Integers against integers: how many, how many differ, and by how much at most."""
+class IntegerDifference(StoredModel):
+    """Two integer tensors compared: their number of elements, how many differ, and the largest difference."""
 
     elements: int = 0
     differing: int = 0
     worst: int = 0
 
     @classmethod
-    def between(cls, own: Signed, other: Signed) -> Steps:
-        """Compare two arrays of one shape."""
+    def between(cls, own: Signed, other: Signed) -> IntegerDifference:
+        """Compare two arrays of the same shape."""
         import numpy as np
 
         apart = np.abs(own.astype(np.int32) - other.astype(np.int32))
         return cls(elements=apart.size, differing=int(np.count_nonzero(apart)), worst=int(apart.max()))
 
-    def __add__(self, other: Steps) -> Steps:
-        return Steps(
+    def __add__(self, other: IntegerDifference) -> IntegerDifference:
+        return IntegerDifference(
             elements=self.elements + other.elements,
             differing=self.differing + other.differing,
             worst=max(self.worst, other.worst),
@@ -56,30 +54,31 @@ class Steps(Value):
 
     @property
     def share(self) -> float:
-        """The share of the integers that differ."""
+        """The fraction of elements that differ."""
         return self.differing / self.elements
 
 
-class TapAgreement(Value):
-    """One tap. ``forced``: from onnxruntime's integers at every tap before it, so that only what is between differs;
-    ``free``: from the executor's own, so that differences add up. ``made_by`` is the operator whose result it rounds.
+class TapAgreement(StoredModel):
+    """One tap. ``forced``: computed from onnxruntime's integers at all preceding taps, so errors do not accumulate.
+
+    ``free``: computed from our own integers, so errors accumulate. ``made_by``: the operator whose output is rounded.
     """
 
     precision: Precision
     made_by: str
-    forced: Steps
-    free: Steps
+    forced: IntegerDifference
+    free: IntegerDifference
 
 
-class OutputAgreement(Value):
-    """One output of the network: the largest difference, over the largest value, as ``TapAgreement`` has them."""
+class OutputAgreement(StoredModel):
+    """One network output: the largest difference, relative to the largest value; see ``TapAgreement``."""
 
     forced: float
     free: float
 
 
-class Agreement(Finding):
-    """How far onnxruntime's QDQ graph is from integers, over ``images``; ``sums`` are those of the free run."""
+class Agreement(FindingsFile):
+    """Agreement over ``images`` images; ``sums`` are those of the free run."""
 
     rounding: Rounding
     images: int
@@ -89,17 +88,17 @@ class Agreement(Finding):
 
     @property
     def within_one_step(self) -> bool:
-        """Whether each tap, forced, is at most one step off."""
+        """Whether every tap, forced, differs by at most one step."""
         return not self.exceptions
 
     @property
     def exceptions(self) -> tuple[str, ...]:
-        """The taps that are more than one step off when forced, the worst first."""
+        """The taps that differ by more than one step when forced, worst first."""
         found = {name: tap.forced for name, tap in self.taps.items() if tap.forced.worst > 1}
         return tuple(sorted(found, key=lambda name: (-found[name].worst, -found[name].share, name)))
 
     @property
     def overflowed(self) -> tuple[str, ...]:
-        """The products with sums that do not fit int32, those with the most first."""
+        """The nodes whose sums overflow int32, most overflows first."""
         found = {name: sums.overflows for name, sums in self.sums.items() if sums.overflows}
         return tuple(sorted(found, key=lambda name: (-found[name], name)))

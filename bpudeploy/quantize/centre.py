@@ -1,31 +1,31 @@
-"""Attention's values are centred: what a softmax rounded to int8 gets wrong is then weighed with less.
+"""Centre the values of attention, to reduce the effect of rounding its softmax to int8.
 
-A row of the softmax P sums to 1, so P V = P (V - 1 c') + 1 c' for any vector c, one number a channel. With c the mean
-of V over calibration, a rounding error in P meets V - c instead of V, and the sum of a row's errors, which is not 0,
-meets next to nothing. c goes into the bias of the convolution that makes V, and comes back in the bias of the one that
-reads P V: exact in float, and for nothing at run time.
+A row of the softmax P sums to 1, so P V = P (V - 1 c') + 1 c' for any vector c with one number per channel. With c the
+mean of V over calibration, a rounding error in P is multiplied by V - c instead of V, and the nonzero sum of a row's
+errors has almost no effect. c is subtracted in the bias of the convolution that computes V, and added back in the bias
+of the one that reads P V. This is exact in float, and free at run time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from bpudeploy.quantize.calibrate import tapped
-from bpudeploy.quantize.taps import Reading, softmax_side
+import numpy as np
+import onnx
+from onnx import numpy_helper
 
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-    from numpy.typing import NDArray
+from bpudeploy.quantize.arrays import F32, F64, I64
+from bpudeploy.quantize.calibrate import session_with_outputs
+from bpudeploy.quantize.onnx_edit import attribute, constant, copy_model, put_constant
+from bpudeploy.quantize.taps import GraphIndex, softmax_input
 
-    F32 = NDArray[np.float32]
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class _Attention:
-    """``values`` makes V, ``reader`` reads P V; channel i of ``reader``'s input is channel ``order[i]`` of V."""
+    """``values`` computes V, ``reader`` reads P V; channel i of the reader's input is channel ``order[i]`` of V."""
 
     values: str
     reader: str
@@ -33,143 +33,113 @@ class _Attention:
 
 
 def centre_values(model: onnx.ModelProto, images: Iterable[F32]) -> tuple[onnx.ModelProto, int]:
-    """Return ``model`` with the values of each attention centred, and how many there are.
+    """Return ``model`` with the values of each attention centred, and their number.
 
     Args:
-        images: float32 (N, 3, H, W), normalised; a few will do.
+        images: float32 (N, 3, H, W), normalised; a few are enough.
     """
-    import numpy as np
-    import onnx
-
-    reading = Reading(model)
-    found = _attentions(model, reading)
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
+    index = GraphIndex(model)
+    found = _attentions(model, index)
+    out = copy_model(model)
     if not found:
         return out, 0
-    tensors = [reading.nodes[a.values].output[0] for a in found]
-    session, _ = tapped(model, tensors)
+    tensors = [index.nodes[a.values].output[0] for a in found]
+    session, _ = session_with_outputs(model, tensors)
     (fed,) = (value.name for value in session.get_inputs())
     sums, runs = [np.zeros(1) for _ in found], 0
     for image in images:
-        made = session.run(tensors, {fed: image})
-        sums = [total + value.mean(axis=(0, 2, 3), dtype=np.float64) for total, value in zip(sums, made, strict=True)]
+        results = session.run(tensors, {fed: image})
+        sums = [s + value.mean(axis=(0, 2, 3), dtype=np.float64) for s, value in zip(sums, results, strict=True)]
         runs += 1
     nodes = {node.name: node for node in out.graph.node}
     for attention, total in zip(found, sums, strict=True):
         mean = total / runs
-        _add_bias(out, nodes[attention.values], -mean)
-        weight = _constant(out, nodes[attention.reader].input[1])[:, :, 0, 0]
-        _add_bias(out, nodes[attention.reader], weight @ mean[list(attention.order)])
+        _add_to_bias(out, nodes[attention.values], -mean)
+        weight = constant(out, nodes[attention.reader].input[1])[:, :, 0, 0]
+        _add_to_bias(out, nodes[attention.reader], weight @ mean[list(attention.order)])
     return out, len(found)
 
 
-def _attentions(model: onnx.ModelProto, reading: Reading) -> list[_Attention]:
-    """Find each product of a softmax and values that a Conv makes, if one 1x1 Conv alone reads what comes out."""
-    import onnx
-
+def _attentions(model: onnx.ModelProto, index: GraphIndex) -> list[_Attention]:
+    """Find each MatMul of a softmax and the output of a Conv, if its result is read by a single 1x1 Conv only."""
     shapes = _shapes(onnx.shape_inference.infer_shapes(model))
-    everyone = frozenset(reading.nodes)
     found = []
     for node in model.graph.node:
-        side = softmax_side(reading, node)
+        side = softmax_input(index, node)
         if side is None:
             continue
-        values = reading.maker.get(reading.source(node.input[1 - side]))
-        if values is None or values.op_type != "Conv" or not _sums_to_one(reading, shapes, node, side):
+        values = index.producers.get(index.source(node.input[1 - side]))
+        if values is None or values.op_type != "Conv" or not _sums_to_one(index, shapes, node, side):
             continue
-        uses, given = reading.uses(node.output[0], everyone), reading.uses(values.output[0], everyone)
-        if any(len(u.products) != 1 or u.others for u in (uses, given)):
+        after, of_values = (index.readers_through_views(n.output[0], index.nodes) for n in (node, values))
+        if any(len(r.products) != 1 or r.others for r in (after, of_values)):
             continue
-        read, name = uses.products[0]
-        order = _order(reading, shapes, values.output[0], node, 1 - side, read)
-        if order is not None and _is_linear(reading.nodes[name], shapes):
+        read, name = after.products[0]
+        order = _order(index, shapes, values.output[0], node, 1 - side, read)
+        if order is not None and _is_linear(index.nodes[name], shapes):
             found.append(_Attention(values.name, name, order))
     return found
 
 
-def _sums_to_one(reading: Reading, shapes: dict[str, tuple[int, ...]], matmul: onnx.NodeProto, side: int) -> bool:
-    """Return whether the product sums over the softmax's own axis, its last: P V or V' P'."""
-    import numpy as np
-
-    chances = reading.source(matmul.input[side])
-    places = np.broadcast_to(np.arange(shapes[chances][-1]), shapes[chances])
-    given = _through(reading, places, chances, matmul.input[side])
-    if given is None or given.ndim < 2:
+def _sums_to_one(index: GraphIndex, shapes: Shapes, matmul: onnx.NodeProto, side: int) -> bool:
+    """Return whether the MatMul sums over the softmax's axis, its last: P V or V' P'."""
+    softmax = index.source(matmul.input[side])
+    positions = np.broadcast_to(np.arange(shapes[softmax][-1]), shapes[softmax])
+    viewed = _through_views(index, positions, softmax, matmul.input[side])
+    if viewed is None or viewed.ndim < 2:
         return False
-    moved = given if side == 0 else given.swapaxes(-1, -2)
+    moved = viewed if side == 0 else viewed.swapaxes(-1, -2)
     return bool((moved == np.arange(moved.shape[-1])).all())
 
 
-def _is_linear(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    pads = next((list(a.ints) for a in node.attribute if a.name == "pads"), [0])
-    return node.op_type == "Conv" and groups == 1 and not any(pads) and shapes[node.input[1]][2:] == (1, 1)
+def _is_linear(node: onnx.NodeProto, shapes: Shapes) -> bool:
+    """Return whether ``node`` is a 1x1 Conv without groups or padding."""
+    ungrouped = attribute(node, "group", 1) == 1 and not any(attribute(node, "pads", [0]))
+    return node.op_type == "Conv" and ungrouped and shapes[node.input[1]][2:] == (1, 1)
 
 
 def _order(
-    reading: Reading,
-    shapes: dict[str, tuple[int, ...]],
-    values: str,
-    matmul: onnx.NodeProto,
-    side: int,
-    read: str,
+    index: GraphIndex, shapes: Shapes, values: str, matmul: onnx.NodeProto, side: int, read: str
 ) -> tuple[int, ...] | None:
-    """Follow the number of each channel through the views and the MatMul, of which the values are input ``side``."""
-    import numpy as np
-
+    """Trace the channel numbers of ``values``, input ``side`` of ``matmul``, through views and the MatMul."""
     channels = np.broadcast_to(np.arange(shapes[values][1])[None, :, None, None], shapes[values])
-    given = _through(reading, channels, values, matmul.input[side])
-    if given is None or given.shape != shapes[matmul.input[side]]:
+    viewed = _through_views(index, channels, values, matmul.input[side])
+    if viewed is None or viewed.shape != shapes[matmul.input[side]]:
         return None
-    one = given[..., :1, :] if side == 1 else given[..., :1]  # of one token: the others are numbered alike
-    if (given != one).any():
+    token = viewed[..., :1, :] if side == 1 else viewed[..., :1]
+    if (viewed != token).any():
         return None
-    left = _through(reading, np.broadcast_to(one, shapes[matmul.output[0]]), matmul.output[0], read)
-    if left is None or left.ndim != 4 or (left != left[:1, :, :1, :1]).any():
+    after = _through_views(index, np.broadcast_to(token, shapes[matmul.output[0]]), matmul.output[0], read)
+    if after is None or after.ndim != 4 or (after != after[:1, :, :1, :1]).any():
         return None
-    return tuple(int(c) for c in left[0, :, 0, 0])
+    return tuple(int(c) for c in after[0, :, 0, 0])
 
 
-def _through(reading: Reading, value: NDArray[np.int64], start: str, end: str) -> NDArray[np.int64] | None:
-    """Carry ``value`` of tensor ``start`` through the Reshapes and Transposes to ``end``; None if there is a Slice."""
-    from onnx import helper, numpy_helper
-
+def _through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 | None:
+    """Apply the Reshapes and Transposes from tensor ``start`` to ``end``; None if there is a Slice."""
     chain = []
     while end != start:
-        chain.append(reading.maker[end])
+        chain.append(index.producers[end])
         end = chain[-1].input[0]
     for node in reversed(chain):
         if node.op_type == "Transpose":
-            value = value.transpose([int(i) for i in helper.get_attribute_value(node.attribute[0])])
+            value = value.transpose([int(i) for i in attribute(node, "perm", range(value.ndim)[::-1])])
         elif node.op_type == "Reshape":
-            shape = numpy_helper.to_array(reading.constants[node.input[1]])
+            shape = numpy_helper.to_array(index.constants[node.input[1]])
             value = value.reshape([value.shape[i] if n == 0 else int(n) for i, n in enumerate(shape)])
         elif node.op_type != "Identity":
             return None
     return value
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+def _shapes(model: onnx.ModelProto) -> Shapes:
     values = [*model.graph.value_info, *model.graph.input, *model.graph.output]
     found = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
     return found | {t.name: tuple(t.dims) for t in model.graph.initializer}
 
 
-def _constant(model: onnx.ModelProto, name: str) -> NDArray[np.float64]:
-    from onnx import numpy_helper
-
-    (tensor,) = (t for t in model.graph.initializer if t.name == name)
-    value: NDArray[np.float64] = numpy_helper.to_array(tensor).astype("float64")
-    return value
-
-
-def _add_bias(model: onnx.ModelProto, node: onnx.NodeProto, shift: NDArray[np.float64]) -> None:
-    """Add ``shift`` (out,) to the bias of a Conv, which may have none; another Conv may share what it had."""
-    from onnx import numpy_helper
-
-    bias = shift + (_constant(model, node.input[2]) if len(node.input) > 2 else 0.0)
-    name = f"{node.name}.bias.shifted"
-    model.graph.initializer.append(numpy_helper.from_array(bias.astype("float32"), name))
-    del node.input[2:]
-    node.input.append(name)
+def _add_to_bias(model: onnx.ModelProto, node: onnx.NodeProto, shift: F64) -> None:
+    """Add ``shift`` (out,) to the bias of a Conv, as a new initializer: another Conv may share the old one."""
+    bias = shift + (constant(model, node.input[2]) if len(node.input) > 2 else 0.0)
+    name = put_constant(model, f"{node.name}.bias.shifted", bias.astype(np.float32))
+    node.input[:] = [*node.input[:2], name]

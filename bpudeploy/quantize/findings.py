@@ -1,4 +1,4 @@
-"""What is found out about a quantized network: how far each layer is off, and what repair did."""
+"""Reports on a quantized network: the deviation of each layer from float, and the result of repair."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
-
+from bpudeploy.quantize.record import StoredModel
 from bpudeploy.spec.precision import Precision
 
 
-class Value(BaseModel):
-    """Frozen, with no other fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Finding(Value):
-    """What a FINDINGS artifact holds, as JSON."""
+class FindingsFile(StoredModel):
+    """The content of a FINDINGS artifact, stored as JSON."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -31,41 +24,40 @@ class Finding(Value):
         return path
 
 
-class Layer(Value):
-    """One Conv or MatMul of the quantized network against the same of the float network, on the same images.
+class LayerDeviation(StoredModel):
+    """The output of one quantized Conv or MatMul compared with the float network's, on the same images.
 
-    ``sqnr_db``: 10 log10 of the float output's power over that of the difference, within ±150. ``cosine``: between the
-    outputs.
+    ``sqnr_db``: signal-to-quantization-noise ratio in dB, clamped to ±150. ``cosine``: cosine similarity.
     """
 
     node: str
     op: str
     index: int
-    """Its place among the layers in the graph's order, from 0."""
+    """Its position among the layers in graph order, from 0."""
     inputs: tuple[Precision, ...]
-    """How each of its inputs that are no constants is held."""
+    """The precision of each non-constant input."""
     sqnr_db: float
     cosine: float
 
     @property
-    def held(self) -> str:
-        """Its inputs in words: ``int8``, or ``int8 x int16`` where they differ."""
+    def input_precisions(self) -> str:
+        """The precisions of its inputs as text: ``int8``, or ``int8 x int16`` if they differ."""
         return " x ".join(dict.fromkeys(self.inputs))
 
 
-class Layers(Finding):
-    """Every layer, the worst (least SQNR) first."""
+class LayerReport(FindingsFile):
+    """Every layer, lowest SQNR first."""
 
     images: int
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerDeviation, ...]
 
 
-class Candidate(Value):
-    """A tap that could be int16: what it alone, in int8, does to the outputs, and what int16 would cost.
+class PromotionCandidate(StoredModel):
+    """A tap that could be promoted to int16.
 
-    ``error``: mean squared difference of the outputs, over their variance, when only this tap is rounded.
-    ``cost``: predicted time with it in int16 over that without, less 1, of the whole network: from counts, not
-    measured. None where the march has no int16 for what reads it.
+    ``error``: mean squared difference of the outputs, relative to their variance, if only this tap is in int8.
+    ``cost``: predicted relative increase of the network's latency with this tap in int16, counted and not measured;
+    None if the march has no int16 for a node that reads it.
     """
 
     tap: str
@@ -74,19 +66,19 @@ class Candidate(Value):
     cost: float | None
 
 
-class Outcome(StrEnum):
-    """How repair ended."""
+class RepairOutcome(StrEnum):
+    """The result of repair."""
 
-    HELD = "held"  # the gate held as it was
-    REPAIRED = "repaired"  # it holds with the promotions
-    BEST = "best reached"  # it does not hold with any number of promotions that was tried
-    NOT_POSSIBLE = "not possible"  # nothing can be promoted: the march has no int16, or has all of it already
+    NOT_NEEDED = "held"  # the accuracy check passed without any promotion
+    REPAIRED = "repaired"  # it passes with the promotions
+    BEST_EFFORT = "best reached"  # it fails with every number of promotions that was tried
+    NOT_POSSIBLE = "not possible"  # nothing to promote: the march has no int16, or everything is int16 already
 
 
-class Trial(Value):
-    """One evaluation. ``promoted``: how many candidates were in int16, the best of those that the budget has room for.
+class RepairTrial(StoredModel):
+    """One evaluation. ``promoted``: how many of the affordable candidates were in int16, best first.
 
-    ``drop``: in points of top-1. ``slowdown``: predicted time over that of the network before.
+    ``drop``: in points of top-1. ``slowdown``: predicted latency relative to that before repair.
     """
 
     promoted: int
@@ -94,25 +86,25 @@ class Trial(Value):
     slowdown: float
 
 
-class Repair(Finding):
-    """What repair tried and where it ended. Every ``slowdown`` is predicted, none was measured.
+class RepairReport(FindingsFile):
+    """What repair tried and its result. Every ``slowdown`` is predicted, not measured.
 
-    ``drop`` is that on the images by which the promotions were chosen: a little better than on others.
+    ``drop`` is measured on the images that selected the promotions, so it is slightly optimistic.
     """
 
-    outcome: Outcome
+    outcome: RepairOutcome
     max_drop: float
     max_slowdown: float | None
     images: int
-    ranked: tuple[Candidate, ...]
-    """By error over cost, the best first; empty where the gate held."""
-    trials: tuple[Trial, ...]
-    """The first is the network as it was."""
+    ranked: tuple[PromotionCandidate, ...]
+    """Best error/cost ratio first; empty if repair was not needed."""
+    trials: tuple[RepairTrial, ...]
+    """The first is without promotions."""
     promoted: tuple[str, ...]
     drop: float
     slowdown: float
 
     @property
     def holds(self) -> bool:
-        """Whether the drop is within the promise."""
+        """Whether the drop is within ``max_drop``."""
         return self.drop <= self.max_drop

@@ -1,130 +1,94 @@
-"""The reference of a BPU's integers: what it makes of an image at every tap, and how far onnxruntime is from it.
+"""Integer reference: what a BPU computes for an image at every tap, and how well onnxruntime agrees with it.
 
-A target's rounding is not published by its vendor: ``Rounding`` says which is asked for (``integer_kernels``).
+Vendors do not publish how their hardware rounds; ``Rounding`` selects the mode (see ``integer_kernels``).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bpudeploy.quantize.agreement import Agreement, OutputAgreement, Steps, SumRange, TapAgreement
-from bpudeploy.quantize.integer_graph import IntegerGraph, Run, plain_session
+import numpy as np
+import onnx
+from onnx import helper
+
+from bpudeploy.quantize.agreement import Agreement, IntegerDifference, OutputAgreement, SumRange, TapAgreement
+from bpudeploy.quantize.arrays import F32, Signed
+from bpudeploy.quantize.integer_graph import IntegerGraph, IntegerRun, unoptimized_session
+from bpudeploy.quantize.onnx_edit import copy_model
 from bpudeploy.spec.precision import Precision, Rounding
 
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-    from numpy.typing import NDArray
 
-    F32 = NDArray[np.float32]
-    Signed = NDArray[np.signedinteger[Any]]
-
-
-@dataclass(frozen=True)
-class Integers:
-    """What a run gave: each tap's integers (int8 or int16), the outputs, and the range of each product's sums."""
-
-    taps: dict[str, Signed]
-    outputs: dict[str, F32]
-    sums: dict[str, SumRange]
-
-
-def execute(model: onnx.ModelProto, feeds: Mapping[str, F32], rounding: Rounding) -> Integers:
-    """Run a QDQ graph in a BPU's integers and keep every tap's; where only their agreement counts, see ``compare``.
-
-    Raises:
-        ValueError: the graph is not in the form that ``qdq`` writes, or not as its record says.
-    """
-    taps: dict[str, Signed] = {}
-
-    def keep(name: str, integers: Signed) -> Signed:
-        taps[name] = integers
-        return integers
-
-    run = IntegerGraph(model).run(feeds, rounding, keep)
-    return Integers(taps, run.outputs, run.sums)
-
-
-def compare(
+def compare_with_onnxruntime(
     model: onnx.ModelProto, images: Iterable[F32], rounding: Rounding, progress: Callable[[int], None]
 ) -> Agreement:
-    """Return how far onnxruntime's run of a QDQ graph is from a BPU's integers, at every tap.
+    """Compare onnxruntime's run of a QDQ graph with the integers of a BPU, at every tap.
 
     Args:
-        images: what the graph's one input takes, one run each.
-        progress: called with the number of images done.
+        images: inputs of the graph, which has only one; one run each.
+        progress: called with the number of finished images.
 
     Raises:
-        ValueError: there are no images; or as ``execute``.
+        ValueError: there are no images, the graph is not in the form that ``qdq`` writes, or does not match its record.
     """
-    graph = IntegerGraph(model)
-    tally = _Tally(graph, _open(model, graph))
+    comparison = _Comparison(model)
     for done, image in enumerate(images, 1):
-        tally.add(image, rounding)
+        comparison.add(image, rounding)
         progress(done)
-    if not tally.images:
+    if not comparison.images:
         raise ValueError("no images to compare with")
-    return tally.agreement(rounding)
+    return comparison.agreement(rounding)
 
 
-def _open(model: onnx.ModelProto, graph: IntegerGraph) -> Any:
-    """Open ``model`` in onnxruntime with each tap's integers as further outputs."""
-    import os
-
-    import onnx
-    from onnx import helper
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+def _session_with_taps(model: onnx.ModelProto, graph: IntegerGraph) -> Any:
+    """Open ``model`` in onnxruntime with the integers of each tap as additional outputs."""
+    copy = copy_model(model)
     for tap in graph.taps.values():
         kind = helper.np_dtype_to_tensor_dtype(tap.dtype)
         copy.graph.output.append(helper.make_tensor_value_info(tap.integers, kind, None))
-    return plain_session(copy, threads=os.cpu_count() or 1)
+    return unoptimized_session(copy, threads=os.cpu_count() or 1)
 
 
-class _Tally:
-    """Sums up image after image."""
+class _Comparison:
+    """Accumulates the differences over all images."""
 
-    def __init__(self, graph: IntegerGraph, session: Any) -> None:
-        self.graph, self.session = graph, session
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = IntegerGraph(model)
+        self.session = _session_with_taps(model, self.graph)
         self.images = 0
-        self.forced, self.free = ({name: Steps() for name in graph.taps} for _ in range(2))
-        self.outputs = {name: [0.0, 0.0] for name in graph.outputs}
+        self.forced, self.free = ({name: IntegerDifference() for name in self.graph.taps} for _ in range(2))
+        self.outputs = {name: [0.0, 0.0] for name in self.graph.outputs}
         self.sums: dict[str, SumRange] = {}
 
     def add(self, image: F32, rounding: Rounding) -> None:
         """Run one image in onnxruntime, then forced, then free."""
         (fed,) = self.graph.inputs
         names = [*self.graph.outputs, *(tap.integers for tap in self.graph.taps.values())]
-        made = dict(zip(names, self.session.run(names, {fed: image}), strict=True))
-        theirs: dict[str, Signed] = {name: made[tap.integers] for name, tap in self.graph.taps.items()}
+        theirs = dict(zip(names, self.session.run(names, {fed: image}), strict=True))
+        expected: dict[str, Signed] = {name: theirs[tap.integers] for name, tap in self.graph.taps.items()}
 
         def force(name: str, own: Signed) -> Signed:
-            self.forced[name] += Steps.between(own, theirs[name])
-            return theirs[name]
+            self.forced[name] += IntegerDifference.between(own, expected[name])
+            return expected[name]
 
         def keep(name: str, own: Signed) -> Signed:
-            self.free[name] += Steps.between(own, theirs[name])
+            self.free[name] += IntegerDifference.between(own, expected[name])
             return own
 
-        for index, at_tap in enumerate((force, keep)):
+        for number, at_tap in enumerate((force, keep)):
             run = self.graph.run({fed: image}, rounding, at_tap)
-            self._outputs(index, run, made)
+            self._add_outputs(number, run, theirs)
         for name, sums in run.sums.items():
             self.sums[name] = self.sums.get(name, SumRange()) + sums
         self.images += 1
 
-    def _outputs(self, index: int, run: Run, made: Mapping[str, F32]) -> None:
-        import numpy as np
-
+    def _add_outputs(self, number: int, run: IntegerRun, theirs: Mapping[str, F32]) -> None:
         for name, worst in self.outputs.items():
-            largest = float(np.abs(made[name]).max()) or 1.0
-            worst[index] = max(worst[index], float(np.abs(run.outputs[name] - made[name]).max()) / largest)
+            largest = float(np.abs(theirs[name]).max()) or 1.0
+            worst[number] = max(worst[number], float(np.abs(run.outputs[name] - theirs[name]).max()) / largest)
 
     def agreement(self, rounding: Rounding) -> Agreement:
-        """Return the sum of it all."""
         taps = {
             name: TapAgreement(
                 precision=Precision(tap.dtype.name),

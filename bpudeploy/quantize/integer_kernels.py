@@ -1,43 +1,36 @@
-"""A BPU's integer arithmetic in numpy: exact sums, scales as fixed-point ratios, rounding, saturation.
+"""Integer arithmetic of a BPU in numpy: exact sums, fixed-point scale ratios, rounding, saturation.
 
-Sources: the multiplier of a ratio of scales, a 32-bit mantissa and a right shift, is that of gemmlowp and of the
-TensorFlow Lite quantization specification (Jacob et al., CVPR 2018, equations 5 and 6). They round twice in some
-builds (a "doubling high multiply", then the shift); here the 64-bit product is rounded once. How a vendor's hardware
-rounds is not published: ``Rounding`` is data of the target, to be set from what a board answers.
+The ratio of two scales is a 32-bit mantissa and a right shift, as in gemmlowp and the TensorFlow Lite quantization
+specification (Jacob et al., CVPR 2018, equations 5 and 6). Some of their builds round twice (a "doubling high
+multiply", then the shift); here the 64-bit product is rounded once. Vendors do not publish how their hardware rounds,
+so ``Rounding`` is a property of the target.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bpudeploy.quantize.patches import Window
+import numpy as np
+from numpy.typing import NDArray
+
+from bpudeploy.quantize.arrays import F32, I64, Signed
+from bpudeploy.quantize.window import Window
 from bpudeploy.spec.precision import Rounding
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    F32 = NDArray[np.float32]
-    F64 = NDArray[np.float64]
-    I64 = NDArray[np.int64]
-    Integers = NDArray[np.signedinteger[Any]]
-    Ratios = NDArray[np.floating[Any]] | np.floating[Any]
+Ratios = NDArray[np.floating[Any]] | np.floating[Any]
 
 SUM_LOW, SUM_HIGH = -(2**31), 2**31 - 1
-"""What an accumulator holds."""
+"""Range of an accumulator."""
 _MANTISSA_BITS = 31
 _LARGEST_SHIFT = 63
 
 
-def conv_sums(x: Integers, weight: Integers, bias: Integers | None, window: Window) -> I64:
-    """Return the exact sums of a 2-D convolution of integers (N, C, H, W) with (out, C / group, kh, kw).
+def conv_sums(x: Signed, weight: Signed, bias: Signed | None, window: Window) -> I64:
+    """Return the exact sums of a 2-D convolution of integers (N, C, H, W) with weights (out, C / group, kh, kw).
 
-    One product of matrices in float64 for each row of the kernel: integers below 2^53, so no sum is rounded.
+    Computes one float64 matrix product per kernel row. All integers are below 2^53, so no sum is rounded.
     """
-    import numpy as np
-
-    top, left, bottom, right = window.pads
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    padded = window.pad(x)
     out, depth, *kernel = weight.shape
     group = x.shape[1] // depth
     reach = tuple((size - 1) * step + 1 for size, step in zip(kernel, window.dilations, strict=True))
@@ -54,21 +47,17 @@ def conv_sums(x: Integers, weight: Integers, bias: Integers | None, window: Wind
     return exact if bias is None else exact + bias.astype(np.int64).reshape(1, -1, 1, 1)
 
 
-def matmul_sums(a: Integers, b: Integers) -> I64:
-    """Return the exact sums of a (batched) product of integer matrices; exact for 2^23 terms of int16 each."""
-    import numpy as np
-
+def matmul_sums(a: Signed, b: Signed) -> I64:
+    """Return the exact sums of a (batched) integer matrix product, for up to 2^23 int16 terms per sum."""
     sums: I64 = np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
     return sums
 
 
 def fixed_point(ratios: Ratios) -> tuple[I64, I64]:
-    """Return ratios as mantissas in [2^30, 2^31) and right shifts: ratio = mantissa / 2^shift, to 2^-31 of it.
+    """Return mantissas in [2^30, 2^31) and right shifts: ratio = mantissa / 2^shift, to a relative 2^-31.
 
-    A shift that 64 bits have no room for is cut: below 0 everything saturates and above 63 everything is 0 anyway.
+    Shifts are clamped to 0..63: below 0 everything saturates, and above 63 everything is 0.
     """
-    import numpy as np
-
     part, exponent = np.frexp(np.asarray(ratios, dtype=np.float64))
     mantissa = np.rint(part * 2.0**_MANTISSA_BITS).astype(np.int64)
     full = mantissa == 1 << _MANTISSA_BITS
@@ -77,12 +66,10 @@ def fixed_point(ratios: Ratios) -> tuple[I64, I64]:
     return mantissa, np.clip(shift, 0, _LARGEST_SHIFT)
 
 
-def requantize(sums: I64, ratios: Ratios, rounding: Rounding, dtype: np.dtype[Any]) -> Integers:
-    """Return int32 ``sums`` times ``ratios`` (which broadcast), rounded and saturated to ``dtype``."""
-    import numpy as np
-
+def requantize(sums: I64, ratios: Ratios, rounding: Rounding, dtype: np.dtype[Any]) -> Signed:
+    """Return int32 ``sums`` times ``ratios`` (broadcast), rounded and saturated to ``dtype``."""
     mantissa, shift = fixed_point(ratios)
-    product = sums * mantissa  # |sums| <= 2^31 and the mantissa < 2^31: below 2^62, with room for the half
+    product = sums * mantissa  # |sums| <= 2^31 and mantissa < 2^31: below 2^62, so adding the half cannot overflow
     half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
     rounded = (product + half) >> shift
     tie = (shift > 0) & (product + half == rounded << np.minimum(shift, _LARGEST_SHIFT - 1))
@@ -90,13 +77,11 @@ def requantize(sums: I64, ratios: Ratios, rounding: Rounding, dtype: np.dtype[An
     return _saturate(rounded - (tie & back), dtype)
 
 
-def quantize(values: F32, scale: F32 | np.float32, rounding: Rounding, dtype: np.dtype[Any]) -> Integers:
-    """Return ``values`` / ``scale``, rounded and saturated: QuantizeLinear with the rounding asked for.
+def quantize(values: F32, scale: F32 | np.float32, rounding: Rounding, dtype: np.dtype[Any]) -> Signed:
+    """Return ``values`` / ``scale``, rounded and saturated, as QuantizeLinear does; undefined for NaN.
 
-    The division is in float32, as onnxruntime's, so that half to even gives its integers, each. NaN has none.
+    Divides in float32 like onnxruntime, so that half-to-even gives identical integers.
     """
-    import numpy as np
-
     steps = values / scale
     if rounding is Rounding.HALF_EVEN:
         return _saturate(np.rint(steps), dtype)
@@ -105,9 +90,7 @@ def quantize(values: F32, scale: F32 | np.float32, rounding: Rounding, dtype: np
     return _saturate(whole + np.copysign(np.abs(steps - whole) >= 0.5, steps), dtype)
 
 
-def _saturate(values: NDArray[Any], dtype: np.dtype[Any]) -> Integers:
-    import numpy as np
-
+def _saturate(values: NDArray[Any], dtype: np.dtype[Any]) -> Signed:
     limits = np.iinfo(dtype)
-    made: Integers = np.clip(values, limits.min, limits.max).astype(dtype)
-    return made
+    saturated: Signed = np.clip(values, limits.min, limits.max).astype(dtype)
+    return saturated

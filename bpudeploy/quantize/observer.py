@@ -1,31 +1,30 @@
-"""One pass over the calibration images: a histogram of |x| for each tap, in memory that does not grow."""
+"""Activation observers: a fixed-size histogram of |x| per tap, and the clipping thresholds derived from it."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bpudeploy.quantize.arrays import F32, F64
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.quantize import Observer
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 SMALLEST = 2.0**-100
-"""A tap that never exceeds this is as good as zero; a scale made of less would leave float32's normal range."""
+"""A tap that never exceeds this counts as zero; its scale would leave float32's normal range."""
 MANTISSA = 10
-"""Bits of the mantissa that name a bin: 1024 bins between a power of two and the next."""
+"""Mantissa bits in a bin index: 1024 bins per octave."""
 OCTAVES = 20
-"""How far the bins reach down from the octave of the maximum; half a step of the lowest candidate is still inside."""
+"""Octaves covered by the bins, below the maximum; this includes half a step of the lowest candidate threshold."""
 BINS = OCTAVES << MANTISSA
 _SHIFT = 23 - MANTISSA
 _PIECE = 65_536
-"""Values counted at once: their indices stay in a core's second cache."""
+"""Values counted at once, so that their indices fit in the L2 cache."""
 
 _LOWEST = 12
-"""MSE looks down to 2^-12 of the maximum. One value M among N of size 1 is clipped if about M < sqrt(N): 4096 is
-reached at 17 million."""
+"""MSE searches down to 2^-12 of the maximum. It keeps one outlier M among N values of size 1 if M > sqrt(N), roughly;
+4096 corresponds to 17 million values."""
 _COARSE = 8
 _FINE = 16
 
@@ -33,67 +32,60 @@ _EQUAL_BINS = 2048
 _ENTROPY_LEVELS = 128
 
 
-def largest_of(values: NDArray[np.float32]) -> float:
-    """Return the largest |x|, 0 of nothing.
+def abs_max(values: F32) -> float:
+    """Return the largest |x|, or 0 if there are no values.
 
     Raises:
         ValueError: a value is not finite.
     """
     if not values.size:
         return 0.0
-    largest = max(abs(float(values.max())), abs(float(values.min())))  # NaN comes through both
+    largest = max(abs(float(values.max())), abs(float(values.min())))  # both propagate NaN
     if not math.isfinite(largest):
         raise ValueError("a value is not finite")
     return largest
 
 
 class Histogram:
-    """Counts of |x| by the top bits of its float32: 1024 equal bins in each of 20 octaves, the maximum's the highest.
+    """Counts of |x| by the top bits of its float32: 1024 equal bins in each of 20 octaves, up to that of the maximum.
 
-    Bin 0 also holds all that is smaller, zeros too. A larger value moves the octaves up and adds the bins that
-    fall out at the bottom to bin 0. Each count depends on the values and the final maximum only: the result does
-    not depend on the order of the images or on how they are batched. Whatever the threshold T, an int8 step
-    T / 127 is 8 to 16 bins wide just below T, and more of them further down.
+    Bin 0 also counts everything smaller, including zeros. A larger value moves the octaves up and merges the lowest
+    bins into bin 0. The counts depend only on the values and the final maximum, not on the order or batching of the
+    images. For any threshold T, an int8 step T / 127 is 8 to 16 bins wide just below T, and more further down.
     """
 
     def __init__(self) -> None:
-        import numpy as np
-
         self.counts: NDArray[np.int64] = np.zeros(BINS, dtype=np.int64)
         self.maximum = 0.0
-        self._foot = 0  # the float32 pattern where bin 0 would begin if it held nothing smaller
+        self._foot = 0  # the float32 bit pattern of the nominal lower edge of bin 0
 
-    def add(self, values: NDArray[np.float32]) -> None:
+    def add(self, values: F32) -> None:
         """Count every element of ``values`` (any shape).
 
         Raises:
-            ValueError: a value is not finite; nothing of ``values`` was counted.
+            ValueError: a value is not finite; none was counted.
         """
-        import numpy as np
-
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         if not flat.size:
             return
-        self._reach(largest_of(flat))
+        self._raise_maximum(abs_max(flat))
         bits = flat.view(np.int32)
         scratch = np.empty(min(flat.size, _PIECE), dtype=np.int32)
         for start in range(0, flat.size, _PIECE):
             part = bits[start : start + _PIECE]
             index = np.bitwise_and(part, 0x7FFFFFFF, out=scratch[: part.size])
-            np.clip(index, self._foot, 0x7FFFFFFF, out=index)  # np.maximum with a number is three times slower
+            np.clip(index, self._foot, 0x7FFFFFFF, out=index)  # np.maximum with a scalar is three times slower
             index -= self._foot
             index >>= _SHIFT
             found = np.bincount(index)
             self.counts[: found.size] += found
 
-    def _reach(self, largest: float) -> None:
-        """Make room for ``largest``."""
-        import numpy as np
-
+    def _raise_maximum(self, largest: float) -> None:
+        """Move the bins up to cover ``largest``."""
         if largest <= self.maximum:
             return
         self.maximum = largest
-        foot = max(0, math.frexp(largest)[1] + 126 - OCTAVES + 1) << 23  # frexp's 0.5 to 1 has float32's exponent 126
+        foot = max(0, math.frexp(largest)[1] + 126 - OCTAVES + 1) << 23  # frexp's [0.5, 1) has the float32 exponent 126
         away = min((foot - self._foot) >> _SHIFT, BINS - 1)
         self._foot = foot
         if away:
@@ -103,10 +95,8 @@ class Histogram:
             self.counts = moved
 
     @property
-    def edges(self) -> NDArray[np.float64]:
-        """The borders of the bins, one more than there are bins: from 0, and none above the maximum."""
-        import numpy as np
-
+    def edges(self) -> F64:
+        """The edges of the bins (BINS + 1), from 0, clipped at the maximum."""
         bits = (np.arange(BINS + 1, dtype=np.int32) << _SHIFT) + np.int32(self._foot)
         edges = bits.view(np.float32).astype(np.float64)
         edges[0] = 0.0
@@ -116,17 +106,16 @@ class Histogram:
 def threshold(
     histogram: Histogram, observer: Observer, percentile: float, precision: Precision = Precision.INT8
 ) -> float:
-    """Return where to clip |x|, above 0 and at most its maximum (1 for a tap that is as good as zero).
+    """Return the clipping threshold of |x|: above 0, at most the maximum, and 1 for a tap that counts as zero.
 
-    minmax: the maximum. percentile: the upper edge of the bin where ``percentile`` % of the values are
-    reached. mse: the least squared error of rounding to int8. entropy: the least Kullback-Leibler divergence.
+    minmax: the maximum. percentile: the upper edge of the bin that contains the ``percentile``. mse: minimizes the
+    squared error of rounding to int8. entropy: minimizes the Kullback-Leibler divergence.
 
-    In int16 both searches give the maximum: clipping one value far above N others improves the squared error by a
-    factor of 1 + N / (12 * 32767^2) at most, 1 % at 128 million, and an int16 step is narrower than a bin. A
-    percentile is what was asked for, in int16 too.
+    For int16, mse and entropy return the maximum: clipping one outlier among N values reduces the squared error by a
+    factor of 1 + N / (12 * 32767^2) at most, 1 % at 128 million, and an int16 step is narrower than a bin.
 
     Raises:
-        ValueError: float32 has no threshold.
+        ValueError: ``precision`` is float32, which has no threshold.
     """
     levels = precision.levels
     if histogram.maximum < SMALLEST:
@@ -139,31 +128,27 @@ def threshold(
         case _ if precision is Precision.INT16:
             return histogram.maximum
         case Observer.MSE:
-            return _least_squares(histogram, levels)
+            return _min_squared_error(histogram, levels)
         case Observer.ENTROPY:
-            return _least_divergence(histogram)
+            return _min_divergence(histogram)
 
 
 def _percentile(histogram: Histogram, percentile: float) -> float:
-    import numpy as np
-
     running = np.cumsum(histogram.counts)
     reached = int(np.searchsorted(running, running[-1] * percentile / 100.0))
     return float(histogram.edges[min(reached, BINS - 1) + 1])
 
 
-def _least_squares(histogram: Histogram, levels: int) -> float:
-    """Return the T with the least sum of h(b) (b - Q_T(b))^2 over the bins' centres b.
+def _min_squared_error(histogram: Histogram, levels: int) -> float:
+    """Return the T that minimizes the sum of h(b) (b - Q_T(b))^2 over the bin centres b.
 
-    First 8 candidates an octave from the maximum down, until what is clipped costs more by itself than the best;
-    then 16 times as close around the best.
+    Tries 8 candidates per octave from the maximum down, until the clipping error alone exceeds the best error; then
+    refines 16-fold around the best.
 
-    Inside a bin of width w the values vary by w^2 / 12 about the centre. Where Q_T is constant in the bin, or the
-    bin is clipped, that adds h(b) w^2 / 12 whatever T is, so it is left out; it is wrong only in the bins where
-    Q_T jumps, at most one in eight here (with equal bins as wide as a step, it would be all of them).
+    Values in a bin of width w have variance w^2 / 12 about the centre. If Q_T is constant in the bin, or the bin is
+    clipped, this adds h(b) w^2 / 12 for any T, so it is omitted. It is wrong only for bins in which Q_T jumps, at most
+    one in eight (with equal bins as wide as a step it would be all of them).
     """
-    import numpy as np
-
     used = histogram.counts > 0
     edges, counts = histogram.edges, histogram.counts[used].astype(np.float64)
     centres = ((edges[:-1] + edges[1:]) / 2)[used]
@@ -186,7 +171,7 @@ def _least_squares(histogram: Histogram, levels: int) -> float:
         off *= scale
         off -= centres
         off *= off
-        return float(np.einsum("b,b->", counts, off))  # not BLAS: its threads sum in another order
+        return float(np.einsum("b,b->", counts, off))  # not BLAS: its summation order depends on the threads
 
     least, coarse = math.inf, 0.0
     for octaves in (k / _COARSE for k in range(_LOWEST * _COARSE + 1)):
@@ -198,45 +183,42 @@ def _least_squares(histogram: Histogram, levels: int) -> float:
     return limit(min((octaves for octaves in near if octaves >= 0.0), key=error))
 
 
-def _least_divergence(histogram: Histogram) -> float:
-    """Return the T with the least divergence of 128 levels from what they stand for; of equal ones the largest.
+def _min_divergence(histogram: Histogram) -> float:
+    """Return the T that minimizes the divergence between the values and their 128 levels; of ties, the largest T.
 
     Source: Migacz, 8-bit inference with TensorRT (GTC 2017): 2048 equal bins, of which the first i = 128, 129, ...
-    stay; P is those i with the clipped mass in the last, Q the same without it, in 128 levels, each level's mass
-    spread evenly over those of its bins that hold anything.
-    Here the 2048 bins end at the power of two above the maximum, and these points are settled:
+    are kept. P is these i bins with the clipped mass added to the last. Q is the same bins without it, merged into
+    128 levels, with the mass of each level spread evenly over its non-empty bins.
+    Here the 2048 bins end at the power of two above the maximum, and these details are fixed:
 
-    - Values below 2^-20 of the maximum are left out: 0 is exact whatever T is. (NVIDIA's pytorch-quantization
-      gives the first bin the count of the second; onnxruntime counts zeros, and clips what a ReLU makes too low.)
-    - No smoothing: the clipped mass goes to the last of the i bins that holds anything, so Q is above 0 where P is.
-    - T is at least 1/16 of that power of two. A single far value costs almost nothing here, so nothing else would
-      keep a channel of outliers from being clipped away.
+    - Values below 2^-20 of the maximum are ignored: 0 is exact for any T. (NVIDIA's pytorch-quantization copies the
+      count of the second bin to the first; onnxruntime counts zeros, and clips ReLU outputs too low.)
+    - No smoothing: the clipped mass is added to the last non-empty of the i bins, so Q > 0 wherever P > 0.
+    - T is at least 1/16 of that power of two. A single outlier costs almost nothing in this measure, so without a
+      lower bound a channel of outliers could be clipped away.
     """
-    import numpy as np
-
     width = 2.0 ** math.frexp(histogram.maximum)[1] / _EQUAL_BINS
     counts = histogram.counts.astype(np.float64)
     counts[0] = 0.0
-    # Each bin lies inside one equal bin: the highest octave's are as wide, the others narrower.
+    # Each bin lies inside one equal bin: those of the highest octave have the same width, the others are narrower.
     equal = np.bincount((histogram.edges[:-1] / width).astype(np.intp), weights=counts).astype(np.float64)
     divergences = _divergences(equal)
     best = len(equal) - int(np.argmin(divergences[::-1]))
     return min(histogram.maximum, best * width)
 
 
-def _divergences(bins: NDArray[np.float64]) -> NDArray[np.float64]:
+def _divergences(bins: F64) -> F64:
     """Return KL(P || Q) for each i from 128 to the number of bins; the last bin is not empty.
 
-    With c values in the n used bins of a level, Q = c / (n inside) there, ``inside`` being the sum of the first i.
-    So KL = [sum_b h log h - sum_levels c log(c / n)] / total + log(inside / total), but for the clipped mass; the
-    first sum is a running one, and a level's c and n are differences of running sums.
+    For a level with c values in n non-empty bins, Q = c / (n inside), where ``inside`` is the sum of the first i bins.
+    So KL = [sum_b h log h - sum_levels c log(c / n)] / total + log(inside / total), except for the clipped mass. The
+    first sum is cumulative, and c and n of a level are differences of cumulative sums.
     """
-    import numpy as np
 
-    def running(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def running(values: F64) -> F64:
         return np.concatenate([[0.0], np.cumsum(values)])
 
-    def self_information(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def self_information(values: F64) -> F64:
         return values * np.log(np.maximum(values, 1.0))  # counts are 0 or at least 1
 
     def border(level: NDArray[np.intp], kept: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -258,6 +240,6 @@ def _divergences(bins: NDArray[np.float64]) -> NDArray[np.float64]:
     even = (sums[high] - sums[low]) / np.maximum(used[high] - used[low], 1.0)
     own = bins[last]
     tail = self_information(own + clipped) - self_information(own) - clipped * np.log(np.maximum(even, 1.0))
-    found: NDArray[np.float64] = (informed[kept] - spread + tail) / total + np.log(np.maximum(inside, 1.0) / total)
-    found[last < 0] = np.inf  # nothing stays
+    found: F64 = (informed[kept] - spread + tail) / total + np.log(np.maximum(inside, 1.0) / total)
+    found[last < 0] = np.inf  # all kept bins are empty
     return found

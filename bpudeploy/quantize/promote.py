@@ -1,82 +1,78 @@
-"""int8 to int16 in a model that is quantized already: the taps that are named, and the biases whose scale is theirs."""
+"""Promote int8 taps of a quantized model to int16, and rescale the biases that depend on them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
+import numpy as np
+import onnx
+from onnx import helper
+
+from bpudeploy.quantize.arrays import F64
+from bpudeploy.quantize.onnx_edit import constant, copy_model, put_constant, set_constants
 from bpudeploy.quantize.qdq import INT16_DOMAIN, to_int32
-from bpudeploy.quantize.record import QuantizeRecord, Tap
+from bpudeploy.quantize.record import QuantizeRecord
+from bpudeploy.quantize.taps import GraphIndex
 from bpudeploy.spec.precision import Precision
 
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-    from numpy.typing import NDArray
-
 HEADROOM = 4.0
-"""An int16 tap holds so many times the largest value that calibration saw: two bits of fifteen, for images that go
-further. With migrated scales some do, by 4 times on the miniature of ``tests/run/test_promise.py``; with every tap in
-int16 its error falls from 0.0131 of the logits' variance to 0.0017. On the quickstart's model it stays (0.0046,
-0.0048).
+"""The range of an int16 tap, relative to the largest |x| during calibration: uses two of fifteen bits for images with
+larger values. With migrated scales there are some, up to 4 times on the model of ``tests/run/test_promise.py``; with
+every tap in int16, its error falls from 0.0131 of the logits' variance to 0.0017. On the quickstart's model it makes no
+difference (0.0046, 0.0048).
 """
 _INT16 = Precision.INT16
 _ZERO = f"zero.{_INT16}"
 
 
 def promote(
-    quantized: onnx.ModelProto, taps: Collection[str], shifts: Mapping[str, NDArray[np.float64]] | None = None
+    quantized: onnx.ModelProto, taps: Collection[str], corrections: Mapping[str, F64] | None = None
 ) -> onnx.ModelProto:
-    """Return a copy of a QDQ model with the int8 ``taps`` in int16, up to ``HEADROOM`` times what calibration saw.
+    """Return a copy of a QDQ model with the int8 ``taps`` in int16, with ``HEADROOM`` times the calibrated range.
 
-    A Conv that reads one keeps its int8 weights; its int32 bias, whose scale is the product of the weights' and the
-    input's, is rounded anew and held at the ends of int32.
+    A Conv that reads a promoted tap keeps its int8 weights. Its int32 bias, whose scale is the product of the weight
+    and input scales, is rounded again and saturated.
 
     Args:
-        shifts: of a Conv what its bias has in it to make up for its int8 input (``bias_shifts``): it is taken out.
+        corrections: by Conv, the correction for int8 in its bias (``bias_corrections``), to be removed.
 
     Raises:
-        ValueError: a tap that is named twice, that the model has not, or that is not int8.
+        ValueError: a tap is named twice, not in the model, or not int8.
     """
-    import onnx
-
     record = QuantizeRecord.read(quantized)
     _check(record, taps)
-    out = onnx.ModelProto()
-    out.CopyFrom(quantized)
+    out = copy_model(quantized)
     if not taps:
         return out
-    made = {
+    promoted = {
         name: tap.model_copy(update={"precision": _INT16, "threshold": HEADROOM * tap.peak}) if name in taps else tap
         for name, tap in record.taps.items()
     }
-    writer = _Writer(out)
+    index = GraphIndex(out)
     for name in taps:
-        writer.widen(name, made[name])
-        for product in made[name].products:
-            writer.rescale_bias(product, made[name].scale / record.taps[name].scale, (shifts or {}).get(product))
-    record.model_copy(update={"taps": made}).write(out)
-    writer.finish()
+        scale = promoted[name].scale
+        _widen(out, index, name, scale)
+        for product in promoted[name].products:
+            _rescale_bias(out, index, product, scale / record.taps[name].scale, (corrections or {}).get(product))
+    record.model_copy(update={"taps": promoted}).write(out)
+    put_constant(out, _ZERO, np.array(0, np.int16))
+    if INT16_DOMAIN not in {entry.domain for entry in out.opset_import}:
+        out.opset_import.append(helper.make_opsetid(INT16_DOMAIN, 1))
+    set_constants(out, out.graph.initializer)
     return out
 
 
-def without_shifts(
-    prepared: onnx.ModelProto, record: QuantizeRecord, taps: Collection[str], shifts: Mapping[str, NDArray[np.float64]]
+def without_corrections(
+    prepared: onnx.ModelProto, record: QuantizeRecord, taps: Collection[str], corrections: Mapping[str, F64]
 ) -> onnx.ModelProto:
-    """Return a copy of the prepared float graph whose biases no longer make up for ``taps`` in int8."""
-    import onnx
-    from onnx import numpy_helper
-
-    out = onnx.ModelProto()
-    out.CopyFrom(prepared)
+    """Return a copy of the prepared float graph without the bias corrections for ``taps`` in int8."""
+    out = copy_model(prepared)
     nodes = {node.name: node for node in out.graph.node}
-    constants = {tensor.name: tensor for tensor in out.graph.initializer}
     for product in dict.fromkeys(product for name in taps for product in record.taps[name].products):
-        if product in shifts and len(nodes[product].input) > 2:
-            bias = constants[nodes[product].input[2]]
-            held = numpy_helper.to_array(bias).astype("float64") - shifts[product]
-            bias.CopyFrom(numpy_helper.from_array(held.astype("float32"), bias.name))
+        if product in corrections and len(nodes[product].input) > 2:
+            bias = nodes[product].input[2]
+            put_constant(out, bias, (constant(out, bias) - corrections[product]).astype(np.float32))
     return out
 
 
@@ -88,55 +84,24 @@ def _check(record: QuantizeRecord, taps: Collection[str]) -> None:
             raise ValueError(f"the tap {name} is promoted twice, or was not int8")
 
 
-class _Writer:
-    """Changes a model in place."""
+def _widen(model: onnx.ModelProto, index: GraphIndex, tap: str, scale: float) -> None:
+    """Change the QuantizeLinear and DequantizeLinear of a tap to int16."""
+    quantize, dequantize = (index.nodes[f"{tap}.{suffix}"] for suffix in ("quantize", "dequantize"))
+    for node in (quantize, dequantize):
+        node.domain, node.input[2] = INT16_DOMAIN, _ZERO
+    quantize.output[0] = dequantize.input[0] = f"{tap}.{_INT16}"
+    put_constant(model, quantize.input[1], np.array(scale, np.float32))
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.nodes = {node.name: node for node in model.graph.node}
-        self.maker = {name: node for node in model.graph.node for name in node.output}
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
 
-    def widen(self, name: str, tap: Tap) -> None:
-        """Let the pair of roundings of a tap round to int16."""
-        import numpy as np
-
-        pair = [self.nodes[f"{name}.{what}"] for what in ("quantize", "dequantize")]
-        for node in pair:
-            node.domain, node.input[2] = INT16_DOMAIN, _ZERO
-        pair[0].output[0] = pair[1].input[0] = f"{name}.{_INT16}"
-        self._put(pair[0].input[1], np.array(tap.scale, np.float32))
-
-    def rescale_bias(self, product: str, factor: float, shift: NDArray[np.float64] | None) -> None:
-        """Bring the bias of a Conv, if it has one, to ``factor`` times its scale, less ``shift``."""
-        import numpy as np
-        from onnx import numpy_helper
-
-        node = self.nodes[product]
-        if node.op_type != "Conv" or len(node.input) < 3 or node.input[2] not in self.maker:
-            return
-        integers, scales = self.maker[node.input[2]].input[:2]
-        held, steps = (numpy_helper.to_array(self.constants[name]).astype(np.float64) for name in (integers, scales))
-        left = held if shift is None else held - shift / steps
-        self._put(integers, to_int32(left / factor))
-        self._put(scales, (steps * factor).astype(np.float32))
-
-    def finish(self) -> None:
-        """Add what int16 needs and take away what nobody reads any more."""
-        import numpy as np
-        from onnx import helper
-
-        self._put(_ZERO, np.array(0, np.int16))
-        if INT16_DOMAIN not in {entry.domain for entry in self.model.opset_import}:
-            self.model.opset_import.append(helper.make_opsetid(INT16_DOMAIN, 1))
-        used = {name for node in self.model.graph.node for name in node.input}
-        kept = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
-        del self.model.graph.initializer[:]
-        self.model.graph.initializer.extend(kept)
-
-    def _put(self, name: str, value: NDArray[np.generic]) -> None:
-        from onnx import numpy_helper
-
-        if name not in self.constants:
-            self.constants[name] = self.model.graph.initializer.add()
-        self.constants[name].CopyFrom(numpy_helper.from_array(value, name))
+def _rescale_bias(
+    model: onnx.ModelProto, index: GraphIndex, product: str, factor: float, correction: F64 | None
+) -> None:
+    """Multiply the scale of a Conv's bias, if it has one, by ``factor``, and subtract ``correction``."""
+    node = index.nodes[product]
+    if node.op_type != "Conv" or len(node.input) < 3 or node.input[2] not in index.producers:
+        return
+    integers, scales = index.producers[node.input[2]].input[:2]
+    values, steps = constant(model, integers), constant(model, scales)
+    corrected = values if correction is None else values - correction / steps
+    put_constant(model, integers, to_int32(corrected / factor))
+    put_constant(model, scales, (steps * factor).astype(np.float32))

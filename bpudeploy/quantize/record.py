@@ -1,4 +1,4 @@
-"""What a QUANTIZED artifact says of itself, in the ONNX file's own metadata."""
+"""The record of a quantization, stored in the metadata of the QUANTIZED ONNX file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 KEY = "bpudeploy.quantize"
 
 
-class Tap(BaseModel):
-    """A tensor that is rounded where it is made; its views behind Reshape, Transpose and Slice share the scale.
-
-    ``threshold`` is the |x| that becomes the largest integer, ``peak`` the largest |x| that calibration saw.
-    ``products`` are the Conv and MatMul nodes that read it, itself or a view.
-    """
+class StoredModel(BaseModel):
+    """Base of values that are stored as JSON: frozen, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tap(StoredModel):
+    """A tensor that is quantized where it is produced; its views (Reshape, Transpose, Slice) share the scale.
+
+    ``threshold``: the |x| that maps to the largest integer. ``peak``: the largest |x| during calibration.
+    ``products``: the Conv and MatMul nodes that read it, directly or through a view.
+    """
+
     precision: Precision
     threshold: float
     peak: float
@@ -29,27 +34,26 @@ class Tap(BaseModel):
 
     @property
     def scale(self) -> float:
-        """What one step of the integer is worth."""
+        """The value of one integer step."""
         return self.threshold / self.precision.levels
 
 
-class QuantizeRecord(BaseModel):
-    """How the integers were found. ``taps``: tensor of the float graph to how it is held, in the graph's order.
+class QuantizeRecord(StoredModel):
+    """How a model was quantized. ``taps``: by tensor of the float graph, in graph order.
 
-    ``products`` are the Conv and MatMul nodes with integer inputs; ``levers`` says what was done, in order.
+    ``products``: the Conv and MatMul nodes with integer inputs. ``levers``: the techniques applied, in order.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     observer: str
     images: int
     taps: dict[str, Tap]
     products: tuple[str, ...]
     levers: tuple[str, ...] = ()
     factors: dict[str, tuple[float, ...]] = {}
-    """Conv to what each of its output channels was multiplied by, where migrated scales went into its weights."""
+    """By Conv: the factor of each output channel, if scale migration changed its weights."""
 
     def write(self, model: onnx.ModelProto) -> None:
-        """Put the record into ``model``'s metadata, in place of an earlier one."""
+        """Store the record in the metadata of ``model``, replacing an earlier one."""
         kept = [(e.key, e.value) for e in model.metadata_props if e.key != KEY]
         del model.metadata_props[:]
         for key, value in [*kept, (KEY, self.model_dump_json())]:
@@ -57,7 +61,7 @@ class QuantizeRecord(BaseModel):
 
     @classmethod
     def read(cls, model: onnx.ModelProto) -> QuantizeRecord:
-        """Return the record in ``model``'s metadata.
+        """Read the record from the metadata of ``model``.
 
         Raises:
             KeyError: there is none.

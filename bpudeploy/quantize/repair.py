@@ -1,14 +1,14 @@
-"""The repair loop: the fewest taps in int16 that keep the promised accuracy, taken in the order of what they bring."""
+"""The repair search: promote the fewest taps to int16 that keep the accuracy drop within the limit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bpudeploy.quantize.findings import Candidate, Outcome, Repair, Trial
-from bpudeploy.quantize.price import Slowdown
+from bpudeploy.quantize.findings import PromotionCandidate, RepairOutcome, RepairReport, RepairTrial
+from bpudeploy.quantize.slowdown import Slowdown
 
 Evaluate = Callable[[tuple[str, ...]], float]
-"""From the taps that are promoted to the drop in points of top-1."""
+"""Maps promoted taps to the drop in points of top-1."""
 
 
 def repair(
@@ -16,34 +16,34 @@ def repair(
     max_drop: float,
     max_slowdown: float | None,
     images: int,
-    candidates: Callable[[], Sequence[Candidate]],
+    candidates: Callable[[], Sequence[PromotionCandidate]],
     evaluate: Evaluate,
     slowdown: Slowdown,
-) -> Repair:
-    """Promote the fewest of ``candidates``, the best first, with which the drop is at most ``max_drop`` points.
+) -> RepairReport:
+    """Promote the fewest of ``candidates``, best first, that keep the drop at most ``max_drop`` points.
 
-    1, 2, 4, ... of them are tried until the gate holds, then the gap is halved: the fewest, if more never do worse.
-    Where they do, what is returned was still evaluated itself, and holds if it says so.
+    Tries 1, 2, 4, ... of them until the drop is within the limit, then bisects. This finds the minimum if more
+    promotions never increase the drop. In any case, the returned promotions were themselves evaluated.
 
     Args:
-        before: the drop without any promotion, in points.
-        max_slowdown: a candidate that would make the predicted slowdown exceed it is passed over.
-        images: how many the drop is measured on.
-        candidates: asked for only if the gate does not hold; the best first.
+        before: the drop without promotions, in points.
+        max_slowdown: candidates that would exceed this predicted slowdown are skipped.
+        images: the number of images the drop is measured on.
+        candidates: returns the candidates, best first; called only if ``before`` exceeds ``max_drop``.
     """
-    trials = [Trial(promoted=0, drop=before, slowdown=1.0)]
+    trials = [RepairTrial(promoted=0, drop=before, slowdown=1.0)]
     ranked = tuple(candidates()) if before > max_drop else ()
     order = _affordable(ranked, slowdown, max_slowdown)
 
     def holds(count: int) -> bool:
         chosen = tuple(order[:count])
-        trials.append(Trial(promoted=count, drop=evaluate(chosen), slowdown=slowdown(chosen)))
+        trials.append(RepairTrial(promoted=count, drop=evaluate(chosen), slowdown=slowdown(chosen)))
         return trials[-1].drop <= max_drop
 
     if before > max_drop:
         _search(len(order), holds)
     best = min(trials, key=lambda t: (max(t.drop, max_drop), t.promoted))
-    return Repair(
+    return RepairReport(
         outcome=_outcome(best, max_drop, ranked),
         max_drop=max_drop,
         max_slowdown=max_slowdown,
@@ -56,8 +56,8 @@ def repair(
     )
 
 
-def _affordable(ranked: Sequence[Candidate], slowdown: Slowdown, limit: float | None) -> list[str]:
-    """Return the taps in order, without those that would break the limit of the predicted slowdown."""
+def _affordable(ranked: Sequence[PromotionCandidate], slowdown: Slowdown, limit: float | None) -> list[str]:
+    """Return the taps in order, skipping those that would exceed the slowdown limit."""
     order: list[str] = []
     for candidate in ranked:
         if limit is None or slowdown([*order, candidate.tap]) <= limit:
@@ -66,7 +66,7 @@ def _affordable(ranked: Sequence[Candidate], slowdown: Slowdown, limit: float | 
 
 
 def _search(most: int, holds: Callable[[int], bool]) -> None:
-    """Try 1, 2, 4, ... ``most`` until one holds, then halve the gap to the largest that did not."""
+    """Try 1, 2, 4, ... ``most`` until one holds, then bisect down to the largest that failed."""
     fails, tried = 0, min(1, most)
     while tried > fails and not holds(tried):
         fails, tried = tried, min(2 * tried, most)
@@ -79,7 +79,7 @@ def _search(most: int, holds: Callable[[int], bool]) -> None:
             fails = middle
 
 
-def _outcome(best: Trial, max_drop: float, ranked: Sequence[Candidate]) -> Outcome:
+def _outcome(best: RepairTrial, max_drop: float, ranked: Sequence[PromotionCandidate]) -> RepairOutcome:
     if best.drop <= max_drop:
-        return Outcome.REPAIRED if best.promoted else Outcome.HELD
-    return Outcome.BEST if ranked else Outcome.NOT_POSSIBLE
+        return RepairOutcome.REPAIRED if best.promoted else RepairOutcome.NOT_NEEDED
+    return RepairOutcome.BEST_EFFORT if ranked else RepairOutcome.NOT_POSSIBLE

@@ -1,36 +1,34 @@
-"""How much each int8 tap alone does to the outputs, in one session: every tap has a switch, an input of the graph.
+"""How much each int8 tap alone changes the outputs, measured in one session: each tap has a switch, a graph input.
 
-The other way round, what a network that is int8 throughout gains when one tap is int16, predicts less: errors at other
-taps hide it. On the quickstart's model without levers, ranks by that over 4 images agree with those over 7 with 0.64
-(Spearman), ranks by one tap alone with 0.97, and what it promotes leaves a smaller error at the same predicted cost.
+The opposite, the gain from one int16 tap in a network that is otherwise int8, is a worse predictor: errors at other
+taps mask it. On the quickstart's model without techniques, ranks by that on 4 images correlate with those on 7 with
+0.64 (Spearman), ranks by one tap alone with 0.97, and promotions chosen by them leave a smaller error at equal
+predicted cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper
 
 from bpudeploy.host import open_session
-from bpudeploy.quantize.findings import Candidate
-from bpudeploy.quantize.price import Slowdown
+from bpudeploy.quantize.arrays import F32, F64
+from bpudeploy.quantize.findings import PromotionCandidate
+from bpudeploy.quantize.onnx_edit import constant, copy_model, put_constant, set_nodes
 from bpudeploy.quantize.qdq import OPSET
 from bpudeploy.quantize.record import QuantizeRecord, int8_taps
-from bpudeploy.quantize.taps import ROUNDING, Reading
+from bpudeploy.quantize.slowdown import Slowdown
+from bpudeploy.quantize.taps import ROUNDING, GraphIndex
 from bpudeploy.spec.precision import Precision, PrecisionRules
-
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-    from numpy.typing import NDArray
-
-    F32 = NDArray[np.float32]
-    F64 = NDArray[np.float64]
 
 _ZERO = "switch.zero"
 
 
 def can_be_int16(quantized: onnx.ModelProto, rules: PrecisionRules) -> tuple[str, ...]:
-    """Return the int8 taps whose every product may take int16, in the graph's order."""
+    """Return the int8 taps whose readers all support int16, in graph order."""
     ops = {node.name: node.op_type for node in quantized.graph.node}
     return tuple(
         name
@@ -45,22 +43,22 @@ def rank(
     rules: PrecisionRules,
     images: Iterable[F32],
     slowdown: Slowdown,
-    shifts: Mapping[str, F64],
+    corrections: Mapping[str, F64],
     progress: Callable[[int], None],
-) -> tuple[Candidate, ...]:
-    """Return every int8 tap that feeds products: by error over cost, the best first; then those that stay int8.
+) -> tuple[PromotionCandidate, ...]:
+    """Rank the int8 taps that feed products by error/cost, best first; those that cannot be int16 come last.
 
     Args:
-        graph: the prepared float graph: that of ``quantized`` before anything but its weights was rounded.
-        images: float32 (N, 3, H, W), normalised; each is run once in float and once for each tap.
-        shifts: what is in the biases for the sake of int8 inputs (``bias_shifts``): out of them while a tap is float.
-        progress: called with the number of runs done.
+        graph: the prepared float graph of ``quantized``, in which only weights are rounded.
+        images: float32 (N, 3, H, W), normalised; each is run once in float and once per tap.
+        corrections: the bias corrections for int8 inputs (``bias_corrections``), removed while a tap is float.
+        progress: called with the number of finished runs.
     """
     taps = int8_taps(QuantizeRecord.read(quantized))
-    errors = _errors(graph, quantized, list(taps), images, shifts, progress)
+    errors = _errors(graph, quantized, list(taps), images, corrections, progress)
     able = frozenset(can_be_int16(quantized, rules))
     found = [
-        Candidate(
+        PromotionCandidate(
             tap=name,
             products=tap.products,
             error=errors[name],
@@ -71,7 +69,7 @@ def rank(
     return tuple(sorted(found, key=_order))
 
 
-def _order(candidate: Candidate) -> tuple[bool, float, float]:
+def _order(candidate: PromotionCandidate) -> tuple[bool, float, float]:
     cost = candidate.cost or 0.0
     ratio = candidate.error / cost if cost > 0.0 else (float("inf") if candidate.error else 0.0)
     return candidate.cost is None, -ratio, -candidate.error
@@ -82,13 +80,11 @@ def _errors(
     quantized: onnx.ModelProto,
     taps: Sequence[str],
     images: Iterable[F32],
-    shifts: Mapping[str, F64],
+    corrections: Mapping[str, F64],
     progress: Callable[[int], None],
 ) -> dict[str, float]:
-    """Return of each tap the mean squared difference that it makes, over the outputs' variance."""
-    import numpy as np
-
-    session = open_session(_switched(graph, quantized, taps, shifts).SerializeToString())
+    """Return the mean squared difference that each tap causes, relative to the variance of the outputs."""
+    session = open_session(_with_switches(graph, quantized, taps, corrections).SerializeToString())
     fed, off = graph.graph.input[0].name, {_switch(name): np.array(False) for name in taps}
     sums, done = dict.fromkeys(taps, 0.0), 0
     rows: list[F64] = []
@@ -96,8 +92,8 @@ def _errors(
         plain = _flat(session.run(None, {fed: image, **off}))
         rows.append(plain)
         for name in taps:
-            made = _flat(session.run(None, {fed: image, **off, _switch(name): np.array(True)}))
-            sums[name] += float(((made - plain) ** 2).mean())
+            rounded = _flat(session.run(None, {fed: image, **off, _switch(name): np.array(True)}))
+            sums[name] += float(((rounded - plain) ** 2).mean())
             done += 1
             progress(done)
     spread = float(np.concatenate(rows).var()) if rows else 0.0
@@ -105,8 +101,6 @@ def _errors(
 
 
 def _flat(outputs: Sequence[F32]) -> F64:
-    import numpy as np
-
     return np.concatenate([output.reshape(-1) for output in outputs]).astype(np.float64)
 
 
@@ -114,33 +108,28 @@ def _switch(tap: str) -> str:
     return f"{tap}.switch"
 
 
-def _switched(
-    graph: onnx.ModelProto, quantized: onnx.ModelProto, taps: Sequence[str], shifts: Mapping[str, F64]
+def _with_switches(
+    graph: onnx.ModelProto, quantized: onnx.ModelProto, taps: Sequence[str], corrections: Mapping[str, F64]
 ) -> onnx.ModelProto:
-    """Return ``graph`` with a switch at each of ``taps``: an input, true where it is rounded to int8."""
-    import onnx
-    from onnx import helper
-
-    out = onnx.ModelProto()
-    out.CopyFrom(graph)
+    """Return ``graph`` with a switch at each of ``taps``: an input, true to round the tap to int8."""
+    out = copy_model(graph)
     del out.opset_import[:]
     out.opset_import.append(helper.make_opsetid("", OPSET))
-    writer = _Switches(out, quantized)
+    writer = _SwitchWriter(out, quantized)
     for name in taps:
-        writer.add(name, shifts)
+        writer.add(name, corrections)
     writer.finish()
     return out
 
 
-class _Switches:
-    """Puts switches into ``model``; what reads a tap is what reads its rounded form in ``quantized``."""
+class _SwitchWriter:
+    """Adds switches to ``model``; the readers of a tap are those of its rounded form in ``quantized``."""
 
     def __init__(self, model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
         self.model = model
         self.nodes = {node.name: node for node in model.graph.node}
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.record = QuantizeRecord.read(quantized)
-        self.rounded = Reading(quantized)
+        self.quantized = GraphIndex(quantized)
         self.readers: dict[str, list[tuple[str, int]]] = {}
         for node in quantized.graph.node:
             for i, name in enumerate(node.input):
@@ -148,29 +137,25 @@ class _Switches:
                     self.readers.setdefault(name, []).append((node.name, i))
         self.after: dict[str, list[onnx.NodeProto]] = {}
 
-    def add(self, tap: str, shifts: Mapping[str, F64]) -> None:
-        """Put a switch at one tap, and at the biases that know of it."""
-        import onnx
-        from onnx import helper
-
-        tensor = self.rounded.unrounded(f"{tap}.{Precision.INT8}")
+    def add(self, tap: str, corrections: Mapping[str, F64]) -> None:
+        """Add a switch at a tap and at the biases that are corrected for it."""
+        tensor = self.quantized.unrounded(f"{tap}.{Precision.INT8}")
         self.model.graph.input.append(helper.make_tensor_value_info(_switch(tap), onnx.TensorProto.BOOL, []))
-        self.after.setdefault(tensor, []).append(self._rounded(tap, tensor))
+        self.after.setdefault(tensor, []).append(self._rounding(tap, tensor))
         for reader, i in self.readers[f"{tap}.rounded"]:
             self.nodes[reader].input[i] = f"{tap}.switched"
         for product in self.record.taps[tap].products:
-            if product in shifts and len(self.nodes[product].input) > 2:
-                self.after[tensor].append(self._bias(tap, self.nodes[product], shifts[product]))
+            if product in corrections and len(self.nodes[product].input) > 2:
+                self.after[tensor].append(self._bias(tap, self.nodes[product], corrections[product]))
 
-    def _rounded(self, tap: str, tensor: str) -> onnx.NodeProto:
-        """Return the choice: an If, whose other side costs nothing where it is not taken."""
-        import numpy as np
-        import onnx
-        from onnx import helper
-
-        self._put(_ZERO, np.array(0, np.int8))
-        scale = self._put(f"{tap}.switch.scale", np.array(self.record.taps[tap].scale, np.float32))
-        made = [helper.make_tensor_value_info(f"{tap}.{side}", onnx.TensorProto.FLOAT, None) for side in ("on", "off")]
+    def _rounding(self, tap: str, tensor: str) -> onnx.NodeProto:
+        """Return an If node, whose branch costs nothing if not taken."""
+        put_constant(self.model, _ZERO, np.array(0, np.int8))
+        value = np.array(self.record.taps[tap].scale, np.float32)
+        scale = put_constant(self.model, f"{tap}.switch.scale", value)
+        outputs = [
+            helper.make_tensor_value_info(f"{tap}.{side}", onnx.TensorProto.FLOAT, None) for side in ("on", "off")
+        ]
         on = [
             helper.make_node("QuantizeLinear", [tensor, scale, _ZERO], [f"{tap}.on.integers"]),
             helper.make_node("DequantizeLinear", [f"{tap}.on.integers", scale, _ZERO], [f"{tap}.on"]),
@@ -180,36 +165,20 @@ class _Switches:
             "If",
             [_switch(tap)],
             [f"{tap}.switched"],
-            then_branch=helper.make_graph(on, "on", [], made[:1]),
-            else_branch=helper.make_graph(off, "off", [], made[1:]),
+            then_branch=helper.make_graph(on, "on", [], outputs[:1]),
+            else_branch=helper.make_graph(off, "off", [], outputs[1:]),
         )
 
-    def _bias(self, tap: str, conv: onnx.NodeProto, shift: F64) -> onnx.NodeProto:
-        import numpy as np
-        from onnx import helper, numpy_helper
-
-        held = numpy_helper.to_array(self.constants[conv.input[2]])
-        plain = self._put(f"{conv.name}.switch.bias", (held - shift).astype(np.float32))
-        made = helper.make_node("Where", [_switch(tap), conv.input[2], plain], [f"{conv.name}.switched.bias"])
-        conv.input[2] = made.output[0]
-        return made
-
-    def _put(self, name: str, value: NDArray[np.generic]) -> str:
-        from onnx import numpy_helper
-
-        if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(value, name)
-            self.model.graph.initializer.append(self.constants[name])
-        return name
+    def _bias(self, tap: str, conv: onnx.NodeProto, correction: F64) -> onnx.NodeProto:
+        corrected = conv.input[2]
+        bias = (constant(self.model, corrected) - correction).astype(np.float32)
+        plain = put_constant(self.model, f"{conv.name}.switch.bias", bias)
+        conv.input[2] = f"{conv.name}.switched.bias"
+        return helper.make_node("Where", [_switch(tap), corrected, plain], [conv.input[2]])
 
     def finish(self) -> None:
-        """Put each switch behind what it reads."""
-        import onnx
-
+        """Insert each switch after the node whose output it reads."""
         nodes = [made for value in self.model.graph.input for made in self.after.get(value.name, ())]
         for node in self.model.graph.node:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            nodes += [copy, *(made for name in node.output for made in self.after.get(name, ()))]
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(nodes)
+            nodes += [node, *(made for name in node.output for made in self.after.get(name, ()))]
+        set_nodes(self.model, nodes)

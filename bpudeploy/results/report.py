@@ -10,7 +10,7 @@ from bpudeploy.conformance.grouping import Group, groups
 from bpudeploy.conformance.picture import picture
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.conformance.words import sums
-from bpudeploy.quantize.findings import Layers, Repair
+from bpudeploy.quantize.findings import LayerReport, RepairReport
 from bpudeploy.results.drawing import ACCENT, INK, QUIET, Plot, figure, page, rows, svg
 from bpudeploy.results.latency import frames_for
 from bpudeploy.results.measured_plots import latency_histogram, latency_over_time, layer_costs, temperatures
@@ -142,7 +142,7 @@ def _quantization(found: Quantization) -> list[Plot]:
     return plots
 
 
-def _by_layer(layers: Layers) -> str:
+def _by_layer(layers: LayerReport) -> str:
     drawn, (axes,) = figure(2.4)
     for held, colour in ((True, ACCENT), (False, INK)):
         mine = [layer for layer in layers.layers if (Precision.INT8 in layer.inputs) is held]
@@ -155,7 +155,7 @@ def _by_layer(layers: Layers) -> str:
     return svg(drawn)
 
 
-def _repair(repair: Repair) -> str:
+def _repair(repair: RepairReport) -> str:
     drawn, (axes,) = figure(2.6)
     trials = sorted(repair.trials, key=lambda t: t.promoted)
     axes.plot([t.slowdown for t in trials], [t.drop for t in trials], color=QUIET, linewidth=1)

@@ -7,10 +7,10 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from bpudeploy.conformance.report import Inspection
-from bpudeploy.predict.price import Estimate
+from bpudeploy.predict.estimate import Estimate
 from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement
-from bpudeploy.quantize.findings import Layers, Repair
+from bpudeploy.quantize.findings import LayerReport, RepairReport
 from bpudeploy.results.golden import SelfCheck
 from bpudeploy.results.measurement import Interval, Measurement
 from bpudeploy.spec.precision import Precision
@@ -99,10 +99,10 @@ class Quantization(_Value):
     """What was done, in order."""
     taps: dict[Precision, int]
     """Number format to how many tensors are rounded to it."""
-    layers: Layers
+    layers: LayerReport
     integers: Agreement
     """How far onnxruntime's run of it, by which its accuracy is measured, is from a BPU's integers."""
-    repair: Repair | None
+    repair: RepairReport | None
     """None where no drop was promised, or repair was off."""
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Note, Progress
 from bpudeploy.quantize.agreement import Agreement
-from bpudeploy.quantize.integer import compare
 from bpudeploy.spec.precision import Rounding
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.feed import Feed
@@ -34,11 +33,15 @@ def integers(work: Work, options: IntegersOptions, inputs: tuple[Artifact, ...])
     """Run the first calibration images in integers and in onnxruntime, and count the steps between them."""
     import onnx
 
+    from bpudeploy.quantize.integer import compare_with_onnxruntime
+
     quantized, calibration, preprocess = inputs
     model = onnx.load(quantized.path)
     samples, normalise = Samples.read(calibration.path), Normalisation.read(preprocess.path)
     feed = Feed.of(model, samples, normalise, IMAGES)
-    found = compare(model, feed, options.rounding, lambda done: work.emit(Progress(_STEP, done, len(feed), "runs")))
+    found = compare_with_onnxruntime(
+        model, feed, options.rounding, lambda done: work.emit(Progress(_STEP, done, len(feed), "runs"))
+    )
     work.emit(Note(_STEP, _said(found)))
     return (found.write(work.dir / "integers.json"),)
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Event, Note, Progress
-from bpudeploy.quantize.deviation import deviations
-from bpudeploy.quantize.findings import Layers
+from bpudeploy.quantize.findings import LayerReport
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.feed import Feed
 
@@ -45,13 +44,17 @@ def look(
     count: int,
     step: str,
     emit: Callable[[Event], None],
-) -> Layers:
+) -> LayerReport:
     """Hold the layers of two graphs against each other on the first ``count`` images."""
     import onnx
 
+    from bpudeploy.quantize.deviation import layer_deviations
+
     model = onnx.load(graph)
     images = list(Feed.of(model, samples, normalise, count))
-    return deviations(model, onnx.load(quantized), images, lambda done: emit(Progress(step, done, len(images), "runs")))
+    return layer_deviations(
+        model, onnx.load(quantized), images, lambda done: emit(Progress(step, done, len(images), "runs"))
+    )
 
 
 LAYERS = Stage(

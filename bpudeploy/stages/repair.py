@@ -11,8 +11,7 @@ from typing import Any
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Note, Progress
 from bpudeploy.quantize import repair as loop
-from bpudeploy.quantize.findings import Candidate, Outcome, Repair
-from bpudeploy.quantize.promote import promote, without_shifts
+from bpudeploy.quantize.findings import PromotionCandidate, RepairOutcome, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.quantize import QUANTIZE, score
@@ -74,7 +73,7 @@ def repair(work: Work, options: RepairOptions, inputs: tuple[Artifact, ...]) -> 
     return *files, found.write(work.dir / "repair.json")
 
 
-def _candidates(network: Network) -> tuple[Candidate, ...]:
+def _candidates(network: Network) -> tuple[PromotionCandidate, ...]:
     if not network.can_be_int16:
         return ()
     return tuple(candidate for candidate in network.ranked(RANKED_ON) if candidate.cost is not None)
@@ -98,8 +97,10 @@ class _Trials:
 
     def evaluate(self, taps: tuple[str, ...]) -> float:
         """Score the network with ``taps`` in int16; return its drop."""
+        from bpudeploy.quantize.promote import promote
+
         count = len(self.evaluation)
-        model = promote(self.network.quantized, taps, self.network.shifts).SerializeToString()
+        model = promote(self.network.quantized, taps, self.network.bias_corrections).SerializeToString()
         self.made[taps] = score(
             model,
             self.evaluation,
@@ -116,21 +117,23 @@ def _write(network: Network, taps: tuple[str, ...], prepared: Path, qdq: Path) -
     """Write both graphs with ``taps`` in int16."""
     import onnx
 
-    quantized = promote(network.quantized, taps, network.shifts)
+    from bpudeploy.quantize.promote import promote, without_corrections
+
+    quantized = promote(network.quantized, taps, network.bias_corrections)
     record = QuantizeRecord.read(quantized)
     lever = f"{_counted(len(taps))} promoted to int16 by repair"
     record.model_copy(update={"levers": (*record.levers, lever)}).write(quantized)
-    onnx.save(without_shifts(network.graph, network.record, taps, network.shifts), prepared)
+    onnx.save(without_corrections(network.graph, network.record, taps, network.bias_corrections), prepared)
     onnx.save(quantized, qdq)
 
 
-def _told(found: Repair) -> Iterator[str]:
+def _told(found: RepairReport) -> Iterator[str]:
     """Say in lines how repair went."""
     gate = f"max_drop {found.max_drop:g} points on {found.images} images"
-    if found.outcome is Outcome.HELD:
+    if found.outcome is RepairOutcome.NOT_NEEDED:
         yield f"{gate}: holds as it is, {found.drop:+.2f}"
         return
-    if found.outcome is Outcome.NOT_POSSIBLE:
+    if found.outcome is RepairOutcome.NOT_POSSIBLE:
         yield f"{gate}: BROKEN, {found.drop:+.2f}, and nothing can be promoted to int16"
         return
     done = "holds with" if found.holds else "BROKEN, the best that was reached is with"

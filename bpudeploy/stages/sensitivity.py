@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Event, Progress
-from bpudeploy.quantize.findings import Candidate
-from bpudeploy.quantize.price import slowdown
+from bpudeploy.quantize.findings import PromotionCandidate
 from bpudeploy.quantize.record import QuantizeRecord, int8_taps
-from bpudeploy.quantize.sensitivity import can_be_int16, rank
-from bpudeploy.quantize.shifts import PASSES, bias_shifts
+from bpudeploy.quantize.slowdown import slowdown
 from bpudeploy.spec.precision import PrecisionRules
 from bpudeploy.stages.feed import Feed
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from numpy.typing import NDArray
 
-    F64 = NDArray[np.float64]
+    from bpudeploy.quantize.arrays import F64
 
 RANKED_ON = 4
 """Calibration images that the taps are ranked on; the ranks on 7 are much the same (see ``quantize.sensitivity``)."""
@@ -71,12 +67,14 @@ class Network:
         return QuantizeRecord.read(self.quantized)
 
     @cached_property
-    def shifts(self) -> dict[str, F64]:
-        """What is in the biases for the sake of int8 (``bias_shifts``)."""
+    def bias_corrections(self) -> dict[str, F64]:
+        """The corrections for int8 inputs in the biases (``bias_corrections``)."""
+        from bpudeploy.quantize.bias_correction import PASSES, bias_corrections
+
         if not self.choice.corrected:
             return {}
         feed = Feed.of(self.graph, self.calibration, self.normalise, SHIFTED_ON)
-        return bias_shifts(
+        return bias_corrections(
             self.graph,
             self.record,
             feed.image,
@@ -96,11 +94,15 @@ class Network:
 
     @property
     def can_be_int16(self) -> tuple[str, ...]:
-        """The int8 taps that the march would hold in int16."""
+        """The int8 taps that the march supports in int16."""
+        from bpudeploy.quantize.sensitivity import can_be_int16
+
         return can_be_int16(self.quantized, self.choice.rules)
 
-    def ranked(self, count: int) -> tuple[Candidate, ...]:
+    def ranked(self, count: int) -> tuple[PromotionCandidate, ...]:
         """Rank every int8 tap on ``count`` calibration images."""
+        from bpudeploy.quantize.sensitivity import rank
+
         images = list(Feed.of(self.graph, self.calibration, self.normalise, count))
         runs = len(images) * len(int8_taps(self.record))
         return rank(
@@ -109,6 +111,6 @@ class Network:
             self.choice.rules,
             images,
             self.slowdown,
-            self.shifts,
+            self.bias_corrections,
             lambda done: self.emit(Progress(self.step, done, runs, "runs")),
         )

@@ -13,7 +13,7 @@ from bpudeploy.backends.bpu_sim import BpuSimBackend
 from bpudeploy.backends.check import check_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
-from bpudeploy.predict.simulated import KEY, Simulated
+from bpudeploy.predict.simulated import KEY, SimulationReport
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.summary import Summary
 from bpudeploy.spec.compile_options import BpuSimOptions
@@ -34,14 +34,14 @@ def test_a_march_without_a_latency_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_binary_says_its_parts_and_its_predicted_latency(tmp_path: Path) -> None:
-    found: list[Simulated] = []
+    found: list[SimulationReport] = []
 
     class Kept(BpuSimBackend):
         def compile(self, work: Work, inputs: CompileInputs, options: BpuSimOptions) -> Path:
             made = super().compile(work, inputs, options)
             (said,) = [e.value for e in onnx.load(made).metadata_props if e.key == KEY]
-            found.append(Simulated.model_validate_json(said))
-            assert found[-1] == Simulated.read(work.dir / "findings.json")
+            found.append(SimulationReport.model_validate_json(said))
+            assert found[-1] == SimulationReport.read(work.dir / "findings.json")
             return made
 
     check_backend(Kept(), tmp_path, "bayes-e")

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from bpudeploy.cli.main import main
-from bpudeploy.predict.answer import Answer
+from bpudeploy.predict.prediction import Prediction
 from tests.conformance.graphs import graph, zeros
 
 MODEL = "test_vit"
@@ -52,7 +52,7 @@ def test_a_network_is_estimated_on_several_boards(capsys: pytest.CaptureFixture[
 
 def test_json_is_one_document_of_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", MODEL, "--target", "rdk-x5,rdk-ultra", "--json"]) == 0
-    x5, ultra = (Answer.model_validate_json(json.dumps(one)) for one in json.loads(capsys.readouterr().out))
+    x5, ultra = (Prediction.model_validate_json(json.dumps(one)) for one in json.loads(capsys.readouterr().out))
     assert (x5.target, ultra.target) == ("rdk-x5", "rdk-ultra") and x5.provenance == "predicted"
     rules, int8, int16 = x5.restructured
     assert int8.predicted_ms <= rules.predicted_ms <= int16.predicted_ms

@@ -1,4 +1,4 @@
-"""The networks that stand for published rows: as many parameters as published, and a trace that computes nothing."""
+"""The networks of published rows: their parameter counts, and export without computing convolutions."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_idle_convolutions_leave_the_graph_as_it_is() -> None:
     with idle_convolutions():
         idle = export(net, (1, 3, 64, 64))
 
-    def told(model: object) -> list[tuple[str, list[str], list[int]]]:
+    def convolutions(model: object) -> list[tuple[str, list[str], list[int]]]:
         nodes = model.graph.node  # type: ignore[attr-defined]
         return [(n.op_type, list(n.input)[1:2], _kernel(n)) for n in nodes if n.op_type == "Conv"]
 
-    assert told(plain) == told(idle)
+    assert convolutions(plain) == convolutions(idle)
     assert [n.op_type for n in plain.graph.node] == [n.op_type for n in idle.graph.node]
     assert torch.nn.functional.conv2d.__module__ != "benchmarks.latency_graphs"
 

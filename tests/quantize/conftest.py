@@ -1,4 +1,4 @@
-"""A restructured tiny vision transformer and a few images, shared by the tests of quantization."""
+"""A restructured tiny vision transformer and a few images for the quantization tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def rewritten() -> Any:
-    """Return the rewrite of timm's test_vit with 64-pixel images, 5 classes and weights that are not all alike."""
+    """Return the rewrite of timm's test_vit with 64-pixel images, 5 classes and perturbed weights."""
     import torch
 
     from bpudeploy.restructure.export import network_of_module

@@ -1,7 +1,8 @@
-"""The reference of a BPU's integers: exact by Python's own, one step from onnxruntime, and loud where it is not."""
+"""The integer reference: exact compared with Python integers, within one step of onnxruntime, errors reported."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -10,15 +11,14 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
 
-from bpudeploy.quantize.agreement import Agreement
-from bpudeploy.quantize.integer import compare, execute
+from bpudeploy.quantize.agreement import Agreement, SumRange
+from bpudeploy.quantize.integer import compare_with_onnxruntime
 from bpudeploy.quantize.integer_graph import IntegerGraph
-from bpudeploy.quantize.record import QuantizeRecord, Tap
 from bpudeploy.quantize.scheme import quantize_graph
 from bpudeploy.spec.precision import Precision, PrecisionRules, Rounding
 from bpudeploy.spec.quantize import QuantizeSpec
+from tests.quantize.networks import QdqBuilder
 from tests.quantize.test_integer_kernels import (
     AWAY,
     EVEN,
@@ -32,76 +32,23 @@ from tests.quantize.test_integer_kernels import (
 )
 
 
-class Sketch:
-    """A QDQ graph in the making: each method appends nodes and returns the tensor to read."""
+@dataclass(frozen=True)
+class Result:
+    """The integers of each tap, the outputs, and the range of each product's sums."""
 
-    def __init__(self, **inputs: tuple[int, ...]) -> None:
-        self.inputs = inputs
-        self.nodes: list[Any] = []
-        self.products: list[str] = []
-        self.constants: dict[str, Any] = {}
-        self.taps: dict[str, Tap] = {}
+    taps: dict[str, Any]
+    outputs: dict[str, Any]
+    sums: dict[str, SumRange]
 
-    def constant(self, name: str, value: Any) -> str:
-        self.constants[name] = value
-        return name
 
-    def op(self, kind: str, inputs: list[str], out: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [out], out, **attributes))
-        return out
-
-    def tap(self, tensor: str, scale: float, precision: Precision = INT8, name: str = "") -> str:
-        kind, name = precision.value, name or tensor
-        self.taps[name] = Tap(precision=precision, threshold=scale * precision.levels, peak=scale * precision.levels)
-        fixed = [
-            self.constant(f"{name}.scale", np.float32(self.taps[name].scale)),
-            self.constant(f"zero.{kind}", np.zeros((), kind)),
-        ]
-        domain = "com.microsoft" if precision is INT16 else ""
-        held, rounded = f"{name}.{kind}", f"{name}.rounded"
-        for kind, inputs, out, what in (
-            ("QuantizeLinear", [tensor, *fixed], held, "quantize"),
-            ("DequantizeLinear", [held, *fixed], rounded, "dequantize"),
-        ):
-            self.nodes.append(helper.make_node(kind, inputs, [out], f"{name}.{what}", domain=domain))
-        return rounded
-
-    def weight(self, name: str, integers: Any, scales: Any) -> str:
-        fixed = [
-            self.constant(f"{name}.quantized", integers),
-            self.constant(f"{name}.scale", scales.astype(np.float32)),
-            self.constant(f"{name}.zero", np.zeros(len(scales), integers.dtype)),
-        ]
-        return self.op("DequantizeLinear", fixed, f"{name}.rounded", axis=0)
-
-    def conv(self, x: str, scale: float, integers: Any, scales: Any, bias: Any, out: str, **attributes: Any) -> str:
-        inputs = [x, self.weight(f"{out}.weight", integers, scales)]
-        if bias is not None:
-            inputs.append(self.weight(f"{out}.bias", bias, scales * scale))
-        self.products.append(out)
-        return self.op("Conv", inputs, out, **attributes)
-
-    def matmul(self, a: str, b: str, out: str) -> str:
-        self.products.append(out)
-        return self.op("MatMul", [a, b], out)
-
-    def model(self, *outputs: str) -> Any:
-        graph = helper.make_graph(
-            self.nodes,
-            "sketch",
-            [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in self.inputs.items()],
-            [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
-            [numpy_helper.from_array(np.asarray(value), name) for name, value in self.constants.items()],
-        )
-        opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
-        made = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        record = QuantizeRecord(observer="none", images=0, taps=self.taps, products=tuple(self.products))
-        record.write(made)
-        return made
+def run_integers(model: onnx.ModelProto, feeds: dict[str, Any], rounding: Rounding) -> Result:
+    taps: dict[str, Any] = {}
+    run = IntegerGraph(model).run(feeds, rounding, lambda name, integers: taps.setdefault(name, integers))
+    return Result(taps, run.outputs, run.sums)
 
 
 def compared(model: Any, images: Any, rounding: Rounding) -> Agreement:
-    return compare(model, images, rounding, lambda done: None)
+    return compare_with_onnxruntime(model, images, rounding, lambda done: None)
 
 
 HALVES = [-5, -3, -1, 1, 3, 5]
@@ -111,13 +58,13 @@ TO_EVEN, AWAY_FROM_ZERO = [-2, -2, 0, 0, 2, 2], [-3, -2, -1, 1, 2, 3]
 @pytest.mark.parametrize(("rounding", "wanted"), [(EVEN, TO_EVEN), (AWAY, AWAY_FROM_ZERO)])
 def test_exact_halves_go_where_they_are_asked_to(rounding: Rounding, wanted: list[int]) -> None:
     """In a product whose sum is divided by two, and where a float goes into a tap."""
-    sketch = Sketch(x=(1, 1, 1, 6))
+    sketch = QdqBuilder(x=(1, 1, 1, 6))
     x = sketch.tap("x", 1.0)
     sketch.tap(sketch.conv(x, 1.0, np.ones((1, 1, 1, 1), np.int8), np.ones(1), None, "y"), 2.0)
     model = sketch.model("y.rounded")
     feed = np.array(HALVES, np.float32).reshape(1, 1, 1, 6)
-    assert execute(model, {"x": feed}, rounding).taps["y"].ravel().tolist() == wanted
-    halves = execute(model, {"x": feed / np.float32(2)}, rounding).taps["x"].ravel().tolist()
+    assert run_integers(model, {"x": feed}, rounding).taps["y"].ravel().tolist() == wanted
+    halves = run_integers(model, {"x": feed / np.float32(2)}, rounding).taps["x"].ravel().tolist()
     assert halves == wanted
     agreement = compared(model, [feed], rounding)
     assert agreement.within_one_step
@@ -130,7 +77,7 @@ def test_a_convolution_is_one_step_from_onnxruntime(
     shape: dict[str, Any], into: Precision, out: Precision, rounding: Rounding, activation: str, random: Any
 ) -> None:
     rng = np.random.default_rng(random.getrandbits(32))
-    sketch = Sketch(x=shape["x"])
+    sketch = QdqBuilder(x=shape["x"])
     scale = 3.0 / into.levels
     x = sketch.tap("x", scale, into)
     w = rng.integers(-127, 127, shape["weight"], dtype=np.int8, endpoint=True)
@@ -158,7 +105,7 @@ def test_a_convolution_is_one_step_from_onnxruntime(
 def attention(values: Precision = INT8) -> Any:
     """Return two heads of attention over 12 tokens of 8 channels: views before, between and after the products."""
     rng = np.random.default_rng(5)
-    sketch = Sketch(x=(1, 16, 1, 12))
+    sketch = QdqBuilder(x=(1, 16, 1, 12))
     scale = 4.0 / 127
     x = sketch.tap("x", scale)
     parts = {}
@@ -195,9 +142,9 @@ def test_attention_with_views_is_one_step_from_onnxruntime(values: Precision, ro
     assert Agreement.model_validate_json(agreement.model_dump_json()) == agreement
     for tap in agreement.taps.values():
         assert tap.free.elements == tap.forced.elements and tap.forced.share < 0.2
-    same = execute(model, {"x": images[0]}, rounding)
+    same = run_integers(model, {"x": images[0]}, rounding)
     assert same.outputs["square"].shape == (1, 2, 8, 8) and same.taps["softmax"].dtype == np.int16
-    np.testing.assert_array_equal(execute(model, {"x": images[0]}, rounding).taps["sum"], same.taps["sum"])
+    np.testing.assert_array_equal(run_integers(model, {"x": images[0]}, rounding).taps["sum"], same.taps["sum"])
 
 
 @pytest.mark.parametrize("elsewhere", [Precision.FLOAT32, INT16])
@@ -214,7 +161,7 @@ def test_a_vision_transformer_is_one_step_from_onnxruntime(rewritten: Any, image
     )
     made.record.write(made.qdq)
     done: list[int] = []
-    agreement = compare(made.qdq, images[4:], EVEN, done.append)
+    agreement = compare_with_onnxruntime(made.qdq, images[4:], EVEN, done.append)
     assert done == [1, 2] and agreement.within_one_step and not agreement.overflowed
     assert agreement.taps.keys() == made.record.taps.keys() and agreement.sums.keys() == set(made.record.products)
     assert agreement.outputs["logits"].forced < 1e-5 and agreement.outputs["logits"].free < 0.1
@@ -224,12 +171,12 @@ def test_a_vision_transformer_is_one_step_from_onnxruntime(rewritten: Any, image
 
 
 def test_a_tap_narrows_another_one_by_their_ratio() -> None:
-    sketch = Sketch(x=(1, 64))
+    sketch = QdqBuilder(x=(1, 64))
     sketch.tap(sketch.tap("x", 2.0**-13, INT16, "x.wide"), 2.0**-9, INT8, "x")
     image = np.random.default_rng(0).uniform(-0.3, 0.3, (1, 64)).astype(np.float32)
     for rounding in Rounding:
         model = sketch.model("x.rounded", "x.wide.rounded")
-        made = execute(model, {"x": image}, rounding).taps
+        made = run_integers(model, {"x": image}, rounding).taps
         sixteenths = [Fraction(int(v), 16) for v in made["x.wide"].ravel()]
         assert made["x"].ravel().tolist() == [clipped(exact_round(v, rounding), INT8) for v in sixteenths]
         assert any(v.denominator == 2 for v in sixteenths), "halves are among them"
@@ -238,7 +185,7 @@ def test_a_tap_narrows_another_one_by_their_ratio() -> None:
 
 def test_a_sum_is_read_as_float_and_by_a_tap_at_once() -> None:
     rng = np.random.default_rng(1)
-    sketch = Sketch(x=(1, 3, 4, 4))
+    sketch = QdqBuilder(x=(1, 3, 4, 4))
     x = sketch.tap("x", 0.02)
     w = rng.integers(-127, 127, (4, 3, 3, 3), dtype=np.int8)
     sketch.conv(x, 0.02, w, np.full(4, 0.01), None, "y", pads=[1, 1, 1, 1])
@@ -249,7 +196,7 @@ def test_a_sum_is_read_as_float_and_by_a_tap_at_once() -> None:
 
 
 def test_a_convolution_that_stays_float_is_left_alone() -> None:
-    sketch = Sketch(x=(1, 4, 1, 5))
+    sketch = QdqBuilder(x=(1, 4, 1, 5))
     sketch.op("Mul", ["x", "x"], "square")
     sketch.constant("mean.weight", np.full((1, 4, 1, 1), 0.25, np.float32))
     sketch.op("Conv", ["square", "mean.weight"], "mean")
@@ -269,25 +216,25 @@ def test_a_run_frees_what_nobody_reads_any_more() -> None:
 
 
 def test_what_is_too_large_saturates_as_quantizelinear_does() -> None:
-    sketch = Sketch(x=(1, 1, 1, 4))
+    sketch = QdqBuilder(x=(1, 1, 1, 4))
     x = sketch.tap("x", 1.0)
     sketch.conv(x, 1.0, np.full((1, 1, 1, 1), 100, np.int8), np.ones(1), None, "y")
     sketch.tap("y", 1.0)
     image = np.array([-500, -1, 1, 500], np.float32).reshape(1, 1, 1, 4)
     model = sketch.model("y.rounded")
-    made = execute(model, {"x": image}, EVEN).taps
+    made = run_integers(model, {"x": image}, EVEN).taps
     assert made["x"].ravel().tolist() == [-128, -1, 1, 127] and made["y"].ravel().tolist() == [-128, -100, 100, 127]
     assert compared(model, [image], EVEN).taps["y"].forced.differing == 0
 
 
 def test_a_sum_over_int32_is_reported_and_not_wrapped() -> None:
-    sketch = Sketch(x=(1, 4), y=(4, 1))
+    sketch = QdqBuilder(x=(1, 4), y=(4, 1))
     a, b = sketch.tap("x", 1.0, INT16), sketch.tap("y", 1.0, INT16)
     sketch.matmul(a, b, "z")
     sketch.tap("z", float(2**18), INT16)
     model = sketch.model("z.rounded")
     feeds = {"x": np.full((1, 4), 32767, np.float32), "y": np.full((4, 1), -32767, np.float32)}
-    made = execute(model, feeds, EVEN)
+    made = run_integers(model, feeds, EVEN)
     assert made.sums["z"].overflows == 1 and made.sums["z"].peak == 4 * 32767**2
     assert made.taps["z"].item() == -(2**13), "saturated at -2^31"
 
@@ -296,7 +243,7 @@ def test_attention_in_int16_on_both_sides_can_overflow_int32() -> None:
     """A row of the softmax sums to 1: in steps, to 32767 / threshold; times 32767 it is over 2^31 for a small one."""
 
     def weighed(values: Precision) -> Agreement:
-        sketch = Sketch(x=(1, 12, 12))
+        sketch = QdqBuilder(x=(1, 12, 12))
         softmax = sketch.tap(sketch.op("Softmax", ["x"], "softmax", axis=-1), 0.1 / 32767, INT16)
         sketch.matmul(softmax, sketch.tap("x", 1.0 / values.levels, values), "sum")
         sketch.tap("sum", 1.0 / 127)
@@ -311,9 +258,9 @@ def test_attention_in_int16_on_both_sides_can_overflow_int32() -> None:
 # A graph that is wrong.
 
 
-def simple() -> Sketch:
+def simple() -> QdqBuilder:
     rng = np.random.default_rng(0)
-    sketch = Sketch(x=(1, 3, 5, 5))
+    sketch = QdqBuilder(x=(1, 3, 5, 5))
     x = sketch.tap("x", 0.02)
     w = rng.integers(-127, 127, (4, 3, 3, 3), dtype=np.int8)
     sketch.conv(x, 0.02, w, rng.uniform(0.01, 0.02, 4), np.full(4, 9000, np.int32), "y")
@@ -347,7 +294,7 @@ def test_the_worst_exception_comes_first() -> None:
     ("constant", "value", "message"),
     [
         ("x.scale", np.float32(0.021), "its record"),
-        ("x.scale", np.full(3, 0.02, np.float32), "not one scale"),
+        ("x.scale", np.full(3, 0.02, np.float32), "same scalar scale"),
         ("zero.int8", np.int8(3), "zero point"),
         ("y.weight.zero", np.ones(4, np.int8), "zero point"),
     ],
@@ -363,7 +310,7 @@ def test_a_graph_that_is_not_as_recorded_is_refused() -> None:
     sketch = simple()
     back = next(node for node in sketch.nodes if node.name == "x.dequantize")
     back.input[1] = sketch.constant("other", np.float32(0.03))
-    with pytest.raises(ValueError, match=r"x\.quantize and x\.dequantize have not one scale"):
+    with pytest.raises(ValueError, match=r"x\.quantize and x\.dequantize do not have the same scalar scale"):
         IntegerGraph(sketch.model("y.rounded"))
     sketch = simple()
     sketch.taps["z"] = sketch.taps.pop("y")
@@ -372,10 +319,10 @@ def test_a_graph_that_is_not_as_recorded_is_refused() -> None:
     sketch = simple()
     conv = next(node for node in sketch.nodes if node.name == "y")
     conv.input[0] = "x"
-    with pytest.raises(ValueError, match="y is recorded as a product of integers, but reads floats"):
-        execute(sketch.model("y.rounded"), {"x": IMAGE}, EVEN)
+    with pytest.raises(ValueError, match="y is recorded as an integer product, but reads floats"):
+        run_integers(sketch.model("y.rounded"), {"x": IMAGE}, EVEN)
     with pytest.raises(ValueError, match="x is NaN"):
-        execute(simple().model("y.rounded"), {"x": IMAGE * np.nan}, EVEN)
+        run_integers(simple().model("y.rounded"), {"x": IMAGE * np.nan}, EVEN)
     with pytest.raises(ValueError, match="no images"):
         compared(simple().model("y.rounded"), [], EVEN)
     bare = simple().model("y.rounded")

@@ -1,4 +1,4 @@
-"""A BPU's integer arithmetic, exact by Python's own: sums, fixed-point ratios, rounding, saturation."""
+"""Integer kernels compared with exact Python integers: sums, fixed-point ratios, rounding, saturation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.quantize.integer_kernels import conv_sums, fixed_point, matmul_sums, quantize, requantize
-from bpudeploy.quantize.patches import Window
+from bpudeploy.quantize.window import Window
 from bpudeploy.spec.precision import Precision, Rounding
 
 INT8, INT16 = Precision.INT8, Precision.INT16

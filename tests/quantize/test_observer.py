@@ -1,4 +1,4 @@
-"""Observers: counts that depend on nothing but the values, and thresholds held against brute force and onnxruntime."""
+"""Observers: counts depend on the values only; thresholds compared with brute force and onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""int8 to int16 in place: the taps that are named and the biases that hang on them, and nothing else."""
+"""Promotion to int16: only the named taps and the biases that depend on them change."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from bpudeploy.quantize.promote import promote, without_shifts
+from bpudeploy.quantize.promote import promote, without_corrections
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.quantize.scheme import Quantized
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.quantize import Observer, QuantizeSpec
-from tests.quantize.made import INT8, X5, Chain, constant, make, run, shifts_of
+from tests.quantize.networks import INT8, X5, Chain, constant, corrections_of, make, run
 
 INT16 = Precision.INT16
 
@@ -116,8 +116,8 @@ def test_biases_no_longer_make_up_for_what_is_gone(rewritten: Any, images: Any) 
     """With thresholds far too low, correct_bias puts the mean of what is cut off into the biases."""
     spec = QuantizeSpec(observer=Observer.PERCENTILE, percentile=90, int16=(), migrate=False)
     made = make(rewritten, images, spec)
-    shifts = shifts_of(made, images)
-    assert set(shifts) == {
+    corrections = corrections_of(made, images)
+    assert set(corrections) == {
         p for t in made.record.taps.values() for p in t.products if f"{p}.bias" in initializers(made)
     }
     exact = [run(rewritten.model, image).ravel() for image in images]
@@ -125,12 +125,12 @@ def test_biases_no_longer_make_up_for_what_is_gone(rewritten: Any, images: Any) 
     def error(model: onnx.ModelProto) -> float:
         return float(sum(((run(model, i).ravel() - e) ** 2).sum() for i, e in zip(images, exact, strict=True)))
 
-    kept, freed = promote(made.qdq, names(made)), promote(made.qdq, names(made), shifts)
+    kept, freed = promote(made.qdq, names(made)), promote(made.qdq, names(made), corrections)
     assert error(freed) < 0.5 * error(kept)
-    prepared = without_shifts(made.prepared, made.record, names(made), shifts)
+    prepared = without_corrections(made.prepared, made.record, names(made), corrections)
     for image in images:
         a, b = run(prepared, image).ravel(), run(freed, image).ravel()
-        assert np.abs(a - b).max() < 1e-2 * np.ptp(a), "both forms are told the same"
+        assert np.abs(a - b).max() < 1e-2 * np.ptp(a), "both forms get the same correction"
 
 
 def initializers(made: Quantized) -> set[str]:
@@ -138,12 +138,12 @@ def initializers(made: Quantized) -> set[str]:
 
 
 def test_a_shift_is_what_int8_adds_to_a_bias() -> None:
-    """The same weights, corrected for int8 and for int16 inputs: the biases differ by the shift."""
+    """The same weights, corrected for int8 and for int16 inputs: the biases differ by the correction."""
     chain = Chain()
     spec = INT8.model_copy(update={"weights": INT8.weights.model_copy(update={"correct_bias": True})})
     narrow, wide = (make(chain, chain.images, spec.model_copy(update={"int16": taps})) for taps in ((), ("*",)))
-    shifts = shifts_of(narrow, chain.images)
-    assert set(shifts) == {"first", "second"}
-    for conv, shift in shifts.items():
+    corrections = corrections_of(narrow, chain.images)
+    assert set(corrections) == {"first", "second"}
+    for conv, correction in corrections.items():
         biases = [constant(made.prepared, f"{conv}.bias") for made in (narrow, wide)]
-        np.testing.assert_allclose(shift, biases[0] - biases[1], atol=0.02 * np.abs(shift).max() + 1e-4)
+        np.testing.assert_allclose(correction, biases[0] - biases[1], atol=0.02 * np.abs(correction).max() + 1e-4)

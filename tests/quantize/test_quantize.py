@@ -1,4 +1,4 @@
-"""Quantization of a whole graph: exact passes stay exact, integers keep their rules, levers do what they say."""
+"""Quantization of a whole graph: exact passes stay exact, integers follow the rules, techniques reduce the error."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bpudeploy.errors import StageError
-from bpudeploy.quantize.calibrate import COLUMNS, Wanted, observe
+from bpudeploy.quantize.calibrate import COLUMNS, StatisticsRequest, observe
 from bpudeploy.quantize.centre import centre_values
 from bpudeploy.quantize.migrate import MIGRATED
-from bpudeploy.quantize.patches import Window
 from bpudeploy.quantize.scheme import Quantized, quantize_graph
-from bpudeploy.quantize.split import split_softmax
-from bpudeploy.quantize.taps import WIDE, find_places, find_products
-from bpudeploy.quantize.weights import Inputs, Kernel, round_weights, weight_scales
+from bpudeploy.quantize.split_softmax import split_softmax
+from bpudeploy.quantize.taps import WIDE, find_products, find_quantization_points
+from bpudeploy.quantize.weights import ConvSamples, ConvWeights, quantize_weights, weight_scales
+from bpudeploy.quantize.window import Window
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import QuantizeSpec, WeightRounding, WeightScale, WeightSpec
-from tests.quantize.made import CPU, INT8, X3, X5, make, run
+from tests.quantize.networks import CPU, INT8, X3, X5, make, run
 
 
 def error(rewritten: Any, made: Quantized, images: Any) -> float:
@@ -87,23 +87,23 @@ def test_the_prepared_graph_holds_the_integers_values(rewritten: Any, images: An
 
 
 def test_observing_is_one_pass_in_fixed_memory_and_its_order_does_not_matter(rewritten: Any, images: Any) -> None:
-    places = find_places(rewritten.model, CPU, rewritten.keep_float, ())
-    wanted = Wanted([p.source for p in places], [], {"pixels": [Window((16, 16), (16, 16))]})
+    points = find_quantization_points(rewritten.model, CPU, rewritten.keep_float, ())
+    request = StatisticsRequest([p.source for p in points], [], {"pixels": [Window((16, 16), (16, 16))]})
     passes: list[int] = []
-    forward = observe(rewritten.model, wanted, iter(images), len(images), passes.append)
-    backward = observe(rewritten.model, wanted, iter(images[::-1]), len(images), lambda done: None)
+    forward = observe(rewritten.model, request, iter(images), len(images), passes.append)
+    backward = observe(rewritten.model, request, iter(images[::-1]), len(images), lambda done: None)
     assert passes == [1, 2, 3, 4, 5, 6]
-    for name in wanted.histograms:
+    for name in request.histograms:
         assert forward[name].maximum == backward[name].maximum
         np.testing.assert_array_equal(forward[name].histogram.counts, backward[name].histogram.counts)
-    many = observe(rewritten.model, wanted, (images[i % 6] for i in range(150)), 150, lambda done: None)
-    assert many["pixels"].drawn(Window((16, 16), (16, 16))).shape == (768, COLUMNS)
+    many = observe(rewritten.model, request, (images[i % 6] for i in range(150)), 150, lambda done: None)
+    assert many["pixels"].sampled(Window((16, 16), (16, 16))).shape == (768, COLUMNS)
 
 
 def test_an_image_that_overflows_names_the_tensor(rewritten: Any) -> None:
-    wanted = Wanted(["pixels"], [], {})
+    request = StatisticsRequest(["pixels"], [], {})
     with pytest.raises(StageError, match="calibration image 1 makes pixels infinite or NaN"):
-        observe(rewritten.model, wanted, iter([np.full((1, 3, 64, 64), np.nan, np.float32)]), 1, lambda done: None)
+        observe(rewritten.model, request, iter([np.full((1, 3, 64, 64), np.nan, np.float32)]), 1, lambda done: None)
 
 
 def test_centred_values_and_a_split_softmax_are_exact(rewritten: Any, images: Any) -> None:
@@ -190,7 +190,7 @@ def test_a_tensor_of_two_kinds_of_reader_is_wide_for_one_and_narrow_for_the_othe
     )
 
     def taps(rules: PrecisionRules) -> dict[str, Precision]:
-        return {p.name: p.precision for p in find_places(model, rules, (), ())}
+        return {p.name: p.precision for p in find_quantization_points(model, rules, (), ())}
 
     int8, int16 = Precision.INT8, Precision.INT16
     assert taps(CPU) == {"x": int8, "stream": int8}
@@ -209,8 +209,8 @@ def test_int16_is_taken_where_asked_and_where_the_march_has_it(rewritten: Any) -
     head = products[-1]
 
     def int16(rules: PrecisionRules, *patterns: str) -> set[str]:
-        places = find_places(rewritten.model, rules, rewritten.keep_float, patterns)
-        return {p.name for p in places if p.precision is Precision.INT16 and p.products}
+        points = find_quantization_points(rewritten.model, rules, rewritten.keep_float, patterns)
+        return {p.name for p in points if p.precision is Precision.INT16 and p.products}
 
     softmaxes = {n.output[0] for n in rewritten.model.graph.node if n.op_type == "Softmax"}
     assert int16(CPU, "op:Softmax") == softmaxes
@@ -224,12 +224,12 @@ def test_reconstruction_beats_the_nearest_integer_on_what_the_layer_sees() -> No
     columns, fresh = mixed[:, :1024].astype(np.float32), mixed[:, 1024:]
     conv = node("Conv", ["x", "w"], "y")
     weight = numpy_helper.from_array(rng.standard_normal((32, 64, 1, 1)).astype(np.float32), "w")
-    kernel = Kernel.of(conv, {"w": weight})
+    kernel = ConvWeights.of(conv, {"w": weight})
     step = float(np.abs(columns).max()) / 127
-    inputs = Inputs.of(columns, 1, step, 127 * step)
+    inputs = ConvSamples.of(columns, 1, step, 127 * step)
 
     def loss(rounding: WeightRounding) -> float:
-        made = round_weights(kernel, inputs, WeightSpec(rounding=rounding, correct_bias=False))
+        made = quantize_weights(kernel, inputs, WeightSpec(rounding=rounding, correct_bias=False))
         return float((((made.weight.reshape(32, 64) - kernel.rows[0]) @ fresh) ** 2).mean())
 
     assert loss(WeightRounding.RECONSTRUCT) < 0.5 * loss(WeightRounding.NEAREST)
@@ -239,9 +239,9 @@ def test_bias_correction_takes_the_mean_error_away() -> None:
     rng = np.random.default_rng(0)
     columns = np.abs(rng.standard_normal((16, 1024))).astype(np.float32)
     weight = numpy_helper.from_array(rng.standard_normal((8, 16, 1, 1)).astype(np.float32), "w")
-    kernel = Kernel.of(node("Conv", ["x", "w"], "y"), {"w": weight})
-    inputs = Inputs.of(columns, 1, 0.03, 2.0)  # clips a part of them
-    made = round_weights(kernel, inputs, WeightSpec(rounding=WeightRounding.NEAREST))
+    kernel = ConvWeights.of(node("Conv", ["x", "w"], "y"), {"w": weight})
+    inputs = ConvSamples.of(columns, 1, 0.03, 2.0)  # clips a part of them
+    made = quantize_weights(kernel, inputs, WeightSpec(rounding=WeightRounding.NEAREST))
     assert made.bias is not None
     given = made.weight.reshape(8, 16) @ inputs.rounded[0] + made.bias[:, None]
     np.testing.assert_allclose(given.mean(axis=1), (kernel.rows[0] @ columns).mean(axis=1), atol=1e-5)
@@ -273,7 +273,7 @@ def test_columns_are_what_a_convolution_reads() -> None:
     shape = {"strides": [2, 1], "pads": [1, 0, 2, 1], "dilations": [2, 3], "kernel_shape": [3, 2]}
     conv = node("Conv", ["x", "w"], "y", **shape)
     made = run(chain(conv, weights={"w": weight}, shape=value.shape), value)
-    columns = Window.of(conv, (3, 2)).draw(value, 10_000, rng)
+    columns = Window.of(conv, (3, 2)).sample(value, 10_000, rng)
     given = weight.reshape(5, -1) @ columns
     truth = made.transpose(1, 0, 2, 3).reshape(5, -1)
     assert given.shape == truth.shape

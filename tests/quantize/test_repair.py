@@ -1,4 +1,4 @@
-"""The repair loop on any function of the promotions: it promises what it has seen, and takes no more than it needs."""
+"""The repair search on arbitrary functions: its result was evaluated, and uses no more promotions than needed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpudeploy.quantize.findings import Candidate, Outcome, Repair
-from bpudeploy.quantize.price import slowdown
+from bpudeploy.quantize.findings import PromotionCandidate, RepairOutcome, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord, Tap
 from bpudeploy.quantize.repair import repair
+from bpudeploy.quantize.slowdown import slowdown
 from bpudeploy.spec.precision import Int16Cost, Precision
 
 POINTS = st.integers(-10, 100).map(lambda n: n / 2)
@@ -21,9 +21,9 @@ STEPS = st.floats(0, 0.5)
 
 def loop(
     drops: Sequence[float], costs: Sequence[float], max_drop: float, max_slowdown: float | None = None
-) -> tuple[Repair, list[tuple[str, ...]]]:
+) -> tuple[RepairReport, list[tuple[str, ...]]]:
     """Repair where n promotions drop ``drops[n]`` points and tap n costs ``costs[n]``; return what was evaluated."""
-    taps = [Candidate(tap=f"t{i}", products=(f"p{i}",), error=1.0, cost=c) for i, c in enumerate(costs)]
+    taps = [PromotionCandidate(tap=f"t{i}", products=(f"p{i}",), error=1.0, cost=c) for i, c in enumerate(costs)]
     price = {c.tap: c.cost or 0.0 for c in taps}
     evaluated: list[tuple[str, ...]] = []
 
@@ -46,12 +46,14 @@ def functions(falling: bool) -> st.SearchStrategy[tuple[list[float], list[float]
     return st.integers(0, 70).flatmap(shaped)
 
 
-def check(found: Repair, evaluated: list[tuple[str, ...]], drops: Sequence[float], max_slowdown: float | None) -> None:
+def check(
+    found: RepairReport, evaluated: list[tuple[str, ...]], drops: Sequence[float], max_slowdown: float | None
+) -> None:
     """What holds for any function."""
     assert found.promoted in ((), *evaluated), "what is returned was itself evaluated"
     assert found.drop == drops[len(found.promoted)]
-    assert found.holds == (found.outcome in (Outcome.HELD, Outcome.REPAIRED))
-    assert (found.outcome is Outcome.REPAIRED) <= bool(found.promoted)
+    assert found.holds == (found.outcome in (RepairOutcome.NOT_NEEDED, RepairOutcome.REPAIRED))
+    assert (found.outcome is RepairOutcome.REPAIRED) <= bool(found.promoted)
     if max_slowdown is not None:
         assert all(t.slowdown <= max_slowdown for t in found.trials), "not even tried beyond the budget"
     n = len(found.ranked)
@@ -73,34 +75,34 @@ def test_where_more_never_hurts_it_takes_the_fewest(made: tuple[list[float], lis
     if enough:
         assert found.holds and len(found.promoted) == enough[0]
     else:
-        assert found.outcome is (Outcome.BEST if costs else Outcome.NOT_POSSIBLE)
+        assert found.outcome is (RepairOutcome.BEST_EFFORT if costs else RepairOutcome.NOT_POSSIBLE)
 
 
 @given(functions(falling=False), POINTS, st.none() | st.floats(1, 4))
-def test_whatever_the_function_it_keeps_its_word(
+def test_its_report_is_true_for_any_function(
     made: tuple[list[float], list[float]], max_drop: float, max_slowdown: float | None
 ) -> None:
     drops, costs = made
     found, evaluated = loop(drops, costs, max_drop, max_slowdown)
     check(found, evaluated, drops, max_slowdown)
     if drops[0] <= max_drop:
-        assert found.outcome is Outcome.HELD and not evaluated and not found.ranked
+        assert found.outcome is RepairOutcome.NOT_NEEDED and not evaluated and not found.ranked
 
 
-def test_a_gate_that_holds_asks_for_nothing() -> None:
-    def never() -> tuple[Candidate, ...]:
+def test_nothing_is_ranked_if_the_drop_is_within_the_limit() -> None:
+    def never() -> tuple[PromotionCandidate, ...]:
         raise AssertionError("nothing is ranked")
 
     found = repair(1.0, 1.0, None, 200, never, lambda taps: 0.0, lambda taps: 1.0)
-    assert (found.outcome, found.drop, found.slowdown, len(found.trials)) == (Outcome.HELD, 1.0, 1.0, 1)
+    assert (found.outcome, found.drop, found.slowdown, len(found.trials)) == (RepairOutcome.NOT_NEEDED, 1.0, 1.0, 1)
 
 
-def test_what_the_budget_has_no_room_for_is_passed_over() -> None:
+def test_candidates_above_the_slowdown_limit_are_skipped() -> None:
     found, evaluated = loop([9, 8, 1, 0], [0.1, 5.0, 0.2], 1, max_slowdown=1.5)
     assert found.promoted == ("t0", "t2") and found.slowdown == pytest.approx(1.3)
     assert evaluated == [("t0",), ("t0", "t2")]
     found, evaluated = loop([9, 0], [5.0], 1, max_slowdown=1.5)
-    assert found.outcome is Outcome.BEST and not evaluated and found.drop == 9 and len(found.ranked) == 1
+    assert found.outcome is RepairOutcome.BEST_EFFORT and not evaluated and found.drop == 9 and len(found.ranked) == 1
 
 
 def record() -> QuantizeRecord:

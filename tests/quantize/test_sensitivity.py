@@ -1,4 +1,4 @@
-"""What one tap alone does, against networks that were made for it; the order in which int16 is worth its price."""
+"""Sensitivity of single taps, compared with networks built for it, and the ranking by error over cost."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ import numpy as np
 import onnx
 import pytest
 
-from bpudeploy.quantize.findings import Candidate
+from bpudeploy.quantize.findings import PromotionCandidate
 from bpudeploy.quantize.promote import promote
 from bpudeploy.quantize.scheme import Quantized
 from bpudeploy.quantize.sensitivity import can_be_int16, rank
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import Observer, QuantizeSpec
-from tests.quantize.made import CPU, INT8, X3, X5, Chain, make, run, shifts_of
+from tests.quantize.networks import CPU, INT8, X3, X5, Chain, corrections_of, make, run
 
 FLAT = dict[str, Any]()
 
 
-def ranked(made: Quantized, images: Any, rules: PrecisionRules = CPU, shifts: Any = FLAT) -> dict[str, Candidate]:
+def ranked(
+    made: Quantized, images: Any, rules: PrecisionRules = CPU, corrections: Any = FLAT
+) -> dict[str, PromotionCandidate]:
     found = rank(
-        made.prepared, made.qdq, rules, images, lambda taps: 1.0 + 0.1 * len(list(taps)), shifts, lambda done: None
+        made.prepared, made.qdq, rules, images, lambda taps: 1.0 + 0.1 * len(list(taps)), corrections, lambda done: None
     )
     return {c.tap: c for c in found}
 
 
-def alone(made: Quantized, name: str, images: Any, shifts: Any = FLAT) -> float:
+def alone(made: Quantized, name: str, images: Any, corrections: Any = FLAT) -> float:
     """Return the error of a network whose other taps are all int16, against one where this tap is too."""
     int8 = [n for n, tap in made.record.taps.items() if tap.precision is Precision.INT8]
-    all_, others = (promote(made.qdq, [n for n in int8 if n != left], shifts) for left in ("", name))
+    all_, others = (promote(made.qdq, [n for n in int8 if n != left], corrections) for left in ("", name))
     x, y = (np.concatenate([run(model, i).ravel() for i in images]).astype(float) for model in (all_, others))
     return float(((x - y) ** 2).mean() / x.var())
 
@@ -47,10 +49,10 @@ def test_an_error_is_that_of_a_network_with_this_tap_in_int8_alone(rewritten: An
 def test_a_bias_makes_up_for_int8_only_where_it_is_int8(rewritten: Any, images: Any) -> None:
     spec = QuantizeSpec(observer=Observer.PERCENTILE, percentile=95, int16=(), migrate=False)
     made = make(rewritten, images, spec)
-    shifts = shifts_of(made, images)
-    found = ranked(made, images[:2], shifts=shifts)
+    corrections = corrections_of(made, images)
+    found = ranked(made, images[:2], corrections=corrections)
     worst = next(iter(found))
-    assert found[worst].error == pytest.approx(alone(made, worst, images[:2], shifts), rel=0.2)
+    assert found[worst].error == pytest.approx(alone(made, worst, images[:2], corrections), rel=0.2)
 
 
 def test_it_is_the_same_every_time_and_counts_its_runs(rewritten: Any, images: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the vendors' compilers are told of a quantized model. None of these compilers was ever asked."""
+"""Precision files for the vendor compilers, without running the compilers."""
 
 from __future__ import annotations
 
@@ -10,127 +10,82 @@ import numpy as np
 import pytest
 
 from bpudeploy.errors import StageError, UsageError
-from bpudeploy.quantize.record import QuantizeRecord, Tap
-from bpudeploy.quantize.vendor import ScaleFile, node_info, node_precisions, quant_config, run_on, scale_file
+from bpudeploy.quantize.record import QuantizeRecord
+from bpudeploy.quantize.vendor import ScaleFile, node_info, node_precisions, quant_config, run_on_options, scale_file
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
+from tests.quantize.networks import QdqBuilder
 
 INT8, INT16, FLOAT32 = Precision.INT8, Precision.INT16, Precision.FLOAT32
 BAYES = [March.BAYES, March.BAYES_E]
 NASH = [March.NASH_E, March.NASH_M, March.NASH_P]
-SHAPE = [1, 4, 8, 8]
+SHAPE = (1, 4, 8, 8)
 
 
-class Net:
-    """A QDQ graph by hand; every tensor is (1, 4, 8, 8)."""
+class Net(QdqBuilder):
+    """A QDQ graph whose tensors are all (1, 4, 8, 8); the output of node N is N:0."""
 
     def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: dict[str, Any] = {}
-        self.taps: dict[str, Tap] = {}
-        self.products: list[str] = []
+        super().__init__(pixels=SHAPE)
 
     def node(self, op: str, name: str, *inputs: str, **attributes: Any) -> str:
-        from onnx import helper
+        return self.op(op, list(inputs), f"{name}:0", name, **attributes)
 
-        self.nodes.append(helper.make_node(op, list(inputs), [f"{name}:0"], name, **attributes))
-        return f"{name}:0"
+    def round(self, tensor: str, precision: Precision, name: str = "", threshold: float = 1.0) -> str:
+        """Round ``tensor`` as the tap ``name`` (by default itself); return what its readers read."""
+        return self.tap(tensor, threshold / precision.levels, precision, name or tensor.removesuffix(".wide.rounded"))
 
-    def keep(self, name: str, value: Any) -> str:
-        from onnx import numpy_helper
-
-        self.constants[name] = numpy_helper.from_array(np.asarray(value), name)
-        return name
-
-    def round(self, tensor: str, precision: Precision, name: str | None = None, threshold: float = 1.0) -> str:
-        """Round ``tensor`` as the tap ``name`` (itself when left out); return what its readers read."""
-        from onnx import helper
-
-        tap = name or tensor.removesuffix(".wide.rounded")
-        self.taps[tap] = Tap(precision=precision, threshold=threshold, peak=threshold)
-        scale = self.keep(f"{tap}.scale", np.float32(threshold / precision.levels))
-        zero = self.keep(f"zero.{precision}", np.array(0, dtype=precision.value))
-        domain = "com.microsoft" if precision is INT16 else ""
-        integers, rounded = f"{tap}.{precision}", f"{tap}.rounded"
-        for op, given, made, what in (
-            ("QuantizeLinear", tensor, integers, "quantize"),
-            ("DequantizeLinear", integers, rounded, "dequantize"),
-        ):
-            self.nodes.append(helper.make_node(op, [given, scale, zero], [made], f"{tap}.{what}", domain=domain))
-        return rounded
-
-    def conv(self, name: str, read: str, in_float: bool = False) -> str:
+    def conv1x1(self, name: str, read: str, in_float: bool = False) -> str:
         """A 1x1 convolution with int8 weights of scales 0.5, 1, 1.5, 2 and an int32 bias."""
-        from onnx import helper
-
+        weight, scales = np.ones((4, 4, 1, 1), np.int8), np.arange(1, 5, dtype=np.float32) / 2
         if in_float:
-            return self.node("Conv", name, read, self.keep(f"{name}.w", np.ones((4, 4, 1, 1), np.float32)))
+            return self.node("Conv", name, read, self.constant(f"{name}.w", weight.astype(np.float32)))
         self.products.append(name)
-        inputs = [read]
-        for part, value in (("weight", np.ones((4, 4, 1, 1), np.int8)), ("bias", np.ones(4, np.int32))):
-            own = f"{name}.{part}"
-            given = [
-                self.keep(f"{own}.quantized", value),
-                self.keep(f"{own}.scale", np.arange(1, 5, dtype=np.float32) / 2),
-                self.keep(f"{own}.zero", np.zeros(4, value.dtype)),
-            ]
-            made = [f"{own}.rounded"]
-            self.nodes.append(helper.make_node("DequantizeLinear", given, made, f"{own}.dequantize", axis=0))
-            inputs += made
-        return self.node("Conv", name, *inputs)
+        inputs = [
+            self.weight(f"{name}.weight", weight, scales),
+            self.weight(f"{name}.bias", np.ones(4, np.int32), scales),
+        ]
+        return self.node("Conv", name, read, *inputs)
 
-    def matmul(self, name: str, *inputs: str) -> str:
+    def product(self, name: str, *inputs: str) -> str:
         self.products.append(name)
         return self.node("MatMul", name, *inputs)
-
-    def model(self, end: str) -> Any:
-        import onnx
-        from onnx import helper
-
-        ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, SHAPE) for name in ("pixels", end)]
-        graph = helper.make_graph(self.nodes, "net", ends[:1], ends[1:], list(self.constants.values()))
-        opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        record = QuantizeRecord(observer="mse", images=4, taps=self.taps, products=tuple(self.products))
-        record.write(model)
-        onnx.checker.check_model(model)
-        return model
 
 
 def mixed() -> Any:
     """An attention block and an MLP: int16 but for what most products read; the residual is held twice."""
     net = Net()
-    stem = net.conv("stem", net.round("pixels", INT8, threshold=127.0))
+    stem = net.conv1x1("stem", net.round("pixels", INT8, threshold=127.0))
     wide = net.round(stem, INT16, f"{stem}.wide", threshold=32767.0)
     narrow = net.round(wide, INT8)
-    q = net.round(net.conv("q", narrow), INT16)
-    k = net.node("Transpose", "turn", net.round(net.conv("k", narrow), INT8), perm=[0, 1, 3, 2])
-    v = net.round(net.conv("v", narrow), INT8)
-    logits = net.round(net.matmul("qk", q, k), INT16)
+    q = net.round(net.conv1x1("q", narrow), INT16)
+    k = net.node("Transpose", "turn", net.round(net.conv1x1("k", narrow), INT8), perm=[0, 1, 3, 2])
+    v = net.round(net.conv1x1("v", narrow), INT8)
+    logits = net.round(net.product("qk", q, k), INT16)
     shares = net.round(net.node("Softmax", "softmax", logits, axis=3), INT16)
-    mix = net.round(net.matmul("av", shares, v), INT16)
+    mix = net.round(net.product("av", shares, v), INT16)
     added = net.node("Add", "add", wide, mix)
     held = net.round(added, INT16, f"{added}.wide")
-    half = net.round(net.node("Mul", "half", held, net.keep("half.c", np.float32(0.5))), INT8)
-    up = net.round(net.node("Relu", "relu", net.conv("up", half)), INT8)
-    return net.model(net.conv("head", up))
+    half = net.round(net.node("Mul", "half", held, net.constant("half.c", np.float32(0.5))), INT8)
+    up = net.round(net.node("Relu", "relu", net.conv1x1("up", half)), INT8)
+    return net.model(net.conv1x1("head", up))
 
 
 def plain() -> Any:
     """Int8 everywhere."""
     net = Net()
-    stem = net.round(net.conv("stem", net.round("pixels", INT8)), INT8)
+    stem = net.round(net.conv1x1("stem", net.round("pixels", INT8)), INT8)
     shares = net.round(net.node("Softmax", "softmax", stem, axis=3), INT8)
-    return net.model(net.matmul("av", shares, stem))
+    return net.model(net.product("av", shares, stem))
 
 
 def floating() -> Any:
     """Int8 products, all else in float, and one convolution that is in float too."""
     net = Net()
-    stem = net.conv("stem", net.round("pixels", INT8))
-    root = net.node("Sqrt", "root", net.node("Reshape", "view", stem, net.keep("shape", np.array(SHAPE))))
-    rest = net.conv("rest", root, in_float=True)
-    return net.model(net.conv("head", net.round(net.node("Mul", "mul", rest, stem), INT8)))
+    stem = net.conv1x1("stem", net.round("pixels", INT8))
+    root = net.node("Sqrt", "root", net.node("Reshape", "view", stem, net.constant("shape", np.array(SHAPE))))
+    rest = net.conv1x1("rest", root, in_float=True)
+    return net.model(net.conv1x1("head", net.round(net.node("Mul", "mul", rest, stem), INT8)))
 
 
 def test_the_hand_made_graphs_run() -> None:
@@ -216,7 +171,7 @@ def test_node_info_sends_float_nodes_to_the_cpu(march: March) -> None:
 
 def test_a_float_tensor_enters_the_bpu_as_int16() -> None:
     net = Net()
-    stem = net.round(net.conv("stem", net.round("pixels", INT8)), INT16)
+    stem = net.round(net.conv1x1("stem", net.round("pixels", INT8)), INT16)
     model = net.model(net.node("Add", "add", stem, net.node("Erf", "erf", stem)))
     assert node_info(model, March.BAYES, on_cpu={"erf"})["add"] == {"ON": "BPU", "InputType": "int16"}
     assert quant_config(model, March.NASH_E, on_cpu={"erf"})["op_config"] == {
@@ -240,9 +195,9 @@ def test_quant_config_names_inputs(march: March) -> None:
 def test_quant_config_in_int16_and_float(march: March) -> None:
     net = Net()
     read = net.round("pixels", INT16)
-    conv = net.round(net.conv("conv", read), INT16)
-    net.conv("other", net.round(net.conv("narrow", read), INT8))
-    both = net.round(net.matmul("both", conv, conv), INT16)
+    conv = net.round(net.conv1x1("conv", read), INT16)
+    net.conv1x1("other", net.round(net.conv1x1("narrow", read), INT8))
+    both = net.round(net.product("both", conv, conv), INT16)
     made = quant_config(net.model(both), march)
     assert made["model_config"]["model_output_type"] == "int16"
     assert made["node_config"] == {
@@ -257,31 +212,31 @@ def test_quant_config_in_int16_and_float(march: March) -> None:
 
 def test_bernoulli2_has_only_where() -> None:
     net = Net()
-    stem = net.round(net.conv("stem", net.round("pixels", INT8)), INT8)
+    stem = net.round(net.conv1x1("stem", net.round("pixels", INT8)), INT8)
     last = net.model(net.node("Softmax", "softmax", stem, axis=1))
-    assert run_on(last, March.BERNOULLI2) == {"run_on_bpu": "softmax"}
-    assert run_on(plain(), March.BERNOULLI2) == {}
-    assert run_on(floating(), March.BERNOULLI2) == {"run_on_cpu": "root;rest"}
-    assert run_on(floating(), March.BERNOULLI2, on_cpu={"rest"}) == {"run_on_cpu": "root"}
-    with pytest.raises(StageError, match="stem is int16 and bernoulli2 computes in int8 only"):
-        run_on(mixed(), March.BERNOULLI2)
+    assert run_on_options(last, March.BERNOULLI2) == {"run_on_bpu": "softmax"}
+    assert run_on_options(plain(), March.BERNOULLI2) == {}
+    assert run_on_options(floating(), March.BERNOULLI2) == {"run_on_cpu": "root;rest"}
+    assert run_on_options(floating(), March.BERNOULLI2, on_cpu={"rest"}) == {"run_on_cpu": "root"}
+    with pytest.raises(StageError, match="stem is int16, but bernoulli2 supports only int8"):
+        run_on_options(mixed(), March.BERNOULLI2)
 
 
-TAKERS: list[tuple[Callable[..., Any], list[March]]] = [
+EXPORTERS: list[tuple[Callable[..., Any], list[March]]] = [
     (node_info, BAYES),
     (quant_config, NASH),
-    (run_on, [March.BERNOULLI2]),
+    (run_on_options, [March.BERNOULLI2]),
 ]
 
 
-@pytest.mark.parametrize(("told", "marches"), TAKERS, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.parametrize(("export", "marches"), EXPORTERS, ids=lambda v: getattr(v, "__name__", ""))
 @pytest.mark.parametrize("march", March)
-def test_each_compiler_is_told_in_its_own_way(told: Callable[..., Any], marches: list[March], march: March) -> None:
+def test_each_compiler_has_its_own_format(export: Callable[..., Any], marches: list[March], march: March) -> None:
     if march in marches:
-        told(plain(), march)
+        export(plain(), march)
         return
-    with pytest.raises(UsageError, match=f"{march} has no compiler that takes") as caught:
-        told(plain(), march)
+    with pytest.raises(UsageError, match=f"the compiler of {march} does not support") as caught:
+        export(plain(), march)
     assert caught.value.hint
 
 
@@ -290,7 +245,7 @@ def test_a_model_that_is_not_what_its_record_says_is_refused() -> None:
 
     model = mixed()
     del model.metadata_props[:]
-    with pytest.raises(StageError, match="no record"):
+    with pytest.raises(StageError, match="no quantization record"):
         node_precisions(model)
     model = mixed()
     record = QuantizeRecord.read(model)

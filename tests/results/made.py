@@ -10,11 +10,18 @@ from typing import Any
 
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Form, Inspection
+from bpudeploy.predict.estimate import Bound, Estimate, PrecisionMode
 from bpudeploy.predict.march import Term
-from bpudeploy.predict.price import Bound, Estimate, Width
 from bpudeploy.provenance import Provenance
-from bpudeploy.quantize.agreement import Agreement, Steps, SumRange, TapAgreement
-from bpudeploy.quantize.findings import Candidate, Layer, Layers, Outcome, Repair, Trial
+from bpudeploy.quantize.agreement import Agreement, IntegerDifference, SumRange, TapAgreement
+from bpudeploy.quantize.findings import (
+    LayerDeviation,
+    LayerReport,
+    PromotionCandidate,
+    RepairOutcome,
+    RepairReport,
+    RepairTrial,
+)
 from bpudeploy.results.golden import SelfCheck
 from bpudeploy.results.latency import latency_of, mean_of
 from bpudeploy.results.measurement import (
@@ -231,7 +238,7 @@ def estimate() -> Estimate:
         march=March.BAYES_E,
         board="RDK X5",
         form=Form.RESTRUCTURED,
-        width=Width.RULES,
+        width=PrecisionMode.RULES,
         predicted_ms=4.2,
         predicted_low_ms=3.0,
         predicted_high_ms=6.0,
@@ -254,16 +261,16 @@ def inspection() -> Inspection:
 def quantization(repaired: bool = True) -> Quantization:
     """Return how a network was quantized, some of its names needing an escape."""
     found = [
-        Layer(node=f"<layer> {i}", op="Conv", index=i, inputs=(Precision.INT8,), sqnr_db=i / 2, cosine=0.9)
+        LayerDeviation(node=f"<layer> {i}", op="Conv", index=i, inputs=(Precision.INT8,), sqnr_db=i / 2, cosine=0.9)
         for i in range(30)
     ]
-    trials = [Trial(promoted=n, drop=6.0 - 2 * n, slowdown=1.0 + n / 10) for n in (0, 1, 2, 3)]
-    repair = Repair(
-        outcome=Outcome.REPAIRED,
+    trials = [RepairTrial(promoted=n, drop=6.0 - 2 * n, slowdown=1.0 + n / 10) for n in (0, 1, 2, 3)]
+    repair = RepairReport(
+        outcome=RepairOutcome.REPAIRED,
         max_drop=1,
         max_slowdown=None,
         images=50,
-        ranked=tuple(Candidate(tap=f"tap {i}", products=("p",), error=1, cost=0.1) for i in range(3)),
+        ranked=tuple(PromotionCandidate(tap=f"tap {i}", products=("p",), error=1, cost=0.1) for i in range(3)),
         trials=tuple(trials),
         promoted=("tap 0", "tap 1", "tap 2"),
         drop=0.0,
@@ -272,7 +279,7 @@ def quantization(repaired: bool = True) -> Quantization:
     return Quantization(
         levers=("mse thresholds", "biases corrected"),
         taps={Precision.INT8: 40, Precision.INT16: 3},
-        layers=Layers(images=8, layers=tuple(found)),
+        layers=LayerReport(images=8, layers=tuple(found)),
         integers=Agreement(
             rounding=Rounding.HALF_EVEN,
             images=2,
@@ -280,8 +287,8 @@ def quantization(repaired: bool = True) -> Quantization:
                 f"<tap> {off}": TapAgreement(
                     precision=Precision.INT8,
                     made_by="Conv",
-                    forced=Steps(elements=1000, differing=5, worst=off),
-                    free=Steps(elements=1000, differing=50, worst=off),
+                    forced=IntegerDifference(elements=1000, differing=5, worst=off),
+                    free=IntegerDifference(elements=1000, differing=50, worst=off),
                 )
                 for off in range(4)
             },

@@ -16,7 +16,7 @@ from bpudeploy.backends.samples import Scores
 from bpudeploy.cli.main import main
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY, FLOAT_SCORES, INT8_SCORES, LAYERS, QUANTIZED, REPAIRED
-from bpudeploy.quantize.findings import Layers, Outcome, Repair
+from bpudeploy.quantize.findings import LayerReport, RepairOutcome, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.run.runner import RunResult, run
 from bpudeploy.spec.load import load_recipe
@@ -98,8 +98,8 @@ def build(recipe: Path, store: Path, *sets: str) -> RunResult:
     return run(pipeline.plan(resolved, load_backend(resolved.target.backend)), store, lambda event: None)
 
 
-def repair_of(result: RunResult) -> Repair:
-    return Repair.read(result.artifact(REPAIRED, "findings").path)
+def repair_of(result: RunResult) -> RepairReport:
+    return RepairReport.read(result.artifact(REPAIRED, "findings").path)
 
 
 def same(result: RunResult, *pairs: tuple[tuple[str, str], tuple[str, str]]) -> bool:
@@ -111,7 +111,7 @@ def test_a_broken_promise_is_repaired_and_everything_after_takes_the_repaired(fr
 
     result = build(fragile, store, "check.max_drop=5")
     found = repair_of(result)
-    assert found.outcome is Outcome.REPAIRED and found.drop <= 5 < found.trials[0].drop
+    assert found.outcome is RepairOutcome.REPAIRED and found.drop <= 5 < found.trials[0].drop
     assert 0 < len(found.promoted) <= len(found.ranked) and found.slowdown > 1
     truth, scores = (Scores.read(result.artifact(*x).path) for x in ((FLOAT_SCORES, "scores"), (REPAIRED, "scores")))
     assert found.drop == pytest.approx(100 * (truth.top1 - scores.top1)) and found.images == len(scores.labels) == 40
@@ -121,7 +121,7 @@ def test_a_broken_promise_is_repaired_and_everything_after_takes_the_repaired(fr
     widened = {n for n, t in record.taps.items() if t.precision is not before.taps[n].precision}
     assert widened == set(found.promoted) and record.levers[-1].endswith("promoted to int16 by repair")
     assert {record.taps[n].precision for n in widened} == {Precision.INT16}
-    layers = Layers.read(result.artifact(LAYERS).path)
+    layers = LayerReport.read(result.artifact(LAYERS).path)
     assert any(Precision.INT16 in layer.inputs for layer in layers.layers) and layers.images == 8
     (resolved,) = load_recipe(fragile, ["check.max_drop=5"])
     compiled = pipeline.plan(resolved, load_backend("ort")).step(BINARY)
@@ -148,8 +148,8 @@ def test_one_that_cannot_be_kept_is_said_before_any_board(fragile: Path, capsys:
     out = capsys.readouterr().out
     assert "gate max_drop 0 points, on this machine: +" in out and "BROKEN; the best that" in out
     assert main([*command, "--set", "check.max_drop=0", "--json"]) == 4
-    repair = Repair.model_validate(json.loads(capsys.readouterr().out)["repair"])
-    assert repair.outcome is Outcome.BEST and repair.drop == min(t.drop for t in repair.trials) > 0
+    repair = RepairReport.model_validate(json.loads(capsys.readouterr().out)["repair"])
+    assert repair.outcome is RepairOutcome.BEST_EFFORT and repair.drop == min(t.drop for t in repair.trials) > 0
     assert main([*command, "--set", "check.max_drop=100"]) == 0, "the same network, and a promise that it keeps"
     assert "holds as it is" in capsys.readouterr().out
 
@@ -157,8 +157,8 @@ def test_one_that_cannot_be_kept_is_said_before_any_board(fragile: Path, capsys:
 def test_where_there_is_no_int16_nothing_is_tried(fragile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", str(fragile), "--until", "quantize", "--set", "target=rdk-x3", "--json"]
     assert main([*command, "--set", "check.max_drop=1"]) == 4
-    repair = Repair.model_validate(json.loads(capsys.readouterr().out)["repair"])
-    assert repair.outcome is Outcome.NOT_POSSIBLE and len(repair.trials) == 1 and repair.drop > 1
+    repair = RepairReport.model_validate(json.loads(capsys.readouterr().out)["repair"])
+    assert repair.outcome is RepairOutcome.NOT_POSSIBLE and len(repair.trials) == 1 and repair.drop > 1
 
 
 def test_the_budget_is_kept(fragile: Path, store: Path) -> None:
@@ -166,12 +166,12 @@ def test_the_budget_is_kept(fragile: Path, store: Path) -> None:
     limit = 1 + (wide.slowdown - 1) / 4
     found = repair_of(build(fragile, store, "check.max_drop=5", f"quantize.max_slowdown={limit}"))
     assert found.ranked == wide.ranked and all(t.slowdown <= limit for t in found.trials)
-    assert found.slowdown <= limit and found.outcome is Outcome.BEST
+    assert found.slowdown <= limit and found.outcome is RepairOutcome.BEST_EFFORT
 
 
 def test_another_promise_runs_repair_alone_and_equal_bytes_end_it(fragile: Path, store: Path) -> None:
     first = build(fragile, store, "check.max_drop=70")
-    assert repair_of(first).outcome is Outcome.HELD
+    assert repair_of(first).outcome is RepairOutcome.NOT_NEEDED
     passed = [((QUANTIZED, name), (REPAIRED, name)) for name in ("prepared", "quantized")]
     assert same(first, *passed, ((INT8_SCORES, "scores"), (REPAIRED, "scores")))
     assert build(fragile, store, "check.max_drop=71").ran == [REPAIRED]
@@ -189,7 +189,7 @@ def test_repair_gives_the_same_bytes_in_another_store(fragile: Path, store: Path
 def test_features_are_held_against_float_too(fragile: Path, store: Path) -> None:
     result = build(fragile, store, "model.head=null", "model.outputs=features", "check.max_drop=1")
     assert REPAIRED not in result.steps
-    assert Layers.read(result.artifact(LAYERS).path).layers
+    assert LayerReport.read(result.artifact(LAYERS).path).layers
 
 
 def test_the_files_for_a_compiler_say_that_a_promise_is_broken(

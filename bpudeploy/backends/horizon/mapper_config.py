@@ -87,7 +87,7 @@ def mapper_config(network: Network, options: HbMapperOptions) -> MapperConfig:
         StageError: the network was quantized for another march.
     """
     x3 = network.march is March.BERNOULLI2
-    forced = vendor.run_on(network.quantized, network.march, network.on_cpu) if x3 else {}
+    forced = vendor.run_on_options(network.quantized, network.march, network.on_cpu) if x3 else {}
     info = None if x3 else vendor.node_info(network.quantized, network.march, network.on_cpu)
     return MapperConfig(
         model_parameters=ModelParameters(

@@ -13,10 +13,10 @@ from bpudeploy.cli.arguments import add_network, require_image_size, targets_nam
 from bpudeploy.cli.output import Output, table, wrap
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.inspection import subjects
-from bpudeploy.predict.answer import Answer, answer
-from bpudeploy.predict.march import Term, march_model, modelled
-from bpudeploy.predict.price import Estimate, NodeTime
-from bpudeploy.predict.work import Workload, workload
+from bpudeploy.predict.estimate import Estimate, NodeTime
+from bpudeploy.predict.march import Term, march_model, modelled_marches
+from bpudeploy.predict.prediction import Prediction, predict
+from bpudeploy.predict.workload import Workload, count_workload
 from bpudeploy.spec.load import is_file, list_targets, load_recipe, load_target
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.quantize import QuantizeSpec
@@ -63,7 +63,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
         _require_model(target)
     if not targets and not is_file(args.model):
         raise UsageError("--target is missing", hint=f"add --target NAME: {', '.join(_predictable())}")
-    found: list[Answer] = []
+    found: list[Prediction] = []
     originals = subjects(args.model, original=True, image_size=args.image_size)
     rewritten = subjects(args.model, original=False, image_size=args.image_size)
     for (before, own), (after, _), int16 in zip(originals, rewritten, _int16(args.model), strict=True):
@@ -87,28 +87,30 @@ def _int16(model: str) -> list[tuple[str, ...]]:
     return [resolved.recipe.quantize.int16 for resolved in load_recipe(Path(model), (), backend_names, to_look=True)]
 
 
-def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequence[str]) -> Answer:
+def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequence[str]) -> Prediction:
     """Predict the latency of a network, in both of its forms, on a target that has a model.
 
     Args:
         int16: a recipe's ``quantize.int16``.
     """
-    from bpudeploy.quantize.taps import find_places
+    from bpudeploy.quantize.taps import find_quantization_points
 
     model = march_model(target.march)
 
     def count(of: Subject) -> Workload:
-        return workload(of.model, target.march, model.array, of.constants, of.form, trained=of.trained)
+        return count_workload(of.model, target.march, model.array, of.constants, of.form, trained=of.trained)
 
     work = count(after)
-    places = find_places(after.model, target.precision, [n.name for n in work.nodes if not n.on_bpu], int16)
+    places = find_quantization_points(
+        after.model, target.precision, [n.name for n in work.nodes if not n.on_bpu], int16
+    )
     promoted = {product for place in places if place.precision is Precision.INT16 for product in place.products}
-    return answer(after.name, after.origin, target, model, work, count(before), promoted)
+    return predict(after.name, after.origin, target, model, work, count(before), promoted)
 
 
 def _require_model(target: Target) -> None:
     """Refuse a target whose latency cannot be predicted."""
-    if target.march in modelled():
+    if target.march in modelled_marches():
         return
     where = f"add --target NAME: {', '.join(_predictable())}"
     if target.march is March.CPU:
@@ -120,11 +122,11 @@ def _require_model(target: Target) -> None:
 
 
 def _predictable() -> list[str]:
-    known = modelled()
+    known = modelled_marches()
     return [name for name in sorted(list_targets(Path())) if load_target(name, Path())[0].march in known]
 
 
-def _text(one: Answer, top: int) -> Iterator[str]:
+def _text(one: Prediction, top: int) -> Iterator[str]:
     chosen = one.restructured[0]
     yield f"{one.model} on {one.target} ({chosen.board}, {chosen.march}): PREDICTED, nothing was measured"
     yield f"  {one.origin}\n"

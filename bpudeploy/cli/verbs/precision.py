@@ -18,7 +18,7 @@ from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import QUANTIZED, REPAIRED, Products
-from bpudeploy.quantize.findings import Repair
+from bpudeploy.quantize.findings import RepairReport
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.precision import Precision
@@ -58,7 +58,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
         with out.live() as live:
             products = Products(run_plan(plan.upto(last), store(args), live.draw).artifacts)
         exported = _export(products, resolved.target.march)
-        repair = Repair.read(products.repair.path) if products.repair is not None else None
+        repair = RepairReport.read(products.repair.path) if products.repair is not None else None
         broken = () if repair is None or repair.holds else (repair_line(repair),)
         folder = args.out if len(found) == 1 else args.out / resolved.recipe.name
         _show(resolved, products.prepared, _write(folder, exported.files), (*exported.notes, *broken), out)
@@ -84,7 +84,7 @@ def _export(products: Products, march: March) -> _Exported:
     elif march in vendor.HB_COMPILE:
         files["quant_config.json"] = json.dumps(vendor.quant_config(model, march, on_cpu), indent=2) + "\n"
     else:
-        where = vendor.run_on(model, march, on_cpu)
+        where = vendor.run_on_options(model, march, on_cpu)
         if where:
             files["run_on.yaml"] = _yaml(f"Goes under calibration_parameters of hb_mapper, {march}. {of}", where)
     nodes = vendor.node_precisions(model, on_cpu)

@@ -27,7 +27,7 @@ from bpudeploy.errors import BpudeployError, ExitCode, UsageError
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY, Products
 from bpudeploy.planning.step import Plan
-from bpudeploy.quantize.findings import Repair
+from bpudeploy.quantize.findings import RepairReport
 from bpudeploy.run.runner import RunResult
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
@@ -105,7 +105,7 @@ def _deploy(
 def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCode:
     """Print the artifacts of a run that stopped before the board, and whether ``check.max_drop`` holds."""
     findings = Products(built.artifacts).repair
-    repair = Repair.read(findings.path) if findings is not None else None
+    repair = RepairReport.read(findings.path) if findings is not None else None
     steps = {
         name: {
             "cache": "hit" if step.hit else "miss",
@@ -122,7 +122,7 @@ def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCo
     return ExitCode.CHECK if repair is not None and not repair.holds else ExitCode.OK
 
 
-def _built_text(name: str, built: RunResult, repair: Repair | None) -> Iterator[str]:
+def _built_text(name: str, built: RunResult, repair: RepairReport | None) -> Iterator[str]:
     made = list(list(built.steps.values())[-1].artifacts.values())
     last = next((a for a in reversed(made) if a.kind != "findings"), made[-1])
     findings = f", its findings are {made[-1].path}" if made[-1] is not last else ""

@@ -14,7 +14,7 @@ from bpudeploy.cli.texts import worst_layers
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import QUANTIZED, Products
-from bpudeploy.quantize.findings import Candidate, Layers
+from bpudeploy.quantize.findings import LayerReport, PromotionCandidate
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.stages.layers import look
@@ -51,7 +51,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
     return ExitCode.OK
 
 
-def _rank(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[Candidate, ...], Layers]:
+def _rank(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[PromotionCandidate, ...], LayerReport]:
     plan = pipeline.plan(resolved, load_backend(resolved.target.backend)).upto(QUANTIZED)
     steps = run_plan(plan, store(args), live.draw).artifacts
     products, source = Products(steps), plan.step(QUANTIZED).inputs[0]
@@ -65,7 +65,7 @@ def _rank(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[Ca
     return ranked, look(original, quantized, samples, normalise, args.images, _STEP, live.draw)
 
 
-def _text(resolved: LoadedRecipe, ranked: Sequence[Candidate], layers: Layers) -> Iterator[str]:
+def _text(resolved: LoadedRecipe, ranked: Sequence[PromotionCandidate], layers: LayerReport) -> Iterator[str]:
     yield f"{resolved.recipe.name} for {resolved.target.name}: int8 taps, the best candidates for int16 first"
     yield f"  {'alone':>9}  {'int16':>8}  tap, and the products that read it"
     for c in ranked:

@@ -1,4 +1,4 @@
-"""From work to predicted milliseconds: never less for more, int16 never faster, and nothing looks measured."""
+"""Latency estimates: monotonic in work, int16 never faster, and labelled as predictions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpudeploy.conformance.report import Form
-from bpudeploy.predict.answer import answer, widths
-from bpudeploy.predict.march import MarchModel, Term, march_model, modelled
-from bpudeploy.predict.price import Bound, Estimate, Width, price
-from bpudeploy.predict.work import Work, Workload, workload
+from bpudeploy.predict.estimate import Bound, Estimate, PrecisionMode, estimate_latency
+from bpudeploy.predict.march import MarchModel, Term, march_model, modelled_marches
+from bpudeploy.predict.prediction import precision_modes, predict
+from bpudeploy.predict.workload import NodeWorkload, Workload, count_workload
 from bpudeploy.spec.load import load_target
 from bpudeploy.spec.target import March, Target
 from tests.conformance.graphs import X3, X5, graph, zeros
 
-MARCHES = modelled()
+MARCHES = modelled_marches()
 AMOUNT = st.floats(0, 100, allow_nan=False)
 
 
@@ -31,12 +31,12 @@ def x5() -> Target:
 
 def single(march: March, amounts: dict[Term, float], product: str | None = None) -> Workload:
     """Return a network of one node on the BPU."""
-    node = Work(name="n", op="Conv", segment=0, product=product, feeds_product=False, amounts=amounts)
+    node = NodeWorkload(name="n", op="Conv", segment=0, product=product, feeds_product=False, amounts=amounts)
     return Workload(march=march, form=Form.ORIGINAL, nodes=(node,), segments=1)
 
 
-def of(march: March, amounts: dict[Term, float], target: Target, width: Width = Width.INT8) -> Estimate:
-    return price(single(march, amounts), march_model(march), target.precision, width)
+def of(march: March, amounts: dict[Term, float], target: Target, width: PrecisionMode = PrecisionMode.INT8) -> Estimate:
+    return estimate_latency(single(march, amounts), march_model(march), target.precision, width)
 
 
 @pytest.mark.parametrize("march", MARCHES)
@@ -55,7 +55,8 @@ def test_more_work_is_never_predicted_to_be_faster(
 def test_int16_is_never_predicted_to_be_faster(march: March, product: str | None, x5: Target) -> None:
     work = single(march, dict.fromkeys(Term, 1.0), product)
     each = [
-        price(work, march_model(march), x5.precision, w).predicted_ms for w in (Width.INT8, Width.RULES, Width.INT16)
+        estimate_latency(work, march_model(march), x5.precision, w).predicted_ms
+        for w in (PrecisionMode.INT8, PrecisionMode.RULES, PrecisionMode.INT16)
     ]
     assert each == sorted(each)
     if product == "Conv":
@@ -76,7 +77,7 @@ def test_a_node_on_the_cpu_costs_more_than_on_the_bpu(x5: Target) -> None:
     nodes[1] = ("Relu", ["a"], ["b"], {})
     model = march_model(X3)
     slow, fast = (
-        price(workload(m, X3, model.array), model, x5.precision, Width.INT8)
+        estimate_latency(count_workload(m, X3, model.array), model, x5.precision, PrecisionMode.INT8)
         for m in (fallback, graph(nodes, shapes, weights))
     )
     assert slow.predicted_ms > 2 * fast.predicted_ms
@@ -128,8 +129,10 @@ def test_a_march_without_figures_says_so_and_is_the_least_certain() -> None:
 def test_everything_is_labelled_predicted_and_no_field_looks_measured(x5: Target) -> None:
     model = march_model(X5)
     work = single(X5, dict.fromkeys(Term, 1.0), "Conv")
-    found = answer("m", "o", x5, model, work, work)
-    assert found.predicted_speedup == 1.0 and [e.width for e in found.restructured] == list(widths(x5.precision))
+    found = predict("m", "o", x5, model, work, work)
+    assert found.predicted_speedup == 1.0 and [e.width for e in found.restructured] == list(
+        precision_modes(x5.precision)
+    )
 
     def held(value: Any) -> None:
         if isinstance(value, dict):
@@ -147,7 +150,7 @@ def test_everything_is_labelled_predicted_and_no_field_looks_measured(x5: Target
 
 def test_a_march_of_one_number_format_has_one_width() -> None:
     x3 = load_target("rdk-x3", Path())[0]
-    assert widths(x3.precision) == (Width.RULES,)
+    assert precision_modes(x3.precision) == (PrecisionMode.RULES,)
 
 
 def test_every_model_has_every_rate_above_zero_and_says_where_it_is_from() -> None:

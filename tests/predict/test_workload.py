@@ -1,4 +1,4 @@
-"""What a graph asks of a march: counts from shapes, the array's rounding, what is folded, what is handed over."""
+"""Workloads: counts from shapes, rounding to the MAC array, folding, transfers between BPU and CPU."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from bpudeploy.predict.march import Array, Term
-from bpudeploy.predict.work import Workload, workload
+from bpudeploy.predict.march import MacArray, Term
+from bpudeploy.predict.workload import Workload, count_workload
 from bpudeploy.spec.target import March
 from tests.conformance.graphs import S100, X3, X5, graph, zeros
 
-ARRAY = Array(channels_in=32, channels_out=32)
+ARRAY = MacArray(channels_in=32, channels_out=32)
 SIDE = 16
 
 
@@ -22,7 +22,7 @@ def conv(channels: int, makes: int, kernel: int = 1, groups: int = 1, march: Mar
     nodes = [("Conv", ["x", "w"], ["a"], shape), ("Relu", ["a"], ["y"], {})]
     weight = zeros(makes, channels // groups, kernel, kernel)
     model = graph(nodes, {"x": (1, channels, SIDE, SIDE)}, {"w": weight}, outputs=["y"])
-    return workload(model, march, ARRAY)
+    return count_workload(model, march, ARRAY)
 
 
 def chain(*ops: str, march: March = X5) -> Workload:
@@ -30,7 +30,7 @@ def chain(*ops: str, march: March = X5) -> Workload:
     nodes: list[Any] = [("Conv", ["x", "w"], ["t0"], {"kernel_shape": [1, 1]})]
     nodes += [(op, [f"t{i}"], [f"t{i + 1}"], {}) for i, op in enumerate(ops)]
     nodes += [("Conv", [f"t{len(ops)}", "w"], ["y"], {"kernel_shape": [1, 1]})]
-    return workload(graph(nodes, {"x": (1, 32, SIDE, SIDE)}, {"w": zeros(32, 32, 1, 1)}), march, ARRAY)
+    return count_workload(graph(nodes, {"x": (1, 32, SIDE, SIDE)}, {"w": zeros(32, 32, 1, 1)}), march, ARRAY)
 
 
 def test_channels_are_rounded_up_to_the_array() -> None:
@@ -74,7 +74,7 @@ def test_a_linear_layer_runs_as_a_convolution_where_the_tools_make_it_one() -> N
     nodes: list[Any] = [("MatMul", ["x", "w"], ["a"], {}), ("Relu", ["a"], ["y"], {})]
     model = graph(nodes, {"x": (1, 196, 64)}, {"w": zeros(64, 64)})
     for march in (X5, S100):
-        (product, *_) = workload(model, march, ARRAY).nodes
+        (product, *_) = count_workload(model, march, ARRAY).nodes
         assert product.on_bpu and product.product == "Conv" and product.amounts[Term.WEIGHTS] == 64 * 64 / 1e6
 
 
@@ -82,9 +82,9 @@ def test_a_softmax_counts_as_asked_for_on_x5_and_stays_on_the_cpu_of_x3() -> Non
     nodes: list[Any] = [("MatMul", ["x", "z"], ["a"], {}), ("Softmax", ["a"], ["b"], {"axis": 3})]
     nodes.append(("MatMul", ["b", "x"], ["y"], {}))
     model = graph(nodes, {"x": (1, 3, 64, 32), "z": (1, 3, 32, 64)})
-    on = {n.op: n.on_bpu for n in workload(model, X5, ARRAY).nodes}
+    on = {n.op: n.on_bpu for n in count_workload(model, X5, ARRAY).nodes}
     assert on == {"MatMul": True, "Softmax": True}
-    assert not next(n for n in workload(model, X3, ARRAY).nodes if n.op == "Softmax").on_bpu
+    assert not next(n for n in count_workload(model, X3, ARRAY).nodes if n.op == "Softmax").on_bpu
 
 
 def test_the_output_is_counted_in_numbers() -> None:
@@ -99,5 +99,5 @@ def test_what_feeds_a_product_is_known_through_views_and_moves() -> None:
         ("Sigmoid", ["m"], ["n"], {}),
         ("Add", ["n", "m"], ["y"], {}),
     ]
-    found = {n.name: n.feeds_product for n in workload(graph(nodes, {"x": (1, 2, 32, 32)}), X5, ARRAY).nodes}
+    found = {n.name: n.feeds_product for n in count_workload(graph(nodes, {"x": (1, 2, 32, 32)}), X5, ARRAY).nodes}
     assert found == {"s": True, "t": True, "m": False, "n": False, "y": False}

@@ -1,9 +1,8 @@
-"""What a graph asks of a march, node by node, counted from shapes: amounts of each term, no time yet."""
+"""The work of a graph on a march, counted from shapes: the amount of each term by node, without times."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from bpudeploy.conformance.placement import place
 from bpudeploy.conformance.report import Device, Form
 from bpudeploy.conformance.segments import segments
 from bpudeploy.predict.lowering import runs_on_bpu
-from bpudeploy.predict.march import Array, Term
+from bpudeploy.predict.march import MacArray, Term
 from bpudeploy.spec.frozen import Frozen
 from bpudeploy.spec.operators import MOVES, NO_OPS, RESHAPES
 from bpudeploy.spec.target import March
@@ -23,29 +22,29 @@ if TYPE_CHECKING:
 _IN_PLACE = RESHAPES | NO_OPS | {"Cast"}
 _COPIES = MOVES - _IN_PLACE | {"Resize", "Upsample"}
 _FREE = frozenset(("BatchNormalization", "Relu", "Clip"))
-"""Folded into the convolution or sum before it."""
-_NUMBER_BY_NUMBER = """
+"""Folded into the preceding convolution or sum."""
+_ELEMENTWISE_OPS = """
 Add Sub Mul Div Relu Clip LeakyRelu Sigmoid Tanh Erf Gelu HardSigmoid HardSwish Exp Pow Sqrt Reciprocal Softplus Log
 Abs Neg Mish BatchNormalization Max Min
 """
-_OF_ONE = frozenset(_NUMBER_BY_NUMBER.split())
-"""A chain of these with one tensor as its only feature is one table look-up (HzLut in the vendor's logs)."""
+_ELEMENTWISE = frozenset(_ELEMENTWISE_OPS.split())
+"""A chain of these on a single feature tensor becomes one table look-up (HzLut in the vendor's logs)."""
 _PASSES = {"Softmax": (4, 6), "LayerNormalization": (6, 8), "InstanceNormalization": (6, 8)}
-"""Operators that the tools take apart: how often their bytes are read and written, and into how many nodes."""
+"""Operators that the tools decompose: (passes over their bytes, number of nodes)."""
 
 
-class Work(Frozen):
-    """One node. ``feeds_product``: what it makes goes into a Conv or MatMul, itself or as a view.
+class NodeWorkload(Frozen):
+    """One node. ``feeds_product``: a Conv or MatMul reads its output, directly or through views.
 
-    ``amounts`` are for int8, in the unit of each term; a node that is folded into a neighbour has none.
+    ``amounts`` are for int8, in the unit of each term; empty for a node that is folded into a neighbour.
     """
 
     name: str
     op: str
     segment: int | None
-    """The BPU subgraph that it is in, None on the CPU."""
+    """Its BPU subgraph; None on the CPU."""
     product: str | None
-    """"Conv" or "MatMul", by which a march says what it takes; None for everything else."""
+    """The kind of product for precision rules: "Conv" or "MatMul"; None for other nodes."""
     feeds_product: bool
     amounts: dict[Term, float]
 
@@ -60,42 +59,44 @@ class Workload(Frozen):
 
     march: March
     form: Form
-    nodes: tuple[Work, ...]
+    nodes: tuple[NodeWorkload, ...]
     segments: int
-    """BPU subgraphs."""
+    """Number of BPU subgraphs."""
 
     def total(self, term: Term) -> float:
         """Return the sum of one term's amounts, in its unit."""
         return sum(n.amounts.get(term, 0.0) for n in self.nodes)
 
 
-def workload(
+def count_workload(
     model: onnx.ModelProto,
     march: March,
-    array: Array,
+    array: MacArray,
     constants: Collection[str] = (),
     form: Form = Form.RESTRUCTURED,
     *,
     trained: bool = True,
 ) -> Workload:
-    """Return what ``model`` asks of ``march``, for int8; the arguments are those of ``placement``."""
+    """Count the int8 work of ``model`` on ``march``; the arguments are those of ``placement``."""
     nodes = read_graph(model, constants, trained=trained)
     placed = place(model, nodes, march, constants, form).nodes
     on_bpu = [runs_on_bpu(n, p, march) for n, p in zip(nodes, placed, strict=True)]
     cut = segments(nodes, on_bpu)
     fed = _feeding(nodes)
-    reader = _Reader(nodes, on_bpu, array)
+    counter = _BpuCounter(nodes, array)
     works = []
     for i, (node, at) in enumerate(zip(nodes, placed, strict=True)):
         if at.device is Device.FOLDED:
             continue
-        amounts = reader.bpu(i) if on_bpu[i] else _cpu(node, at.cost.macs)
+        amounts = (
+            counter.count(node) if on_bpu[i] else {Term.CPU_BYTES: _moved(node), Term.CPU_MACS: at.cost.macs / 1e9}
+        )
         if cut.takes.get(i):
             amounts[Term.HANDOVER] = float(cut.takes[i])
         if node.gives_output:
             amounts[Term.OUTPUT] = sum(map(_size, node.outputs)) / 1e6
         works.append(
-            Work(
+            NodeWorkload(
                 name=node.name,
                 op=node.op,
                 segment=cut.of.get(i),
@@ -114,7 +115,7 @@ def _product(node: NodeView) -> str | None:
 
 
 def _feeding(nodes: Sequence[NodeView]) -> set[str]:
-    """Return the tensors that go into products, themselves or through views and moves."""
+    """Return the tensors that products read, directly or through views and moves."""
     fed: set[str] = set()
     for node in reversed(nodes):
         through = node.op in _IN_PLACE | _COPIES and any(t.name in fed for t in node.outputs)
@@ -123,35 +124,23 @@ def _feeding(nodes: Sequence[NodeView]) -> set[str]:
     return fed
 
 
-def _cpu(node: NodeView, macs: int) -> dict[Term, float]:
-    return {Term.CPU_BYTES: _moved(node), Term.CPU_MACS: macs / 1e9}
+class _BpuCounter:
+    """Counts the nodes on the BPU, in graph order.
 
+    ``roots`` maps a tensor to the single tensor that it is an elementwise function of; ``looked_up`` are the roots
+    whose table look-up has been counted.
+    """
 
-@dataclass
-class _Reader:
-    """What is known while the nodes on the BPU are read in order."""
+    def __init__(self, nodes: Sequence[NodeView], array: MacArray) -> None:
+        self.array = array
+        self.producers = {t.name: n for n in nodes if not n.folded for t in n.outputs}
+        self.roots: dict[str, str] = {}
+        self.looked_up: set[str] = set()
 
-    nodes: Sequence[NodeView]
-    on_bpu: Sequence[bool]
-    array: Array
-    maker: dict[str, NodeView] = field(default_factory=dict)
-    roots: dict[str, str] = field(default_factory=dict)
-    """Tensor to the one tensor that it is a function of, number by number."""
-    looked_up: set[str] = field(default_factory=set)
-    """Roots whose look-up has been counted."""
-
-    def __post_init__(self) -> None:
-        self.maker = {t.name: n for n in self.nodes if not n.folded for t in n.outputs}
-
-    def bpu(self, i: int) -> dict[Term, float]:
-        node = self.nodes[i]
+    def count(self, node: NodeView) -> dict[Term, float]:
         product = _product(node)
         if product == "MatMul":
-            return {
-                Term.COMPUTE: _matmul(node, self.array),
-                Term.ATTENTION: _moved(node),
-                Term.INSTRUCTIONS: 1,
-            }
+            return {Term.COMPUTE: _matmul(node, self.array), Term.ATTENTION: _moved(node), Term.INSTRUCTIONS: 1}
         if product is not None:
             macs = _matmul(node, self.array) if node.op in ("MatMul", "Gemm") else _conv(node, self.array)
             return {Term.COMPUTE: macs, Term.WEIGHTS: _weights(node), Term.INSTRUCTIONS: 1}
@@ -159,21 +148,21 @@ class _Reader:
             return {Term.INSTRUCTIONS: 1}
         if node.op in _COPIES:
             return {Term.LAYOUT: _moved(node), Term.INSTRUCTIONS: 1}
-        if node.op in _OF_ONE and self._folded(node):
+        if node.op in _ELEMENTWISE and self._folded(node):
             return {}
-        passes, made_of = _PASSES.get(node.op, (1, 1))
+        passes, count = _PASSES.get(node.op, (1, 1))
         term = Term.ATTENTION if node.op == "Softmax" else Term.ELEMENTWISE
-        return {term: passes * _moved(node), Term.INSTRUCTIONS: made_of}
+        return {term: passes * _moved(node), Term.INSTRUCTIONS: count}
 
     def _folded(self, node: NodeView) -> bool:
-        """Return whether ``node`` costs nothing: in the convolution before it, or in a look-up that is counted."""
+        """Return whether ``node`` is free: part of the preceding convolution, or of a look-up already counted."""
         roots = {self.roots.get(t.name, t.name) for t in node.features}
         if len(roots) != 1:
             return False
         (root,) = roots
-        for made in node.outputs:
-            self.roots[made.name] = root
-        before = self.maker.get(root)
+        for output in node.outputs:
+            self.roots[output.name] = root
+        before = self.producers.get(root)
         if node.op in _FREE and before is not None and (_product(before) or before.op in ("Add", "BatchNormalization")):
             return True
         counted = root in self.looked_up
@@ -186,7 +175,7 @@ def _size(tensor: Tensor | None) -> int:
 
 
 def _moved(node: NodeView) -> float:
-    """Return the MB that a node reads and writes at int8."""
+    """Return the MB that a node reads and writes in int8."""
     return (sum(map(_size, node.features)) + sum(map(_size, node.outputs))) / 1e6
 
 
@@ -194,15 +183,15 @@ def _weights(node: NodeView) -> float:
     return sum(map(_size, node.constants)) / 1e6
 
 
-def _up(n: int, to: int) -> int:
+def _round_up(n: int, to: int) -> int:
     return -(-n // to) * to
 
 
-def _conv(node: NodeView, array: Array) -> float:
-    """Return the GMACs that the array spends on a convolution.
+def _conv(node: NodeView, array: MacArray) -> float:
+    """Return the GMACs of a convolution on the MAC array.
 
-    Input channels of a group and all output channels are rounded up to the array: so a depthwise convolution
-    uses one of its ``channels_in`` rows.
+    The input channels of a group and all output channels are rounded up to the array size, so a depthwise convolution
+    uses one of ``channels_in`` rows.
     """
     weight, out = node.inputs[1], node.outputs[0].shape
     if weight is None or weight.shape is None or out is None or len(out) < 3:
@@ -217,13 +206,17 @@ def _conv(node: NodeView, array: Array) -> float:
     else:
         positions, channels, makes = prod(out[2:]), weight.shape[1], out[1]
     each = makes // groups
-    columns = groups * _up(each, array.channels_out) if each >= array.channels_out else _up(makes, array.channels_out)
-    return out[0] * positions * columns * _up(channels, array.channels_in) * prod(weight.shape[2:]) / 1e9
+    columns = (
+        groups * _round_up(each, array.channels_out)
+        if each >= array.channels_out
+        else _round_up(makes, array.channels_out)
+    )
+    return out[0] * positions * columns * _round_up(channels, array.channels_in) * prod(weight.shape[2:]) / 1e9
 
 
-def _matmul(node: NodeView, array: Array) -> float:
+def _matmul(node: NodeView, array: MacArray) -> float:
     a, out = node.inputs[0], node.outputs[0].shape
     if a is None or not a.shape or not out:
         return 0.0
     deep = a.shape[0] if node.attributes.get("transA", 0) else a.shape[-1]
-    return prod(out[:-1]) * _up(out[-1], array.channels_out) * _up(deep, array.channels_in) / 1e9
+    return prod(out[:-1]) * _round_up(out[-1], array.channels_out) * _round_up(deep, array.channels_in) / 1e9

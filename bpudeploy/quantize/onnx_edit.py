@@ -1,0 +1,56 @@
+"""Small edits of ONNX models that several passes share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from bpudeploy.quantize.arrays import F64
+
+
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a deep copy."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return the value of an attribute of ``node``, or ``default``."""
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def constant(model: onnx.ModelProto, name: str) -> F64:
+    """Return an initializer in float64."""
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    value: F64 = numpy_helper.to_array(tensor).astype(np.float64)
+    return value
+
+
+def put_constant(model: onnx.ModelProto, name: str, value: NDArray[np.generic]) -> str:
+    """Replace the initializer ``name``, or append it; return ``name``."""
+    tensor = next((t for t in model.graph.initializer if t.name == name), None)
+    if tensor is None:
+        tensor = model.graph.initializer.add()
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+    return name
+
+
+def set_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Replace the nodes of ``model``."""
+    kept = list(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def set_constants(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto]) -> None:
+    """Replace the initializers of ``model`` with the ``tensors`` that a node reads."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in tensors if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
