@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bpudeploy.digest import short
 
 if TYPE_CHECKING:
-    from bpudeploy.results.compare import Change, Comparison
+    from bpudeploy.results.compare import Comparison, LatencyChange
     from bpudeploy.results.golden import SelfCheck
     from bpudeploy.results.measurement import Interval, Measurement
 
@@ -127,7 +127,7 @@ def _said(found: Comparison) -> str:
     return "as far as this tells neither better nor worse" if found.verdict is Verdict.CANNOT_TELL else found.verdict
 
 
-def _row(change: Change) -> str:
+def _row(change: LatencyChange) -> str:
     interval = (
         "not known" if change.interval is None else f"{change.interval.low:+.1f} to {change.interval.high:+.1f} %"
     )

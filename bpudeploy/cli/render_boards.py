@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from bpudeploy.boards.facts import Facts
     from bpudeploy.boards.trust import Offer
     from bpudeploy.effects.reserve import Reservation
-    from bpudeploy.results.boards import Seen
+    from bpudeploy.results.boards import KnownBoard
 
 _WIDTH = 118
 
 
-def show_list(seen: Sequence[Seen], as_json: bool) -> None:
+def show_list(seen: Sequence[KnownBoard], as_json: bool) -> None:
     """Print the boards of this project's runs."""
     if as_json:
         print(json.dumps([one.model_dump(mode="json") for one in seen]))

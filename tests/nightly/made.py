@@ -13,7 +13,7 @@ from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Against, Fault, Finding, JobResult, JobState, Night, Outcome
 from bpudeploy.nightly.series import Point, Series
 from bpudeploy.results.measurement import Caveat, Interval, Provenance
-from tests.results.made import measurement
+from tests.results.factories import measurement
 
 BEGAN = datetime(2026, 11, 27, 22, 0, tzinfo=UTC)
 LEVELS = {
