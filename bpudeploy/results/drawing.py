@@ -6,7 +6,6 @@ import io
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.conformance.words import in_words, why
@@ -88,10 +87,7 @@ def page(
     """
     import jinja2
 
-    own = [file for file in resources.files(package).iterdir() if file.name.endswith(".jinja")]
-    files = {file.name: file.read_text(encoding="utf-8") for file in own}
-    files["page.css"] = resources.files("bpudeploy.results").joinpath("page.css").read_text(encoding="utf-8")
-    loader = jinja2.DictLoader(files)
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in (package, "bpudeploy.results")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["megabytes"] = lambda n: f"{n / 1e6:,.2f} MB"
     environment.filters["signed"] = lambda value, digits=1: f"{value:+z.{digits}f}"

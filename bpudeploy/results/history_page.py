@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,19 +46,6 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class _Section:
-    """A section of the page: plots with data, those without, and a note above them."""
-
-    plots: tuple[Plot, ...]
-    empty: tuple[Plot, ...]
-    note: str
-
-    @classmethod
-    def of(cls, plots: Sequence[Plot], note: str = "") -> _Section:
-        return cls(tuple(p for p in plots if p.svg is not None), tuple(p for p in plots if p.svg is None), note)
-
-
 def write_history(measurements: Sequence[Measurement], path: Path) -> None:
     """Write ``measurements``, newest first, as one self-contained HTML page.
 
@@ -70,11 +57,17 @@ def write_history(measurements: Sequence[Measurement], path: Path) -> None:
     values = {
         "rows": [(m, measured_latency(m)) for m in found],
         "distributions": _distributions(found),
-        "accuracy": _Section.of([accuracy_against_latency(found)]),
+        "accuracy": _section([accuracy_against_latency(found)]),
         "temperatures": _temperatures(measured),
         "layers": _layers(measured),
     }
     path.write_text(page("history.html.jinja", values), encoding="utf-8")
+
+
+def _section(plots: Sequence[Plot], note: str = "") -> Mapping[str, object]:
+    """Return the plots of a section, those without data separately, and the note above them."""
+    drawn = [p for p in plots if p.svg is not None]
+    return {"plots": drawn, "empty": [p for p in plots if p.svg is None], "note": note}
 
 
 def _time(m: Measurement) -> datetime:
@@ -82,23 +75,23 @@ def _time(m: Measurement) -> datetime:
     return made if made.tzinfo is not None else made.replace(tzinfo=UTC)
 
 
-def _distributions(found: Sequence[Measurement]) -> _Section:
+def _distributions(found: Sequence[Measurement]) -> Mapping[str, object]:
     shown, note = newest(with_latency(found), "measurements with a latency")
-    return _Section.of(distributions(shown), note)
+    return _section(distributions(shown), note)
 
 
-def _temperatures(measured: Sequence[Measurement]) -> _Section:
+def _temperatures(measured: Sequence[Measurement]) -> Mapping[str, object]:
     shown, note = newest(first_per_key(measured, board_key), "boards")
     titles = [f"{m.board}, {m.device}, {m.made[:16].replace('T', ' ')}" for m in shown]
-    return _Section.of([replace(temperatures(m), title=t) for m, t in zip(shown, titles, strict=True)], note)
+    return _section([replace(temperatures(m), title=t) for m, t in zip(shown, titles, strict=True)], note)
 
 
-def _layers(measured: Sequence[Measurement]) -> _Section:
+def _layers(measured: Sequence[Measurement]) -> Mapping[str, object]:
     per_release = first_per_key(measured, lambda m: (m.subject.release, *board_key(m)))
     shown, note = newest(per_release, "releases on a board")
     titles = [f"{m.subject.recipe} {short(m.subject.release)} on {m.board}, {m.device}" for m in shown]
     plots = [replace(layer_costs(m, _TOP_LAYERS), title=t) for m, t in zip(shown, titles, strict=True)]
-    return _Section.of(plots, note)
+    return _section(plots, note)
 
 
 def to_csv(measurements: Sequence[Measurement]) -> str:

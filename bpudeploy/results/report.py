@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from bpudeploy.conformance.grouping import Group, groups
+from bpudeploy.conformance.grouping import groups
 from bpudeploy.conformance.picture import picture
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.conformance.words import sums
@@ -26,20 +26,6 @@ from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.recipe import GovernorMode
 
 
-@dataclass(frozen=True)
-class _PlacementView:
-    """A placement as a page shows it."""
-
-    groups: tuple[Group, ...]
-    sums: tuple[tuple[str, str], ...]
-    picture: str
-
-    @classmethod
-    def of(cls, inspection: Inspection) -> _PlacementView:
-        p = inspection.placement
-        return cls(groups(p.nodes), tuple(sums(p)), picture(p))
-
-
 def write_report(summary: Summary, path: Path) -> None:
     """Write ``summary`` as one self-contained HTML page."""
     m = summary.measurement
@@ -49,7 +35,7 @@ def write_report(summary: Summary, path: Path) -> None:
     values = {
         "s": summary,
         "plots": plots,
-        "placed": _PlacementView.of(summary.placement) if summary.placement is not None else None,
+        "placed": _placement(summary.placement) if summary.placement is not None else None,
         "percentiles": _percentiles(m),
         "method": _method(m),
     }
@@ -62,8 +48,13 @@ def write_inspection(found: Sequence[Inspection], path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    shown = [(one, _PlacementView.of(one)) for one in found]
+    shown = [(one, _placement(one)) for one in found]
     path.write_text(page("inspection.html.jinja", {"found": shown}), encoding="utf-8")
+
+
+def _placement(inspection: Inspection) -> Mapping[str, object]:
+    p = inspection.placement
+    return {"groups": groups(p.nodes), "sums": tuple(sums(p)), "picture": picture(p)}
 
 
 def _percentiles(m: Measurement) -> list[tuple[str, Interval | Percentile | None, str]]:
