@@ -14,7 +14,7 @@ from bpudeploy.digest import short
 from bpudeploy.errors import UsageError
 from bpudeploy.measure import Candidate
 from bpudeploy.releases import BuiltRelease
-from bpudeploy.results.compare import Change, Comparison
+from bpudeploy.results.compare import Comparison, LatencyChange
 from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.summary import Verdict
 from bpudeploy.spec.recipe import BenchmarkSpec
@@ -56,8 +56,8 @@ def comparison_text(found: Comparison) -> Iterator[str]:
         yield f"  a frame of B is faster than a frame of A in {100 * found.superiority:.0f} % of all pairs"
     if found.accuracy is not None:
         d = found.accuracy
-        p = d.points
-        change = f"{-p.value or 0.0:+.1f} points ({-p.high or 0.0:+.1f} to {-p.low or 0.0:+.1f}), p = {d.p_value:.2g}"
+        c = d.change
+        change = f"{c.value:+.1f} points ({c.low:+.1f} to {c.high:+.1f}), p = {d.p_value:.2g}"
         yield f"  top-1, B - A: {change}; {d.verdict}, minimum detectable difference {d.detectable:.1f}"
     yield from (f"  note: {why}" for why in found.because)
     same = found.verdict is Verdict.CANNOT_TELL
@@ -65,7 +65,7 @@ def comparison_text(found: Comparison) -> Iterator[str]:
     yield f"  verdict (p50 and top-1; latency from {found.at_least:g} %): B is {verdict}"
 
 
-def _row(change: Change) -> tuple[str, ...]:
+def _row(change: LatencyChange) -> tuple[str, ...]:
     i = change.interval
     interval = "not known" if i is None else f"{i.low:+.1f} to {i.high:+.1f} %"
     ratio = f"{change.percent:+.1f} %"

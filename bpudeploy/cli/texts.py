@@ -78,11 +78,10 @@ def _change(accuracy: Accuracy) -> str:
     drop = accuracy.drop
     if drop is None:
         return ""
-    p = drop.points
+    c = drop.change
     unknown = f"n.s. at {accuracy.images} images, MDD {drop.detectable:.1f}"
     verdict = unknown if drop.verdict is Verdict.CANNOT_TELL else drop.verdict
-    interval = f"{-p.high or 0.0:+.1f} to {-p.low or 0.0:+.1f}"
-    return f"{-p.value or 0.0:+.1f} ({interval}), p = {drop.p_value:.2g}, {verdict}"
+    return f"{c.value:+.1f} ({c.low:+.1f} to {c.high:+.1f}), p = {drop.p_value:.2g}, {verdict}"
 
 
 def _predicted(e: Estimate) -> Iterator[str]:

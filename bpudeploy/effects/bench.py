@@ -27,19 +27,19 @@ from bpudeploy.effects.remote import is_file
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.results.measurement import Caveat, Clock, Conditions, LayerCost, Measurement, Round
 from bpudeploy.results.session import (
+    AgentStarted,
     Answered,
-    Began,
-    Costs,
-    Memory,
-    Reading,
+    LayerProfile,
+    PeakMemory,
     Ready,
-    Timed,
+    RoundTimed,
+    SensorReading,
     answered,
     caveats_of,
+    entries_of,
     hottest,
     measurements_of,
     next_round,
-    of,
     others_of,
 )
 from bpudeploy.spec.recipe import BenchmarkSpec, GovernorMode
@@ -83,7 +83,7 @@ class _Session:
 
     def at(self, t: float) -> float:
         """Return the board's monotonic time as seconds since the session began, over cuts and restarts."""
-        began = [one for one in self.book.entries if isinstance(one, Began)]
+        began = [one for one in self.book.entries if isinstance(one, AgentStarted)]
         return began[-1].at - began[0].at + t - began[-1].t
 
 
@@ -117,7 +117,7 @@ def bench(
             _finish(session, contender)
         board_id = agent.hello.facts.board_id or f"{agent.hello.facts.machine} {agent.hello.facts.hostname}"
     for contender in range(len(binaries)):
-        if not of(book.entries, Memory, contender):
+        if not entries_of(book.entries, PeakMemory, contender):
             with agent_on(board, emit, step=STEP) as agent:  # one process's peak cannot be told apart
                 _alone(replace(session, agent=agent), contender)
     return measurements_of(book.setting, book.entries, board_id)
@@ -132,15 +132,15 @@ def _at(board: Board, binary: Binary, emit: Callable[[Event], None]) -> PurePosi
 
 def _begin(session: _Session) -> None:
     hello, entries = session.agent.hello, session.book.entries
-    before = [one for one in entries if isinstance(one, Began)]
+    before = [one for one in entries if isinstance(one, AgentStarted)]
     if before:
         why = "the board was rebooted" if before[-1].boot != hello.boot else "it was cut off"
-        done = sum(isinstance(one, Timed) for one in entries)
+        done = sum(isinstance(one, RoundTimed) for one in entries)
         images = sum(len(one.top) for one in entries if isinstance(one, Answered))
         session.emit(Note(STEP, f"{why} in between: going on after {done} rounds and {images} images"))
     if hello.healed:
         session.emit(Note(STEP, f"an earlier run could not put back {', '.join(hello.healed)}: done now"))
-    session.book.write(Began(boot=hello.boot, at=time.time(), t=hello.t, facts=hello.facts))
+    session.book.write(AgentStarted(boot=hello.boot, at=time.time(), t=hello.t, facts=hello.facts))
     if session.method.governor is GovernorMode.PERFORMANCE:
         told = session.agent.told("performance", Governors, within=60.0)
         if told.refused:
@@ -153,7 +153,7 @@ def _round(session: _Session, contender: int, index: int) -> None:
     hot = not _cool(session)
     before = time.perf_counter()
     loaded = _load(session, contender)
-    place = sum(isinstance(one, Timed) for one in session.book.entries)
+    place = sum(isinstance(one, RoundTimed) for one in session.book.entries)
     share = {
         "min_frames": max(2, math.ceil(method.min_frames / method.rounds)),
         "min_seconds": method.min_seconds / method.rounds,
@@ -162,7 +162,7 @@ def _round(session: _Session, contender: int, index: int) -> None:
     lines = list(_ask_round(session, share, streams=1, warmup=method.warmup))
     readings = [_conditions(session, line, f"round {index}") for line in lines if isinstance(line, Sensors)]
     for reading in readings:
-        session.book.write(Reading(conditions=reading))
+        session.book.write(SensorReading(conditions=reading))
     fps = {n: _fps(session, share, n, loaded.batch) for n in (method.streams if loaded.streams else ())}
     samples, per_sample, frames = _timed(session, lines)
     started = next(line.started for line in lines if isinstance(line, Done))
@@ -178,13 +178,13 @@ def _round(session: _Session, contender: int, index: int) -> None:
         others_cores=others_of(readings),
         caveats=(*caveats_of(readings), *((Caveat.HOT,) if hot else ())),
     )
-    session.book.write(Timed(contender=contender, round=one, seconds=time.perf_counter() - before, fps=fps))
+    session.book.write(RoundTimed(contender=contender, round=one, seconds=time.perf_counter() - before, fps=fps))
     _tell_frames(session)
 
 
 def _frames(session: _Session) -> int:
     """Return how many frames were timed, one after another, of all contenders."""
-    return sum(one.round.frames for one in session.book.entries if isinstance(one, Timed))
+    return sum(one.round.frames for one in session.book.entries if isinstance(one, RoundTimed))
 
 
 def _tell_frames(session: _Session) -> None:
@@ -205,7 +205,7 @@ def _cool(session: _Session) -> bool:
         heat = hottest([reading])
         if heat is None or heat < limit:
             return True
-        session.book.write(Reading(conditions=reading))
+        session.book.write(SensorReading(conditions=reading))
         if time.monotonic() >= deadline:
             return False
         if not told:
@@ -227,7 +227,7 @@ def _load(session: _Session, contender: int) -> Loaded:
     )
     if loaded.images != len(session.book.setting.labels):
         raise session.agent.error(f"it finds {loaded.images} images, not {len(session.book.setting.labels)}")
-    if not of(session.book.entries, Ready, contender):
+    if not entries_of(session.book.entries, Ready, contender):
         ready = Ready(contender=contender, batch=loaded.batch, runtime=loaded.runtime, driver=loaded.driver)
         session.book.write(ready)
         if session.method.streams and not loaded.streams:
@@ -283,7 +283,7 @@ def _conditions(session: _Session, line: Sensors, during: str) -> Conditions:
 def _finish(session: _Session, contender: int) -> None:
     """Ask for the answers that are missing, and for what each layer takes."""
     book, total = session.book, len(session.book.setting.labels)
-    if answered(book.entries, contender) == total and of(book.entries, Costs, contender):
+    if answered(book.entries, contender) == total and entries_of(book.entries, LayerProfile, contender):
         return
     _load(session, contender)
     first = answered(book.entries, contender)
@@ -294,7 +294,7 @@ def _finish(session: _Session, contender: int) -> None:
                     raise session.agent.error(f"it answers for image {line.first} out of turn")
                 book.write(Answered(contender=contender, first=line.first, top=line.classes))
                 session.emit(Progress(STEP, answered(book.entries, contender), total, "images"))
-    book.write(Costs(contender=contender, layers=_costs(session)))
+    book.write(LayerProfile(contender=contender, layers=_costs(session)))
     if len(session.binaries) == 1:
         _unload(session, contender)
 
@@ -318,4 +318,4 @@ def _alone(session: _Session, contender: int) -> None:
 def _unload(session: _Session, contender: int) -> None:
     done = [line for line in session.agent.ask("unload", within=60.0) if isinstance(line, Done)]
     if done[-1].peak_memory_mb is not None:
-        session.book.write(Memory(contender=contender, peak_mb=done[-1].peak_memory_mb))
+        session.book.write(PeakMemory(contender=contender, peak_mb=done[-1].peak_memory_mb))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from bpudeploy.fleet.chronicle import Chronicle, Told, chronicle, utc
 from bpudeploy.fleet.events import Event
 from bpudeploy.fleet.view import State
-from bpudeploy.results.junit import Case, Suite, Verdict, report
+from bpudeploy.results.junit import Case, CaseStatus, Suite, report
 
 _VERDICTS = {
-    State.DONE: Verdict.PASSED,
-    State.FAILED: Verdict.FAILURE,
-    State.LATE: Verdict.FAILURE,
-    State.UNREACHABLE: Verdict.ERROR,
+    State.DONE: CaseStatus.PASSED,
+    State.FAILED: CaseStatus.FAILURE,
+    State.LATE: CaseStatus.FAILURE,
+    State.UNREACHABLE: CaseStatus.ERROR,
 }
 """What is not here has none: it was skipped, reserved, taken back because of others, or its turn did not come."""
 
@@ -57,11 +57,11 @@ def _case(told: Chronicle, one: Told) -> Case:
     words = f"{one.words}: {one.detail}" if one.detail else one.words
     return Case(
         name=place.board,
-        of=f"{told.planned.name}.{place.target}",
+        classname=f"{told.planned.name}.{place.target}",
         seconds=one.seconds(told.last),
-        verdict=Verdict.FAILURE if board.failed else _VERDICTS.get(board.state, Verdict.SKIPPED),
+        status=CaseStatus.FAILURE if board.failed else _VERDICTS.get(board.state, CaseStatus.SKIPPED),
         message=words,
-        kind=board.state.value,
+        type=board.state.value,
         text="\n".join([words, *_facts(one)]),
     )
 

@@ -8,20 +8,20 @@ from datetime import datetime
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Finding, JobResult, JobState, Night, Outcome
 from bpudeploy.nightly.words import change_of, figure_of, step_of, verdict_of
-from bpudeploy.results.junit import Case, Suite, Verdict, report
+from bpudeploy.results.junit import Case, CaseStatus, Suite, report
 
 _STATES = {
-    JobState.MEASURED: Verdict.PASSED,
-    JobState.BUILD_FAILED: Verdict.ERROR,
-    JobState.NO_BOARD: Verdict.ERROR,
-    JobState.LEFT_OUT: Verdict.SKIPPED,
-    JobState.RUNNING: Verdict.SKIPPED,
+    JobState.MEASURED: CaseStatus.PASSED,
+    JobState.BUILD_FAILED: CaseStatus.ERROR,
+    JobState.NO_BOARD: CaseStatus.ERROR,
+    JobState.LEFT_OUT: CaseStatus.SKIPPED,
+    JobState.RUNNING: CaseStatus.SKIPPED,
 }
 _OUTCOMES = {
-    Outcome.REGRESSION: Verdict.FAILURE,
-    Outcome.CANNOT_TELL: Verdict.SKIPPED,
-    Outcome.IMPROVEMENT: Verdict.PASSED,
-    Outcome.SAME: Verdict.PASSED,
+    Outcome.REGRESSION: CaseStatus.FAILURE,
+    Outcome.CANNOT_TELL: CaseStatus.SKIPPED,
+    Outcome.IMPROVEMENT: CaseStatus.PASSED,
+    Outcome.SAME: CaseStatus.PASSED,
 }
 
 
@@ -73,11 +73,11 @@ def _measured(night: Night, job: JobResult) -> Case:
     message = f"{job.state}: {job.why}" if job.why else job.state.value
     return Case(
         name="measured",
-        of=_class(night, job),
+        classname=_class(night, job),
         seconds=job.build_seconds + job.board_seconds,
-        verdict=_STATES[job.state],
+        status=_STATES[job.state],
         message=message,
-        kind=job.state.value,
+        type=job.state.value,
         text="\n".join([message, *faults]),
     )
 
@@ -88,11 +88,11 @@ def _case(night: Night, job: JobResult, finding: Finding) -> Case:
         words = f"cannot tell: {'; '.join(finding.because) or words}"
     return Case(
         name=f"{finding.metric.words} against its {finding.against}",
-        of=_class(night, job),
+        classname=_class(night, job),
         seconds=0.0,
-        verdict=_OUTCOMES[finding.outcome],
+        status=_OUTCOMES[finding.outcome],
         message=words,
-        kind=finding.outcome.value,
+        type=finding.outcome.value,
         text="\n".join([words, *_evidence(finding)]),
     )
 

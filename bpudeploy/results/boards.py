@@ -1,4 +1,4 @@
-"""The boards that the runs of this project reached: what `boards list` knows until there is an inventory."""
+"""The boards that this project's runs measured on: what `boards list` shows if there is no inventory."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bpudeploy.results.measurement import FrozenModel
 
-class _Read(BaseModel):
-    """As much of a summary as is asked for here; one of another version of bpudeploy has it too."""
+
+class _Partial(BaseModel):
+    """The fields of a summary.json that are needed here; other versions of bpudeploy write them too."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class _Facts(_Read):
+class _Facts(_Partial):
     hostname: str
 
 
-class _Measurement(_Read):
+class _Measurement(_Partial):
     board: str
     facts: _Facts
 
 
-class _Run(_Read):
+class _Run(_Partial):
     recipe: str
     target: str
     started: str
@@ -30,10 +32,9 @@ class _Run(_Read):
     measurement: _Measurement
 
 
-class Seen(BaseModel):
-    """A board's last run here. It says what was, not what is there now."""
+class KnownBoard(FrozenModel):
+    """The last run on a board; its state may have changed since."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     address: str
     hostname: str
     target: str
@@ -42,9 +43,9 @@ class Seen(BaseModel):
     started: str
 
 
-def boards_of(runs: Path) -> list[Seen]:
-    """Return each address that a finished run measured on, the latest first; embedded boards have no address."""
-    found: dict[str, Seen] = {}
+def boards_of(runs: Path) -> list[KnownBoard]:
+    """Return the boards that finished runs measured on, latest first; embedded boards have no address."""
+    found: dict[str, KnownBoard] = {}
     for path in sorted(runs.glob("*/summary.json"), reverse=True):
         try:
             run = _Run.model_validate_json(path.read_bytes())
@@ -52,12 +53,7 @@ def boards_of(runs: Path) -> list[Seen]:
             continue
         m = run.measurement
         if m.board != run.target and m.board not in found:
-            found[m.board] = Seen(
-                address=m.board,
-                hostname=m.facts.hostname,
-                target=run.target,
-                recipe=run.recipe,
-                release=run.release,
-                started=run.started,
+            found[m.board] = KnownBoard(
+                address=m.board, hostname=m.facts.hostname, **run.model_dump(exclude={"measurement"})
             )
     return list(found.values())

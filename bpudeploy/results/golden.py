@@ -1,53 +1,47 @@
-"""The golden self-check: does a release on a board say what it says on the host, as far as rounding lets it?"""
+"""The golden self-check: does a release on a board give the host's answers, within rounding?"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from bpudeploy.results.measurement import FrozenModel
 
 LIMIT = 0.3
-"""Of the logits' own spread. Rounding and a colour conversion stay below 0.1; a wrong network has about 1.4."""
+"""Limit of ``deviation``. Rounding and a colour conversion stay below 0.1; a wrong network has about 1.4."""
 
 
-class SelfCheck(BaseModel):
-    """A board's answers to the golden images against the host's."""
+class SelfCheck(FrozenModel):
+    """The board's logits of the golden images compared with the host's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     images: int
     same: int
-    """Images with the same best class."""
+    """Images with the same top-1 class."""
     deviation: float
-    """Root mean square difference of the logits over their standard deviation on the host; 0 is equal."""
+    """RMS difference of the logits over their standard deviation on the host; 0: equal."""
     limit: float = LIMIT
 
     @property
     def holds(self) -> bool:
-        """Whether it is the network that it should be."""
+        """Whether the deviation is within the limit."""
         return self.deviation <= self.limit
 
 
 def self_check(expected: Sequence[Sequence[float]], got: Sequence[Sequence[float]]) -> SelfCheck:
-    """Hold logits (images, classes) of a board against those of the host.
+    """Compare a board's logits (images, classes) with the host's.
 
-    One number over all of them: with two classes, the angle between two answers would say nothing.
+    The deviation is over all logits together: per image it would be meaningless with two classes.
 
     Raises:
-        ValueError: they are not of the same shape.
+        ValueError: the shapes differ.
     """
+    import numpy as np
+
     if [len(row) for row in expected] != [len(row) for row in got] or not expected:
         raise ValueError("the board's logits are of another shape than the host's")
-    wanted, given = ([value for row in rows for value in row] for rows in (expected, got))
-    mean = math.fsum(wanted) / len(wanted)
-    spread = math.fsum((value - mean) ** 2 for value in wanted)
-    apart = math.fsum((a - b) ** 2 for a, b in zip(wanted, given, strict=True))
+    host, board = np.array(expected, np.float64), np.array(got, np.float64)
+    spread, difference = float(host.std()), float(np.sqrt(np.mean((host - board) ** 2)))
     return SelfCheck(
-        images=len(expected),
-        same=sum(_best(a) == _best(b) for a, b in zip(expected, got, strict=True)),
-        deviation=math.sqrt(apart / spread) if spread else float(apart > 0),
+        images=len(host),
+        same=int((host.argmax(axis=1) == board.argmax(axis=1)).sum()),
+        deviation=difference / spread if spread else float(difference > 0),
     )
-
-
-def _best(row: Sequence[float]) -> int:
-    return max(range(len(row)), key=row.__getitem__)

@@ -1,4 +1,4 @@
-"""Plots of many measurements: their latencies side by side, and accuracy against latency with its Pareto front."""
+"""Plots of many measurements: latency distributions, and accuracy against latency with Pareto fronts."""
 
 from __future__ import annotations
 
@@ -8,65 +8,65 @@ from typing import Any, TypeVar
 
 from bpudeploy.digest import short
 from bpudeploy.provenance import Provenance
-from bpudeploy.results.drawing import ACCENT, BAD, CYCLE, INK, OTHER, Plot, figure, in_legend, rows, shorter, svg
-from bpudeploy.results.measured_plots import stated
+from bpudeploy.results.drawing import ACCENT, BAD, CYCLE, INK, OTHER, Plot, figure, in_legend, label_rows, shorter, svg
+from bpudeploy.results.measured_plots import percentiles_of
 from bpudeploy.results.measurement import Interval, Latency, Measurement
 
-NEWEST = 40
-"""What a plot shows at most."""
+MAX_SHOWN = 40
+"""Measurements per plot."""
 _BINS = 48
 _LABEL = 0.17, 0.035
-"""Width and height that a point's name takes, of the axes'."""
-_LOG_FROM = 4.0
+"""Width and height of a point's label, relative to the axes."""
+_LOG_RATIO = 4.0
+"""Maximum over minimum from which the latency axis is logarithmic."""
 T = TypeVar("T")
 
 
-def of_board(m: Measurement) -> Latency | None:
-    """Return the latency that was measured on a board; what a simulator takes is none."""
+def measured_latency(m: Measurement) -> Latency | None:
+    """Return the latency on a board; None for a simulator."""
     return m.latency if m.provenance is Provenance.MEASURED else None
 
 
-def newest_of(measurements: Sequence[Measurement], key: Callable[[Measurement], object]) -> list[Measurement]:
-    """Return the first measurement of each ``key``, in the order given: newest first."""
+def first_per_key(measurements: Sequence[Measurement], key: Callable[[Measurement], object]) -> list[Measurement]:
+    """Return the first measurement of each ``key``, in the given order."""
     found: dict[object, Measurement] = {}
     for m in measurements:
         found.setdefault(key(m), m)
     return list(found.values())
 
 
-def board_of(m: Measurement) -> tuple[str, str]:
-    """Return what makes two measurements ones of the same board: what a BPU takes is not what its CPU takes."""
+def board_key(m: Measurement) -> tuple[str, str]:
+    """Return what identifies a board and the processor used on it, its BPU or CPU."""
     return m.board_id, m.device
 
 
-def shown_of(found: Sequence[T], what: str) -> tuple[Sequence[T], str]:
-    """Return as many as a plot has room for, and words where that is not all."""
-    words = f"The newest {NEWEST} of {len(found)} {what}." if len(found) > NEWEST else ""
-    return found[:NEWEST], words
+def newest(found: Sequence[T], what: str) -> tuple[Sequence[T], str]:
+    """Return the first ``MAX_SHOWN``, and a note if there are more."""
+    note = f"The newest {MAX_SHOWN} of {len(found)} {what}." if len(found) > MAX_SHOWN else ""
+    return found[:MAX_SHOWN], note
 
 
-def named(m: Measurement) -> str:
-    """Return which measurement it is, short enough for a row of a plot."""
+def _label(m: Measurement) -> str:
     batch = f", {m.batch} at once" if m.batch > 1 else ""
     return f"{shorter(m.subject.recipe, 24)}{batch} · {short(m.subject.release)[:7]} · {m.made[5:16].replace('T', ' ')}"
 
 
 def distributions(measurements: Sequence[Measurement]) -> list[Plot]:
-    """Draw each measurement's latencies as a violin, a figure a board; those that are predicted, as an open interval.
+    """Draw one figure per board with a violin per measurement; predictions are intervals in figures of their own.
 
     Args:
-        measurements: newest first. A simulated one has no latency, and is not drawn.
+        measurements: newest first. Simulated ones have no latency, and are not drawn.
     """
     groups: dict[object, list[Measurement]] = {}
     for m in with_latency(measurements):
-        groups.setdefault((m.provenance, *board_of(m)), []).append(m)
+        groups.setdefault((m.provenance, *board_key(m)), []).append(m)
     order = sorted(groups.values(), key=lambda group: group[0].provenance is Provenance.PREDICTED)
-    return [(_violins if group[0].provenance is Provenance.MEASURED else _foretold)(group) for group in order]
+    return [(_violins if group[0].provenance is Provenance.MEASURED else _predictions)(group) for group in order]
 
 
 def with_latency(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Return those that have a board's latency, measured or predicted."""
-    return [m for m in measurements if of_board(m) is not None or m.predicted_ms is not None]
+    """Return those with a latency of a board, measured or predicted."""
+    return [m for m in measurements if measured_latency(m) is not None or m.predicted_ms is not None]
 
 
 def _violins(group: Sequence[Measurement]) -> Plot:
@@ -74,27 +74,25 @@ def _violins(group: Sequence[Measurement]) -> Plot:
     ends = []
     for y, m in enumerate(reversed(group)):
         ends += _violin(axes, y, m)
-    rows(axes, [_with_caveats(m) for m in reversed(group)])
+    label_rows(axes, [_with_caveats(m) for m in reversed(group)])
     for m, label in zip(reversed(group), axes.get_yticklabels(), strict=True):
         label.set_color(BAD if m.caveats else INK)
-    _milliseconds(axes, ends)
-    axes.set_xlabel(
-        "ms a frame: p50 with its interval, ticks at p90 and p99; the slowest and fastest 0.5 % are cut off"
-    )
+    _latency_axis(axes, ends)
+    axes.set_xlabel("ms per frame: p50 with its interval, ticks at p90 and p99; slowest and fastest 0.5 % cut off")
     bare = any(not m.samples_ms for m in group)
-    words = "Where there is no shape, the single frames' times are not here." if bare else ""
-    return Plot(f"Latency, measured: {group[0].board}, {group[0].device}", svg(drawn), words)
+    note = "Rows without a shape have no times of single frames." if bare else ""
+    return Plot(f"Latency, measured: {group[0].board}, {group[0].device}", svg(drawn), note)
 
 
 def _with_caveats(m: Measurement) -> str:
-    return f"{named(m)}  [{', '.join(m.caveats)}]" if m.caveats else named(m)
+    return f"{_label(m)}  [{', '.join(m.caveats)}]" if m.caveats else _label(m)
 
 
 def _violin(axes: Any, y: int, m: Measurement) -> list[float]:
-    """Draw one row, and return the values that have to be seen."""
+    """Draw one row, and return the values that the axis must include."""
     import numpy as np
 
-    latency = of_board(m)
+    latency = measured_latency(m)
     assert latency is not None
     ends = [latency.p50_ms.low, latency.p50_ms.high]
     if m.samples_ms:
@@ -107,13 +105,13 @@ def _violin(axes: Any, y: int, m: Measurement) -> list[float]:
         ends += [float(low), float(high)]
     axes.plot([latency.p50_ms.low, latency.p50_ms.high], [y, y], color=INK, linewidth=2.5, solid_capstyle="butt")
     axes.plot([latency.p50_ms.value], [y], "o", color=INK, markersize=4)
-    for _, value in stated(latency)[1:]:
+    for _, value in percentiles_of(latency)[1:]:
         axes.plot([value.value], [y], "|", color=INK, markersize=9)
         ends.append(value.value)
     return ends
 
 
-def _foretold(group: Sequence[Measurement]) -> Plot:
+def _predictions(group: Sequence[Measurement]) -> Plot:
     drawn, (axes,) = figure(0.9 + 0.42 * len(group), width=10)
     ends = []
     for y, m in enumerate(reversed(group)):
@@ -124,19 +122,19 @@ def _foretold(group: Sequence[Measurement]) -> Plot:
         text: Any = (0, 7)
         axes.annotate("PREDICTED", (value, y), text, textcoords="offset points", ha="center", fontsize=7, color=OTHER)
         ends += [low, value, high]
-    rows(axes, [named(m) for m in reversed(group)])
+    label_rows(axes, [_label(m) for m in reversed(group)])
     axes.set_ylim(-0.6, len(group) - 0.2)
-    _milliseconds(axes, ends)
-    axes.set_xlabel("ms a frame, predicted; nothing of it was measured")
+    _latency_axis(axes, ends)
+    axes.set_xlabel("ms per frame, predicted, not measured")
     return Plot(f"Latency, PREDICTED for {group[0].device} ({group[0].board})", svg(drawn))
 
 
-def _milliseconds(axes: Any, ends: Sequence[float]) -> None:
-    """Give the axis of latencies its range: in equal factors where they are far from each other."""
+def _latency_axis(axes: Any, ends: Sequence[float]) -> None:
+    """Set the range of the latency axis, logarithmic if the values differ widely."""
     low, high = min(ends), max(ends)
-    if low <= 0 or high < _LOG_FROM * low:
-        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        axes.set_xlim(low - room, high + room)
+    if low <= 0 or high < _LOG_RATIO * low:
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_xlim(low - margin, high + margin)
         return
     axes.set_xscale("log")
     axes.set_xlim(low / 1.1, high * 1.1)
@@ -159,9 +157,7 @@ class _Point:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points (ms, percent) that none other beats, the fastest first, each once.
-
-    A point is beaten by another one that is no slower and no less accurate, and better in one of the two.
+    """Return the Pareto-optimal points (ms, percent), fastest first, without duplicates.
 
     >>> pareto([(5, 70), (9, 80), (9, 79), (12, 80)])
     [(5, 70), (9, 80)]
@@ -174,30 +170,30 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def accuracy_against_latency(measurements: Sequence[Measurement]) -> Plot:
-    """Draw the newest measurement of each release on each board, and each board's Pareto front of what was measured.
+    """Draw the newest measurement of each release on each board, and each board's Pareto front of measured values.
 
-    A simulated accuracy and a predicted latency of one run make one hollow point, which is on no front.
+    The simulated accuracy and the predicted latency of one run are a hollow point, which is never on a front.
     """
     title = "Top-1 on the evaluation set against the latency of a frame"
-    points, words = shown_of(_points(measurements), "releases on a board")
+    points, note = newest(_points(measurements), "releases on a board")
     if not points:
         return Plot(title, None, "No release has both an accuracy and a latency yet.")
     drawn, (axes,) = figure(4.4, width=10)
     for i, board in enumerate(dict.fromkeys(point.board for point in points)):
         _draw_board(axes, [point for point in points if point.board == board], board, CYCLE[i % len(CYCLE)])
-    _milliseconds(axes, [end for point in points for end in (point.ms.low, point.ms.high)])
-    left = _name_points(axes, points)
-    axes.set_xlabel("p50, ms a frame, or the predicted ms")
+    _latency_axis(axes, [end for point in points for end in (point.ms.low, point.ms.high)])
+    unlabelled = _label_points(axes, points)
+    axes.set_xlabel("p50, ms per frame, or the predicted ms")
     axes.set_ylabel("top-1, %")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    told = [words, "Bars: 95 % intervals. The line: each board's Pareto front, of what was measured on it."]
+    notes = [note, "Bars: 95 % intervals. Lines: Pareto front of the measured values of each board."]
     if any(not point.measured for point in points):
-        told.append("Hollow: latency PREDICTED, accuracy simulated; never on a front.")
-    if left:
-        told.append(f"{left} points have no room for their names.")
+        notes.append("Hollow: latency PREDICTED, accuracy simulated; never on a front.")
+    if unlabelled:
+        notes.append(f"{unlabelled} points are not labelled for lack of space.")
     if any(point.caveats for point in points):
-        told.append("A cross: measured with a caveat; look at the table.")
-    return Plot(title, svg(drawn), " ".join(filter(None, told)))
+        notes.append("Crosses: measured with a caveat, see the table.")
+    return Plot(title, svg(drawn), " ".join(filter(None, notes)))
 
 
 def _points(measurements: Sequence[Measurement]) -> list[_Point]:
@@ -207,8 +203,8 @@ def _points(measurements: Sequence[Measurement]) -> list[_Point]:
         if m.provenance is Provenance.SIMULATED and m.score is not None
     }
     found = []
-    for m in newest_of(measurements, lambda m: (m.subject.release, m.provenance, *board_of(m))):
-        latency = of_board(m)
+    for m in first_per_key(measurements, lambda m: (m.subject.release, m.provenance, *board_key(m))):
+        latency = measured_latency(m)
         ms, score = (latency.p50_ms, m.score) if latency is not None else (m.predicted_ms, m.score)
         if m.provenance is Provenance.PREDICTED and score is None:
             score = simulated.get((m.session, m.subject.release))
@@ -231,8 +227,8 @@ def _draw_board(axes: Any, points: Sequence[_Point], board: str, colour: str) ->
         axes.errorbar(
             [p.ms.value],
             [p.top1.value],
-            xerr=_around(p.ms),
-            yerr=_around(p.top1),
+            xerr=_error_bar(p.ms),
+            yerr=_error_bar(p.top1),
             fmt="X" if p.caveats else "o",
             color=colour,
             markerfacecolor=colour if p.measured else "white",
@@ -242,8 +238,8 @@ def _draw_board(axes: Any, points: Sequence[_Point], board: str, colour: str) ->
         )
 
 
-def _name_points(axes: Any, points: Sequence[_Point]) -> int:
-    """Write the names of points where there is room, those on a front first; return how many have none."""
+def _label_points(axes: Any, points: Sequence[_Point]) -> int:
+    """Label points as space allows, those on a front first; return how many are not labelled."""
     on_front = set()
     for board in {p.board for p in points}:
         mine = [(p.ms.value, p.top1.value) for p in points if p.board == board and p.measured]
@@ -251,7 +247,7 @@ def _name_points(axes: Any, points: Sequence[_Point]) -> int:
     taken: list[tuple[float, float]] = []
     for p in sorted(points, key=lambda p: (p.board, p.ms.value, p.top1.value) not in on_front):
         x, y = (axes.transScale + axes.transLimits).transform((p.ms.value, p.top1.value))
-        leftwards = x > 1 - _LABEL[0]  # on the right is the legend
+        leftwards = x > 1 - _LABEL[0]  # the legend is on the right
         x -= _LABEL[0] * leftwards
         if all(abs(x - other) > _LABEL[0] or abs(y - height) > _LABEL[1] for other, height in taken):
             taken.append((x, y))
@@ -262,6 +258,5 @@ def _name_points(axes: Any, points: Sequence[_Point]) -> int:
     return len(points) - len(taken)
 
 
-def _around(of: Interval) -> list[list[float]]:
-    """Return how far an interval reaches to both sides of its value."""
-    return [[max(0.0, of.value - of.low)], [max(0.0, of.high - of.value)]]
+def _error_bar(interval: Interval) -> list[list[float]]:
+    return [[max(0.0, interval.value - interval.low)], [max(0.0, interval.high - interval.value)]]

@@ -1,4 +1,4 @@
-"""JUnit reports: suites and cases, in the form that Ant's, Jenkins's and GitLab's readers agree on."""
+"""JUnit XML reports, in the dialect that Ant, Jenkins and GitLab all read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from xml.etree import ElementTree as ET
 _NOT_XML = re.compile("[^\t\n\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class Verdict(StrEnum):
-    """What a case is marked as."""
+class CaseStatus(StrEnum):
+    """The status of a test case."""
 
     PASSED = ""
     FAILURE = "failure"
@@ -26,15 +26,15 @@ class Case:
     """One test case."""
 
     name: str
-    of: str
-    """The class that readers group it under."""
+    classname: str
+    """Readers group cases by it."""
     seconds: float
-    verdict: Verdict = Verdict.PASSED
+    status: CaseStatus = CaseStatus.PASSED
     message: str = ""
-    kind: str = ""
-    """What kind of failure or error it is."""
+    type: str = ""
+    """Of the failure or error."""
     text: str = ""
-    """All that is known of a failure or an error."""
+    """Details of a failure or error."""
 
 
 @dataclass(frozen=True)
@@ -50,51 +50,48 @@ class Suite:
 
 
 def report(suites: Sequence[Suite]) -> str:
-    """Return a report as XML. A character that XML cannot hold is replaced by U+FFFD."""
+    """Return a report as XML; characters that XML does not allow are replaced by U+FFFD."""
     root = ET.Element("testsuites")
-    for number, suite in enumerate(suites):
-        root.append(_suite(number, suite))
+    root.extend(_suite(number, suite) for number, suite in enumerate(suites))
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
 
 def _suite(number: int, suite: Suite) -> ET.Element:
-    verdicts = [case.verdict for case in suite.cases]
-    found = ET.Element(
-        "testsuite",
-        {
-            "name": _text(suite.name),
-            "package": _text(suite.package),
-            "id": str(number),
-            "timestamp": suite.began.strftime("%Y-%m-%dT%H:%M:%S"),
-            "hostname": "localhost",
-            "tests": str(len(suite.cases)),
-            "failures": str(verdicts.count(Verdict.FAILURE)),
-            "errors": str(verdicts.count(Verdict.ERROR)),
-            "skipped": str(verdicts.count(Verdict.SKIPPED)),
-            "time": f"{sum(case.seconds for case in suite.cases):.3f}",
-        },
-    )
-    properties = ET.SubElement(found, "properties")
+    statuses = [case.status for case in suite.cases]
+    attributes = {
+        "name": _text(suite.name),
+        "package": _text(suite.package),
+        "id": str(number),
+        "timestamp": suite.began.strftime("%Y-%m-%dT%H:%M:%S"),
+        "hostname": "localhost",
+        "tests": str(len(suite.cases)),
+        "failures": str(statuses.count(CaseStatus.FAILURE)),
+        "errors": str(statuses.count(CaseStatus.ERROR)),
+        "skipped": str(statuses.count(CaseStatus.SKIPPED)),
+        "time": f"{sum(case.seconds for case in suite.cases):.3f}",
+    }
+    element = ET.Element("testsuite", attributes)
+    properties = ET.SubElement(element, "properties")
     for key, value in suite.properties.items():
         ET.SubElement(properties, "property", {"name": _text(key), "value": _text(value)})
-    found.extend(_case(case) for case in suite.cases)
-    ET.SubElement(found, "system-out")
-    ET.SubElement(found, "system-err")
-    return found
+    element.extend(_case(case) for case in suite.cases)
+    ET.SubElement(element, "system-out")
+    ET.SubElement(element, "system-err")
+    return element
 
 
 def _case(case: Case) -> ET.Element:
-    names = {"name": _text(case.name), "classname": _text(case.of), "time": f"{case.seconds:.3f}"}
-    found = ET.Element("testcase", names)
-    if case.verdict:
-        mark = ET.SubElement(found, case.verdict.value, {"message": _text(case.message)})
-        if case.verdict is not Verdict.SKIPPED:
-            mark.set("type", case.kind)
+    attributes = {"name": _text(case.name), "classname": _text(case.classname), "time": f"{case.seconds:.3f}"}
+    element = ET.Element("testcase", attributes)
+    if case.status:
+        mark = ET.SubElement(element, case.status.value, {"message": _text(case.message)})
+        if case.status is not CaseStatus.SKIPPED:
+            mark.set("type", case.type)
             mark.text = _text(case.text)
-    return found
+    return element
 
 
 def _text(text: str) -> str:
-    """Return a text that XML can hold."""
+    """Return ``text`` without characters that XML does not allow."""
     return _NOT_XML.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -1,4 +1,4 @@
-"""What was measured on a board, with everything needed to trust it."""
+"""Measurements of a release on a board, with everything needed to trust them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from bpudeploy.provenance import Provenance
 from bpudeploy.spec.recipe import BenchmarkSpec
 
 
-class _Value(BaseModel):
+class FrozenModel(BaseModel):
+    """An immutable value; unknown fields are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Caveat(StrEnum):
-    """What was not as it should be while it was measured. A figure is shown with it, never averaged away."""
+    """What went wrong during a measurement. Figures are shown with it, never corrected for it."""
 
     THROTTLED = "throttled"
     HOT = "hot"
@@ -28,41 +30,41 @@ class Caveat(StrEnum):
 
     @property
     def meaning(self) -> str:
-        """What was wrong, in words."""
+        """The explanation that reports show."""
         return _MEANINGS[self]
 
 
 _MEANINGS = {
-    Caveat.THROTTLED: "a clock ran below its maximum, though its governor holds it there",
-    Caveat.HOT: "it did not cool down in the time that it was given",
-    Caveat.NOISY: "other processes kept a part of its CPU busy",
-    Caveat.UNHELD: "its governor lets the clocks move",
-    Caveat.INTERRUPTED: "the connection was lost in between, and it went on later",
-    Caveat.REBOOTED: "the board was started anew in between",
-    Caveat.SHORT: "time ran out before the frames or the precision that were asked for",
+    Caveat.THROTTLED: "a clock ran below its maximum, although its governor is set to performance",
+    Caveat.HOT: "the board did not cool down within `cool_seconds`",
+    Caveat.NOISY: "other processes used the board's CPU",
+    Caveat.UNHELD: "clocks were not locked: the governor may change them",
+    Caveat.INTERRUPTED: "the connection was lost, and the session was resumed later",
+    Caveat.REBOOTED: "the board rebooted during the session",
+    Caveat.SHORT: "`max_seconds` elapsed before the required frames or precision were reached",
 }
 
 
-class Interval(_Value):
-    """A value with its 95 % confidence interval, in the unit of the field that holds it."""
+class Interval(FrozenModel):
+    """A value with its 95 % confidence interval, in the unit of its field."""
 
     value: float
     low: float
     high: float
 
 
-class Percentile(_Value):
-    """A percentile with its 95 % interval; ``high`` is None where so few frames bound it from below only."""
+class Percentile(FrozenModel):
+    """A percentile with its 95 % interval; ``high`` is None if there are too few frames for an upper bound."""
 
     value: float
     low: float
     high: float | None
 
 
-class Latency(_Value):
-    """Single-stream latencies in ms a frame, warm-up excluded, over all rounds.
+class Latency(FrozenModel):
+    """Single-stream latencies in ms per frame over all rounds, without warm-up.
 
-    p90 and p99 are None where only a tool of the board can time, and tells means.
+    p90 and p99 are None if the board's tool reports only means.
     """
 
     p50_ms: Interval
@@ -74,51 +76,51 @@ class Latency(_Value):
     max_ms: float
     frames: int
     fps: float
-    """Images a second, one frame after another."""
+    """Images per second, one frame after another."""
 
 
-class Round(_Value):
-    """One stretch of frames after one load of the network and its warm-up."""
+class Round(FrozenModel):
+    """The frames timed after one load of the network and its warm-up."""
 
     index: int
     """Rounds of the same index in one session are a pair."""
     place: int
-    """When it ran among all rounds of its session, from 0."""
+    """Its position among all rounds of the session, from 0."""
     started_s: float
-    """Since the session began; for one that was cut, since it first began."""
+    """Since the session first began, also if it was resumed."""
     load_seconds: float
     frames: int
     per_sample: int = 1
-    """Frames that each of ``samples_ms`` is the mean of; more than one where only a tool of the board can time."""
+    """Frames that each of ``samples_ms`` is the mean of; more than one if only the board's tool can time."""
     samples_ms: tuple[float, ...]
     hottest_c: float | None = None
     others_cores: float | None = None
-    """Cores that other processes kept busy, on average."""
+    """Average number of cores used by other processes."""
     caveats: tuple[Caveat, ...] = ()
 
 
-class Throughput(_Value):
-    """Images a second with so many frames in flight at once."""
+class Throughput(FrozenModel):
+    """Images per second with ``streams`` frames in flight."""
 
     streams: int
     fps: Interval
     rounds: tuple[float, ...]
 
 
-class Clock(_Value):
-    """A clock in Hz, and its maximum."""
+class Clock(FrozenModel):
+    """A clock and its maximum, in Hz."""
 
     cur: float
     max: float
 
 
-class Conditions(_Value):
-    """What the sensors said at one moment; a sensor that is not there is not named."""
+class Conditions(FrozenModel):
+    """One reading of the sensors; sensors that the board lacks are left out."""
 
     at_s: float
     """Since the session began."""
     during: str
-    """Which part of the measurement it was in."""
+    """The part of the measurement, such as a round."""
     temperatures_c: Mapping[str, float]
     clocks_hz: Mapping[str, Clock]
     bpu_busy: Mapping[str, float]
@@ -128,8 +130,8 @@ class Conditions(_Value):
     others_cores: float | None
 
 
-class LayerCost(_Value):
-    """What one part of the network takes, ms a frame, as the runtime's own profiler says."""
+class LayerCost(FrozenModel):
+    """Time of one layer in ms per frame, from the runtime's profiler."""
 
     name: str
     op: str | None
@@ -137,8 +139,8 @@ class LayerCost(_Value):
     ms: float
 
 
-class BoardFacts(_Value):
-    """What the board said of itself before the run; None where it could not be read."""
+class BoardFacts(FrozenModel):
+    """What the board reported before the run; None if it could not be read."""
 
     hostname: str
     machine: str
@@ -151,34 +153,34 @@ class BoardFacts(_Value):
     """The SoC's serial number, else the system's machine-id."""
 
 
-class Answers(_Value):
-    """What the board answered to each image of the evaluation set, in its order."""
+class Answers(FrozenModel):
+    """The board's top classes for each image of the evaluation set, in its order."""
 
     samples: str
     """Digest of the images and labels."""
     labels: tuple[int, ...]
     top: tuple[tuple[int, ...], ...]
-    """Classes, the best first: at most five an image."""
+    """At most five classes per image, best first."""
 
     @property
     def right(self) -> tuple[bool, ...]:
-        """Whether the best class is the label, image by image."""
+        """Whether the top-1 class is the label, image by image."""
         return tuple(top[0] == label for top, label in zip(self.top, self.labels, strict=True))
 
 
-class Score(_Value):
-    """How many of the images the board gets right, in percent, and how often it agrees with the host."""
+class Score(FrozenModel):
+    """Accuracy on the board, and agreement with the host, in percent."""
 
     images: int
     top1: Interval
     top5: Interval | None
-    """None where there are five classes or fewer."""
+    """None if there are at most five classes."""
     as_host: Interval | None
-    """Images whose best class is that of the host's integer reference."""
+    """Images with the same top-1 class as the host's integer reference."""
 
 
-class Subject(_Value):
-    """What was measured: a release, or a release-like binary."""
+class Subject(FrozenModel):
+    """The release that was measured."""
 
     recipe: str
     target: str
@@ -188,52 +190,52 @@ class Subject(_Value):
     binary: str
 
 
-class StepFacts(_Value):
-    """One step of the plan that built a release: everything that its key was made of, and what it gave."""
+class StepFacts(FrozenModel):
+    """One step of the plan that built a release: the parts of its key, and the digests of its artifacts."""
 
     parts: Mapping[str, JsonValue]
     digests: tuple[str, ...]
 
 
-class BuildFacts(_Value):
-    """How a release came to be: what a later one is held against, to say what has changed between them."""
+class BuildFacts(FrozenModel):
+    """How a release was built; compared with that of a later release to list what changed."""
 
     binary_bytes: int
     compiled: int
-    """Seconds since 1970, by the clock of the machine that compiled it; 0 where it is not known."""
+    """Unix time on the machine that compiled it; 0: not known."""
     compile_seconds: float
-    """When it was compiled; a release that comes from the store was not compiled again."""
+    """Of the original compilation, also if the release came from the store."""
     commit: str | None
-    """Of the recipe's repository; with ``+changes`` where its files differ from that commit. None: no repository."""
+    """Of the recipe's repository, with ``+changes`` if its files differ from that commit. None: no repository."""
     steps: Mapping[str, StepFacts]
 
 
-class Measurement(_Value):
-    """One benchmark of one release on one board."""
+class Measurement(FrozenModel):
+    """One benchmark of a release on a board."""
 
     provenance: Provenance
     session: str
-    """Measurements of one session ran in turns, round by round."""
+    """Measurements of one session were interleaved, round by round."""
     made: str
-    """UTC, ISO 8601: when the session began."""
+    """Start of the session: UTC, ISO 8601."""
     subject: Subject
     board: str
-    """The address it was reached at, or the target's name for a board that a run starts itself."""
+    """The address, or the target's name for a board that the run starts itself."""
     board_id: str
-    """The SoC's serial number where it has one; else machine and host name."""
+    """The SoC's serial number, else machine and host name."""
     device: str
-    """What computed: "CPU (onnxruntime)" or a BPU."""
+    """The processor, such as "CPU (onnxruntime)" or a BPU."""
     runtime: str
-    """The runtime on the board with its version."""
+    """With its version."""
     facts: BoardFacts | None
     method: BenchmarkSpec | None
     """None for a prediction."""
     batch: int = 1
-    """Images a frame: ``latency`` is for all of them together, its fps counts images."""
+    """Images per frame: ``latency`` is for all of them together, its fps counts images."""
     latency: Latency | None
-    """None where nothing was measured: a simulated board has none."""
+    """None if nothing was timed, as for a simulated board."""
     predicted_ms: Interval | None = None
-    """Of a prediction, and of nothing else."""
+    """Only for a prediction."""
     load_ms: Interval | None = None
     rounds: tuple[Round, ...] = ()
     throughput: tuple[Throughput, ...] = ()
@@ -244,11 +246,11 @@ class Measurement(_Value):
     answers: Answers | None = None
     peak_memory_mb: float | None = None
     versions: Mapping[str, str] = {}
-    """Tools of the host that built and measured."""
+    """Versions of the host's tools."""
     build: BuildFacts | None = None
-    """None where it is not known: of releases that an older bpudeploy built."""
+    """None for a release that an older bpudeploy built."""
     night: str | None = None
-    """SUITE/WHEN of the night that judged it; None for any other, and for a baseline that ran in turns with it."""
+    """SUITE/WHEN of its nightly run; None for others, and for a baseline interleaved with it."""
 
     @property
     def samples_ms(self) -> tuple[float, ...]:

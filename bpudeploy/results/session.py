@@ -1,16 +1,15 @@
-"""A benchmark session as the list of what has been done, and the measurements that follow from it.
+"""A benchmark session as a journal of entries, and the measurements derived from it.
 
-Every fact is an entry that is written down when it is known. What is still to do follows from the entries too: so a
-session that was cut goes on where it was.
+The next round follows from the entries alone, so an interrupted session is resumed where it stopped.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.latency import latency_of, mean_of
@@ -20,7 +19,7 @@ from bpudeploy.results.measurement import (
     BuildFacts,
     Caveat,
     Conditions,
-    Interval,
+    FrozenModel,
     LayerCost,
     Measurement,
     Round,
@@ -32,29 +31,25 @@ from bpudeploy.results.statistics import wilson
 from bpudeploy.spec.recipe import BenchmarkSpec
 
 _NOISY_CORES = 0.2
-"""Cores that others may keep busy, on average over a round, before it is called noisy."""
+"""Average number of cores used by other processes above which a round is noisy."""
 _FULL = 0.98
-"""Of its maximum, what a clock that is held there must show."""
-_HELD = ("performance", "userspace")
+"""Share of its maximum below which a locked clock is throttled."""
+_LOCKED = ("performance", "userspace")
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Began(_Entry):
-    """An agent is there; a second one means that the first was cut off."""
+class AgentStarted(FrozenModel):
+    """An agent started on the board; a second entry means that the first was interrupted."""
 
     entry: Literal["began"] = "began"
     boot: str
     at: float
-    """The host's clock, seconds since 1970."""
+    """Unix time on the host."""
     t: float
-    """The board's monotonic clock."""
+    """The board's monotonic clock, in seconds."""
     facts: BoardFacts
 
 
-class Ready(_Entry):
+class Ready(FrozenModel):
     """A contender was loaded for the first time."""
 
     entry: Literal["ready"] = "ready"
@@ -64,27 +59,27 @@ class Ready(_Entry):
     driver: str
 
 
-class Timed(_Entry):
-    """A round has ended."""
+class RoundTimed(FrozenModel):
+    """A round was completed."""
 
     entry: Literal["timed"] = "timed"
     contender: int
     round: Round
     seconds: float
-    """From its load to its end, without the wait for it to cool."""
+    """From the load to the end of the round, without the cool-down before it."""
     fps: Mapping[int, float]
-    """Streams to images a second."""
+    """Images per second per number of streams."""
 
 
-class Reading(_Entry):
-    """What the sensors said."""
+class SensorReading(FrozenModel):
+    """One reading of the board's sensors."""
 
     entry: Literal["reading"] = "reading"
     conditions: Conditions
 
 
-class Answered(_Entry):
-    """The best classes of some images, from ``first`` on."""
+class Answered(FrozenModel):
+    """The top classes of consecutive images, the first of which is ``first``."""
 
     entry: Literal["answered"] = "answered"
     contender: int
@@ -92,38 +87,38 @@ class Answered(_Entry):
     top: tuple[tuple[int, ...], ...]
 
 
-class Costs(_Entry):
-    """What the runtime's profiler says."""
+class LayerProfile(FrozenModel):
+    """The output of the runtime's profiler."""
 
     entry: Literal["costs"] = "costs"
     contender: int
     layers: tuple[LayerCost, ...]
 
 
-class Memory(_Entry):
-    """The most that the agent's process held, in MB, while only this contender was loaded in it."""
+class PeakMemory(FrozenModel):
+    """Peak memory of an agent process that loaded only this contender, in MB."""
 
     entry: Literal["memory"] = "memory"
     contender: int
     peak_mb: float
 
 
-Entry = Began | Ready | Timed | Reading | Answered | Costs | Memory
+Entry = AgentStarted | Ready | RoundTimed | SensorReading | Answered | LayerProfile | PeakMemory
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="entry")])
-E = TypeVar("E", Ready, Timed, Answered, Costs, Memory)
+E = TypeVar("E", Ready, RoundTimed, Answered, LayerProfile, PeakMemory)
 
 
-class Contender(_Entry):
-    """One of those that a session measures in turns."""
+class Contender(FrozenModel):
+    """One of the releases that a session measures interleaved."""
 
     subject: Subject
     expected: tuple[int, ...] | None
-    """The best class of each image on the host, in integers; None where the host has none."""
+    """Top-1 class per image of the host's integer reference; None if there is none."""
     build: BuildFacts | None = None
 
 
-class Setting(_Entry):
-    """What a session is of, beside its entries."""
+class Setting(FrozenModel):
+    """The parameters of a session."""
 
     session: str
     made: str
@@ -138,23 +133,23 @@ class Setting(_Entry):
     versions: Mapping[str, str]
 
 
-def of(entries: Sequence[Entry], kind: type[E], contender: int) -> list[E]:
-    """Return a contender's entries of a kind, the oldest first."""
+def entries_of(entries: Sequence[Entry], kind: type[E], contender: int) -> list[E]:
+    """Return a contender's entries of one type, oldest first."""
     return [one for one in entries if isinstance(one, kind) and one.contender == contender]
 
 
 def answered(entries: Sequence[Entry], contender: int) -> int:
-    """Return how many images have an answer: the first that has none, too."""
-    return sum(len(one.top) for one in of(entries, Answered, contender))
+    """Return how many images have an answer, which is the index of the first one without."""
+    return sum(len(one.top) for one in entries_of(entries, Answered, contender))
 
 
 def next_round(entries: Sequence[Entry], setting: Setting) -> tuple[int, int] | None:
-    """Return (contender, index) of the next round, or None when there are enough of them.
+    """Return (contender, index) of the next round, or None if there are enough.
 
-    The one with fewer rounds is next; in a tie they take turns at being first (ABBA), so that a drift of the board
-    falls on each alike.
+    The contender with the fewest rounds is next. In a tie the order alternates (ABBA), so that a drift of the board
+    affects all of them equally.
     """
-    done = [len(of(entries, Timed, i)) for i in range(len(setting.contenders))]
+    done = [len(entries_of(entries, RoundTimed, i)) for i in range(len(setting.contenders))]
     index = min(done)
     if len(set(done)) == 1 and all(_enough(entries, setting.method, i) for i in range(len(done))):
         return None
@@ -164,14 +159,14 @@ def next_round(entries: Sequence[Entry], setting: Setting) -> tuple[int, int] | 
 
 
 def _enough(entries: Sequence[Entry], method: BenchmarkSpec, contender: int) -> bool:
-    timed = of(entries, Timed, contender)
+    timed = entries_of(entries, RoundTimed, contender)
     if len(timed) < 2:
         return False
     return sum(one.seconds for one in timed) >= method.max_seconds or not _short(timed, method)
 
 
-def _short(timed: Sequence[Timed], method: BenchmarkSpec) -> bool:
-    """Tell whether the rounds are fewer, shorter or less sharp than the method asks."""
+def _short(timed: Sequence[RoundTimed], method: BenchmarkSpec) -> bool:
+    """Return whether there are fewer rounds, frames or seconds, or less precision, than the method requires."""
     rounds = [one.round for one in timed]
     seconds = sum(ms * one.per_sample for one in rounds for ms in one.samples_ms) / 1000
     if len(rounds) < method.rounds or sum(one.frames for one in rounds) < method.min_frames:
@@ -181,11 +176,11 @@ def _short(timed: Sequence[Timed], method: BenchmarkSpec) -> bool:
 
 
 def caveats_of(readings: Sequence[Conditions]) -> tuple[Caveat, ...]:
-    """Return what the sensors of one round say against it."""
+    """Return the caveats that follow from the sensor readings of one round."""
     found = set()
     for one in readings:
         for name, governor in one.governors.items():
-            if governor not in _HELD:
+            if governor not in _LOCKED:
                 found.add(Caveat.UNHELD)
             clock = one.clocks_hz.get(name)
             if governor == "performance" and clock is not None and clock.cur < _FULL * clock.max:
@@ -197,70 +192,70 @@ def caveats_of(readings: Sequence[Conditions]) -> tuple[Caveat, ...]:
 
 
 def others_of(readings: Sequence[Conditions]) -> float | None:
-    """Return the cores that other processes kept busy over the readings of one round."""
-    told = [one.others_cores for one in readings if one.others_cores is not None]
-    return math.fsum(told) / len(told) if told else None
+    """Return the average number of cores used by other processes during one round."""
+    known = [one.others_cores for one in readings if one.others_cores is not None]
+    return fmean(known) if known else None
 
 
 def hottest(readings: Sequence[Conditions]) -> float | None:
-    """Return the highest temperature in degrees Celsius; None where the board has no sensor."""
+    """Return the highest temperature in °C; None if the board has no sensor."""
     return max((c for one in readings for c in one.temperatures_c.values()), default=None)
 
 
 def measurements_of(setting: Setting, entries: Sequence[Entry], board_id: str) -> tuple[Measurement, ...]:
-    """Return one measurement a contender.
+    """Return one measurement per contender.
 
     Raises:
-        ValueError: the session is not done.
+        ValueError: the session is not complete.
     """
     return tuple(_measurement(setting, entries, board_id, i) for i in range(len(setting.contenders)))
 
 
 def _measurement(setting: Setting, entries: Sequence[Entry], board_id: str, contender: int) -> Measurement:
-    began = [one for one in entries if isinstance(one, Began)]
-    timed, (ready, *_) = of(entries, Timed, contender), of(entries, Ready, contender)
+    starts = [one for one in entries if isinstance(one, AgentStarted)]
+    timed, (ready, *_) = entries_of(entries, RoundTimed, contender), entries_of(entries, Ready, contender)
     rounds = tuple(one.round for one in timed)
-    who = setting.contenders[contender]
+    measured = setting.contenders[contender]
     answers = _answers(setting, entries, contender)
-    memory, costs = of(entries, Memory, contender), of(entries, Costs, contender)
+    memory, profiles = entries_of(entries, PeakMemory, contender), entries_of(entries, LayerProfile, contender)
     return Measurement(
         provenance=setting.provenance,
         session=setting.session,
         made=setting.made,
-        subject=who.subject,
+        subject=measured.subject,
         board=setting.board,
         board_id=board_id,
         device=setting.device,
         runtime=ready.runtime,
-        facts=began[-1].facts,
+        facts=starts[-1].facts,
         method=setting.method,
         batch=ready.batch,
         latency=latency_of([one.samples_ms for one in rounds], ready.batch, rounds[0].per_sample),
         load_ms=mean_of([1000 * one.load_seconds for one in rounds]),
         rounds=rounds,
         throughput=_throughput(timed),
-        conditions=tuple(one.conditions for one in entries if isinstance(one, Reading)),
-        caveats=_caveats(began, timed, setting.method),
-        layers=costs[-1].layers if costs else (),
-        score=_score(answers, who.expected),
+        conditions=tuple(one.conditions for one in entries if isinstance(one, SensorReading)),
+        caveats=_caveats(starts, timed, setting.method),
+        layers=profiles[-1].layers if profiles else (),
+        score=_score(answers, measured.expected),
         answers=answers,
         peak_memory_mb=memory[-1].peak_mb if memory else None,
         versions=setting.versions,
-        build=who.build,
+        build=measured.build,
     )
 
 
-def _throughput(timed: Sequence[Timed]) -> tuple[Throughput, ...]:
+def _throughput(timed: Sequence[RoundTimed]) -> tuple[Throughput, ...]:
     streams = sorted({s for one in timed for s in one.fps})
     rows = {s: tuple(one.fps[s] for one in timed if s in one.fps) for s in streams}
     return tuple(Throughput(streams=s, fps=mean_of(row), rounds=row) for s, row in rows.items() if len(row) > 1)
 
 
-def _caveats(began: Sequence[Began], timed: Sequence[Timed], method: BenchmarkSpec) -> tuple[Caveat, ...]:
+def _caveats(starts: Sequence[AgentStarted], timed: Sequence[RoundTimed], method: BenchmarkSpec) -> tuple[Caveat, ...]:
     found = {caveat for one in timed for caveat in one.round.caveats}
-    if len({one.boot for one in began}) > 1:
+    if len({one.boot for one in starts}) > 1:
         found.add(Caveat.REBOOTED)
-    elif len(began) > 1:
+    elif len(starts) > 1:
         found.add(Caveat.INTERRUPTED)
     if _short(timed, method):
         found.add(Caveat.SHORT)
@@ -268,7 +263,7 @@ def _caveats(began: Sequence[Began], timed: Sequence[Timed], method: BenchmarkSp
 
 
 def _answers(setting: Setting, entries: Sequence[Entry], contender: int) -> Answers:
-    top = tuple(row for one in of(entries, Answered, contender) for row in one.top)
+    top = tuple(row for one in entries_of(entries, Answered, contender) for row in one.top)
     if len(top) != len(setting.labels):
         raise ValueError(f"{len(top)} of {len(setting.labels)} images have an answer")
     return Answers(samples=setting.samples, labels=setting.labels, top=top)
@@ -276,18 +271,13 @@ def _answers(setting: Setting, entries: Sequence[Entry], contender: int) -> Answ
 
 def _score(answers: Answers, expected: Sequence[int] | None) -> Score:
     n = len(answers.labels)
-    deep = max(map(len, answers.top)) >= 5
-    five = sum(label in top for top, label in zip(answers.top, answers.labels, strict=True))
-    alike = None
+    in_top5 = sum(label in top for top, label in zip(answers.top, answers.labels, strict=True))
+    as_host = None
     if expected is not None:
-        alike = sum(top[0] == best for top, best in zip(answers.top, expected, strict=True))
+        as_host = wilson(sum(top[0] == best for top, best in zip(answers.top, expected, strict=True)), n)
     return Score(
         images=n,
         top1=wilson(sum(answers.right), n),
-        top5=wilson(five, n) if deep else None,
-        as_host=_share(alike, n),
+        top5=wilson(in_top5, n) if max(map(len, answers.top)) >= 5 else None,
+        as_host=as_host,
     )
-
-
-def _share(alike: int | None, n: int) -> Interval | None:
-    return wilson(alike, n) if alike is not None else None

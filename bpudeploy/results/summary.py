@@ -1,10 +1,8 @@
-"""Everything one run has to say, as one frozen value: the terminal, --json and report.html draw it."""
+"""The results of one run as one value: the terminal, --json and report.html show it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-
-from pydantic import BaseModel, ConfigDict
 
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.predict.estimate import Estimate
@@ -12,59 +10,80 @@ from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import LayerReport, RepairReport
 from bpudeploy.results.golden import SelfCheck
-from bpudeploy.results.measurement import Interval, Measurement
+from bpudeploy.results.measurement import FrozenModel, Interval, Measurement
 from bpudeploy.spec.precision import Precision
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class Verdict(StrEnum):
-    """What a test at 5 % says: of accuracy the exact McNemar test, of latency an interval that excludes no change."""
+    """The result of a test at 5 %: the exact McNemar test for accuracy, an interval that excludes 0 for latency."""
 
     WORSE = "worse"
     BETTER = "better"
     CANNOT_TELL = "cannot tell"
 
 
-class Drop(_Value):
-    """Loss against float on the same images, in percentage points (positive: worse than float)."""
+class AccuracyDrop(FrozenModel):
+    """Accuracy lost against a reference on the same images, in percentage points; positive: worse.
+
+    Reports show ``change``, which has the opposite sign.
+    """
 
     points: Interval
-    """With the adjusted Wald interval."""
+    """With the adjusted Wald interval for pairs."""
     bootstrap: Interval
-    """The same loss with the paired bootstrap's interval."""
+    """The same loss with the paired bootstrap interval."""
     lost: int
-    """Images that only float gets right."""
+    """Images that only the reference gets right."""
     gained: int
-    """Images that only this form gets right."""
+    """Images that the reference gets wrong and this one right."""
     p_value: float
-    """Exact McNemar test on the lost and the gained images."""
+    """Of the exact McNemar test."""
     verdict: Verdict
     detectable: float
-    """The smallest loss, in points, that is significant where as many images are lost or gained (at least six)."""
+    """Minimum detectable difference: the smallest that is significant with as many discordant images (at least six)."""
+
+    @property
+    def change(self) -> Interval:
+        """New accuracy minus the reference's, in points; negative: worse."""
+        return _negated(self.points)
+
+    @property
+    def bootstrap_change(self) -> Interval:
+        """``change`` with the bootstrap interval."""
+        return _negated(self.bootstrap)
 
 
-class Accuracy(_Value):
-    """Top-1 of one form of the network over the evaluation set, in percent."""
+def _negated(value: Interval) -> Interval:
+    return Interval(value=0 - value.value, low=0 - value.high, high=0 - value.low)
+
+
+class Accuracy(FrozenModel):
+    """Accuracy of one form of the network on the evaluation set, in percent."""
 
     form: str
     where: str
     top1: Interval
     top5: Interval | None
-    """None where there are five classes or fewer."""
+    """None if there are at most five classes."""
     correct: int
     images: int
-    drop: Drop | None
+    drop: AccuracyDrop | None
     """None for float itself."""
     agreement: float | None
-    """Percent of images whose top-1 is float's; None for float itself."""
+    """Percent of images with float's top-1 class; None for float itself."""
     provenance: Provenance
 
+    @property
+    def text(self) -> str:
+        """Top-1, float's and the signed difference: "87.0 % (float 86.5, +0.5)"."""
+        if self.drop is None:
+            return f"{self.top1.value:.1f} %"
+        change = self.drop.change.value
+        return f"{self.top1.value:.1f} % (float {self.top1.value - change:.1f}, {change:+z.1f})"
 
-class Step(_Value):
-    """One step of the plan as it went."""
+
+class Step(FrozenModel):
+    """One executed step of the plan."""
 
     name: str
     cache: str
@@ -74,8 +93,8 @@ class Step(_Value):
     bytes: int
 
 
-class Gate(_Value):
-    """One gate of ``check:``."""
+class Gate(FrozenModel):
+    """A gate of ``check:``, and whether it holds."""
 
     name: str
     limit: float
@@ -83,31 +102,42 @@ class Gate(_Value):
     unit: str
     holds: bool
 
+    @property
+    def limit_text(self) -> str:
+        """The limit in words; that of ``max_drop`` says below what."""
+        below = "at most {} below float" if self.name == "max_drop" else "{}"
+        return below.format(f"{self.limit:g} {self.unit}")
 
-class Install(_Value):
-    """What push did."""
+    @property
+    def value_text(self) -> str:
+        """The value with its unit; that of ``max_drop`` is signed, new accuracy minus float's."""
+        return f"{0 - self.value:+z.2f} {self.unit}" if self.name == "max_drop" else f"{self.value:.3g} {self.unit}"
+
+
+class Install(FrozenModel):
+    """The result of the installation on the board."""
 
     changed: bool
     bytes_sent: int
     seconds: float
 
 
-class Quantization(_Value):
+class Quantization(FrozenModel):
     """How the network that went to the board was quantized."""
 
     levers: tuple[str, ...]
-    """What was done, in order."""
+    """The techniques applied, in order."""
     taps: dict[Precision, int]
-    """Number format to how many tensors are rounded to it."""
+    """Number of tensors per number format."""
     layers: LayerReport
     integers: Agreement
-    """How far onnxruntime's run of it, by which its accuracy is measured, is from a BPU's integers."""
+    """How closely onnxruntime, which the accuracy is measured with, matches a BPU's integer arithmetic."""
     repair: RepairReport | None
-    """None where no drop was promised, or repair was off."""
+    """None if ``max_drop`` is not set or repair is off."""
 
 
-class Summary(_Value):
-    """One run of one recipe, from sources to board."""
+class Summary(FrozenModel):
+    """One run of a recipe."""
 
     schema_version: int = 7
     recipe: str
@@ -118,25 +148,25 @@ class Summary(_Value):
     release: str
     preprocess: str
     warnings: tuple[str, ...]
-    """What is wrong with the calibration set, file by file."""
+    """Problems of the calibration set, file by file."""
     proof_difference: float
-    """Worst |restructured - float| over the range of the float logits."""
+    """Largest |restructured - float| over the range of the float logits."""
     proof_images: int
     accuracy: tuple[Accuracy, ...]
     quantization: Quantization | None
     measurement: Measurement
-    """Of a simulated target: what the simulator took on this machine's CPU. That says nothing of a board."""
+    """For a simulated target: the time of the simulator on this machine's CPU, not of a board."""
     predicted: Estimate | None = None
-    """Of a simulated target: the latency that is predicted for its board."""
+    """For a simulated target: the latency predicted for its board."""
     install: Install
     self_check: SelfCheck
-    """The board's answers to the golden images, after the release was activated."""
+    """After the release was activated."""
     steps: tuple[Step, ...]
     gates: tuple[Gate, ...]
     sizes: dict[str, int]
-    """Artifact to bytes."""
+    """Bytes per artifact."""
     placement: Inspection | None
-    """Where the graph's operators would run: on the target, or (a what-if) on another one where it has no BPU."""
+    """Where the graph's operators would run: on the target, or on another one (what-if) if it has no BPU."""
     versions: dict[str, str]
     run_directory: str
 

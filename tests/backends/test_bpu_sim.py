@@ -74,7 +74,7 @@ def test_a_run_on_it_is_simulated_and_predicted_and_never_looks_measured(
     page = (tmp_path / summary.run_directory / "report.html").read_text()
     assert "Latency on the board" not in page and "top-1 on the board" not in page
     assert "latency on RDK X5, predicted" in page and "top-1, simulated" in page
-    assert "The simulator's own time, on this machine" in page and "It says nothing of a board" in page
+    assert "The simulator's own time, on this machine" in page and "It says nothing about a board" in page
     assert "was measured: accuracy and latency of the board" not in page
 
     assert main(["report", str(tmp_path / summary.run_directory)]) == 0

@@ -14,7 +14,7 @@ from bpudeploy.nightly.night import Against, Fault, Finding, JobResult, JobState
 from bpudeploy.nightly.series import Point, Series
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.measurement import Caveat, Interval
-from tests.results.made import measurement
+from tests.results.factories import measurement
 
 BEGAN = datetime(2026, 11, 27, 22, 0, tzinfo=UTC)
 LEVELS = {

@@ -17,7 +17,7 @@ from bpudeploy.nightly.night import Against, Finding, JobResult, JobState, Night
 from bpudeploy.nightly.verdict import since_when
 from bpudeploy.results.measurement import BuildFacts, Caveat, Interval, Measurement, StepFacts
 from bpudeploy.spec.suite import NightlyChecks
-from tests.results import made
+from tests.results import factories as made
 
 BEGAN = datetime(2026, 1, 1, 2, tzinfo=UTC)
 CHECKS = NightlyChecks(p99=None, top1=None, memory=None, size=None, compile_time=None)

@@ -17,7 +17,7 @@ from bpudeploy.nightly.night import Finding, Outcome
 from bpudeploy.results.compare import compare
 from bpudeploy.results.measurement import Answers, BuildFacts, Caveat, Measurement, Subject
 from bpudeploy.spec.suite import NightlyChecks
-from tests.results import made
+from tests.results import factories as made
 
 CHECKS = NightlyChecks()
 OLD, NEW = "a" * 64, "b" * 64

@@ -17,7 +17,7 @@ from bpudeploy.results.measurement import Answers, Measurement
 from bpudeploy.results.store import Results, open_results
 from bpudeploy.spec.suite import NightlyChecks
 from tests.nightly.test_judge import flipped
-from tests.results import made
+from tests.results import factories as made
 
 CHECKS = NightlyChecks(p50=None, p99=None, size=None, memory=None, compile_time=None)
 GOOD = made.answers(0, 0.8)

@@ -24,20 +24,20 @@ _HBA = "local all guarded scram-sha-256\nlocal all all trust\n"
 
 @dataclass(frozen=True)
 class Server:
-    """It listens on a Unix socket in ``folder`` and nowhere else; ``guarded`` needs PASSWORD, others are trusted."""
+    """Listens only on a Unix socket in ``folder``; the role ``guarded`` needs PASSWORD, others are trusted."""
 
     folder: Path
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def run(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Return the rows of one statement, run by the superuser outside a transaction."""
+        """Run one statement as superuser outside a transaction, and return its rows."""
         where = str(self.folder)
         with psycopg.connect(host=where, dbname=database, user="owner", autocommit=True) as connection:
             found = connection.execute(statement.encode())
             return found.fetchall() if found.description else []
 
     def url(self, database: str, user: str = "owner") -> str:
-        """Return the URL of a database for ``user``, who may carry a password."""
+        """Return the URL of a database; ``user`` may include a password."""
         return f"postgresql://{user}@/{database}?host={self.folder}"
 
     def new_database(self) -> str:
@@ -47,7 +47,7 @@ class Server:
         return name
 
     def settle(self, database: str) -> None:
-        """Wait until nobody is connected: a killed client's server process may still be at its last statement."""
+        """Wait for all connections to end; the server may still execute the last statement of a killed client."""
         asked = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
         limit = time.monotonic() + 10
         while self.run(asked) != [(0,)]:
@@ -57,7 +57,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def postgres_server() -> Iterator[Server]:
-    """Yield a server of this module's own; skip where PostgreSQL is not installed."""
+    """Start a server for the module; skip if PostgreSQL is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     programs = found[-1].parent if found else None
     if programs is None and (initdb := shutil.which("initdb")):
@@ -66,7 +66,7 @@ def postgres_server() -> Iterator[Server]:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
     folder = Path(tempfile.mkdtemp(prefix="bpudeploy-pg-", dir="/tmp"))  # a socket's path must be short
     who: dict[str, Any] = {"cwd": folder}
-    if os.geteuid() == 0:  # which the server refuses
+    if os.geteuid() == 0:  # the server refuses to run as root
         other = pwd.getpwnam("nobody")
         os.chown(folder, other.pw_uid, other.pw_gid)
         who |= {"user": other.pw_uid, "group": other.pw_gid, "extra_groups": []}
@@ -85,7 +85,7 @@ def postgres_server() -> Iterator[Server]:
         try:
             yield _ready(Server(folder), process)
         finally:
-            process.send_signal(signal.SIGINT)  # fast: who is connected is sent away
+            process.send_signal(signal.SIGINT)  # fast shutdown: disconnects clients
             process.wait(30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from bpudeploy.results.compare import Design, compare
 from bpudeploy.results.latency import latency_of, mean_of
 from bpudeploy.results.measurement import Answers, Caveat, Measurement, Round, Throughput
 from bpudeploy.results.summary import Verdict
-from tests.results.made import measurement
+from tests.results.factories import measurement
 
 
 def made(
@@ -50,7 +50,7 @@ def made(
     )
 
 
-def test_three_percent_slower_is_seen_through_a_drift_of_ten() -> None:
+def test_detects_three_percent_through_a_drift_of_ten_percent() -> None:
     found = compare([made(1)], [made(2, factor=1.03, release="b")])
     p50 = found.latency[0]
     assert found.design is Design.INTERLEAVED and found.pairs == 20
@@ -62,7 +62,7 @@ def test_three_percent_slower_is_seen_through_a_drift_of_ten() -> None:
     assert back.verdict is Verdict.BETTER and back.latency[0].percent == pytest.approx(100 / 1.03 - 100, abs=0.3)
 
 
-def test_less_than_was_asked_for_is_no_verdict() -> None:
+def test_there_is_no_verdict_below_the_threshold() -> None:
     assert compare([made(1)], [made(2, factor=1.03)], at_least=5).verdict is Verdict.CANNOT_TELL
     assert compare([made(1)], [made(2, factor=1.008)]).verdict is Verdict.CANNOT_TELL
 
@@ -78,23 +78,23 @@ def test_accuracy_is_paired_image_by_image() -> None:
 
 
 @pytest.mark.parametrize("caveat", [Caveat.THROTTLED, Caveat.HOT, Caveat.REBOOTED])
-def test_a_spoilt_session_has_no_verdict_and_says_why(caveat: Caveat) -> None:
+def test_an_invalid_session_gives_the_reason_and_no_verdict(caveat: Caveat) -> None:
     found = compare([made(1)], [made(2, factor=1.5, caveats=(caveat,))])
     assert found.verdict is Verdict.CANNOT_TELL and any("B: " in why and caveat.meaning in why for why in found.because)
 
 
-def test_a_noisy_neighbour_is_no_reason_to_say_nothing() -> None:
+def test_a_noisy_session_still_gives_a_verdict() -> None:
     assert compare([made(1)], [made(2, factor=1.1, caveats=(Caveat.NOISY,))]).verdict is Verdict.WORSE
 
 
-def test_few_pairs_tell_nothing() -> None:
+def test_too_few_pairs_give_no_verdict() -> None:
     found = compare([made(1, count=5)], [made(2, count=5, factor=2)])
     assert found.verdict is Verdict.CANNOT_TELL and "5 pairs of rounds" in found.because[0]
     one = compare([made(1, count=2)], [made(2, count=2, rounds=made(2, count=2).rounds[:1])])
     assert one.pairs == 1 and one.latency[0].interval is None
 
 
-def test_measured_apart_the_sessions_are_the_sample() -> None:
+def test_separate_sessions_are_the_sample() -> None:
     a = [made(i, session=f"a{i}", shared=i) for i in range(4)]
     b = [made(i, session=f"b{i}", shared=i, factor=1.3, release="b") for i in range(10, 14)]
     found = compare(a, b)
@@ -105,7 +105,7 @@ def test_measured_apart_the_sessions_are_the_sample() -> None:
     assert single.latency[0].interval is None and single.verdict is Verdict.CANNOT_TELL
 
 
-def test_a_hot_session_apart_spoils_it_too() -> None:
+def test_an_invalid_separate_session_gives_no_verdict() -> None:
     a = [made(i, session=f"a{i}", shared=i) for i in range(3)]
     b = [made(i, session=f"b{i}", factor=1.5, caveats=(Caveat.HOT,)) for i in range(3)]
     assert compare(a, b).verdict is Verdict.CANNOT_TELL
@@ -131,8 +131,8 @@ def test_predictions_have_nothing_to_compare() -> None:
     assert found.latency == () and found.verdict is Verdict.CANNOT_TELL
 
 
-def test_a_thing_against_itself_is_seldom_told_apart() -> None:
+def test_false_verdicts_of_a_release_against_itself_are_rare() -> None:
     """Nominal 5 % without the threshold of 1 %; on a real machine: python -m benchmarks.false_verdicts."""
     runs = 300
-    told = [compare([made(2 * i, shared=i)], [made(2 * i + 1, shared=i)], at_least=0) for i in range(runs)]
-    assert 0.01 < sum(c.latency[0].verdict is not Verdict.CANNOT_TELL for c in told) / runs < 0.09
+    runs_compared = [compare([made(2 * i, shared=i)], [made(2 * i + 1, shared=i)], at_least=0) for i in range(runs)]
+    assert 0.01 < sum(c.latency[0].verdict is not Verdict.CANNOT_TELL for c in runs_compared) / runs < 0.09

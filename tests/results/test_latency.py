@@ -1,4 +1,4 @@
-"""Latencies in rounds: intervals that hold the truth, whatever rounds have in common."""
+"""Latencies in rounds: coverage of the intervals, with and without differences between rounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rounds(seed: int, between: float = 0.0, n: int = 30, k: int = 20) -> list[li
 
 @settings(deadline=None)  # the first loads scipy
 @given(ROUNDS, st.sampled_from([0.5, 0.9, 0.99]))
-def test_an_interval_holds_its_value_and_both_are_frames(made: list[list[float]], q: float) -> None:
+def test_an_interval_contains_its_value_and_its_ends_are_samples(made: list[list[float]], q: float) -> None:
     found, every = percentile(made, q), sorted(ms for one in made for ms in one)
     assert found.value in every and found.low in every and found.low <= found.value
     assert found.high is None or (found.high in every and found.value <= found.high)
@@ -31,29 +31,29 @@ def test_an_interval_holds_its_value_and_both_are_frames(made: list[list[float]]
 
 @settings(deadline=None)
 @given(ROUNDS)
-def test_the_order_of_rounds_and_of_frames_changes_nothing(made: list[list[float]]) -> None:
+def test_the_order_of_rounds_and_frames_does_not_matter(made: list[list[float]]) -> None:
     other = [list(reversed(one)) for one in reversed(made)]
     assert percentile(made, 0.9) == percentile(other, 0.9)
 
 
-def test_rounds_that_differ_make_an_interval_wider() -> None:
+def test_differences_between_rounds_widen_the_interval() -> None:
     alike, differing = (percentile(rounds(3, between), 0.5) for between in (0.0, 1.0))
     assert alike.high is not None and differing.high is not None
     assert differing.high - differing.low > 3 * (alike.high - alike.low)
 
 
-def test_too_few_frames_leave_p99_open_above() -> None:
+def test_too_few_frames_give_no_upper_bound_of_p99() -> None:
     assert frames_for(0.99) == 368 and frames_for(0.9) == 36
     few, many = percentile(rounds(1, n=5), 0.99), percentile(rounds(1, n=100), 0.99)
     assert few.high is None and many.high is not None
 
 
-def test_two_rounds_are_enough_for_an_interval_of_the_median() -> None:
+def test_two_rounds_suffice_for_an_interval_of_the_median() -> None:
     found = latency_of([[10.0, 10.1], [11.0, 11.1]]).p50_ms
     assert found.low < 10.0 and found.high > 11.1, "of two rounds, hardly anything is known"
 
 
-def test_what_a_summary_says() -> None:
+def test_a_latency_summarizes_all_frames() -> None:
     found = latency_of([[1.0, 2.0], [3.0, 4.0]], batch=2)
     assert (found.frames, found.min_ms, found.max_ms, found.mean_ms, found.fps) == (4, 1.0, 4.0, 2.5, 800.0)
     assert found.std_ms == pytest.approx(statistics.stdev([1, 2, 3, 4]))
@@ -62,24 +62,24 @@ def test_what_a_summary_says() -> None:
 
 
 @pytest.mark.parametrize("made", [[], [[1.0]], [[1.0], []]])
-def test_a_spread_needs_two_rounds(made: list[list[float]]) -> None:
+def test_an_interval_needs_two_rounds(made: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="two rounds"):
         latency_of(made)
 
 
-def test_student_s_interval_is_the_textbook_s() -> None:
+def test_the_interval_of_a_mean_is_students() -> None:
     found = mean_of([4.9, 5.1, 5.0, 5.2, 4.8])
     assert (found.value, found.low, found.high) == pytest.approx((5.0, 4.80368, 5.19632), abs=1e-5)
 
 
 @pytest.mark.parametrize("between", [0.0, 0.2])
-def test_intervals_hold_the_truth(between: float) -> None:
+def test_coverage_of_the_intervals(between: float) -> None:
     """The truth is known here; the whole table: python -m benchmarks.coverage_of_intervals."""
     truth = statistics.NormalDist(10, (between**2 + 0.2**2) ** 0.5)
     runs = 300
     for q in (0.5, 0.9, 0.99):
-        held = 0
+        covered = 0
         for seed in range(runs):
             found = percentile(rounds(seed, between), q)
-            held += found.low <= truth.inv_cdf(q) and (found.high is None or truth.inv_cdf(q) <= found.high)
-        assert held / runs > 0.92, f"{q}: {held} of {runs}"
+            covered += found.low <= truth.inv_cdf(q) and (found.high is None or truth.inv_cdf(q) <= found.high)
+        assert covered / runs > 0.92, f"{q}: {covered} of {runs}"

@@ -1,4 +1,4 @@
-"""What the results store does only with PostgreSQL, on a real server: passwords, roles, other people's tables."""
+"""The results store on a real PostgreSQL server: passwords, roles, tables of other programs."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ def test_a_password_is_never_shown(postgres_server: Server, more: str, caplog: p
     url = postgres_server.url("postgres", f"guarded{login}") + tail
     with pytest.raises(StoreError, match="password authentication failed") as refused, open_results(url):
         pass
-    told = "".join(traceback.format_exception(refused.value)) + caplog.text + str(refused.value.hint)
-    assert "guarded" in told and WRONG not in told and quote(WRONG, safe="") not in told
+    shown = "".join(traceback.format_exception(refused.value)) + caplog.text + str(refused.value.hint)
+    assert "guarded" in shown and WRONG not in shown and quote(WRONG, safe="") not in shown
     assert str(refused.value).startswith("the results in postgresql://guarded@/postgres: ")
 
 
-def test_a_server_that_is_not_there_is_said() -> None:
+def test_an_unreachable_server_is_reported() -> None:
     url = f"postgresql://me:{quote(WRONG, safe='')}@127.0.0.1:9/results"
-    said = pytest.raises(StoreError, match=r"the results in postgresql://me@127.0.0.1:9/results: .*refused")
-    with said as refused, open_results(url):
+    expected = pytest.raises(StoreError, match=r"the results in postgresql://me@127.0.0.1:9/results: .*refused")
+    with expected as refused, open_results(url):
         pass
     assert refused.value.hint and "check the address" in refused.value.hint
     assert "wr0ng" not in "".join(traceback.format_exception(refused.value))
 
 
-def test_a_database_that_is_not_there_is_said(postgres_server: Server) -> None:
+def test_a_missing_database_is_reported(postgres_server: Server) -> None:
     with pytest.raises(StoreError, match="does not exist"), open_results(postgres_server.url("nowhere")):
         pass
 
 
-def test_without_psycopg_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_reported_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    said = pytest.raises(UsageError, match="postgresql://me@host/db needs psycopg")
-    with said as refused, open_results("postgresql+psycopg2://me:s3cret@host/db"):
+    expected = pytest.raises(UsageError, match="postgresql://me@host/db needs psycopg")
+    with expected as refused, open_results("postgresql+psycopg2://me:s3cret@host/db"):
         pass
     assert refused.value.hint == "pip install 'bpudeploy[postgres]'"
 
 
-def test_other_peoples_tables_are_left_alone_and_so_is_one_of_our_name(postgres_server: Server) -> None:
+def test_tables_of_other_programs_are_left_alone(postgres_server: Server) -> None:
     name = postgres_server.new_database()
     postgres_server.run("CREATE TABLE alembic_version (version_num text)", name)
     postgres_server.run("INSERT INTO alembic_version VALUES ('another program')", name)
@@ -71,13 +71,13 @@ def test_other_peoples_tables_are_left_alone_and_so_is_one_of_our_name(postgres_
     assert postgres_server.run("SELECT * FROM alembic_version", name) == [("another program",)]
     other = postgres_server.new_database()
     postgres_server.run("CREATE TABLE measurements (ours int)", other)
-    said = pytest.raises(StoreError, match="something else than results: the tables measurements")
-    with said, open_results(postgres_server.url(other)):
+    expected = pytest.raises(StoreError, match="is not a results database: it has the tables measurements")
+    with expected, open_results(postgres_server.url(other)):
         pass
     assert postgres_server.run("SELECT * FROM measurements", other) == []
 
 
-def test_a_role_that_may_only_add_is_enough_once_the_tables_are_there(postgres_server: Server) -> None:
+def test_a_role_with_insert_and_select_is_enough_for_an_existing_database(postgres_server: Server) -> None:
     name = postgres_server.new_database()
     with open_results(postgres_server.url(name)):
         pass
@@ -92,7 +92,7 @@ def test_a_role_that_may_only_add_is_enough_once_the_tables_are_there(postgres_s
         assert results.find(Query()) == [measured()]
 
 
-def test_a_connection_that_the_server_closed_in_between_is_no_matter(postgres_server: Server) -> None:
+def test_no_connection_is_held_between_calls(postgres_server: Server) -> None:
     name = postgres_server.new_database()
     with open_results(postgres_server.url(name)) as results:
         postgres_server.settle(name)  # none is held while a benchmark runs

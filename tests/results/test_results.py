@@ -1,12 +1,9 @@
-"""Accuracies and their spread, and a report that needs no network."""
+"""Accuracies with their intervals and tests, and the report of a run."""
 
 from __future__ import annotations
 
-import html
 import random
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,9 +17,10 @@ from bpudeploy.results.latency import frames_for, latency_of
 from bpudeploy.results.measurement import Caveat
 from bpudeploy.results.report import write_report
 from bpudeploy.results.statistics import paired_drop, wilson
-from bpudeploy.results.summary import Drop, Summary, Verdict
-from tests.results.made import estimate, layers, measurement, on_cpu, quantization, summary
-from tests.results.made import rounds as made_rounds
+from bpudeploy.results.summary import AccuracyDrop, Summary, Verdict
+from tests.pages import check_in_browser, words_of
+from tests.results.factories import estimate, layers, measurement, on_cpu, quantization, summary
+from tests.results.factories import rounds as made_rounds
 
 
 @pytest.mark.parametrize(
@@ -35,13 +33,13 @@ def test_wilson_against_published_values(correct: int, images: int, low: float, 
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_holds_its_value_inside_0_to_100(pair: tuple[int, int]) -> None:
+def test_wilson_contains_its_value_within_0_to_100(pair: tuple[int, int]) -> None:
     found = wilson(*pair)
     assert 0 <= found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high <= 100
 
 
 @pytest.mark.parametrize(("correct", "images"), [(1, 0), (-1, 5), (6, 5)])
-def test_no_proportion_is_refused(correct: int, images: int) -> None:
+def test_an_invalid_proportion_is_refused(correct: int, images: int) -> None:
     with pytest.raises(ValueError, match="no proportion"):
         wilson(correct, images)
 
@@ -61,7 +59,7 @@ def test_a_drop_is_paired() -> None:
 
 
 @given(st.tuples(*[st.integers(0, 40)] * 4).filter(any))
-def test_a_drop_the_other_way_is_its_negative(counts: tuple[int, int, int, int]) -> None:
+def test_a_drop_in_the_other_direction_is_its_negative(counts: tuple[int, int, int, int]) -> None:
     before, after = outcomes(*counts)
     one, other = paired_drop(before, after), paired_drop(after, before)
     assert one.points.value == -other.points.value and one.p_value == other.p_value
@@ -91,7 +89,7 @@ def test_a_drop_the_other_way_is_its_negative(counts: tuple[int, int, int, int])
         (60, 40, Verdict.CANNOT_TELL, 22),
     ],
 )
-def test_a_verdict_is_mcnemar_s_and_says_what_would_show(
+def test_a_verdict_is_mcnemars_with_the_minimum_detectable_difference(
     before: int, after: int, verdict: Verdict, detectable: int
 ) -> None:
     found = paired_drop(*outcomes(70, before, after, 130 - before - after))
@@ -100,7 +98,7 @@ def test_a_verdict_is_mcnemar_s_and_says_what_would_show(
 
 
 @given(st.tuples(*[st.integers(0, 60)] * 4).filter(any))
-def test_a_verdict_never_contradicts_its_interval_nor_what_would_show(counts: tuple[int, int, int, int]) -> None:
+def test_a_verdict_agrees_with_its_interval_and_the_detectable_difference(counts: tuple[int, int, int, int]) -> None:
     found = paired_drop(*outcomes(*counts))
     if found.verdict is Verdict.CANNOT_TELL:
         assert abs(found.points.value) < found.detectable
@@ -108,7 +106,7 @@ def test_a_verdict_never_contradicts_its_interval_nor_what_would_show(counts: tu
         assert found.points.low > 0 if found.verdict is Verdict.WORSE else found.points.high < 0
 
 
-def test_the_bootstrap_is_seeded_and_that_of_the_images() -> None:
+def test_the_bootstrap_is_seeded_and_equals_resampling_images() -> None:
     before, after = outcomes(150, 18, 10, 22)
     found = paired_drop(before, after).bootstrap
     assert found == paired_drop(before, after).bootstrap
@@ -120,113 +118,108 @@ def test_the_bootstrap_is_seeded_and_that_of_the_images() -> None:
 
 
 @pytest.mark.parametrize(("n", "lost", "gained"), [(200, 0.05, 0.03), (200, 0.12, 0.06), (500, 0.04, 0.04)])
-def test_both_intervals_hold_the_true_loss_as_often_as_they_say(n: int, lost: float, gained: float) -> None:
-    rng, seen = random.Random(7), dict[tuple[int, int], Drop]()
-    held, rounds, true = [0, 0], 1200, 100 * (lost - gained)
+def test_coverage_of_both_intervals_of_a_drop(n: int, lost: float, gained: float) -> None:
+    rng, drops = random.Random(7), dict[tuple[int, int], AccuracyDrop]()
+    covered, rounds, true = [0, 0], 1200, 100 * (lost - gained)
     for _ in range(rounds):
         drawn = rng.choices("lg=", [lost, gained, 1 - lost - gained], k=n)
         b, c = drawn.count("l"), drawn.count("g")
-        if (b, c) not in seen:
-            seen[b, c] = paired_drop(*outcomes(n - b - c, b, c, 0))
-        for i, interval in enumerate((seen[b, c].points, seen[b, c].bootstrap)):
-            held[i] += interval.low - 1e-9 <= true <= interval.high + 1e-9
-    assert all(0.94 <= h / rounds <= 0.975 for h in held), held
+        if (b, c) not in drops:
+            drops[b, c] = paired_drop(*outcomes(n - b - c, b, c, 0))
+        for i, interval in enumerate((drops[b, c].points, drops[b, c].bootstrap)):
+            covered[i] += interval.low - 1e-9 <= true <= interval.high + 1e-9
+    assert all(0.94 <= h / rounds <= 0.975 for h in covered), covered
+
+
+def page_of(given: Summary, tmp_path: Path) -> str:
+    write_report(given, tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text()
 
 
 def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
-    write_report(summary(), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
+    page = page_of(summary(), tmp_path)
     assert page.count("<svg") >= 4
     assert not re.search(r"<(script|link|img|iframe)|@import|\bsrc=", page)
     assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', page))
     assert "a" * 64 in page and "b" * 64 in page and "f" * 64 in page
-    assert "BROKEN" in page and "measured" in page and "not readable" in page
+    assert "FAILED" in page and "measured" in page and "not readable" in page
 
 
-def test_the_report_escapes_what_it_is_told(tmp_path: Path) -> None:
-    write_report(summary("<script>alert(1)</script>"), tmp_path / "report.html")
-    assert "<script" not in (tmp_path / "report.html").read_text()
+def test_the_report_escapes_names(tmp_path: Path) -> None:
+    assert "<script" not in page_of(summary("<script>alert(1)</script>"), tmp_path)
 
 
 def shown(given: Summary, tmp_path: Path) -> str:
-    """Return the report's text, without tags, each blank once."""
-    write_report(given, tmp_path / "report.html")
-    return flat((tmp_path / "report.html").read_text())
+    return words_of(page_of(given, tmp_path), drawings=False)
 
 
-def flat(page: str) -> str:
-    body = re.sub(r"<svg.*?</svg>", "", page[page.index("<body>") :], flags=re.DOTALL)
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)))
-
-
-def test_caveats_stand_on_top_in_words(tmp_path: Path) -> None:
+def test_caveats_are_explained_at_the_top(tmp_path: Path) -> None:
     bad = measurement(bad={2: Caveat.THROTTLED, 3: Caveat.THROTTLED, 9: Caveat.NOISY})
     given = summary(measurement=bad.model_copy(update={"caveats": (*bad.caveats, Caveat.REBOOTED)}))
     text = shown(given, tmp_path)
-    assert text.index("Caveats on what was timed on this board:") < text.index("top-1 on the board")
+    assert text.index("Caveats of the latency on this board:") < text.index("top-1 on the board")
     assert f"throttled {Caveat.THROTTLED.meaning} (2 of 20 rounds)" in text
     assert f"noisy {Caveat.NOISY.meaning} (1 of 20 rounds)" in text
     assert f"rebooted {Caveat.REBOOTED.meaning}" in text and f"{Caveat.REBOOTED.meaning} (" not in text
-    assert "In red: 3 of 20 rounds with a caveat (noisy, throttled)" in text
+    assert "Red: 3 of 20 rounds with a caveat (noisy, throttled)" in text
     assert "Caveats" not in shown(summary(), tmp_path)
 
 
 def test_the_report_says_how_it_was_measured(tmp_path: Path) -> None:
     text = shown(summary(measurement=measurement()), tmp_path)
-    assert (
-        "20 rounds, each after a load of its own; 10 frames of warm-up in each, not counted; 600 frames timed" in text
-    )
-    assert "a round begins below 80 °C, or is marked hot after 60 s" in text
+    assert "20 rounds, each after loading the model; 10 warm-up frames per round, not counted; 600 frames timed" in text
+    assert "rounds start below 80 °C, or are marked hot after 60 s" in text
     assert re.search(r"4 frames in flight \d+\.\d \d+\.\d to \d+\.\d", text)
     assert re.search(r"model load 2\d\d 2\d\d to 2\d\d", text)
-    assert "same best class as the host's integers 98.0 % of 200 images" in text
+    assert "same top-1 class as the host's integer reference 98.0 % of 200 images" in text
     assert "98.00 89.5 to 99.6" in text, "top-5 with its interval"
 
 
 def test_the_report_shows_the_self_check(tmp_path: Path) -> None:
     text = shown(summary(), tmp_path)
-    assert "holds : 8 of 8 golden images with the host's best class; logits deviate by 0.021 of their spread" in text
+    assert "holds : 8 of 8 golden images with the host's top-1 class; RMS deviation of the logits 0.021 of" in text
     text = shown(summary(self_check=SelfCheck(images=8, same=1, deviation=1.4)), tmp_path)
-    assert text.index("the board does not say what the host says") < text.index("top-1 on the board")
-    assert "BROKEN : 1 of 8 golden images" in text
+    assert text.index("Self-check failed : the board's outputs differ") < text.index("top-1 on the board")
+    assert "FAILED : 1 of 8 golden images" in text
 
 
-def test_a_percentile_of_too_few_frames_says_so(tmp_path: Path) -> None:
+def test_a_percentile_of_too_few_frames_has_a_note(tmp_path: Path) -> None:
     few = made_rounds(count=3, frames=4)
     sparse = measurement(rounds=few, latency=latency_of([one.samples_ms for one in few]))
     text = shown(summary(measurement=sparse), tmp_path)
-    assert re.search(r"p99 [\d.]+ at least [\d.]+ not bounded from above: 12 frames are too few", text)
+    assert re.search(r"p99 [\d.]+ at least [\d.]+ no upper bound: 12 frames are too few", text)
     assert f"{frames_for(0.99)} independent ones" in text
     tool = tuple(one.model_copy(update={"per_sample": 50, "frames": 50 * one.frames}) for one in few)
     means = measurement(rounds=tool, latency=latency_of([one.samples_ms for one in tool], per_sample=50))
     text = shown(summary(measurement=means), tmp_path)
-    assert "p99 not stated: only a tool of the board can time" in text and "p90 not stated, p99 not stated" in text
+    assert "p99 not available: the board's tool reports only means" in text
+    assert "p90 not available, p99 not available" in text
 
 
-def test_what_is_not_there_is_said_in_words(tmp_path: Path) -> None:
+def test_missing_data_is_reported(tmp_path: Path) -> None:
     text = shown(summary(), tmp_path)
-    assert "Nothing was read while it was measured." in text
-    assert "The runtime on this board told no time of single layers." in text
+    assert "No sensor was read during the measurement." in text
+    assert "The runtime on this board does not report the time of layers." in text
     silent = measurement().conditions[0].model_copy(update={"temperatures_c": {}, "clocks_hz": {}})
-    assert "No sensor on this board" in shown(summary(measurement=measurement(conditions=(silent,))), tmp_path)
+    assert "This board has no sensor" in shown(summary(measurement=measurement(conditions=(silent,))), tmp_path)
     cold = [one.model_copy(update={"temperatures_c": {}}) for one in measurement().conditions]
-    assert "No temperature sensor on this board." in shown(summary(measurement=measurement(conditions=cold)), tmp_path)
+    assert "This board has no temperature sensor." in shown(summary(measurement=measurement(conditions=cold)), tmp_path)
     names = ("latency", "facts", "score", "load_ms", "method", "peak_memory_mb")
     bare = on_cpu(rounds=(), throughput=(), **dict.fromkeys(names))
     text = shown(summary(measurement=bare), tmp_path)
-    assert text.count("No latency was measured.") == 3 and "nothing was timed" in text and "it was not asked" in text
+    assert text.count("No latency was measured.") == 3 and "nothing was timed" in text
+    assert "runtime onnxruntime 1.23 not available peak memory" in text
 
 
-def test_names_in_plots_are_no_formulas_and_no_tags(tmp_path: Path) -> None:
+def test_names_in_plots_are_neither_formulas_nor_tags(tmp_path: Path) -> None:
     odd = (layers()[0].model_copy(update={"name": "$\\frac{<b>", "ms": 99.0}), *layers())
     hot = measurement().conditions[0].model_copy(update={"temperatures_c": {"$x_{<i>&": 50.0, "_quiet": 40.0}})
-    write_report(summary(measurement=measurement(layers=odd, conditions=(hot,))), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
+    page = page_of(summary(measurement=measurement(layers=odd, conditions=(hot,))), tmp_path)
     assert "$\\frac{&lt;b&gt;" in page and "$x_{&lt;i&gt;&amp;" in page and "<b>" in page and "<i>" not in page
     assert "> _quiet<" in page
 
 
-def test_a_simulator_s_time_is_no_board_s(tmp_path: Path) -> None:
+def test_the_time_of_a_simulator_is_not_shown_as_a_boards(tmp_path: Path) -> None:
     timed = measurement(provenance=Provenance.SIMULATED, device="the simulator of bayes-e")
     given = summary(measurement=timed, predicted=estimate())
     text = shown(given, tmp_path)
@@ -242,7 +235,7 @@ def test_the_same_run_makes_the_same_page(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_many_frames_make_no_page_of_megabytes(tmp_path: Path) -> None:
+def test_many_frames_do_not_make_a_large_page(tmp_path: Path) -> None:
     many = made_rounds(frames=5000)
     given = measurement(rounds=many, latency=latency_of([one.samples_ms for one in many]))
     text = shown(summary(measurement=given), tmp_path)
@@ -250,82 +243,88 @@ def test_many_frames_make_no_page_of_megabytes(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_size < 1_000_000
 
 
-def test_a_loss_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    unknown = "no significant difference at this sample size: a loss is seen from 12.0 points"
+def test_a_loss_is_shown_with_its_significance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = "not significant, minimum detectable difference 12.0 points"
     words = {
-        4: ("n.s. at 50 images, MDD 12.0", f"p = 0.12; {unknown}", ">n.s., seen from 12.0<"),
+        4: ("n.s. at 50 images, MDD 12.0", f"p = 0.12; {unknown}", ">n.s., detectable: 12.0<"),
         9: ("p = 0.0039, worse", "p = 0.0039; worse than float", ">worse<"),
     }
     for lost, (terminal, card, row) in words.items():
         out = "\n".join(summary_text(summary(lost=lost)))
         assert out.count(terminal) == 2 and "MDD: minimum detectable difference" in out
-        write_report(summary(lost=lost), tmp_path / "report.html")
-        page = (tmp_path / "report.html").read_text()
+        page = page_of(summary(lost=lost), tmp_path)
         assert page.count(card) == 1 and page.count(row) == 2 and f'<td class="n">{lost}, 0</td>' in page
 
 
-def test_warnings_stand_on_top_in_the_terminal_and_in_the_report(
+@pytest.mark.parametrize(
+    ("lost", "text", "change"), [(0, "80.0 % (float 80.0, +0.0)", "+0.0"), (4, "72.0 % (float 80.0, -8.0)", "-8.0")]
+)
+def test_a_change_of_accuracy_is_signed_new_minus_float(lost: int, text: str, change: str, tmp_path: Path) -> None:
+    page = shown(summary(lost=lost), tmp_path)
+    assert f"top-1 on the board {text} 95 % interval" in page
+    assert f"top-1 minus float {change} points" in page
+    assert "max_drop at most 1 points below float -2.00 points FAILED" in page
+    assert "1 +4.00" not in page and "0 -6.00 1.000" in page and "3 +0.00 1.300" in page, "trials of repair"
+    better = paired_drop(*outcomes(150, 10, 18, 22))
+    assert better.points.value == -4.0 and better.change.value == 4.0
+    assert (better.change.low, better.change.high) == (-better.points.high, -better.points.low)
+    assert better.bootstrap_change.low <= 4.0 <= better.bootstrap_change.high
+
+
+def test_warnings_come_first_in_the_terminal_and_in_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = "\n".join(summary_text(summary()))
     assert out.index("warning: <photo>.png: one colour") < out.index("accuracy")
-    write_report(summary(), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
+    page = page_of(summary(), tmp_path)
     assert page.index("<li>&lt;photo&gt;.png: one colour</li>") < page.index("top-1 on the board")
-    write_report(summary().model_copy(update={"warnings": ()}), tmp_path / "report.html")
-    assert "<li>" not in (tmp_path / "report.html").read_text()
+    assert "<li>" not in page_of(summary().model_copy(update={"warnings": ()}), tmp_path)
 
 
 def test_the_report_shows_another_boards_placement_as_a_what_if(tmp_path: Path) -> None:
-    write_report(summary(), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
+    page = page_of(summary(), tmp_path)
     assert "What if: the same graph on rdk-x5" in page and "local has no BPU" in page
     assert page.count("<svg") == 7 and "the checker leaves Neg 4 on the CPU" in page
     own = summary().model_copy(update={"target": "rdk-x5"})
-    write_report(own, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
+    page = page_of(own, tmp_path)
     assert "What if" not in page and "before any compiler" in page
-    write_report(summary().model_copy(update={"placement": None}), tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text().count("<svg") == 6
+    assert page_of(summary().model_copy(update={"placement": None}), tmp_path).count("<svg") == 6
 
 
-def test_layers_and_repair_stand_in_the_report_and_in_the_terminal(
+def test_layers_and_repair_are_in_the_report_and_in_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_report(summary(), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
+    page = page_of(summary(), tmp_path)
     rows = re.findall(r"<td>&lt;layer&gt; (\d+)</td>", page)
     assert [int(r) for r in rows] == list(range(30)), "the worst first"
     assert page.index("10 more</summary>") > page.index("&lt;layer&gt; 19<")
     assert page.count("predicted slowdown") >= 5 and "predicted slowdown, not measured" in page
-    assert "4 networks were scored on the same 50 images" in page and "Only the slowdown of int16 is predicted" in page
+    assert (
+        "4 networks were evaluated on the same 50 images" in page and "Only the slowdown by int16 is predicted" in page
+    )
     out = "\n".join(summary_text(summary()))
     assert out.count("<layer>") == 5 and "worst of 30 layers compared with float on 8 images" in out
     assert "check max_drop 1 points, on this machine: +0.00 points, passed with 3 more taps in int16, predicted" in out
     assert "0: -6.00, 1: -4.00, 2: -2.00, 3: +0.00 (chosen on these images" in out
 
 
-def test_the_report_says_where_integers_and_onnxruntime_are_apart(tmp_path: Path) -> None:
-    write_report(summary(), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert "more than one step off on <b>2</b> of the 4 tensors" in page and "&lt;wide product&gt;" in page
+def test_the_report_shows_where_onnxruntime_and_integers_differ(tmp_path: Path) -> None:
+    page = page_of(summary(), tmp_path)
+    assert "more than one quantization step off on <b>2</b> of the 4 tensors" in page and "&lt;wide product&gt;" in page
     assert re.findall(r"<td>&lt;tap&gt; (\d)</td>", page) == ["3", "2"], "the worst first"
     given = quantization()
     near = {name: tap for name, tap in given.integers.taps.items() if tap.forced.worst <= 1}
     fine = given.model_copy(update={"integers": given.integers.model_copy(update={"taps": near, "sums": {}})})
-    write_report(summary().model_copy(update={"quantization": fine}), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert "within one step on each of the 2 tensors" in page and "no sum overflows int32" in page
+    page = page_of(summary().model_copy(update={"quantization": fine}), tmp_path)
+    assert "within one quantization step on each of the 2 tensors" in page and "no int32 accumulator overflows" in page
 
 
 def test_without_repair_nothing_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = summary().model_copy(update={"quantization": quantization(repaired=False)})
-    write_report(plain, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
+    page = page_of(plain, tmp_path)
     assert "predicted slowdown" not in page and "Nothing on this page is predicted" in page and page.count("<svg") == 6
     assert "promoted" not in "\n".join(summary_text(plain))
-    write_report(summary().model_copy(update={"quantization": None}), tmp_path / "report.html")
-    assert "<h2>Quantization</h2>" not in (tmp_path / "report.html").read_text()
+    assert "<h2>Quantization</h2>" not in page_of(summary().model_copy(update={"quantization": None}), tmp_path)
 
 
 def test_a_summary_survives_json() -> None:
@@ -333,14 +332,5 @@ def test_a_summary_survives_json() -> None:
 
 
 def test_the_report_draws_in_a_browser(tmp_path: Path) -> None:
-    from PIL import Image
-
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium here")
     write_report(summary(), tmp_path / "report.html")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,1600"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'shot.png'}"]
-    subprocess.run([*command, f"file://{tmp_path / 'report.html'}"], check=True, capture_output=True, timeout=120)
-    with Image.open(tmp_path / "shot.png") as shot:
-        assert shot.size == (1200, 1600) and len(shot.convert("RGB").getcolors(1 << 22) or []) > 100
+    check_in_browser(tmp_path / "report.html", 1200, 1600)

@@ -1,4 +1,4 @@
-"""A session as entries: what is next follows from what is done, cut anywhere; caveats follow from the sensors."""
+"""A session as entries: the next round and the measurements follow from them, wherever it was interrupted."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bpudeploy.provenance import Provenance
 from bpudeploy.results.measurement import BoardFacts, Caveat, Clock, Conditions, Round, Subject
 from bpudeploy.results.session import (
     ENTRY,
+    AgentStarted,
     Answered,
-    Began,
     Contender,
     Entry,
     Ready,
+    RoundTimed,
     Setting,
-    Timed,
     answered,
     caveats_of,
     measurements_of,
@@ -52,13 +52,13 @@ def setting(contenders: int = 1, method: BenchmarkSpec = METHOD) -> Setting:
     )
 
 
-def timed(contender: int, index: int, ms: Sequence[float] = (10.0, 10.1, 10.2), seconds: float = 1.0) -> Timed:
+def timed(contender: int, index: int, ms: Sequence[float] = (10.0, 10.1, 10.2), seconds: float = 1.0) -> RoundTimed:
     one = Round(index=index, place=index, started_s=0, load_seconds=0.1 + index, frames=len(ms), samples_ms=tuple(ms))
-    return Timed(contender=contender, round=one, seconds=seconds, fps={2: 100.0 + index})
+    return RoundTimed(contender=contender, round=one, seconds=seconds, fps={2: 100.0 + index})
 
 
-def began(boot: str = "b") -> Began:
-    return Began(boot=boot, at=0, t=0, facts=FACTS)
+def began(boot: str = "b") -> AgentStarted:
+    return AgentStarted(boot=boot, at=0, t=0, facts=FACTS)
 
 
 def play(chosen: Setting, seconds: float = 1.0) -> list[tuple[int, int]]:
@@ -70,11 +70,11 @@ def play(chosen: Setting, seconds: float = 1.0) -> list[tuple[int, int]]:
     return order
 
 
-def test_two_take_turns_and_turns_at_being_first() -> None:
+def test_two_contenders_are_interleaved_in_alternating_order() -> None:
     assert play(setting(2)) == [(0, 0), (1, 0), (1, 1), (0, 1), (0, 2), (1, 2), (1, 3), (0, 3)]
 
 
-def test_rounds_go_on_until_the_median_is_sharp_or_time_is_out() -> None:
+def test_rounds_continue_until_the_median_is_precise_or_time_is_out() -> None:
     sharp = METHOD.model_copy(update={"precision": 0.001})
     assert len(play(setting(1, sharp), seconds=10)) == 10, "100 seconds"
     assert len(play(setting(1, METHOD), seconds=60)) == 2, "time is out, but a spread needs two"
@@ -83,8 +83,8 @@ def test_rounds_go_on_until_the_median_is_sharp_or_time_is_out() -> None:
 
 
 @given(st.integers(1, 3), st.integers(0, 30))
-def test_what_is_next_does_not_depend_on_being_cut(contenders: int, cut: int) -> None:
-    """The entries survive a cut; nothing else is needed to go on."""
+def test_the_next_round_does_not_depend_on_interruptions(contenders: int, cut: int) -> None:
+    """Entries alone are enough to resume."""
     chosen = setting(contenders)
     entries: list[Entry] = []
     while (following := next_round(entries, chosen)) is not None:
@@ -92,7 +92,7 @@ def test_what_is_next_does_not_depend_on_being_cut(contenders: int, cut: int) ->
         if len(entries) == cut:
             entries = [ENTRY.validate_json(one.model_dump_json()) for one in entries]
             entries.append(began())
-    rounds = [(one.contender, one.round.index) for one in entries if isinstance(one, Timed)]
+    rounds = [(one.contender, one.round.index) for one in entries if isinstance(one, RoundTimed)]
     assert rounds == play(chosen)
 
 
@@ -147,20 +147,20 @@ def test_a_measurement_follows_from_the_entries() -> None:
 @pytest.mark.parametrize(
     ("boots", "caveat"), [("bb", Caveat.INTERRUPTED), ("bc", Caveat.REBOOTED), ("b", None)], ids=str
 )
-def test_a_cut_is_told_and_a_reboot_too(boots: str, caveat: Caveat | None) -> None:
+def test_interruptions_and_reboots_are_caveats(boots: str, caveat: Caveat | None) -> None:
     chosen = setting()
     entries = whole([timed(0, i) for i in range(4)], chosen)[1:]
     (found,) = measurements_of(chosen, [*map(began, boots), *entries], "soc")
     assert set(found.caveats) & {Caveat.INTERRUPTED, Caveat.REBOOTED} == ({caveat} if caveat else set())
 
 
-def test_too_little_is_marked_short() -> None:
+def test_too_few_rounds_are_marked_short() -> None:
     chosen = setting()
     (found,) = measurements_of(chosen, whole([timed(0, i, seconds=60) for i in range(2)], chosen), "soc")
     assert found.caveats == (Caveat.SHORT,)
 
 
-def test_images_without_an_answer_are_no_measurement() -> None:
+def test_a_measurement_needs_an_answer_for_every_image() -> None:
     chosen = setting()
     entries = whole([timed(0, i) for i in range(4)], chosen)[:-1]
     assert answered(entries, 0) == 2

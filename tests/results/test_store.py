@@ -1,4 +1,4 @@
-"""The results store: what is appended is found again, nothing is ever changed; on SQLite and on PostgreSQL alike."""
+"""The results store on SQLite and PostgreSQL: what is appended is found again, and nothing is ever changed."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def measured(
 
 
 @dataclass(frozen=True)
-class Place:
-    """An empty database, and the way round the store into it."""
+class Database:
+    """An empty database with raw access."""
 
     url: str
     raw: Callable[[str], list[tuple[Any, ...]]]
@@ -101,30 +101,30 @@ def in_sqlite(file: Path, statement: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     if request.param == "sqlite":
         file = tmp_path / "folder" / "results.sqlite"
-        return Place(f"sqlite:///{file}", lambda statement: in_sqlite(file, statement))
+        return Database(f"sqlite:///{file}", lambda statement: in_sqlite(file, statement))
     server: Server = request.getfixturevalue("postgres_server")
     name = server.new_database()
-    return Place(server.url(name), lambda statement: server.run(statement, name), lambda: server.settle(name))
+    return Database(server.url(name), lambda statement: server.run(statement, name), lambda: server.settle(name))
 
 
 @pytest.fixture
-def results(place: Place) -> Iterator[Results]:
-    with open_results(place.url) as opened:
+def results(database: Database) -> Iterator[Results]:
+    with open_results(database.url) as opened:
         yield opened
 
 
 # --- what is appended is found again
 
 
-def test_a_measurement_is_found_as_it_was_appended(results: Results, place: Place) -> None:
+def test_a_measurement_is_found_as_it_was_appended(results: Results, database: Database) -> None:
     first, second = measured(A), measured(B, answers=None, rounds=(), method=None)
     results.append([first, second])
     results.append([])
     assert results.find(Query()) == [second, first]
-    with open_results(place.url) as again:
+    with open_results(database.url) as again:
         assert again.find(Query(release=A)) == [first]
 
 
@@ -151,7 +151,7 @@ _MOMENTS = st.datetimes(timezones=st.none() | st.just(UTC) | st.just(timezone(ti
 
 
 def anything(kind: Any) -> st.SearchStrategy[Any]:
-    """Return every value that a field's annotation allows: a field that is added is covered too."""
+    """Return a strategy for every value that a type annotation allows."""
     plain: dict[Any, st.SearchStrategy[Any]] = {
         str: _TEXTS,
         float: _FLOATS,
@@ -182,15 +182,15 @@ _BATCHES = st.lists(anything(Measurement), min_size=1, max_size=3)
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batch=_BATCHES)
-def test_whatever_is_appended_is_found_the_same(results: Results, batch: list[Measurement]) -> None:
-    before = sum(known.count for known in results.releases())
+def test_whatever_is_appended_is_found_the_same(results: Results, database: Database, batch: list[Measurement]) -> None:
+    ((before,),) = database.raw("SELECT count(*) FROM measurements")
     results.append(batch)
     for one in batch:
         asked = Query(session=one.session, board=one.board_id, provenance=one.provenance)
         (found, *_) = [other for other in results.find(asked) if other == one]
         assert [ms.hex() for ms in found.samples_ms] == [ms.hex() for ms in one.samples_ms]  # -0.0 == 0.0
         assert repr(found.method) == repr(one.method), "enums and tuples again"
-    assert sum(known.count for known in results.releases()) == before + len(batch)
+    assert database.raw("SELECT count(*) FROM measurements") == [(before + len(batch),)]
 
 
 def test_a_document_is_the_same_text_each_time_and_the_columns_say_what_it_says() -> None:
@@ -206,7 +206,7 @@ def test_a_document_is_the_same_text_each_time_and_the_columns_say_what_it_says(
 # --- queries
 
 
-def test_a_query_takes_what_is_asked_newest_first(results: Results) -> None:
+def test_a_query_returns_matches_newest_first(results: Results) -> None:
     early = measured(A, made="2026-11-28T05:00:00Z", session="early")
     late = measured(A2, made="2026-11-28T06:30:00.5", session="late", board="rack-1", provenance=Provenance.SIMULATED)
     middle = measured(B, made="2026-11-28T08:00:00+02:00", session="middle")
@@ -230,7 +230,7 @@ def test_a_query_takes_what_is_asked_newest_first(results: Results) -> None:
         results.find(Query(limit=-1))
 
 
-def test_without_samples_the_figures_are_there_and_the_raw_is_not(results: Results) -> None:
+def test_without_samples_only_raw_data_is_missing(results: Results) -> None:
     one = measured(peak_memory_mb=12.5, load_ms=Interval(value=2, low=1, high=3))
     results.append([one])
     (found,) = results.find(Query(with_samples=False))
@@ -238,7 +238,7 @@ def test_without_samples_the_figures_are_there_and_the_raw_is_not(results: Resul
     assert found == one.model_copy(update={"answers": None, "rounds": rounds})
 
 
-def test_a_prefix_of_two_releases_is_refused_with_both(results: Results) -> None:
+def test_an_ambiguous_prefix_is_refused_with_its_matches(results: Results) -> None:
     results.append([measured(A), measured(A2), measured(A2)])
     with pytest.raises(UsageError, match="several releases begin with 'aa'") as refused:
         results.find(Query(release="aa"))
@@ -248,21 +248,9 @@ def test_a_prefix_of_two_releases_is_refused_with_both(results: Results) -> None
     assert len(results.find(Query(release="aa"))) == 1, "a whole name is no prefix"
 
 
-def test_a_prefix_is_no_pattern(results: Results) -> None:
+def test_a_prefix_is_not_a_pattern(results: Results) -> None:
     results.append([measured(A)])
     assert [results.find(Query(release=text)) for text in ("a%", "_a", "AA", "*")] == [[]] * 4
-
-
-def test_releases_says_what_is_known(results: Results) -> None:
-    assert results.releases() == []
-    results.append([measured(A, board="desk-2"), measured(A, made="2026-11-28T07:00:00Z"), measured(B)])
-    results.append([measured(A, provenance=Provenance.SIMULATED)])
-    first, second = results.releases()
-    assert (first.release, first.recipe, first.target, first.count) == (A, "vit", "x5", 3)
-    assert first.boards == ("desk-1", "desk-2")
-    assert first.provenances == (Provenance.MEASURED, Provenance.SIMULATED)
-    assert (first.first, first.last) == (datetime(2026, 11, 28, 5, tzinfo=UTC), datetime(2026, 11, 28, 7, tzinfo=UTC))
-    assert (second.release, second.count) == (B, 1)
 
 
 # --- what cannot be kept, and what cannot be read
@@ -279,7 +267,7 @@ def test_releases_says_what_is_known(results: Results) -> None:
         ),
     ],
 )
-def test_what_cannot_be_kept_is_refused_and_so_is_its_batch(results: Results, wrong: dict[str, Any], why: str) -> None:
+def test_an_invalid_measurement_is_refused_with_its_batch(results: Results, wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(StoreError, match=f"cannot keep the measurement of session s1: .*{why}"):
         results.append([measured(), measured(**wrong)])
     assert results.find(Query()) == []
@@ -291,16 +279,16 @@ _COLUMNS = ", ".join(f'"{column.name}"' for column in MEASUREMENTS.columns if co
 @pytest.mark.parametrize(
     ("column", "value", "why"),
     [
-        ("schema_version", "3", r"measurement 2 in .* is of version 3; this bpudeploy reads up to 2"),
+        ("schema_version", "3", r"measurement 2 in .* has version 3; this bpudeploy reads up to 2"),
         ("document", "'{'", r"measurement 2 in .* cannot be read"),
         ("document", "'{\"rounds\": []}'", r"measurement 2 in .* cannot be read"),
         ("samples", "answers", r"measurement 2 in .* cannot be read"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named(results: Results, place: Place, column: str, value: str, why: str) -> None:
+def test_an_unreadable_row_is_named(results: Results, database: Database, column: str, value: str, why: str) -> None:
     results.append([measured()])
     changed = _COLUMNS.replace(f'"{column}"', value)
-    place.raw(f"INSERT INTO measurements ({_COLUMNS}) SELECT {changed} FROM measurements")
+    database.raw(f"INSERT INTO measurements ({_COLUMNS}) SELECT {changed} FROM measurements")
     with pytest.raises(StoreError, match=why) as refused:
         results.find(Query())
     assert refused.value.hint
@@ -319,29 +307,29 @@ _CHANGES = (
 _SQLITE_ONLY = "INSERT OR REPLACE INTO measurements SELECT * FROM measurements"
 
 
-def test_the_database_refuses_to_change_or_remove(results: Results, place: Place) -> None:
+def test_the_database_refuses_to_change_or_remove(results: Results, database: Database) -> None:
     results.append([measured()])
-    for statement in (*_CHANGES, _SQLITE_ONLY if place.on_sqlite else "TRUNCATE measurements"):
+    for statement in (*_CHANGES, _SQLITE_ONLY if database.on_sqlite else "TRUNCATE measurements"):
         with pytest.raises((sqlite3.Error, psycopg.Error), match="measurements are only ever added"):
-            place.raw(statement)
+            database.raw(statement)
     assert results.find(Query()) == [measured()]
 
 
-def test_the_database_refuses_a_provenance_that_is_none(results: Results, place: Place) -> None:
+def test_the_database_refuses_an_unknown_provenance(results: Results, database: Database) -> None:
     results.append([measured()])
     changed = _COLUMNS.replace('"provenance"', "'guessed'")
     with pytest.raises((sqlite3.Error, psycopg.Error), match="ck_measurements_provenance"):
-        place.raw(f"INSERT INTO measurements ({_COLUMNS}) SELECT {changed} FROM measurements")
+        database.raw(f"INSERT INTO measurements ({_COLUMNS}) SELECT {changed} FROM measurements")
 
 
 # --- migrations
 
 
-def at_first_revision(place: Place, measurements: list[Measurement]) -> None:
-    """Make the database as 0001 had it, with rows."""
-    if place.on_sqlite:
-        Path(place.url.removeprefix("sqlite:///")).parent.mkdir()
-    engine = sa.create_engine(place.url.replace("postgresql:", "postgresql+psycopg:"))
+def at_first_revision(database: Database, measurements: list[Measurement]) -> None:
+    """Create the database at revision 0001, with rows."""
+    if database.on_sqlite:
+        Path(database.url.removeprefix("sqlite:///")).parent.mkdir()
+    engine = sa.create_engine(database.url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         upgrade(connection, "0001")
         for one in measurements:
@@ -349,21 +337,21 @@ def at_first_revision(place: Place, measurements: list[Measurement]) -> None:
     engine.dispose()
 
 
-def test_a_database_of_the_first_revision_is_upgraded_with_its_rows(place: Place) -> None:
+def test_a_database_of_the_first_revision_is_upgraded_with_its_rows(database: Database) -> None:
     rows = [measured(A), measured(B)]
-    at_first_revision(place, rows)
-    place.raw("UPDATE measurements SET board = board")
-    with open_results(place.url) as results:
+    at_first_revision(database, rows)
+    database.raw("UPDATE measurements SET board = board")
+    with open_results(database.url) as results:
         assert results.find(Query()) == rows[::-1]
         results.append([measured(A2)])
     with pytest.raises((sqlite3.Error, psycopg.Error), match="only ever added"):
-        place.raw("UPDATE measurements SET board = board")
-    assert place.raw(f"SELECT * FROM {REVISION_TABLE}") == [(HEAD,)]
+        database.raw("UPDATE measurements SET board = board")
+    assert database.raw(f"SELECT * FROM {REVISION_TABLE}") == [(HEAD,)]
 
 
 def test_before_rows_are_migrated_a_copy_is_kept(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "results.sqlite"
-    sqlite = Place(f"sqlite:///{file}", lambda statement: in_sqlite(file, statement))
+    sqlite = Database(f"sqlite:///{file}", lambda statement: in_sqlite(file, statement))
     at_first_revision(sqlite, [measured(A)])
     kept = file.with_name(f"results.sqlite.before-{HEAD}")
     kept.write_bytes(b"an earlier one")
@@ -378,52 +366,52 @@ def test_before_rows_are_migrated_a_copy_is_kept(tmp_path: Path) -> None:
 
 def test_an_empty_database_is_migrated_without_a_copy(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "results.sqlite"
-    at_first_revision(Place(f"sqlite:///{file}", lambda _: []), [])
+    at_first_revision(Database(f"sqlite:///{file}", lambda _: []), [])
     with open_results(str(file)):
         pass
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_migration_that_fails_leaves_the_database_as_it_was(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_first_revision(place, [measured(A)])
-    if place.on_sqlite:
-        place.raw("CREATE TRIGGER measurements_no_replace BEFORE INSERT ON measurements BEGIN SELECT 1; END")
+def test_a_failed_migration_leaves_the_database_unchanged(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_first_revision(database, [measured(A)])
+    if database.on_sqlite:
+        database.raw("CREATE TRIGGER measurements_no_replace BEFORE INSERT ON measurements BEGIN SELECT 1; END")
     else:
-        place.raw("CREATE FUNCTION measurements_only_added() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'")
-    with pytest.raises(StoreError, match="already exists"), open_results(place.url):
+        database.raw("CREATE FUNCTION measurements_only_added() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'")
+    with pytest.raises(StoreError, match="already exists"), open_results(database.url):
         pass
-    assert place.raw(f"SELECT * FROM {REVISION_TABLE}") == [("0001",)]
-    place.raw("UPDATE measurements SET board = board")
+    assert database.raw(f"SELECT * FROM {REVISION_TABLE}") == [("0001",)]
+    database.raw("UPDATE measurements SET board = board")
 
 
-def test_the_migrations_make_the_table_that_the_queries_name(results: Results, place: Place) -> None:
+def test_the_migrations_create_the_table_that_the_queries_use(results: Results, database: Database) -> None:
     assert known_revisions() == ["0001", HEAD]
-    engine = sa.create_engine(place.url.replace("postgresql:", "postgresql+psycopg:"))
+    engine = sa.create_engine(database.url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": REVISION_TABLE})
         assert compare_metadata(context, MEASUREMENTS.metadata) == []
     engine.dispose()
 
 
-def test_a_newer_bpudeploys_database_is_refused_and_left_as_it_is(place: Place) -> None:
-    with open_results(place.url) as results:
+def test_the_database_of_a_newer_bpudeploy_is_refused_and_unchanged(database: Database) -> None:
+    with open_results(database.url) as results:
         results.append([measured()])
-    place.raw(f"UPDATE {REVISION_TABLE} SET version_num = '0099'")
-    said = pytest.raises(UsageError, match=r"newer bpudeploy.*0099, this one knows 0002")
-    with unchanged(place), said as refused, open_results(place.url):
+    database.raw(f"UPDATE {REVISION_TABLE} SET version_num = '0099'")
+    expected = pytest.raises(UsageError, match=r"newer bpudeploy.*0099, this version supports 0002")
+    with unchanged(database), expected as refused, open_results(database.url):
         pass
-    assert refused.value.hint and "install" in refused.value.hint
+    assert refused.value.hint and "upgrade" in refused.value.hint
 
 
 @contextmanager
-def unchanged(place: Place) -> Iterator[None]:
-    """Hold that what the ``with`` does writes nothing."""
+def unchanged(database: Database) -> Iterator[None]:
+    """Check that the block writes nothing."""
 
     def state() -> object:
-        if place.on_sqlite:
-            file = Path(place.url.removeprefix("sqlite:///"))
+        if database.on_sqlite:
+            file = Path(database.url.removeprefix("sqlite:///"))
             return sorted((path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in file.parent.iterdir())
-        return place.raw("SELECT relname, pg_relation_size(oid), xmin FROM pg_class ORDER BY oid")
+        return database.raw("SELECT relname, pg_relation_size(oid), xmin FROM pg_class ORDER BY oid")
 
     before = state()
     yield
@@ -444,110 +432,103 @@ def test_opening_again_does_not_load_alembic(tmp_path: Path) -> None:
 # --- processes
 
 
-def appends_when_all_are_there(url: str, barrier: Barrier, name: str) -> None:
+def run_concurrently(target: Callable[[str, Barrier, str], None], url: str, count: int) -> None:
+    """Run ``target`` in processes that start at the same time, and check that all succeed."""
+    barrier = processes.Barrier(count)
+    workers = [processes.Process(target=target, args=(url, barrier, f"p{i}")) for i in range(count)]
+    for one in workers:
+        one.start()
+    for one in workers:
+        one.join(60)
+    assert [one.exitcode for one in workers] == [0] * count
+
+
+def append_one(url: str, barrier: Barrier, name: str) -> None:
     barrier.wait(30)
     with open_results(url) as results:
         results.append([measured(session=name)])
 
 
-def test_processes_that_open_an_empty_database_at_once_all_succeed(place: Place) -> None:
-    barrier = processes.Barrier(4)
-    workers = [
-        processes.Process(target=appends_when_all_are_there, args=(place.url, barrier, f"p{i}")) for i in range(4)
-    ]
-    assert finished(workers) == [0] * 4
-    with open_results(place.url) as results:
+def test_concurrent_first_opens_all_succeed(database: Database) -> None:
+    run_concurrently(append_one, database.url, 4)
+    with open_results(database.url) as results:
         assert sorted(one.session for one in results.find(Query())) == ["p0", "p1", "p2", "p3"]
-    assert place.raw(f"SELECT * FROM {REVISION_TABLE}") == [(HEAD,)]
-    if place.on_sqlite:
-        assert place.raw("PRAGMA journal_mode") == [("wal",)]
+    assert database.raw(f"SELECT * FROM {REVISION_TABLE}") == [(HEAD,)]
+    if database.on_sqlite:
+        assert database.raw("PRAGMA journal_mode") == [("wal",)]
 
 
-def test_processes_that_upgrade_at_once_all_succeed_and_keep_one_copy(place: Place) -> None:
-    at_first_revision(place, [measured(session="old")])
-    barrier = processes.Barrier(3)
-    workers = [
-        processes.Process(target=appends_when_all_are_there, args=(place.url, barrier, f"p{i}")) for i in range(3)
-    ]
-    assert finished(workers) == [0] * 3
-    with open_results(place.url) as results:
+def test_concurrent_upgrades_all_succeed_and_keep_one_copy(database: Database) -> None:
+    at_first_revision(database, [measured(session="old")])
+    run_concurrently(append_one, database.url, 3)
+    with open_results(database.url) as results:
         assert sorted(one.session for one in results.find(Query())) == ["old", "p0", "p1", "p2"]
-    if place.on_sqlite:
-        names = sorted(path.name for path in Path(place.url.removeprefix("sqlite:///")).parent.iterdir())
+    if database.on_sqlite:
+        names = sorted(path.name for path in Path(database.url.removeprefix("sqlite:///")).parent.iterdir())
         assert names == ["results.sqlite", f"results.sqlite.before-{HEAD}"]
 
 
-def appends_many(url: str, barrier: Barrier, name: str) -> None:
+def append_many(url: str, barrier: Barrier, name: str) -> None:
     barrier.wait(30)
     with open_results(url) as results:
         for i in range(15):
             results.append([measured(session=f"{name}.{i}.{j}") for j in range(3)])
 
 
-def test_processes_that_append_at_once_lose_nothing(results: Results, place: Place) -> None:
-    barrier = processes.Barrier(4)
-    workers = [processes.Process(target=appends_many, args=(place.url, barrier, f"p{i}")) for i in range(4)]
-    assert finished(workers) == [0] * 4
+def test_concurrent_appends_lose_nothing(results: Results, database: Database) -> None:
+    run_concurrently(append_many, database.url, 4)
     names = {f"p{i}.{j}.{k}" for i in range(4) for j in range(15) for k in range(3)}
     found = results.find(Query(with_samples=False))
     assert len(found) == len(names) and {one.session for one in found} == names
 
 
-def finished(workers: list[Any]) -> list[int | None]:
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join(60)
-    return [one.exitcode for one in workers]
-
-
 BATCH = 7
 
 
-def appends_until_killed(url: str, told: Connection, run: int) -> None:
+def appends_until_killed(url: str, acknowledge: Connection, run: int) -> None:
     noise = random.Random(run)
     samples = tuple(noise.random() for _ in range(4000))  # 30 kB a row that do not compress
     rounds = (Round(index=0, place=0, started_s=0, load_seconds=0, frames=4000, samples_ms=samples),)
     with open_results(url) as results:
         for i in itertools.count():
             results.append([measured(session=f"{run}.{i}", rounds=rounds) for _ in range(BATCH)])
-            told.send(i)
+            acknowledge.send(i)
 
 
-def test_a_process_killed_while_it_appends_leaves_all_of_a_batch_or_none(results: Results, place: Place) -> None:
+def test_a_killed_process_leaves_all_of_a_batch_or_none(results: Results, database: Database) -> None:
     noise = random.Random(8)
     for run in range(6):
-        hears, told = processes.Pipe(duplex=False)
-        worker = processes.Process(target=appends_until_killed, args=(place.url, told, run))
+        receiver, sender = processes.Pipe(duplex=False)
+        worker = processes.Process(target=appends_until_killed, args=(database.url, sender, run))
         worker.start()
-        told.close()
-        acknowledged = [hears.recv()]
+        sender.close()
+        acknowledged = [receiver.recv()]
         worker.join(noise.uniform(0, 0.12))
         worker.kill()
         worker.join()
         with pytest.raises(EOFError):
             while True:
-                acknowledged.append(hears.recv())
-        place.settle()
+                acknowledged.append(receiver.recv())
+        database.settle()
         found = [one.session for one in results.find(Query(with_samples=False)) if one.session.startswith(f"{run}.")]
         batches = len(found) // BATCH
         assert sorted(found) == sorted(f"{run}.{i}" for i in range(batches) for _ in range(BATCH))
-        assert batches in (len(acknowledged), len(acknowledged) + 1), "what was said to be kept is kept"
+        assert batches in (len(acknowledged), len(acknowledged) + 1), "what was acknowledged is kept"
     assert all(len(one.samples_ms) == 4000 for one in results.find(Query(limit=3)))
-    if place.on_sqlite:
-        assert place.raw("PRAGMA integrity_check") == [("ok",)]
+    if database.on_sqlite:
+        assert database.raw("PRAGMA integrity_check") == [("ok",)]
 
 
 # --- a file that cannot be had
 
 
-def test_the_default_is_the_projects_own_and_the_variable_names_another(
+def test_the_default_is_in_the_project_and_the_variable_overrides_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BPUDEPLOY_RESULTS", raising=False)
     with open_results() as results:
-        monkeypatch.chdir("/")  # a relative place is settled when it is opened
+        monkeypatch.chdir("/")  # a relative path is resolved when it is opened
         results.append([measured()])
     monkeypatch.chdir(tmp_path)
     assert in_sqlite(Path(".bpudeploy/results.sqlite"), "SELECT count(*) FROM measurements") == [(1,)]
@@ -563,16 +544,16 @@ def test_the_default_is_the_projects_own_and_the_variable_names_another(
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("mysql://u:s3cret@host/db", "cannot be kept in 'mysql'"),
-        ("sqlite+s3cret://", "names a file"),
-        ("sqlite://", "names a file and nothing else"),
-        ("sqlite:///:memory:", "names a file and nothing else"),
-        ("sqlite:///x.sqlite?mode=ro", "names a file and nothing else"),
-        ("postgresql://u:s3cret@host:port/db", "cannot be read"),
-        ("://", "cannot be read"),
+        ("mysql://u:s3cret@host/db", "cannot be stored in 'mysql'"),
+        ("sqlite+s3cret://", "must contain a file name"),
+        ("sqlite://", "a file name and nothing else"),
+        ("sqlite:///:memory:", "a file name and nothing else"),
+        ("sqlite:///x.sqlite?mode=ro", "a file name and nothing else"),
+        ("postgresql://u:s3cret@host:port/db", "cannot be parsed"),
+        ("://", "cannot be parsed"),
     ],
 )
-def test_a_url_of_no_use_is_refused_without_its_password(url: str, why: str) -> None:
+def test_an_invalid_url_is_refused_without_showing_its_password(url: str, why: str) -> None:
     with pytest.raises(UsageError, match=why) as refused, open_results(url):
         pass
     assert refused.value.hint and refused.value.__cause__ is None and refused.value.__context__ is None
@@ -580,7 +561,7 @@ def test_a_url_of_no_use_is_refused_without_its_password(url: str, why: str) -> 
 
 
 def damaged(file: Path) -> bytes:
-    """Return a results database of which one page was lost."""
+    """Return a results database of which only the first page is intact."""
     with open_results(str(file)) as results:
         results.append([measured(session=str(i)) for i in range(200)])
     whole = file.read_bytes()
@@ -589,14 +570,14 @@ def damaged(file: Path) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["noise", "text", "damaged", "another program's"])
-def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_no_results_database_is_refused_and_unchanged(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "folder" / "results.sqlite"
     file.parent.mkdir()
     if kind == "another program's":
         in_sqlite(file, "CREATE TABLE places (url)")
     else:
         file.write_bytes({"noise": os.urandom(9000), "text": b"latency: 3\n"}.get(kind) or damaged(file))
-    asked = unchanged(Place(f"sqlite:///{file}", lambda _: []))
+    asked = unchanged(Database(f"sqlite:///{file}", lambda _: []))
     with asked, pytest.raises(StoreError, match=r"results\.sqlite") as refused, open_results(str(file)) as results:
         results.find(Query())
     assert refused.value.hint
@@ -604,7 +585,7 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, k
 
 @contextmanager
 def powerless() -> Iterator[None]:
-    """Be somebody whom a folder's permissions bind."""
+    """Run without root's exemption from permissions."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -627,24 +608,24 @@ def read_only() -> Iterator[Path]:
         folder.chmod(0o755)
 
 
-def test_a_folder_that_cannot_be_written_is_said(read_only: Path) -> None:
+def test_a_read_only_folder_is_reported(read_only: Path) -> None:
     for name in ("new.sqlite", "new/results.sqlite", "results.sqlite"):
-        said = pytest.raises(StoreError, match=f"{read_only / name}: ")
-        with said as refused, powerless(), open_results(str(read_only / name)) as results:
+        expected = pytest.raises(StoreError, match=f"{read_only / name}: ")
+        with expected as refused, powerless(), open_results(str(read_only / name)) as results:
             results.append([measured()])
         assert refused.value.hint and "permissions" in refused.value.hint
     assert in_sqlite(read_only / "results.sqlite", "SELECT count(*) FROM measurements") == [(1,)]
     assert [path.name for path in read_only.iterdir()] == ["results.sqlite"]
 
 
-def test_a_place_that_is_a_folder_or_under_a_file_is_said(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for place in (tmp_path, tmp_path / "file" / "results.sqlite"):
-        with pytest.raises(StoreError, match=f"the results in {place}: "), open_results(str(place)):
+    for path in (tmp_path, tmp_path / "file" / "results.sqlite"):
+        with pytest.raises(StoreError, match=f"the results in {path}: "), open_results(str(path)):
             pass
 
 
-def test_a_full_disk_is_said_and_nothing_is_added(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_added(tmp_path: Path) -> None:
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "full", tmp_path], capture_output=True)
     if mount.returncode != 0:
         pytest.skip("only root can mount a small disk")
@@ -656,13 +637,13 @@ def test_a_full_disk_is_said_and_nothing_is_added(tmp_path: Path) -> None:
             results.append([measured()])
             with pytest.raises(StoreError, match="full") as refused:
                 results.append([measured(rounds=(big,) * 2) for _ in range(4)])
-            assert refused.value.hint and "make space" in refused.value.hint
+            assert refused.value.hint and "free some space" in refused.value.hint
             assert results.find(Query()) == [measured()]
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
-def test_another_process_that_goes_on_writing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_held_by_another_process_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_WAIT_S", 0.1)
     with open_results(str(tmp_path / "results.sqlite")) as results:
         busy = sqlite3.connect(tmp_path / "results.sqlite", isolation_level=None)
@@ -676,13 +657,13 @@ def test_another_process_that_goes_on_writing_is_said(tmp_path: Path, monkeypatc
         assert results.find(Query()) == [measured()]
 
 
-def test_a_row_of_the_first_version_is_read_with_what_it_did_not_know_missing(results: Results, place: Place) -> None:
+def test_a_document_of_version_1_is_read_with_defaults(results: Results, database: Database) -> None:
     results.append([measured()])
     document = json.loads(row_of(measured())["document"])
     for added in ("build", "night"):
         del document[added]
     text = json.dumps(document).replace("'", "''")
     change = _COLUMNS.replace('"document"', f"'{text}'").replace('"schema_version"', "1")
-    place.raw(f"INSERT INTO measurements ({_COLUMNS}) SELECT {change} FROM measurements")
+    database.raw(f"INSERT INTO measurements ({_COLUMNS}) SELECT {change} FROM measurements")
     old = results.find(Query())[0]
     assert old == measured() and old.build is None and old.night is None

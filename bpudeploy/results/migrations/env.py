@@ -1,4 +1,4 @@
-"""What Alembic runs to migrate: on the connection, and in the transaction, that ``upgrade`` hands over."""
+"""Alembic's environment: migrates in the connection and transaction of ``upgrade``."""
 
 from __future__ import annotations
 

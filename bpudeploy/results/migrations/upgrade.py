@@ -1,4 +1,4 @@
-"""Bring a results database to the revision that this bpudeploy writes: once, whoever opens it first."""
+"""Migrate a results database to the revision of this bpudeploy when it is first opened."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 HEAD = "0002"
-"""What this bpudeploy reads and writes; the last of ``versions``."""
+"""The newest of ``versions``."""
 REVISION_TABLE = "bpudeploy_revision"
 WRITES = "bpudeploy_writes"
-"""Execution option of a connection whose transactions begin with the right to write."""
-_LOCK = 0x6270756465706C6F  # "bpudeplo": PostgreSQL's advisory locks are named by a number
-_alembic = threading.Lock()  # it keeps its context in a global
+"""Execution option of a connection whose transactions take the write lock when they begin."""
+_LOCK = 0x6270756465706C6F  # "bpudeplo": PostgreSQL identifies advisory locks by a number
+_alembic = threading.Lock()  # Alembic keeps its context in a global
 
 
 def bring_up_to_date(engine: Engine, table: Table, shown: str, file: Path | None) -> None:
-    """Migrate what is not at ``HEAD``, under a lock of the database's own; whoever comes second finds it done.
+    """Migrate the database to ``HEAD`` unless it is already there, under a lock in the database.
 
-    All revisions are one transaction: a process killed in between leaves the database as it was. Before rows are
-    migrated, a copy of a SQLite ``file`` is kept beside it.
+    All revisions run in one transaction: if the process is killed, the database is unchanged. Before rows are
+    migrated, a SQLite ``file`` is copied.
 
     Raises:
-        UsageError: a newer bpudeploy made it.
-        StoreError: it holds something else. In both cases nothing was written.
+        UsageError: a newer bpudeploy created it.
+        StoreError: it is not a results database. In both cases nothing was written.
     """
     with engine.connect() as connection:
         current = _revision(connection, shown) == HEAD
@@ -52,7 +52,7 @@ def bring_up_to_date(engine: Engine, table: Table, shown: str, file: Path | None
 
 
 def upgrade(connection: Connection, revision: str = HEAD) -> None:
-    """Run the revisions up to ``revision`` in the transaction that ``connection`` is in."""
+    """Run the revisions up to ``revision`` in the current transaction of ``connection``."""
     from alembic import command
 
     config = _config()
@@ -62,7 +62,7 @@ def upgrade(connection: Connection, revision: str = HEAD) -> None:
 
 
 def known_revisions() -> list[str]:
-    """Return every revision that this bpudeploy knows, the first one first."""
+    """Return all revisions, oldest first."""
     from alembic.script import ScriptDirectory
 
     return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
@@ -77,28 +77,28 @@ def _config() -> Config:
 
 
 def _revision(connection: Connection, shown: str) -> str | None:
-    """Return the revision a database is at, None for one that holds nothing yet."""
+    """Return the revision of a database, None if it is empty."""
     tables = set(inspect(connection).get_table_names())
     if REVISION_TABLE not in tables:
-        # A SQLite file is ours alone; a PostgreSQL schema may hold other people's tables beside ours.
+        # A PostgreSQL schema may contain other tables; a SQLite file may not.
         others = tables if connection.dialect.name == "sqlite" else tables & {"measurements"}
         if others:
             raise StoreError(
-                f"{shown} holds something else than results: the tables {', '.join(sorted(others)[:5])}",
-                hint="nothing was written; name another database with $BPUDEPLOY_RESULTS",
+                f"{shown} is not a results database: it has the tables {', '.join(sorted(others)[:5])}",
+                hint="nothing was written; set $BPUDEPLOY_RESULTS to another database",
             )
         return None
     found: str | None = connection.scalar(text(f"SELECT version_num FROM {REVISION_TABLE}"))
     if found not in (None, HEAD) and found not in known_revisions():
         raise UsageError(
-            f"{shown} was made by a newer bpudeploy: it is at revision {found}, this one knows {HEAD}",
-            hint="install that bpudeploy, or name another database with $BPUDEPLOY_RESULTS; nothing was written",
+            f"{shown} was created by a newer bpudeploy: it is at revision {found}, this version supports {HEAD}",
+            hint="nothing was written; upgrade bpudeploy, or set $BPUDEPLOY_RESULTS to another database",
         )
     return found
 
 
 def _keep_copy(file: Path) -> None:
-    """Copy the database as it is before this transaction; an older copy of that name is kept too."""
+    """Copy the database as of before this transaction; does not replace an older copy."""
     beside = file.with_name(f"{file.name}.before-{HEAD}")
     number = 1
     while beside.exists():
@@ -109,10 +109,9 @@ def _keep_copy(file: Path) -> None:
 
 
 def _write_ahead(engine: Engine) -> None:
-    """Let readers and a writer of a SQLite file not wait for each other; it is remembered in the file.
+    """Enable WAL mode, in which the readers and the writer of a SQLite file do not block each other.
 
-    Only a matter of speed: where it cannot be had (another process is busy, a network drive, a read-only file) the
-    next one to open it tries again.
+    Only for speed: if it fails (file in use, network drive, read-only file), the next process to open it tries again.
     """
     raw = engine.raw_connection()
     try:

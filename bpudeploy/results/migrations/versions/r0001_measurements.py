@@ -1,4 +1,4 @@
-"""The table of measurements: a document a row, and copies of what is asked for."""
+"""The table of measurements: one document per row, and copies of the queried fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measurements and summaries as they could be, for tests that show, keep or compare them: seeded, never measured."""
+"""Factories of seeded, plausible measurements and summaries."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def subject(**changes: str) -> Subject:
 
 
 def facts(**changes: Any) -> BoardFacts:
-    """Return what a board says of itself that does not tell its CPU."""
+    """Return the facts of a board that does not report its CPU."""
     known: dict[str, Any] = {"hostname": "x5", "machine": "aarch64", "cpu": None, "cores": 8, "memory_mb": 3924}
     return BoardFacts(**{**known, "os": "Ubuntu 22.04", "python": "3.10.12", "board_id": "0x1234", **changes})
 
@@ -64,7 +64,7 @@ def facts(**changes: Any) -> BoardFacts:
 def rounds(
     seed: int = 0, p50: float = 5.0, count: int = ROUNDS, frames: int = FRAMES, caveats: Mapping[int, Caveat] = {}
 ) -> tuple[Round, ...]:
-    """Return rounds whose frames have a tail, each round a little off; those named in ``caveats`` are slower."""
+    """Return rounds of frames with a tail; levels differ between rounds, and those in ``caveats`` are slower."""
     rng = random.Random(seed)
     found, at = [], 1.0
     for i in range(count):
@@ -91,7 +91,7 @@ def rounds(
 
 
 def conditions(taken: tuple[Round, ...], seed: int = 0) -> tuple[Conditions, ...]:
-    """Return three readings a round: two sensors, a clock of the CPU and one of the BPU, which slows in a bad round."""
+    """Return three readings per round: two temperatures, a CPU clock and a BPU clock, slow in rounds with caveats."""
     rng = random.Random(seed)
     return tuple(
         Conditions(
@@ -116,7 +116,7 @@ def conditions(taken: tuple[Round, ...], seed: int = 0) -> tuple[Conditions, ...
 
 
 def layers(seed: int = 0, total_ms: float = 5.0, count: int = 60) -> tuple[LayerCost, ...]:
-    """Return what each layer takes: nearly all on the BPU, Softmax on the CPU, and what the runtime itself does."""
+    """Return the time of layers on the BPU, of Softmax on the CPU, and of the runtime itself."""
     rng = random.Random(seed)
     ops = [("Conv", "bpu"), ("MatMul", "bpu"), ("Softmax", "cpu"), ("LayerNormalization", "bpu")]
     weights = [rng.expovariate(1) for _ in range(count)]
@@ -129,7 +129,7 @@ def layers(seed: int = 0, total_ms: float = 5.0, count: int = 60) -> tuple[Layer
 
 
 def answers(seed: int = 0, share: float = 0.8, images: int = IMAGES, classes: int = CLASSES) -> Answers:
-    """Return answers of which about ``share`` are right."""
+    """Return answers of which about ``share`` are correct."""
     rng = random.Random(seed)
     labels = [rng.randrange(classes) for _ in range(images)]
     top = []
@@ -140,14 +140,14 @@ def answers(seed: int = 0, share: float = 0.8, images: int = IMAGES, classes: in
     return Answers(samples="a" * 64, labels=tuple(labels), top=tuple(top))
 
 
-def score(of: Answers) -> Score:
-    """Return the score of answers; two images in a hundred are not as on the host."""
-    n = len(of.labels)
-    five = sum(label in top for label, top in zip(of.labels, of.top, strict=True))
+def score(given: Answers) -> Score:
+    """Return the score of answers; 2 % of them differ from the host's."""
+    n = len(given.labels)
+    in_top5 = sum(label in top for label, top in zip(given.labels, given.top, strict=True))
     return Score(
         images=n,
-        top1=wilson(sum(of.right), n),
-        top5=wilson(five, n) if len(of.top[0]) == 5 else None,
+        top1=wilson(sum(given.right), n),
+        top5=wilson(in_top5, n) if len(given.top[0]) == 5 else None,
         as_host=wilson(n - n // 50, n),
     )
 
@@ -161,16 +161,16 @@ def measurement(
     hours: float = 0,
     **changes: Any,
 ) -> Measurement:
-    """Return a whole measurement of a board with a BPU.
+    """Return a complete measurement of a board with a BPU.
 
     Args:
-        p50: about its median latency in ms.
-        share: about how much of the images it gets right.
-        bad: index of a round to what was wrong in it.
-        hours: after the first one.
-        changes: fields of the measurement that are other than these.
+        p50: approximate median latency in ms.
+        share: approximate accuracy.
+        bad: caveats by index of the round.
+        hours: time since the first measurement.
+        changes: other fields of the measurement.
     """
-    taken, said = rounds(seed, p50, caveats=bad), answers(seed, share)
+    taken, given = rounds(seed, p50, caveats=bad), answers(seed, share)
     fps = [4 * 1000 / p50 / 2 * random.Random(seed + i).gauss(1, 0.01) for i in range(len(taken))]
     fields: dict[str, Any] = {
         "provenance": Provenance.MEASURED,
@@ -190,8 +190,8 @@ def measurement(
         "conditions": conditions(taken, seed),
         "caveats": tuple(sorted(set(bad.values()))),
         "layers": layers(seed, p50),
-        "score": score(said),
-        "answers": said,
+        "score": score(given),
+        "answers": given,
         "peak_memory_mb": 212.0,
         "versions": {"bpudeploy": "0.8.0", "onnx": "1.19"},
     }
@@ -199,7 +199,7 @@ def measurement(
 
 
 def on_cpu(**changes: Any) -> Measurement:
-    """Return a measurement of a machine without BPU, without sensors and without a profiler."""
+    """Return a measurement of a machine without BPU, sensors and profiler."""
     plain: dict[str, Any] = {
         "subject": subject(target="local", march="cpu", backend="ort"),
         "board": "local",
@@ -214,7 +214,7 @@ def on_cpu(**changes: Any) -> Measurement:
 
 
 def simulated(**changes: Any) -> Measurement:
-    """Return what the results store keeps of a run on the simulator: an accuracy, and nothing that was timed."""
+    """Return what the results store keeps of a run on the simulator: an accuracy without latencies."""
     nothing: dict[str, Any] = {"latency": None, "load_ms": None, "rounds": (), "throughput": (), "conditions": ()}
     nothing |= {"layers": (), "caveats": (), "peak_memory_mb": None, "provenance": Provenance.SIMULATED}
     nothing |= {"device": "the simulator of bayes-e", "board": "rdk-x5-sim", "board_id": "h"}
@@ -223,17 +223,13 @@ def simulated(**changes: Any) -> Measurement:
 
 def predicted(low: float = 3.0, value: float = 4.0, high: float = 9.0, **changes: Any) -> Measurement:
     """Return what the results store keeps of a prediction."""
-    foretold: dict[str, Any] = {
-        "provenance": Provenance.PREDICTED,
-        "device": "RDK X5",
-        "runtime": "fitted to 80 figures",
-    }
-    foretold |= {"facts": None, "method": None, "score": None, "answers": None}
-    return simulated(**(foretold | {"predicted_ms": Interval(value=value, low=low, high=high)} | changes))
+    fields: dict[str, Any] = {"provenance": Provenance.PREDICTED, "device": "RDK X5", "runtime": "fitted to 80 figures"}
+    fields |= {"facts": None, "method": None, "score": None, "answers": None}
+    return simulated(**(fields | {"predicted_ms": Interval(value=value, low=low, high=high)} | changes))
 
 
 def estimate() -> Estimate:
-    """Return what is predicted for a board that is simulated."""
+    """Return the predicted latency of a simulated board."""
     return Estimate(
         march=March.BAYES_E,
         board="RDK X5",
@@ -253,13 +249,13 @@ def estimate() -> Estimate:
 
 
 def inspection() -> Inspection:
-    """Return where two operators would run."""
+    """Return the placement of two operators."""
     model = graph([("Relu", ["x"], ["y"], {}), ("Neg", ["y"], ["z"], {})], {"x": (1, 4, 4, 4)})
     return Inspection(model="r", origin="a graph", target="rdk-x5", placement=placement(model, March.BAYES_E))
 
 
 def quantization(repaired: bool = True) -> Quantization:
-    """Return how a network was quantized, some of its names needing an escape."""
+    """Return how a network was quantized; some names need escaping."""
     found = [
         LayerDeviation(node=f"<layer> {i}", op="Conv", index=i, inputs=(Precision.INT8,), sqnr_db=i / 2, cosine=0.9)
         for i in range(30)
@@ -300,7 +296,7 @@ def quantization(repaired: bool = True) -> Quantization:
 
 
 def summary(name: str = "r", lost: int = 0, **changes: Any) -> Summary:
-    """Return a run on a machine without BPU, which lost so many images against float."""
+    """Return a run on a machine without BPU that gets ``lost`` images wrong which float gets right."""
     rng = random.Random(1)
     right = [rng.random() < 0.8 for _ in range(50)]
     after = [False if i in [k for k, r in enumerate(right) if r][:lost] else r for i, r in enumerate(right)]
@@ -308,15 +304,15 @@ def summary(name: str = "r", lost: int = 0, **changes: Any) -> Summary:
         Accuracy(
             form=form,
             where="host",
-            top1=wilson(sum(right), 50),
+            top1=wilson(sum(got), 50),
             top5=wilson(49, 50),
-            correct=sum(right),
+            correct=sum(got),
             images=50,
-            drop=None if form == "float" else paired_drop(right, after),
+            drop=None if form == "float" else paired_drop(right, got),
             agreement=None if form == "float" else 100.0,
             provenance=Provenance.MEASURED,
         )
-        for form in ("float", "int8", "on the board")
+        for form, got in (("float", right), ("int8", after), ("on the board", after))
     ]
     fields: dict[str, Any] = {
         "recipe": name,
