@@ -118,7 +118,7 @@ def _recipes(recipes: Sequence[Resolved], form: Form, image_size: int | None) ->
 def _of_recipe(resolved: Resolved, form: Form, image_size: int | None) -> Subject:
     spec = resolved.recipe.model
     size = image_size or spec.image_size
-    source = Source.parse(spec.named)
+    source = Source.parse(spec.location)
     if spec.onnx is not None:
         if source.kind is not SourceKind.FILE:
             raise UsageError(

@@ -185,7 +185,7 @@ def _fetch(p: PlanBuilder, resolved: Resolved) -> _Inputs:
 
 
 def _fetch_model(p: PlanBuilder, recipe: Recipe) -> Ref:
-    spec, source = recipe.model, Source.parse(recipe.model.named)
+    spec, source = recipe.model, Source.parse(recipe.model.location)
     checkpoints = [_download(p, "fetch/weights", Kind.CHECKPOINT, source, spec.sha256)]
     features = spec.outputs is Outputs.FEATURES
     if spec.onnx is not None:
