@@ -32,8 +32,8 @@ def _look(resolved: Resolved, images: int, store: Path, live: render.Live) -> tu
     from bpudeploy.backends.samples import Normalisation, Samples
     from bpudeploy.plan import pipeline
     from bpudeploy.run.runner import run
-    from bpudeploy.stages.layers import look
-    from bpudeploy.stages.sensitivity import Choice, Network
+    from bpudeploy.stages.layers import compare_layers
+    from bpudeploy.stages.sensitivity import QuantizedNetwork, SensitivityOptions
 
     plan = pipeline.plan(resolved, load_backend(resolved.target.backend)).upto(pipeline.QUANTIZED)
     result = run(plan, store, live.draw)
@@ -41,7 +41,7 @@ def _look(resolved: Resolved, images: int, store: Path, live: render.Live) -> tu
     prepared, quantized = (result.artifact(pipeline.QUANTIZED, i).path for i in (0, 1))
     samples = Samples.read(result.artifact(pipeline.CALIBRATION).path)
     normalise = Normalisation.read(result.artifact(pipeline.PREPROCESSING).path)
-    choice = Choice(resolved.target.precision, resolved.recipe.quantize.weights.correct_bias)
-    ranked = Network(prepared, quantized, samples, normalise, choice, _STEP, live.draw).ranked(images)
+    options = SensitivityOptions(resolved.target.precision, resolved.recipe.quantize.weights.correct_bias)
+    ranked = QuantizedNetwork(prepared, quantized, samples, normalise, options, _STEP, live.draw).ranked(images)
     original = result.artifact(graph.step, graph.index).path
-    return ranked, look(original, quantized, samples, normalise, images, _STEP, live.draw)
+    return ranked, compare_layers(original, quantized, samples, normalise, images, _STEP, live.draw)
