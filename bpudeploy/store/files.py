@@ -1,4 +1,4 @@
-"""Writing so that a crash leaves the old bytes or the new ones, never a mixture."""
+"""Atomic writes: after a crash a file has either its old or its new content."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from bpudeploy.errors import StoreError
 
 @contextmanager
 def storing(what: Path) -> Iterator[None]:
-    """Turn an OSError of the file system into a StoreError that names ``what``."""
+    """Turn an OSError into a StoreError that names ``what``."""
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"cannot write {what}: {error.strerror}", hint="check its space and permissions, or name another --store"
-        ) from error
+        hint = "check free space and permissions, or use another --store"
+        raise StoreError(f"cannot write {what}: {error.strerror}", hint=hint) from error
 
 
 def sync(path: Path) -> None:
-    """Force a file's bytes, or a folder's entries, to the disk."""
+    """Flush a file or a folder's entries to disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -31,10 +30,10 @@ def sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text``: written beside it, forced to the disk, then renamed."""
+    """Replace the content of ``path``: write a temporary file in its folder, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    sync(beside)
-    beside.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    sync(temporary)
+    temporary.replace(path)
     sync(path.parent)

@@ -1,4 +1,4 @@
-"""Locks between processes: the kernel frees them, so a killed run leaves none behind."""
+"""Locks between processes (flock): the kernel releases them even if a run is killed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from bpudeploy.store.files import storing
 
 @contextmanager
 def step_lock(root: Path, key: Key, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of one step; ``waiting`` is called once if another process has it."""
+    """Lock one step; ``waiting`` is called once if another process holds it."""
     with _locked(root / "locks" / key, fcntl.LOCK_EX, waiting):
         yield
 
 
 @contextmanager
 def store_in_use(root: Path) -> Iterator[None]:
-    """Keep ``gc`` out for as long as a run may name objects that no record names yet."""
+    """Block ``gc`` while a run may use objects that have no record yet."""
     with _locked(root / "locks" / "store", fcntl.LOCK_SH, lambda: None):
         yield
 
 
 @contextmanager
-def store_to_myself(root: Path) -> Iterator[None]:
-    """Hold the store with no run in it.
+def exclusive_store(root: Path) -> Iterator[None]:
+    """Lock the store against runs.
 
     Raises:
         StoreError: a run is in progress.
@@ -39,7 +39,7 @@ def store_to_myself(root: Path) -> Iterator[None]:
         with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB, lambda: None):
             yield
     except BlockingIOError as error:
-        raise StoreError("a run is using the store", hint="try again when it has ended") from error
+        raise StoreError("a run is using the store", hint="try again after it has finished") from error
 
 
 @contextmanager
