@@ -100,11 +100,8 @@ def _model(recipe: Recipe, target: Target) -> Problems:
 def _checkpoint(model: ModelSpec) -> Problems:
     source = Source.parse(model.location)
     if source.kind is not SourceKind.TIMM and model.architecture is None:
-        yield (
-            ("model",),
-            "model.architecture is missing: it cannot be derived from the weights",
-            "add timm's name of the architecture, like `architecture: vit_small_patch14_dinov2`",
-        )
+        hint = "add timm's name of the architecture, like `architecture: vit_small_patch14_dinov2`"
+        yield ("model",), "model.architecture is missing: it cannot be derived from the weights", hint
     yield from _format(model, source)
 
 
@@ -122,11 +119,8 @@ def _module(recipe: Recipe, module: ModuleRef) -> Problems:
     for text, hint in source_problems(module):
         yield field, text, hint
     if not model.trust:
-        yield (
-            field,
-            f"building the network runs {module.path} on this machine, and the recipe does not trust it",
-            "read the file, then add `trust: true` to the model, or --set model.trust=true",
-        )
+        hint = "read the file, then add `trust: true` to the model, or --set model.trust=true"
+        yield field, f"building the network runs {module.path} on this machine, and the recipe does not trust it", hint
     if model.image_size is None:
         yield ("model",), "image_size is required for a class", "add `image_size:`, in pixels"
     for name, value in model.arguments.items():
@@ -164,11 +158,8 @@ def _ignored(model: ModelSpec, kind: str, fields: tuple[str, ...], why: str) -> 
 def _explicit_preprocess(recipe: Recipe, what: str) -> Problems:
     missing = [n for n in ("mean", "std", "interpolation", "crop_pct") if getattr(recipe.preprocess, n) is None]
     if missing:
-        yield (
-            ("preprocess",),
-            f"{what} does not define its preprocessing: {', '.join(missing)} missing",
-            "add them under `preprocess:`, as the network was trained (mean and std in 0..1 units)",
-        )
+        hint = "add them under `preprocess:`, as the network was trained (mean and std in 0..1 units)"
+        yield ("preprocess",), f"{what} does not define its preprocessing: {', '.join(missing)} missing", hint
 
 
 def _labels(recipe: Recipe, target: Target) -> Problems:
@@ -178,11 +169,8 @@ def _labels(recipe: Recipe, target: Target) -> Problems:
     if dataset.format is not DatasetFormat.CSV and dataset.labels is not None:
         yield ("dataset", "labels"), f"labels is not used by format {dataset.format}", "add `format: csv`"
     if dataset.labels is not None and dataset.labels.threshold is not None and len(dataset.classes) != 2:
-        yield (
-            ("dataset", "labels", "threshold"),
-            f"a threshold makes two classes, and classes: names {len(dataset.classes)}",
-            "add `classes: [BELOW, ABOVE]`",
-        )
+        text = f"a threshold makes two classes, and classes: names {len(dataset.classes)}"
+        yield ("dataset", "labels", "threshold"), text, "add `classes: [BELOW, ABOVE]`"
     if len(set(dataset.classes)) != len(dataset.classes):
         yield ("dataset", "classes"), "a class is listed twice", "list each class once"
 
@@ -190,11 +178,8 @@ def _labels(recipe: Recipe, target: Target) -> Problems:
 def _approximate(recipe: Recipe, target: Target) -> Problems:
     spec, section = recipe.restructure.approximate, ("restructure", "approximate")
     if recipe.model.outputs is not Outputs.LOGITS and spec != approximate.ApproximateSpec():
-        yield (
-            section,
-            "the accuracy of an approximation is measured as top-1, and outputs: features has none",
-            "remove it, or use `outputs: logits`",
-        )
+        hint = "remove it, or use `outputs: logits`"
+        yield section, "the accuracy of an approximation is measured as top-1, and outputs: features has none", hint
     for path, text, hint in approximate.problems(spec):
         yield (*section, *path), text, hint
 
@@ -206,11 +191,8 @@ def _quantize(recipe: Recipe, target: Target) -> Problems:
         yield ("quantize", "percentile"), text, "add `observer: percentile`, or remove it"
     if spec.max_slowdown is not None and not (spec.repair and limit is not None):
         reason = "repair is off" if not spec.repair else "check.max_drop is not set"
-        yield (
-            ("quantize", "max_slowdown"),
-            f"max_slowdown limits the repair of an exceeded check.max_drop, and {reason}",
-            "add `check: {max_drop: POINTS}` with repair on, or remove it",
-        )
+        text = f"max_slowdown limits the repair of an exceeded check.max_drop, and {reason}"
+        yield ("quantize", "max_slowdown"), text, "add `check: {max_drop: POINTS}` with repair on, or remove it"
 
 
 def _preprocess(recipe: Recipe, target: Target) -> Problems:
@@ -257,15 +239,9 @@ def _vendor_compiler(recipe: Recipe, target: Target) -> Problems:
         yield ("model", "batch"), f"{target.backend} compiles for batch 1 only", "remove it, or write `batch: 1`"
     sides = size if isinstance(size, tuple) else (size,)
     if options.input_type_rt is InputType.NV12 and any(side is not None and side % 2 for side in sides):
-        yield (
-            ("model", "image_size"),
-            f"nv12 input must have even height and width, and image_size is {size}",
-            f"use an even size, or `compile: {{{target.backend}: {{input_type_rt: rgb}}}}`",
-        )
+        hint = f"use an even size, or `compile: {{{target.backend}: {{input_type_rt: rgb}}}}`"
+        yield ("model", "image_size"), f"nv12 input must have even height and width, and image_size is {size}", hint
     wanted = options.calibration_count
     if wanted is not None and count is not None and wanted > count:
-        yield (
-            ("compile", target.backend, "calibration_count"),
-            f"calibration_count {wanted} is more than the calibration.count {count}",
-            f"use {count} or less, or raise calibration.count",
-        )
+        text = f"calibration_count {wanted} is more than the calibration.count {count}"
+        yield ("compile", target.backend, "calibration_count"), text, f"use {count} or less, or raise calibration.count"

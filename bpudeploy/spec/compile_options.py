@@ -144,11 +144,8 @@ def problems(options: VendorOptions) -> Iterator[tuple[str, str, str]]:
     if options.max_percentile is not None and kind is not CalibrationType.MAX:
         yield "max_percentile", "max_percentile requires calibration_type max", "add `calibration_type: max`"
     if options.per_channel is not None and kind in searched:
-        yield (
-            "per_channel",
-            f"per_channel does not apply to calibration_type {kind or CalibrationType.DEFAULT}, which tries both",
-            "add `calibration_type: max` or `kl`, or remove it",
-        )
+        text = f"per_channel does not apply to calibration_type {kind or CalibrationType.DEFAULT}, which tries both"
+        yield "per_channel", text, "add `calibration_type: max` or `kl`, or remove it"
     if options.max_time_per_fc is not None and 0 < options.max_time_per_fc < 1000:
         yield "max_time_per_fc", f"max_time_per_fc {options.max_time_per_fc} must be 0 or at least 1000", "use 1000"
     if isinstance(options, HbCompileOptions):

@@ -71,12 +71,8 @@ def expand(root: Node) -> tuple[Node, ...]:
     axes = _axes(matrix)
     combinations = prod(len(axis.values) for axis in axes)
     if combinations > MAX_EXPANSIONS:
-        raise SpecError(
-            f"the matrix makes {combinations} recipes, more than {MAX_EXPANSIONS}",
-            where=matrix.mark,
-            field=MATRIX,
-            hint="remove values, or split the recipe",
-        )
+        message = f"the matrix makes {combinations} recipes, more than {MAX_EXPANSIONS}"
+        raise SpecError(message, where=matrix.mark, field=MATRIX, hint="remove values, or split the recipe")
     titles = _titles(axes)
     expanded = []
     for choice in product(*(range(len(axis.values)) for axis in axes)):
@@ -112,12 +108,8 @@ def with_value(node: Node, path: Sequence[str], value: Node, key_mark: Mark) -> 
 def _extended(path: Path, reference: Node | None, chain: tuple[Path, ...]) -> Composed:
     """Load ``path`` merged over what it extends; ``reference`` is the ``extends:`` value that names it."""
     if reference is not None and path.resolve() in (visited.resolve() for visited in chain):
-        raise SpecError(
-            f"extends is circular: {' -> '.join(str(step) for step in (*chain, path))}",
-            where=reference.mark,
-            field=EXTENDS,
-            hint="remove one of these `extends:`",
-        )
+        message = f"extends is circular: {' -> '.join(str(step) for step in (*chain, path))}"
+        raise SpecError(message, where=reference.mark, field=EXTENDS, hint="remove one of these `extends:`")
     try:
         node = load_yaml(path)
     except SpecError as error:
@@ -128,12 +120,8 @@ def _extended(path: Path, reference: Node | None, chain: tuple[Path, ...]) -> Co
     if parent is None:
         return Composed(node, (path,))
     if not isinstance(parent.scalar, str) or not parent.scalar:
-        raise SpecError(
-            f"extends: expected the path of one recipe file, found {describe(parent)}",
-            where=parent.mark,
-            field=EXTENDS,
-            hint="extends: base.yaml",
-        )
+        message = f"extends: expected the path of one recipe file, found {describe(parent)}"
+        raise SpecError(message, where=parent.mark, field=EXTENDS, hint="extends: base.yaml")
     base = _extended(Path(os.path.normpath(path.parent / parent.scalar)), parent, (*chain, path))
     return Composed(_overlay(base.root, _without(node, EXTENDS)), (path, *base.files))
 
@@ -189,21 +177,14 @@ def _without(node: Node, name: str) -> Node:
 
 def _axes(matrix: Node) -> tuple[_Axis, ...]:
     if matrix.items is None:
-        raise SpecError(
-            f"matrix: expected a map, found {describe(matrix)}",
-            where=matrix.mark,
-            field=MATRIX,
-            hint="matrix: {target: [local, rdk-x5]}",
-        )
+        hint = "matrix: {target: [local, rdk-x5]}"
+        raise SpecError(f"matrix: expected a map, found {describe(matrix)}", where=matrix.mark, field=MATRIX, hint=hint)
     axes = tuple(_axis(key, values) for key, values in matrix.items.values())
     for axis, other in product(axes, axes):
         if axis is not other and axis.path == other.path[: len(axis.path)]:
-            raise SpecError(
-                f"matrix: {other.key.text} is part of {axis.key.text}",
-                where=other.key.mark,
-                field=f"{MATRIX}.{other.key.text}",
-                hint="vary one of the two",
-            )
+            message = f"matrix: {other.key.text} is part of {axis.key.text}"
+            hint = "vary one of the two"
+            raise SpecError(message, where=other.key.mark, field=f"{MATRIX}.{other.key.text}", hint=hint)
     return axes
 
 
@@ -211,20 +192,12 @@ def _axis(key: Key, values: Node) -> _Axis:
     field = f"{MATRIX}.{key.text}"
     path = tuple(key.text.split("."))
     if not all(path) or path[0] in _FIXED:
-        raise SpecError(
-            f"matrix: {key.text!r} cannot vary",
-            where=key.mark,
-            field=field,
-            hint="name a field, like quantize.observer",
-        )
+        hint = "name a field, like quantize.observer"
+        raise SpecError(f"matrix: {key.text!r} cannot vary", where=key.mark, field=field, hint=hint)
     if not values.elements:
         found = "an empty list" if values.elements == () else describe(values)
-        raise SpecError(
-            f"{field}: expected a list of values, found {found}",
-            where=values.mark,
-            field=field,
-            hint=f"{key.text}: [{_brief(values) if values.scalar is not None else 'VALUE, VALUE'}]",
-        )
+        hint = f"{key.text}: [{_brief(values) if values.scalar is not None else 'VALUE, VALUE'}]"
+        raise SpecError(f"{field}: expected a list of values, found {found}", where=values.mark, field=field, hint=hint)
     for index, value in enumerate(values.elements):
         if any(_same(value, earlier) for earlier in values.elements[:index]):
             text = f"{field}: {_brief(value)} is listed twice"

@@ -109,11 +109,8 @@ def load_yaml(path: Path) -> Node:
     if node is None:
         raise SpecError("the file is empty", where=start, hint="write `key: value` lines; see recipes/quickstart.yaml")
     if node.items is None:
-        raise SpecError(
-            f"expected a map at the top of the file, found {describe(node)}",
-            where=node.mark,
-            hint="write `key: value` lines, not indented",
-        )
+        hint = "write `key: value` lines, not indented"
+        raise SpecError(f"expected a map at the top of the file, found {describe(node)}", where=node.mark, hint=hint)
     return node
 
 
@@ -254,20 +251,14 @@ class _Builder:
 
     def _key(self, value: Scalar, text: str, plain: bool, mark: Mark) -> None:
         if not isinstance(value, str):
-            raise SpecError(
-                f"a key must be text, found {describe(Node(mark, self.folder, scalar=value))}",
-                where=mark,
-                hint=f"quote it: '{text}':" if text else "write a name before the colon",
-            )
+            message = f"a key must be text, found {describe(Node(mark, self.folder, scalar=value))}"
+            hint = f"quote it: '{text}':" if text else "write a name before the colon"
+            raise SpecError(message, where=mark, hint=hint)
         if plain and text == "<<":
             raise SpecError("`<<` is not part of YAML 1.2", where=mark, hint="use `extends:`, or repeat the keys")
         first = self.stack[-1].items.get(value)
         if first is not None:
-            raise SpecError(
-                f"duplicate key {value!r}",
-                where=mark,
-                hint=f"first at {first[0].mark}; keep one of them",
-            )
+            raise SpecError(f"duplicate key {value!r}", where=mark, hint=f"first at {first[0].mark}; keep one of them")
         self.stack[-1].key = Key(value, mark)
 
     def _alias(self, anchor: str, mark: Mark) -> None:
@@ -286,11 +277,8 @@ class _Builder:
         if event.tag not in (None, "!", f"tag:yaml.org,2002:{'map' if is_map else 'seq'}"):
             raise _foreign_tag(event.tag, mark)
         if self._wants_key():
-            raise SpecError(
-                f"a key must be text, found {'a map' if is_map else 'a list'}",
-                where=mark,
-                hint="quote a key that starts with a bracket",
-            )
+            hint = "quote a key that starts with a bracket"
+            raise SpecError(f"a key must be text, found {'a map' if is_map else 'a list'}", where=mark, hint=hint)
         if len(self.stack) >= MAX_DEPTH:
             raise _too_deep(mark)
         self.anchors.pop(event.anchor, None)
@@ -314,11 +302,8 @@ class _Builder:
         parent.size += size
         parent.height = max(parent.height, height + 1)
         if parent.size > MAX_NODES:
-            raise SpecError(
-                f"more than {MAX_NODES} values after expanding aliases",
-                where=parent.mark,
-                hint="a recipe is about a page of text; use fewer aliases",
-            )
+            hint = "a recipe is about a page of text; use fewer aliases"
+            raise SpecError(f"more than {MAX_NODES} values after expanding aliases", where=parent.mark, hint=hint)
         if parent.height > MAX_DEPTH:
             raise _too_deep(node.mark)
         if parent.key is not None:

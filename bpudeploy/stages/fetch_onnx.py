@@ -90,16 +90,12 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         hint = "the source must name an .onnx model"
         raise StageError(f"{path.name} is not an ONNX file: {error}", hint=hint) from error
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
-        raise StageError(
-            "the ONNX file has external weights",
-            hint="save it as one file: onnx.save(onnx.load(path), out, save_as_external_data=False)",
-        )
+        hint = "save it as one file: onnx.save(onnx.load(path), out, save_as_external_data=False)"
+        raise StageError("the ONNX file has external weights", hint=hint)
     opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
     if opset < _MIN_OPSET or not model.graph.node:
-        raise StageError(
-            f"the ONNX file has opset {opset} and {len(model.graph.node)} nodes",
-            hint=f"export the network with opset {_MIN_OPSET} or newer",
-        )
+        hint = f"export the network with opset {_MIN_OPSET} or newer"
+        raise StageError(f"the ONNX file has opset {opset} and {len(model.graph.node)} nodes", hint=hint)
     return model
 
 
@@ -117,16 +113,13 @@ def _fix_input(model: onnx.ModelProto, options: OnnxOptions) -> tuple[int, ...]:
     wanted = [options.batch, *size, None] if last else [options.batch, None, *size]
     for index, (dim, n) in enumerate(zip(dims, wanted, strict=True)):
         if dim.dim_value and n and dim.dim_value != n:
-            raise StageError(
-                f"the network's input {images[0].name!r} has {dim.dim_value} on axis {index}, the recipe says {n}",
-                hint="export the model with that shape, or correct model.image_size and model.batch",
-            )
+            message = f"the network's input {images[0].name!r} has {dim.dim_value} on axis {index}, the recipe says {n}"
+            hint = "export the model with that shape, or correct model.image_size and model.batch"
+            raise StageError(message, hint=hint)
         if not dim.dim_value:
             if n is None:
-                raise StageError(
-                    f"axis {index} of the network's input {images[0].name!r} is not fixed",
-                    hint="add model.image_size: a BPU runs one fixed shape",
-                )
+                hint = "add model.image_size: a BPU runs one fixed shape"
+                raise StageError(f"axis {index} of the network's input {images[0].name!r} is not fixed", hint=hint)
             dim.Clear()
             dim.dim_value = n
     return tuple(d.dim_value for d in dims)
@@ -140,20 +133,16 @@ def _output_shapes(model: onnx.ModelProto, shape: tuple[int, ...]) -> list[tuple
         session = open_session(model.SerializeToString())
         made = session.run(None, {session.get_inputs()[0].name: np.zeros(shape, np.float32)})
     except Exception as error:  # onnxruntime raises its own, one class per status
-        raise StageError(
-            f"onnxruntime cannot run the network: {str(error).strip().splitlines()[0]}",
-            hint="export it with operators that onnxruntime supports",
-        ) from error
+        message = f"onnxruntime cannot run the network: {str(error).strip().splitlines()[0]}"
+        raise StageError(message, hint="export it with operators that onnxruntime supports") from error
     return [tuple(array.shape) for array in made]
 
 
 def _check_logits(outputs: list[tuple[int, ...]], batch: int) -> None:
     shape, *others = outputs or [()]
     if others or len(shape) < 2 or shape[0] != batch or any(n != 1 for n in shape[2:]):
-        raise StageError(
-            f"the network outputs {_joined(outputs)}, not one row of class scores per image",
-            hint="add `outputs: features` to the model: it is then verified without a top-1",
-        )
+        hint = "add `outputs: features` to the model: it is then verified without a top-1"
+        raise StageError(f"the network outputs {_joined(outputs)}, not one row of class scores per image", hint=hint)
 
 
 def _joined(shapes: list[tuple[int, ...]]) -> str:

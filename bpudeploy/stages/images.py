@@ -131,10 +131,8 @@ def list_folders(files: Files, classes: tuple[str, ...]) -> tuple[list[LabelledF
     order = classes or tuple(found)
     if not images or not set(found) <= set(order):
         unknown = ", ".join(sorted(set(found) - set(order))[:5])
-        raise StageError(
-            f"folders that are not classes: {unknown}" if images else "the source contains no CLASS/IMAGE files",
-            hint="an imagefolder has one folder per class; `classes:` must list them all",
-        )
+        message = f"folders that are not classes: {unknown}" if images else "the source contains no CLASS/IMAGE files"
+        raise StageError(message, hint="an imagefolder has one folder per class; `classes:` must list them all")
     return [LabelledFile(n, order.index(n.split("/")[0])) for n in images], order
 
 

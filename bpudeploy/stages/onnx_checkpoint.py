@@ -56,10 +56,8 @@ def dinov2_state(weights: dict[str, np.ndarray[Any, Any]]) -> dict[str, torch.Te
 
     stem = next((k.removesuffix("embeddings.cls_token") for k in weights if k.endswith("embeddings.cls_token")), None)
     if stem is None or POSITION not in weights:
-        raise StageError(
-            "this ONNX file contains no DINOv2 backbone with identifiable weights",
-            hint="use a .safetensors or .pth checkpoint of the architecture",
-        )
+        hint = "use a .safetensors or .pth checkpoint of the architecture"
+        raise StageError("this ONNX file contains no DINOv2 backbone with identifiable weights", hint=hint)
     plain = {
         "cls_token": "embeddings.cls_token",
         "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",

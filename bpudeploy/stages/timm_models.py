@@ -123,10 +123,8 @@ def create(architecture: str, *, image_size: int | tuple[int, int] | None, num_c
     except TypeError:  # fully convolutional networks accept any size and have no such argument
         model = package.create_model(architecture, **wanted)
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise StageError(
-            f"{architecture} cannot be built for {image_size} pixels: {str(error) or type(error).__name__}",
-            hint="omit image_size, or use a multiple of the patch and window sizes",
-        ) from error
+        message = f"{architecture} cannot be built for {image_size} pixels: {str(error) or type(error).__name__}"
+        raise StageError(message, hint="omit image_size, or use a multiple of the patch and window sizes") from error
     return model.eval()
 
 
@@ -220,10 +218,8 @@ def feature_maps(model: torch.nn.Module, layers: tuple[int, ...]) -> torch.nn.Mo
             return made
 
     if not hasattr(model, "forward_intermediates"):
-        raise StageError(
-            f"{type(model).__name__} does not support feature maps in timm",
-            hint="use `outputs: logits`, or export the backbone to ONNX and use `model.onnx`",
-        )
+        hint = "use `outputs: logits`, or export the backbone to ONNX and use `model.onnx`"
+        raise StageError(f"{type(model).__name__} does not support feature maps in timm", hint=hint)
     return Maps().eval()
 
 

@@ -93,15 +93,12 @@ def store_errors(shared: SharedStore, *, writing: bool = False) -> Iterator[None
     except PermissionError as error:
         if writing:
             raise ReadOnly(f"no write access to {shared.url}", hint="check the permissions of the account") from error
-        raise StoreError(
-            f"the shared store {shared.url} denies access: {error}",
-            hint="check the credentials in this machine's environment; they must allow reading and listing",
-        ) from error
+        hint = "check the credentials in this machine's environment; they must allow reading and listing"
+        raise StoreError(f"the shared store {shared.url} denies access: {error}", hint=hint) from error
     except Exception as error:  # each file system raises its own
-        raise StoreError(
-            f"the shared store {shared.url} does not respond: {error or type(error).__name__}",
-            hint="finished steps are in the local store; run without --shared-store to continue from there",
-        ) from error
+        message = f"the shared store {shared.url} does not respond: {error or type(error).__name__}"
+        hint = "finished steps are in the local store; run without --shared-store to continue from there"
+        raise StoreError(message, hint=hint) from error
 
 
 def fetch(shared: SharedStore, root: Path, key: Key) -> Record | None:

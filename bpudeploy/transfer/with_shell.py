@@ -43,10 +43,8 @@ def look(channel: Channel) -> RemoteState:
     spans = tuple(bytes.fromhex(digest) for digest in _DIGEST.findall(output))
     if not reply.ok or not size or len(spans) != -(-max(int(size[1]), 0) // SPAN):
         text = (reply.stderr.strip() or output.strip())[-500:] or f"exit status {reply.status}"
-        raise channel.error(
-            f"cannot read {channel.remote}: {text}",
-            "the account needs a POSIX shell and sha256sum (coreutils or busybox)",
-        )
+        message = f"cannot read {channel.remote}: {text}"
+        raise channel.error(message, "the account needs a POSIX shell and sha256sum (coreutils or busybox)")
     return RemoteState(int(size[1]), spans)
 
 
