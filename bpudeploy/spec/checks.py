@@ -9,7 +9,7 @@ from bpudeploy.digest import canonical
 from bpudeploy.errors import SpecError
 from bpudeploy.spec import approximate, compile_options
 from bpudeploy.spec.compile_options import VENDOR_BACKENDS, InputType, VendorOptions, is_host_option
-from bpudeploy.spec.compose import nearest
+from bpudeploy.spec.compose import did_you_mean
 from bpudeploy.spec.module import ModuleRef, source_problems
 from bpudeploy.spec.quantize import Observer
 from bpudeploy.spec.recipe import DatasetFormat, ModelSpec, Outputs, Recipe
@@ -216,8 +216,7 @@ def _compile_options(recipe: Recipe, target: Target) -> Problems:
         if value is None or is_host_option(type(section), name):
             continue
         if allowed is None:
-            near, options = nearest(name, list(target.allowed)), ", ".join(target.allowed) or "none"
-            hint = f"did you mean {near}?" if near else f"its options: {options}"
+            hint = did_you_mean(name, list(target.allowed), f"its options: {', '.join(target.allowed) or 'none'}")
             yield path, f"{target.name} ({target.march}) has no option {name}", hint
         elif allowed != "any":
             for one in value if isinstance(value, tuple) else (value,):

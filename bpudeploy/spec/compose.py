@@ -246,6 +246,12 @@ def _brief(node: Node) -> str:
     return "null" if node.scalar is None else str(node.scalar)
 
 
+def did_you_mean(word: str, words: Sequence[str], otherwise: str) -> str:
+    """Return a hint with the closest spelling of ``word`` among ``words``, or ``otherwise`` if nothing is close."""
+    near = nearest(word, words)
+    return f"did you mean {near}?" if near else otherwise
+
+
 def nearest(word: str, words: Iterator[str] | Sequence[str]) -> str | None:
     """Return the closest spelling of ``word`` among ``words``, or None."""
     by_fold = {candidate.lower().replace("_", "-"): candidate for candidate in words}

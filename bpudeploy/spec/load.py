@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bpudeploy.errors import SpecError
 from bpudeploy.spec.checks import missing_for_run, problems
-from bpudeploy.spec.compose import compose, expand, nearest, with_value
+from bpudeploy.spec.compose import compose, did_you_mean, expand, with_value
 from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.recipe import Recipe
 from bpudeploy.spec.source import Source, SourceKind
@@ -47,11 +47,7 @@ def is_file(name: str) -> bool:
 
 
 def load_recipe(
-    path: Path,
-    sets: Sequence[str] = (),
-    backends: Callable[[], Collection[str]] = tuple,
-    *,
-    to_look: bool = False,
+    path: Path, sets: Sequence[str] = (), backends: Callable[[], Collection[str]] = tuple, *, to_look: bool = False
 ) -> tuple[Resolved, ...]:
     """Load a recipe file: one recipe, or several with a ``matrix:``.
 
@@ -101,8 +97,7 @@ def _inherited_trust(recipe: Recipe, root: Node, files: tuple[Path, ...]) -> lis
 
 def _unknown_backend(root: Node, name: str, installed: Collection[str]) -> SpecError:
     names = sorted({*installed, "hb_mapper", "hb_compile"})
-    near = nearest(name, names)
-    hint = f"did you mean {near}?" if near else f"backends: {', '.join(names)}"
+    hint = did_you_mean(name, names, f"backends: {', '.join(names)}")
     return problem(root, ("compile", name), f"no backend is named {name!r}", hint)
 
 
@@ -163,8 +158,7 @@ def load_target(name: str, folder: Path) -> tuple[Target, Path]:
     else:
         known = list_targets(folder)
         if name not in known:
-            near = nearest(name, list(known))
-            hint = f"did you mean {near}?" if near else f"targets: {', '.join(sorted(known))}"
+            hint = did_you_mean(name, list(known), f"targets: {', '.join(sorted(known))}")
             raise SpecError(f"no target is named {name!r}", hint=hint)
         path = known[name]
     root = load_yaml(path)

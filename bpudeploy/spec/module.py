@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpudeploy.spec.compose import nearest
+from bpudeploy.spec.compose import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def source_problems(module: ModuleRef) -> Iterator[tuple[str, str]]:
         return
     names = sorted(set(_top_level_names(tree)))
     if module.name not in names:
-        near = nearest(module.name, names)
-        hint = f"did you mean {near}?" if near else f"at its top level: {', '.join(names) or 'nothing'}"
+        hint = did_you_mean(module.name, names, f"at its top level: {', '.join(names) or 'nothing'}")
         yield f"{module.path} has no {module.name}", hint
     for line, imported in _sibling_imports(tree, path.parent):
         text = f"{module.path}:{line} imports the local file {imported}: a module must be a single file"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bpudeploy.errors import Mark, SpecError
-from bpudeploy.spec.compose import nearest
+from bpudeploy.spec.compose import did_you_mean
 from bpudeploy.spec.yamlmarks import Node, describe
 
 M = TypeVar("M", bound=BaseModel)
@@ -78,8 +78,7 @@ def _located(model: type[BaseModel], root: Node, detail: ErrorDetails, at: Field
     found = describe(node) if node is not None else "nothing"
     if kind == "extra_forbidden":
         fields = _fields(model, path[:-1])
-        near = nearest(str(path[-1]), fields)
-        hint = f"did you mean {near}?" if near else f"keys here: {', '.join(fields)}"
+        hint = did_you_mean(str(path[-1]), fields, f"keys here: {', '.join(fields)}")
         return SpecError(f"unknown key {path[-1]!r}", where=root.key_mark(path), field=name, hint=hint)
     if kind == "missing":
         hint = "the list is too short" if isinstance(path[-1], int) else f"add `{path[-1]}:`"
@@ -87,8 +86,7 @@ def _located(model: type[BaseModel], root: Node, detail: ErrorDetails, at: Field
     if kind in ("enum", "literal_error"):
         words = str(context.get("expected", ""))
         options = [w.strip(" '") for w in words.replace(" or ", ", ").split(",")]
-        near = nearest(str(node.scalar), options) if node is not None else None
-        hint = f"did you mean {near}?" if near else words
+        hint = did_you_mean(str(node.scalar), options, words) if node is not None else words
         return problem(root, path, f"{name}: expected {words}, found {found}", hint, at)
     if kind == "value_error":
         return problem(root, path, f"{name}: {context['error']}, found {found}", "correct the value", at)

@@ -229,10 +229,7 @@ def approximate(work: Work, options: ApproximationOptions, inputs: tuple[Artifac
     work.emit(Note(step, f"{change}; {before} -> {after} nodes, {cost_change}"))
     images = Samples.read(evaluation.path)
     scores = score(
-        made.SerializeToString(),
-        images,
-        normalise,
-        lambda done: work.emit(Progress(step, done, len(images), "images")),
+        made.SerializeToString(), images, normalise, lambda done: work.emit(Progress(step, done, len(images), "images"))
     )
     work.emit(Note(step, f"top-1 {100 * scores.top1:.2f} % of {len(images)} images"))
     return work.dir / "graph.onnx", scores.write(work.dir / "scores.safetensors")

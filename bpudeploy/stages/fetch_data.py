@@ -78,19 +78,12 @@ def label_files(files: Files, dataset: DatasetSpec) -> tuple[list[LabelledFile],
     return list_csv(files, dataset.labels, dataset.classes)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The images drawn, and the number of files skipped as duplicates or as evaluation images."""
-
-    samples: list[Sample]
-    repeated: int
-    held_out: int
-
-
 def draw(
     files: Files, listed: list[LabelledFile], subset: Subset, wanted: SubsetSpec | CalibrationSpec, without: set[Digest]
-) -> Selection:
+) -> tuple[list[Sample], int]:
     """Draw ``wanted.count`` distinct images in seeded order, excluding the digests in ``without``.
+
+    Returns the images and the number of duplicate files skipped.
 
     Raises:
         StageError: there are too few images, or a file cannot be read.
@@ -119,7 +112,7 @@ def draw(
             f"{held_out} are evaluation images and {repeated} are duplicates",
             hint=f"lower {lower}, or add images",
         )
-    return Selection(list(taken.values()), repeated, held_out)
+    return list(taken.values()), repeated
 
 
 def fetch_dataset(work: Work, options: DatasetOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
@@ -130,31 +123,28 @@ def fetch_dataset(work: Work, options: DatasetOptions, inputs: tuple[Artifact, .
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
         with open_files(_path(origin, archives), origin.member) as files:
             listed, classes = label_files(files, options.dataset)
-            evaluation = draw(files, listed, Subset.EVALUATION, options.dataset.evaluation, set())
-            held_out = {s.sha256 for s in evaluation.samples}
-            _write(target, files, evaluation.samples)
+            evaluation, repeated = draw(files, listed, Subset.EVALUATION, options.dataset.evaluation, set())
+            duplicates = {Subset.EVALUATION: repeated}
+            held_out = {s.sha256 for s in evaluation}
+            _write(target, files, evaluation)
             if other is None:
-                calibration = draw(files, listed, Subset.CALIBRATION, options.calibration, held_out)
-                _write(target, files, calibration.samples)
+                calibration, repeated = draw(files, listed, Subset.CALIBRATION, options.calibration, held_out)
+                _write(target, files, calibration)
         if other is not None:
             with open_files(_path(other, archives), other.member) as files:
                 unlabelled = [LabelledFile(name, UNLABELLED) for name in list_images(files)]
-                calibration = draw(files, unlabelled, Subset.CALIBRATION, options.calibration, held_out)
-                _write(target, files, calibration.samples)
-        _check_disjoint(evaluation.samples, calibration.samples)
-        index = {"classes": classes, "evaluation": evaluation.samples, "calibration": calibration.samples}
+                calibration, repeated = draw(files, unlabelled, Subset.CALIBRATION, options.calibration, held_out)
+                _write(target, files, calibration)
+        duplicates[Subset.CALIBRATION] = repeated
+        _check_disjoint(evaluation, calibration)
+        index = {"classes": classes, "evaluation": evaluation, "calibration": calibration}
         text = json.dumps(index, default=asdict, sort_keys=True)
         target.writestr(zipfile.ZipInfo("index.json", _EPOCH), text)
-    work.emit(
-        Note(
-            STEP,
-            f"{len(listed)} images, {len(classes)} classes; {len(evaluation.samples)} for evaluation, "
-            f"{len(calibration.samples)} for calibration, none in both (by sha256)",
-        )
-    )
-    for subset, drawn in ((Subset.EVALUATION, evaluation), (Subset.CALIBRATION, calibration)):
-        if drawn.repeated:
-            work.emit(Note(STEP, f"{subset}: {drawn.repeated} duplicate files skipped"))
+    sizes = f"{len(evaluation)} for evaluation, {len(calibration)} for calibration, none in both (by sha256)"
+    work.emit(Note(STEP, f"{len(listed)} images, {len(classes)} classes; {sizes}"))
+    for subset, count in duplicates.items():
+        if count:
+            work.emit(Note(STEP, f"{subset}: {count} duplicate files skipped"))
     return (out,)
 
 

@@ -146,11 +146,7 @@ def stdout_to_stderr() -> Iterator[None]:
 def _check_static(model: torch.nn.Module, shape: Shape, code: Path, factory: NetworkFactory) -> None:
     """Check that a network takes RGB images, is deterministic, and has no data-dependent control flow."""
     import torch
-    from torch._subclasses.fake_tensor import (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-        FakeTensorMode,
-    )
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
     pixels = torch.from_numpy(_inputs(shape)[0])
     hint = "the input is (N, 3, H, W); a network for grey images starts with x = x.mean(1, keepdim=True)"

@@ -8,11 +8,10 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from bpudeploy.errors import StageError
 from bpudeploy.spec.recipe import Delimiter, LabelsSpec
@@ -26,37 +25,6 @@ class LabelledFile:
 
     file: str
     label: int
-
-
-class Files(Protocol):
-    """Read access to the files of a source, by relative POSIX path."""
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    def read(self, name: str) -> bytes: ...
-
-
-@contextmanager
-def open_files(path: Path, member: str | None) -> Iterator[Files]:
-    """Open a folder, zip, wheel or tar; names are relative to its folder ``member``.
-
-    Raises:
-        StageError: it is none of these, or a tar archive is damaged.
-    """
-    prefix = f"{member.strip('/')}/" if member else ""
-    if path.is_dir():
-        yield _Tree(path / prefix)
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            yield _Zip(archive, prefix)
-    elif tarfile.is_tarfile(path):
-        with tarfile.open(path) as archive:
-            with _reading("the archive", _REPACK):
-                files = _Tar(archive, prefix)
-            yield files
-    else:
-        raise StageError("not a folder, zip, wheel or tar archive", hint="correct the dataset's source")
 
 
 _READ_ERRORS = (
@@ -81,38 +49,57 @@ def _reading(what: str, hint: str) -> Iterator[None]:
         raise StageError(f"cannot read {what}: {getattr(error, 'strerror', None) or error}", hint=hint) from error
 
 
-class _Tree:
-    def __init__(self, root: Path) -> None:
-        self._root = root
+@dataclass(frozen=True)
+class Files:
+    """Read access to the files of a source, by relative POSIX path."""
+
+    names: Sequence[str]
+    _read: Callable[[str], bytes]
+    _hint: str
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            StageError: it cannot be read.
+        """
+        with _reading(name, self._hint):
+            return self._read(name)
+
+
+@contextmanager
+def open_files(path: Path, member: str | None) -> Iterator[Files]:
+    """Open a folder, zip, wheel or tar; names are relative to its folder ``member``.
+
+    Raises:
+        StageError: it is none of these, or a tar archive is damaged.
+    """
+    prefix = f"{member.strip('/')}/" if member else ""
+    if path.is_dir():
+        root = path / prefix
         files = (p for p in root.rglob("*") if p.is_file() or not p.exists())  # reading a dangling link is an error
-        self.names = sorted(p.relative_to(root).as_posix() for p in files)
-
-    def read(self, name: str) -> bytes:
-        with _reading(name, _READ_PERMISSION):
-            return (self._root / name).read_bytes()
-
-
-class _Zip:
-    def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
-        self._archive, self._prefix = archive, prefix
-        files = (i.filename for i in archive.infolist() if not i.is_dir())
-        self.names = sorted(n.removeprefix(prefix) for n in files if n.startswith(prefix))
-
-    def read(self, name: str) -> bytes:
-        with _reading(name, _REPACK):
-            return self._archive.read(self._prefix + name)
+        names = sorted(p.relative_to(root).as_posix() for p in files)
+        yield Files(names, lambda name: (root / name).read_bytes(), _READ_PERMISSION)
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = (i.filename for i in archive.infolist() if not i.is_dir())
+            yield Files(_below(members, prefix), lambda name: archive.read(prefix + name), _REPACK)
+    elif tarfile.is_tarfile(path):
+        with tarfile.open(path) as tar:
+            with _reading("the archive", _REPACK):
+                names = _below((m.name.removeprefix("./") for m in tar.getmembers() if m.isfile()), prefix)
+            yield Files(names, lambda name: _read_member(tar, prefix + name), _REPACK)
+    else:
+        raise StageError("not a folder, zip, wheel or tar archive", hint="correct the dataset's source")
 
 
-class _Tar:
-    def __init__(self, archive: tarfile.TarFile, prefix: str) -> None:
-        self._archive, self._prefix = archive, prefix
-        files = (m.name.removeprefix("./") for m in archive.getmembers() if m.isfile())
-        self.names = sorted(n.removeprefix(prefix) for n in files if n.startswith(prefix))
+def _below(members: Iterable[str], prefix: str) -> list[str]:
+    return sorted(name.removeprefix(prefix) for name in members if name.startswith(prefix))
 
-    def read(self, name: str) -> bytes:
-        with _reading(name, _REPACK):
-            member = self._archive.extractfile(self._prefix + name)
-            return member.read() if member else b""
+
+def _read_member(archive: tarfile.TarFile, name: str) -> bytes:
+    member = archive.extractfile(name)
+    return member.read() if member else b""
 
 
 def list_images(files: Files) -> list[str]:

@@ -101,10 +101,7 @@ class _Trials:
         count = len(self.evaluation)
         model = promote(self.network.quantized, taps, self.network.shifts).SerializeToString()
         self.made[taps] = score(
-            model,
-            self.evaluation,
-            self.normalise,
-            lambda done: self.work.emit(Progress(_STEP, done, count, "images")),
+            model, self.evaluation, self.normalise, lambda done: self.work.emit(Progress(_STEP, done, count, "images"))
         )
         drop = self.drop(self.made[taps])
         text = f"{drop:+.2f} points, predicted slowdown {self.network.slowdown(taps):.3f}"
@@ -147,10 +144,7 @@ def _taps(count: int) -> str:
 REPAIR = Stage(
     "repair",
     version=1,
-    takes=(
-        *(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS),
-        *(Kind.SAMPLES, Kind.SCORES, Kind.SCORES),
-    ),
+    takes=(*(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS), *(Kind.SAMPLES, Kind.SCORES, Kind.SCORES)),
     gives=(Kind.GRAPH, Kind.QUANTIZED, Kind.SCORES, Kind.FINDINGS),
     run=repair,
     tools=("onnx", "onnxruntime", "numpy"),

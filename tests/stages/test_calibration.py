@@ -24,11 +24,10 @@ from bpudeploy.stage import Kind, Work
 from bpudeploy.stages.decode import decode
 from bpudeploy.stages.fetch_data import DatasetOptions, Origin, fetch_dataset
 from bpudeploy.stages.samples import SamplesOptions, Subset, make_samples
-from tests.stages.test_fetch import artifact, picture, spec, tree
+from tests.stages.test_fetch import PREPROCESS, artifact, picture, spec, tree
 
 SIZE = (8, 8)
 GREY = np.add.outer(np.arange(40) * 3, np.arange(50) * 2).astype(np.uint8)
-PREPROCESS = {"interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
 GOOD = {f"good{i}.png": picture(i) for i in range(8)}
 
 

@@ -33,6 +33,8 @@ from bpudeploy.stages.fetch_data import DatasetOptions, Origin, Tree, fetch_data
 from bpudeploy.stages.fetch_model import ModelOptions, PreprocessOptions, fetch_model, preprocess
 from bpudeploy.stages.samples import SamplesOptions, Subset, make_samples
 
+PREPROCESS = {"interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+
 
 def quiet(event: Event) -> None:
     """Ignore the event."""
@@ -350,18 +352,7 @@ def samples(folder: Path, files: dict[str, bytes]) -> Path:
     options = DatasetOptions(spec(len(files) - 1), origin, CalibrationSpec(count=1))
     (dataset,) = fetch_dataset(work(folder), options, ())
     resolved = folder / "preprocess.json"
-    resolved.write_text(
-        json.dumps(
-            {
-                "size": [8, 8],
-                "interpolation": "bicubic",
-                "crop_pct": 0.9,
-                "crop_mode": "center",
-                "mean": [0.5, 0.4, 0.3],
-                "std": [0.2, 0.25, 0.3],
-            }
-        )
-    )
+    resolved.write_text(json.dumps(PREPROCESS | {"size": [8, 8], "crop_mode": "center"}))
     inputs = (artifact(Kind.DATASET, dataset), artifact(Kind.PREPROCESS, resolved))
     return make_samples(work(folder, "s"), SamplesOptions(Subset.EVALUATION), inputs)[0]
 

@@ -42,10 +42,7 @@ def test_samples_are_spread_over_the_data() -> None:
 def test_on_a_slow_link_fewer_bytes_are_sent(server: Server, tmp_path: Path, python: str) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
     local.write_bytes(TEXT)
-    with (
-        Proxy(server.port, rate=8e6) as proxy,
-        server.reached(proxy.port, python=PYTHONS[python]) as board,
-    ):
+    with Proxy(server.port, rate=8e6) as proxy, server.reached(proxy.port, python=PYTHONS[python]) as board:
         sent = send(board, local, PurePosixPath(remote), step="push")
         assert remote.read_bytes() == TEXT
         assert proxy.up < sent.wire_bytes * 1.01 + 20_000
