@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable
 
-from bpudeploy.transfer.receiver import BLOCK, record
+from bpudeploy.transfer.receiver import BLOCK, block_digest
 
 SIZE = 4_000_000
 
@@ -36,7 +36,7 @@ def gear(data: bytes) -> list[bytes]:
 
 def blocks(data: bytes) -> list[bytes]:
     """Digest blocks at fixed places, as our script does."""
-    return [record(data[at : at + BLOCK]) for at in range(0, len(data) - BLOCK + 1, BLOCK)]
+    return [block_digest(data[at : at + BLOCK]) for at in range(0, len(data) - BLOCK + 1, BLOCK)]
 
 
 def main() -> None:

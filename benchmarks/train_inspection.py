@@ -24,7 +24,7 @@ from bpudeploy.planning.products import CALIBRATION, EVALUATION, PREPROCESSING
 from bpudeploy.run.runner import RunResult, run
 from bpudeploy.spec.load import LoadedRecipe, load_recipe
 from bpudeploy.spec.module import ModuleRef
-from bpudeploy.stages.fetch_module import Maker, load_network
+from bpudeploy.stages.fetch_module import NetworkFactory, load_network
 from bpudeploy.stages.timm_models import Preprocess
 from bpudeploy.store.objects import default_root
 
@@ -37,7 +37,7 @@ Labelled = tuple[torch.Tensor, torch.Tensor]
 def network(resolved: LoadedRecipe) -> torch.nn.Module:
     """Return the recipe's class, untrained."""
     module = ModuleRef.parse(resolved.recipe.model.module or "")
-    return load_network(Path(module.path), Maker(module.path, module.name, resolved.recipe.model.arguments))
+    return load_network(Path(module.path), NetworkFactory(module.path, module.name, resolved.recipe.model.arguments))
 
 
 def images(untrained: Path) -> tuple[Labelled, Labelled]:

@@ -75,14 +75,19 @@ def build(spec: ModelSpec) -> tuple[torch.nn.Module, tuple[int, int, int, int]]:
     import torch
 
     from benchmarks.coverage import SEED
-    from bpudeploy.stages.fetch_module import Maker, load_network
+    from bpudeploy.stages.fetch_module import NetworkFactory, load_network
     from bpudeploy.stages.timm_models import create, describe
 
     if spec.module is not None:
         module, side = ModuleRef.parse(spec.module), spec.image_size
         assert isinstance(side, int)
-        return load_network(Path(module.path), Maker(module.path, module.name, spec.arguments)), (1, 3, side, side)
-    name = Source.parse(spec.named).locator
+        return load_network(Path(module.path), NetworkFactory(module.path, module.name, spec.arguments)), (
+            1,
+            3,
+            side,
+            side,
+        )
+    name = Source.parse(spec.location).locator
     torch.manual_seed(SEED)
     network = create(name, image_size=spec.image_size, num_classes=None)
     return network, (1, 3, *describe(network, name, spec.image_size).image_size)

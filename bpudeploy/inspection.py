@@ -118,7 +118,7 @@ def _recipes(recipes: Sequence[LoadedRecipe], form: Form, image_size: int | None
 def _of_recipe(resolved: LoadedRecipe, form: Form, image_size: int | None) -> Subject:
     spec = resolved.recipe.model
     size = image_size or spec.image_size
-    source = Source.parse(spec.named)
+    source = Source.parse(spec.location)
     if spec.onnx is not None:
         if source.kind is not SourceKind.FILE:
             raise UsageError(
@@ -169,12 +169,12 @@ def _architecture(
 
 def _users_class(spec: ModelSpec, form: Form, image_size: int | None) -> Subject:
     """Run the file that the recipe trusts; no weights are read."""
-    from bpudeploy.stages.fetch_module import Maker, load_network, said_on_stderr
+    from bpudeploy.stages.fetch_module import NetworkFactory, load_network, stdout_to_stderr
 
     module, size = ModuleRef.parse(spec.module or ""), image_size or spec.image_size
     height, width = (size, size) if isinstance(size, int) else size or (0, 0)  # spec.checks wants a size
-    with said_on_stderr():
-        model = load_network(Path(module.path), Maker(module.path, module.name, spec.arguments))
+    with stdout_to_stderr():
+        model = load_network(Path(module.path), NetworkFactory(module.path, module.name, spec.arguments))
         return _untrained(module.name, model, (spec.batch, 3, height, width), form, size)
 
 

@@ -198,10 +198,10 @@ def _compute(reader: _Reader, node: onnx.NodeProto) -> dict[str, Array]:
     made = [n for n in node.output if n]
     if any((shape := reader.shape(n)) is not None and _elements(shape) > _FOLDED_ELEMENTS for n in made):
         return {}
-    infos = [
+    given, results_ = (
         [helper.make_tensor_value_info(n, 0, None) for n in names] for names in ([*filter(None, node.input)], made)
-    ]
-    graph = helper.make_graph([node], "one", *infos)
+    )
+    graph = helper.make_graph([node], "one", given, results_)
     try:
         one = helper.make_model(graph, opset_imports=list(reader.model.opset_import))
         results = ReferenceEvaluator(one).run(None, {n: reader.values[n] for n in node.input if n})

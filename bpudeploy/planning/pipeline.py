@@ -42,7 +42,7 @@ from bpudeploy.stages.fetch_model import (
     ModelOptions,
     PreprocessOptions,
 )
-from bpudeploy.stages.fetch_module import FETCH_MODULE, Maker, ModuleOptions
+from bpudeploy.stages.fetch_module import FETCH_MODULE, ModuleOptions, NetworkFactory
 from bpudeploy.stages.fetch_onnx import FETCH_ONNX, OnnxOptions
 from bpudeploy.stages.golden import GOLDEN as TAKE_GOLDEN
 from bpudeploy.stages.golden import GoldenOptions
@@ -55,7 +55,7 @@ from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions
 from bpudeploy.stages.repair import REPAIR, RepairOptions
 from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, ReferenceOptions, RestructureOptions
 from bpudeploy.stages.samples import SAMPLES, SamplesOptions, Subset
-from bpudeploy.stages.sensitivity import Choice
+from bpudeploy.stages.sensitivity import SensitivityOptions
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def plan(resolved: LoadedRecipe, backend: Backend | None) -> Plan:
 
 def _repair(resolved: LoadedRecipe, max_drop: float) -> RepairOptions:
     spec = resolved.recipe.quantize
-    return RepairOptions(max_drop, spec.max_slowdown, Choice(resolved.target.precision, spec.weights.correct_bias))
+    sensitivity = SensitivityOptions(resolved.target.precision, spec.weights.correct_bias)
+    return RepairOptions(max_drop, spec.max_slowdown, sensitivity)
 
 
 def plan_head(resolved: LoadedRecipe, l2: float) -> Plan:
@@ -155,7 +156,7 @@ def _fetch(p: PlanBuilder, resolved: LoadedRecipe) -> _Inputs:
 
 
 def _fetch_model(p: PlanBuilder, recipe: Recipe) -> Ref:
-    spec, source = recipe.model, Source.parse(recipe.model.named)
+    spec, source = recipe.model, Source.parse(recipe.model.location)
     checkpoints = [_download(p, "fetch/weights", Kind.CHECKPOINT, source, spec.sha256)]
     features = spec.outputs is Outputs.FEATURES
     if spec.onnx is not None:
@@ -193,7 +194,7 @@ def _module_options(recipe: Recipe, module: ModuleRef, source: Source) -> Module
     spec, size = recipe.model, recipe.model.image_size
     assert size is not None  # spec.checks refuses a module without
     return ModuleOptions(
-        Maker(module.path, module.name, spec.arguments),
+        NetworkFactory(module.path, module.name, spec.arguments),
         CheckpointFormat.of(source.member or source.locator) or CheckpointFormat.SAFETENSORS,
         source.member,
         (size, size) if isinstance(size, int) else size,

@@ -247,8 +247,8 @@ class IntegerRun:
         from onnx.reference import ReferenceEvaluator
 
         fixed = {name: self.graph.constants[name] for name in node.input[1:] if name}
-        viewed: Signed = ReferenceEvaluator(node).run(None, {node.input[0]: integers} | fixed)[0]
-        return viewed
+        (viewed,) = ReferenceEvaluator(node).run(None, {node.input[0]: integers} | fixed)
+        return np.asarray(viewed)
 
     def _product(self, node: onnx.NodeProto) -> Accumulators:
         inputs: list[Any] = [self.values.get(name) for name in node.input if name]

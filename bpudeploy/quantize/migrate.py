@@ -201,7 +201,8 @@ def _rescaled(statistics: TensorStatistics, factors: F64) -> TensorStatistics:
 
 
 def _node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
-    return next(n for n in model.graph.node if n.name == name)
+    found: onnx.NodeProto = next(n for n in model.graph.node if n.name == name)
+    return found
 
 
 def _put(model: onnx.ModelProto, name: str, value: F64) -> str:

@@ -19,7 +19,7 @@ from bpudeploy.store.leases import lease
 from bpudeploy.store.locks import step_lock, store_in_use
 from bpudeploy.store.objects import add_object, object_path, storing
 from bpudeploy.store.shared import ReadOnly, SharedStore, fetch, fetch_object, share
-from bpudeploy.store.steps import Output, Record, find_record, record_path, remember, write_record
+from bpudeploy.store.steps import Record, StepOutput, find_record, record_path, remember, write_record
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _run_step(
         seconds = time.perf_counter() - started
         _check(step, paths, folder)
         outputs = tuple(
-            Output(kind, add_object(root, path), object_size)
+            StepOutput(kind, add_object(root, path), object_size)
             for kind, path in zip(step.stage.gives.values(), paths, strict=True)
             for object_size in (path.stat().st_size,)
         )

@@ -1,4 +1,4 @@
-"""Declared approximations of the exact graph: what a recipe may ask for, and which of them exclude each other."""
+"""Approximations of the exact graph that a recipe may declare, and their mutual exclusions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bpudeploy.spec.frozen import Frozen
 BlockIndex = Annotated[int, Field(ge=0, le=999)]
 Pair = Annotated[tuple[BlockIndex, BlockIndex], Field(strict=False)]
 Problem = tuple[tuple[str | int, ...], str, str]
-"""A field's path below ``approximate``, what is wrong there, and the fix."""
+"""Field path below the section, message and hint."""
 
 
 class GeluForm(StrEnum):
-    """How GELU is approximated; formulas and errors are in ``approximate/gelu.py``."""
+    """Approximation of GELU; formulas and errors are in ``approximate/gelu.py``."""
 
     TANH = "tanh"
     QUICK = "quick"
@@ -25,39 +25,41 @@ class GeluForm(StrEnum):
 
 
 class PruneHeadsSpec(Frozen):
-    """Which attention heads are removed: a share of all, or named ones; one of the two."""
+    """The attention heads to remove: either a share of all or a list."""
 
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of all heads, those of least importance on the calibration images; each block keeps one."""
+    """Share of all heads, 0 to 1, least important first (on the calibration images); each block keeps one."""
     heads: Annotated[tuple[Pair, ...], Field(strict=False)] = ()
-    """[block, head] each, both counted from 0."""
+    """List of [block, head], both counted from 0."""
 
 
 class ReduceTokensSpec(Frozen):
-    """Fewer patch tokens from one block on: their grid is average-pooled; class and register tokens stay."""
+    """Average-pool the grid of patch tokens after one block; class and register tokens are kept."""
 
     after_block: BlockIndex
+    """Index of the block after which tokens are pooled, counted from 0."""
     factor: Annotated[int, Field(ge=2, le=16)] = 2
-    """Side of the pooled square, in patches; it must divide the grid's height and width."""
+    """Side of the pooling window in patches, 2 by default; must divide the grid's height and width."""
 
 
 class ApproximateSpec(Frozen):
-    """Approximations, none unless named; blocks are counted from 0 in the original network.
+    """Approximations, none by default; blocks are counted from 0 in the original network.
 
-    They are applied in this order, whatever the order in the recipe: drop_blocks, linear_blocks,
-    parallel_blocks, reduce_tokens, prune_heads, gelu.
+    Always applied in this order: drop_blocks, linear_blocks, parallel_blocks, reduce_tokens, prune_heads, gelu.
     """
 
     drop_blocks: Annotated[tuple[BlockIndex, ...], Field(strict=False)] = ()
-    """Blocks whose attention and MLP are both removed."""
+    """Indices of blocks to remove (attention and MLP)."""
     linear_blocks: Annotated[tuple[Pair, ...], Field(strict=False)] = ()
-    """[first, last] each: that chain of blocks becomes one 1x1 convolution, fitted on the calibration images."""
+    """List of [first, last]: each chain of blocks becomes one 1x1 convolution, fitted on the calibration images."""
     parallel_blocks: Annotated[tuple[Pair, ...], Field(strict=False)] = ()
-    """[i, i + 1] each: the two blocks run side by side instead of one after the other."""
+    """List of [i, i + 1]: each pair of blocks runs in parallel instead of in sequence."""
     reduce_tokens: ReduceTokensSpec | None = None
+    """Average-pool the patch tokens after one block."""
     prune_heads: PruneHeadsSpec | None = None
+    """Attention heads to remove."""
     gelu: Annotated[GeluForm, Field(strict=False)] | None = None
-    """Every exact GELU by this approximation."""
+    """Approximation that replaces every exact GELU."""
 
     @property
     def linear(self) -> frozenset[int]:
@@ -66,21 +68,21 @@ class ApproximateSpec(Frozen):
 
 
 def problems(spec: ApproximateSpec) -> Iterator[Problem]:
-    """Yield what can be known to be wrong before any network is seen."""
+    """Yield the problems that can be found without the network."""
     for i, (first, last) in enumerate(spec.linear_blocks):
         if first > last:
-            yield ("linear_blocks", i), f"[{first}, {last}] runs backwards", f"write [{last}, {first}]"
+            yield ("linear_blocks", i), f"[{first}, {last}] is reversed", f"write [{last}, {first}]"
     for i, (first, second) in enumerate(spec.parallel_blocks):
         if second != first + 1:
             fix = f"write [{first}, {first + 1}]"
-            yield ("parallel_blocks", i), f"[{first}, {second}] are no neighbours, one after the other", fix
-    yield from _claimed_twice(spec)
+            yield ("parallel_blocks", i), f"blocks {first} and {second} are not consecutive", fix
+    yield from _overlaps(spec)
     yield from _heads(spec)
     if spec.reduce_tokens is not None:
         yield from _tokens(spec, spec.reduce_tokens.after_block)
 
 
-def _claimed_twice(spec: ApproximateSpec) -> Iterator[Problem]:
+def _overlaps(spec: ApproximateSpec) -> Iterator[Problem]:
     ranges: list[tuple[tuple[str | int, ...], range]] = [
         *((("drop_blocks", i), range(b, b + 1)) for i, b in enumerate(spec.drop_blocks)),
         *((("linear_blocks", i), range(a, b + 1)) for i, (a, b) in enumerate(spec.linear_blocks)),
@@ -90,7 +92,7 @@ def _claimed_twice(spec: ApproximateSpec) -> Iterator[Problem]:
     for path, blocks in ranges:
         taken = next((b for b in blocks if b in owner), None)
         if taken is not None:
-            yield path, f"block {taken} is already in {owner[taken]}", "name each block once"
+            yield path, f"block {taken} is already in {owner[taken]}", "list each block once"
         owner |= dict.fromkeys(blocks, path[0])
 
 
@@ -99,23 +101,19 @@ def _heads(spec: ApproximateSpec) -> Iterator[Problem]:
     if prune is None:
         return
     if (prune.share is None) == (not prune.heads):
-        text = "share and heads exclude each other" if prune.heads else "share or heads is missing"
+        text = "share and heads are mutually exclusive" if prune.heads else "share or heads is missing"
         yield ("prune_heads",), text, "give one of the two, like `share: 0.25` or `heads: [[0, 2]]`"
     if len(set(prune.heads)) != len(prune.heads):
-        yield ("prune_heads", "heads"), "a head is named twice", "name each once"
+        yield ("prune_heads", "heads"), "a head is listed twice", "list each head once"
     paired = {i for pair in spec.parallel_blocks for i in pair}
     for i, (block, _) in enumerate(prune.heads):
-        where = {"drop_blocks": block in spec.drop_blocks, "linear_blocks": block in spec.linear}
-        where["parallel_blocks"] = block in paired
-        for option, inside in where.items():
-            if inside:
-                yield ("prune_heads", "heads", i), f"block {block} is in {option}", "name heads of other blocks"
+        changed = {"drop_blocks": spec.drop_blocks, "linear_blocks": spec.linear, "parallel_blocks": paired}
+        for option in (option for option, blocks in changed.items() if block in blocks):
+            yield ("prune_heads", "heads", i), f"block {block} is in {option}", "list heads of other blocks"
 
 
 def _tokens(spec: ApproximateSpec, after: int) -> Iterator[Problem]:
-    path = ("reduce_tokens", "after_block")
-    gone = dict.fromkeys(spec.drop_blocks, "drop_blocks") | dict.fromkeys(spec.linear, "linear_blocks")
-    beside = "parallel_blocks, where it ends with its neighbour"
-    gone |= dict.fromkeys((first for first, _ in spec.parallel_blocks), beside)
-    if after in gone:
-        yield path, f"block {after} is in {gone[after]}", "name a block that stays"
+    changed = dict.fromkeys(spec.drop_blocks, "drop_blocks") | dict.fromkeys(spec.linear, "linear_blocks")
+    changed |= dict.fromkeys((first for first, _ in spec.parallel_blocks), "parallel_blocks and ends with the next one")
+    if after in changed:
+        yield ("reduce_tokens", "after_block"), f"block {after} is in {changed[after]}", "choose a block that is kept"

@@ -1,4 +1,4 @@
-"""How one recipe is composed: ``extends``, ``--set`` and ``matrix``, on located values."""
+"""Composition of a recipe from ``extends``, ``--set`` and ``matrix``, on values with source positions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
+from math import prod
 from pathlib import Path
 
 from bpudeploy.errors import Mark, SpecError
@@ -18,12 +19,12 @@ EXTENDS = "extends"
 MATRIX = "matrix"
 MAX_EXPANSIONS = 1000
 _FIXED = (EXTENDS, MATRIX, "name")
-_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A recipe's value with everything it extends, and every file that was read for it."""
+    """A recipe merged with everything that it extends, and the files that were read."""
 
     root: Node
     files: tuple[Path, ...]
@@ -31,7 +32,7 @@ class Composed:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One key of ``matrix:``: the field, its values, and what each is called in a recipe's name."""
+    """One key of ``matrix:``: the field, its values, and their labels in recipe names."""
 
     path: tuple[str, ...]
     key: Key
@@ -40,13 +41,13 @@ class _Axis:
 
 
 def compose(path: Path, sets: Sequence[str] = ()) -> Composed:
-    """Read ``path`` and all it extends, and lay every ``--set a.b=c`` over them.
+    """Read ``path`` and all files that it extends, and apply each ``--set a.b=c``.
 
-    Maps merge; lists and scalars replace. A value's mark and folder are those of the place it was
-    written; one that ``--set`` gives is relative to the folder of ``path``.
+    Maps are merged; lists and scalars replaced. A value keeps the mark and folder of the file that contains it; a value
+    from ``--set`` is relative to the folder of ``path``.
 
     Raises:
-        SpecError: a file is missing or wrong, ``extends`` runs in a circle, a ``--set`` has no form.
+        SpecError: a file is missing or invalid, ``extends`` is circular, or a ``--set`` is malformed.
     """
     composed = _extended(path, None, ())
     root = composed.root
@@ -56,34 +57,28 @@ def compose(path: Path, sets: Sequence[str] = ()) -> Composed:
 
 
 def expand(root: Node) -> tuple[Node, ...]:
-    """Return one recipe for each combination of ``matrix:`` (one when there is none), without that key.
+    """Return one recipe per combination of ``matrix:`` (a single one without it), without that key.
 
-    The name of each gets a suffix that tells it from the others: ``vit`` becomes ``vit-target.rdk-x5``.
+    The name of each gets a suffix: ``vit`` becomes ``vit-target.rdk-x5``.
 
     Raises:
-        SpecError: an axis is empty, repeats a value, lies inside another, or cannot vary.
+        SpecError: an axis is empty, repeats a value, is nested in another, or cannot vary.
     """
     matrix = root.get((MATRIX,))
     plain = _without(root, MATRIX)
     if matrix is None:
         return (plain,)
     axes = _axes(matrix)
-    combinations = 1
-    for axis in axes:
-        combinations *= len(axis.values)
+    combinations = prod(len(axis.values) for axis in axes)
     if combinations > MAX_EXPANSIONS:
-        raise SpecError(
-            f"the matrix makes {combinations} recipes, more than {MAX_EXPANSIONS}",
-            where=matrix.mark,
-            field=MATRIX,
-            hint="take values away, or split the recipe",
-        )
+        message = f"the matrix makes {combinations} recipes, more than {MAX_EXPANSIONS}"
+        raise SpecError(message, where=matrix.mark, field=MATRIX, hint="remove values, or split the recipe")
     titles = _titles(axes)
     expanded = []
     for choice in product(*(range(len(axis.values)) for axis in axes)):
         recipe = plain
         for axis, index in zip(axes, choice, strict=True):
-            recipe = put(recipe, axis.path, axis.values[index], axis.key.mark)
+            recipe = with_value(recipe, axis.path, axis.values[index], axis.key.mark)
         suffix = "".join(f"-{t}.{a.labels[i]}" for t, a, i in zip(titles, axes, choice, strict=True))
         expanded.append(_renamed(recipe, suffix))
     return tuple(expanded)
@@ -95,8 +90,8 @@ def axis_paths(root: Node) -> tuple[str, ...]:
     return tuple(matrix.items or ()) if matrix is not None else ()
 
 
-def put(node: Node, path: Sequence[str], value: Node, key_mark: Mark) -> Node:
-    """Return ``node`` with ``value`` at ``path``; keys that were not there are marked ``key_mark``."""
+def with_value(node: Node, path: Sequence[str], value: Node, key_mark: Mark) -> Node:
+    """Return a copy of ``node`` with ``value`` at ``path``; new keys get the mark ``key_mark``."""
     if not path:
         return value
     items = dict(node.items or {})
@@ -106,65 +101,58 @@ def put(node: Node, path: Sequence[str], value: Node, key_mark: Mark) -> Node:
         key = Key(head, key_mark)
     elif child.items is None:
         key, child = Key(head, key_mark), Node(key_mark, value.folder, items={})
-    items[head] = (key, put(child, rest, value, key_mark))
+    items[head] = (key, with_value(child, rest, value, key_mark))
     return replace(node, items=items, elements=None, scalar=None)
 
 
-def _extended(path: Path, asked: Node | None, chain: tuple[Path, ...]) -> Composed:
-    if asked is not None and path.resolve() in (seen.resolve() for seen in chain):
-        raise SpecError(
-            f"extends runs in a circle: {' -> '.join(str(step) for step in (*chain, path))}",
-            where=asked.mark,
-            field=EXTENDS,
-            hint="remove one of these `extends:`",
-        )
+def _extended(path: Path, reference: Node | None, chain: tuple[Path, ...]) -> Composed:
+    """Load ``path`` merged over what it extends; ``reference`` is the ``extends:`` value that names it."""
+    if reference is not None and path.resolve() in (visited.resolve() for visited in chain):
+        message = f"extends is circular: {' -> '.join(str(step) for step in (*chain, path))}"
+        raise SpecError(message, where=reference.mark, field=EXTENDS, hint="remove one of these `extends:`")
     try:
         node = load_yaml(path)
     except SpecError as error:
-        if error.where is not None or asked is None:
+        if error.where is not None or reference is None:
             raise
-        raise SpecError(error.message, where=asked.mark, field=EXTENDS, hint=error.hint) from error
+        raise SpecError(error.message, where=reference.mark, field=EXTENDS, hint=error.hint) from error
     parent = node.get((EXTENDS,))
     if parent is None:
         return Composed(node, (path,))
     if not isinstance(parent.scalar, str) or not parent.scalar:
-        raise SpecError(
-            f"extends: expected the path of one recipe file, found {describe(parent)}",
-            where=parent.mark,
-            field=EXTENDS,
-            hint="extends: base.yaml",
-        )
-    below = _extended(Path(os.path.normpath(path.parent / parent.scalar)), parent, (*chain, path))
-    return Composed(_overlay(below.root, _without(node, EXTENDS)), (path, *below.files))
+        message = f"extends: expected the path of one recipe file, found {describe(parent)}"
+        raise SpecError(message, where=parent.mark, field=EXTENDS, hint="extends: base.yaml")
+    base = _extended(Path(os.path.normpath(path.parent / parent.scalar)), parent, (*chain, path))
+    return Composed(_overlay(base.root, _without(node, EXTENDS)), (path, *base.files))
 
 
-def _overlay(below: Node, above: Node) -> Node:
-    """Merge ``above`` over ``below``; what ``above`` fixes must not be what ``below`` varies."""
-    own = axis_paths(above)
-    for axis in axis_paths(below):
-        fixed = above.get(axis.split("."))
-        if fixed is not None and axis not in own:
+def _overlay(base: Node, override: Node) -> Node:
+    """Merge ``override`` over ``base``; it must not set a field that the matrix of ``base`` varies."""
+    own = axis_paths(override)
+    for axis in axis_paths(base):
+        value = override.get(axis.split("."))
+        if value is not None and axis not in own:
             raise SpecError(
-                f"{axis} has no effect here: the matrix at {below.key_mark((MATRIX, axis))} gives its values",
-                where=above.key_mark(axis.split(".")) or fixed.mark,
+                f"{axis} has no effect here: the matrix at {base.key_mark((MATRIX, axis))} sets its values",
+                where=override.key_mark(axis.split(".")) or value.mark,
                 field=axis,
-                hint=f"to fix it, give the axis one value: `matrix: {{{axis}: [{_brief(fixed)}]}}`"
-                f" or --set matrix.{axis}=[{_brief(fixed)}]",
+                hint=f"to fix it, give the axis one value: `matrix: {{{axis}: [{_brief(value)}]}}`"
+                f" or --set matrix.{axis}=[{_brief(value)}]",
             )
-    return _merge(below, above)
+    return _merge(base, override)
 
 
-def _merge(below: Node, above: Node) -> Node:
-    if below.items is None or above.items is None:
-        return above
-    merged = dict(below.items)
-    for text, (key, child) in above.items.items():
-        merged[text] = (key, _merge(below.items[text][1], child) if text in below.items else child)
-    return Node(above.mark, above.folder, items=merged)
+def _merge(base: Node, override: Node) -> Node:
+    if base.items is None or override.items is None:
+        return override
+    merged = dict(base.items)
+    for text, (key, child) in override.items.items():
+        merged[text] = (key, _merge(base.items[text][1], child) if text in base.items else child)
+    return Node(override.mark, override.folder, items=merged)
 
 
 def _parse_set(text: str, folder: Path) -> Node:
-    """Return ``a.b=c`` as the map ``{a: {b: c}}``, every mark saying ``--set a.b=c``."""
+    """Return ``a.b=c`` as the map ``{a: {b: c}}``; each mark has ``--set a.b=c`` as its file."""
     source = f"--set {text}"
     dotted, equals, value_text = text.partition("=")
     path = dotted.strip().split(".")
@@ -172,17 +160,15 @@ def _parse_set(text: str, folder: Path) -> Node:
         path = [MATRIX, ".".join(path[1:])]
     start = Mark(source, 1, 1)
     if not equals or not all(path):
-        raise SpecError(
-            f"{text!r} sets nothing", where=start, hint="write --set FIELD=VALUE, like --set calibration.count=32"
-        )
+        hint = "write --set FIELD=VALUE, like --set calibration.count=32"
+        raise SpecError(f"{text!r} sets nothing", where=start, hint=hint)
     if path[0] == EXTENDS:
-        raise SpecError(
-            "extends cannot be set", where=start, field=EXTENDS, hint="write a recipe that extends the file"
-        )
+        hint = "write a recipe that extends the file"
+        raise SpecError("extends cannot be set", where=start, field=EXTENDS, hint=hint)
     value = parse_yaml(value_text, file=source, folder=folder, column=len(dotted) + 2)
     if value is None:
         value = Node(Mark(source, 1, len(dotted) + 2), folder)
-    return put(Node(start, folder, items={}), path, value, start)
+    return with_value(Node(start, folder, items={}), path, value, start)
 
 
 def _without(node: Node, name: str) -> Node:
@@ -191,21 +177,14 @@ def _without(node: Node, name: str) -> Node:
 
 def _axes(matrix: Node) -> tuple[_Axis, ...]:
     if matrix.items is None:
-        raise SpecError(
-            f"matrix: expected a map, found {describe(matrix)}",
-            where=matrix.mark,
-            field=MATRIX,
-            hint="matrix: {target: [local, rdk-x5]}",
-        )
+        hint = "matrix: {target: [local, rdk-x5]}"
+        raise SpecError(f"matrix: expected a map, found {describe(matrix)}", where=matrix.mark, field=MATRIX, hint=hint)
     axes = tuple(_axis(key, values) for key, values in matrix.items.values())
     for axis, other in product(axes, axes):
         if axis is not other and axis.path == other.path[: len(axis.path)]:
-            raise SpecError(
-                f"matrix: {other.key.text} lies inside {axis.key.text}",
-                where=other.key.mark,
-                field=f"{MATRIX}.{other.key.text}",
-                hint="vary one of the two",
-            )
+            message = f"matrix: {other.key.text} is part of {axis.key.text}"
+            hint = "vary one of the two"
+            raise SpecError(message, where=other.key.mark, field=f"{MATRIX}.{other.key.text}", hint=hint)
     return axes
 
 
@@ -213,25 +192,16 @@ def _axis(key: Key, values: Node) -> _Axis:
     field = f"{MATRIX}.{key.text}"
     path = tuple(key.text.split("."))
     if not all(path) or path[0] in _FIXED:
-        raise SpecError(
-            f"matrix: {key.text!r} cannot vary",
-            where=key.mark,
-            field=field,
-            hint="name a field, like quantize.observer",
-        )
+        hint = "name a field, like quantize.observer"
+        raise SpecError(f"matrix: {key.text!r} cannot vary", where=key.mark, field=field, hint=hint)
     if not values.elements:
         found = "an empty list" if values.elements == () else describe(values)
-        raise SpecError(
-            f"{field}: expected a list of values, found {found}",
-            where=values.mark,
-            field=field,
-            hint=f"{key.text}: [{_brief(values) if values.scalar is not None else 'VALUE, VALUE'}]",
-        )
+        hint = f"{key.text}: [{_brief(values) if values.scalar is not None else 'VALUE, VALUE'}]"
+        raise SpecError(f"{field}: expected a list of values, found {found}", where=values.mark, field=field, hint=hint)
     for index, value in enumerate(values.elements):
         if any(_same(value, earlier) for earlier in values.elements[:index]):
-            raise SpecError(
-                f"{field}: {_brief(value)} is there twice", where=value.mark, field=field, hint="remove one of them"
-            )
+            text = f"{field}: {_brief(value)} is listed twice"
+            raise SpecError(text, where=value.mark, field=field, hint="remove one of them")
     return _Axis(path, key, values.elements, _labels(values.elements))
 
 
@@ -240,7 +210,7 @@ def _same(one: Node, other: Node) -> bool:
 
 
 def _labels(values: tuple[Node, ...]) -> tuple[str, ...]:
-    """Name each value: itself where that is short and tells it from the others, else its number."""
+    """Return the label of each value: the value itself if all are short and distinct, otherwise its number."""
     labels = tuple(_label(value) for value in values)
     if "" in labels or max(Counter(labels).values()) > 1:
         return tuple(str(index) for index in range(1, len(values) + 1))
@@ -252,14 +222,14 @@ def _label(value: Node) -> str:
         return ""
     text = str(value.scalar).lower() if value.scalar is None or isinstance(value.scalar, bool) else str(value.scalar)
     text = text.rpartition("/")[2].removesuffix(".yaml")
-    return _UNFIT.sub("_", text).strip("_") if len(text) <= 32 else ""
+    return _NOT_IN_A_NAME.sub("_", text).strip("_") if len(text) <= 32 else ""
 
 
 def _titles(axes: tuple[_Axis, ...]) -> tuple[str, ...]:
-    """Name each axis by its last word, or in full where two end alike."""
+    """Return the title of each axis: its last word, or the full path if another axis ends in the same word."""
     leaves = Counter(axis.path[-1] for axis in axes)
     titles = (axis.path[-1] if leaves[axis.path[-1]] == 1 else axis.key.text for axis in axes)
-    return tuple(_UNFIT.sub("_", title) for title in titles)
+    return tuple(_NOT_IN_A_NAME.sub("_", title) for title in titles)
 
 
 def _renamed(recipe: Node, suffix: str) -> Node:
@@ -267,7 +237,7 @@ def _renamed(recipe: Node, suffix: str) -> Node:
     if entry is None or not isinstance(entry[1].scalar, str) or not suffix:
         return recipe
     key, name = entry
-    return put(recipe, ("name",), replace(name, scalar=f"{name.scalar}{suffix}"), key.mark)
+    return with_value(recipe, ("name",), replace(name, scalar=f"{name.scalar}{suffix}"), key.mark)
 
 
 def _brief(node: Node) -> str:
@@ -276,8 +246,14 @@ def _brief(node: Node) -> str:
     return "null" if node.scalar is None else str(node.scalar)
 
 
+def did_you_mean(word: str, words: Sequence[str], otherwise: str) -> str:
+    """Return a hint with the closest spelling of ``word`` among ``words``, or ``otherwise`` if nothing is close."""
+    near = nearest(word, words)
+    return f"did you mean {near}?" if near else otherwise
+
+
 def nearest(word: str, words: Iterator[str] | Sequence[str]) -> str | None:
-    """Return the spelling closest to ``word``, or None when nothing is near."""
+    """Return the closest spelling of ``word`` among ``words``, or None."""
     by_fold = {candidate.lower().replace("_", "-"): candidate for candidate in words}
     close = get_close_matches(word.lower().replace("_", "-"), list(by_fold), n=1, cutoff=0.6)
     return by_fold[close[0]] if close else None

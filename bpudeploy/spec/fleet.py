@@ -1,4 +1,4 @@
-"""The fleet: which boards there are, and how a release reaches them. No secret has a place in it."""
+"""A fleet file: its boards, and how a release is rolled out to them. It contains no secrets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from bpudeploy.spec.frozen import Frozen
 
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-"""A name of a board, a group, a label or its value."""
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""Name of a board, group or label, or the value of a label."""
 _PERCENT = r"^(100|[1-9][0-9]?)%$"
 
 
@@ -20,7 +20,7 @@ def _share(value: object) -> int | str:
         return value
     if isinstance(value, str) and re.match(_PERCENT, value):
         return value
-    raise ValueError("expected a number of boards from 1, or a percentage such as 10%")
+    raise ValueError("expected a number of boards (1 or more) or a percentage such as 10%")
 
 
 Share = Annotated[
@@ -28,97 +28,107 @@ Share = Annotated[
     PlainValidator(_share),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _PERCENT}]}),
 ]
-"""A number of boards, or a percentage of them, rounded up."""
+"""A number of boards, or a percentage (rounded up)."""
 
 
 class FleetBoard(Frozen):
     """One board."""
 
     address: str
-    """[USER@]HOST[:PORT]; HOST may be an alias of ~/.ssh/config."""
+    """[USER@]HOST[:PORT]; HOST may be an alias from ~/.ssh/config."""
     target: str
-    """The kind of board: what is built for it, and where it is installed."""
-    groups: Annotated[tuple[Word, ...], Field(strict=False)] = ()
-    labels: dict[Word, Word] = Field(default_factory=dict)
+    """Target of this board: what is built for it, and where it is installed."""
+    groups: Annotated[tuple[Identifier, ...], Field(strict=False)] = ()
+    """Groups of the board, for selectors such as ``group=canary``."""
+    labels: dict[Identifier, Identifier] = Field(default_factory=dict)
+    """Labels of the board, for selectors such as ``chip=bayes-e``."""
     jump: str | None = None
-    """A jump host, [USER@]HOST[:PORT], where ~/.ssh/config names none."""
+    """Jump host, [USER@]HOST[:PORT], unless ~/.ssh/config names one."""
     root: str | None = None
-    """Where releases are installed there, where that is not the target's folder."""
+    """Folder on the board for releases; the target's by default."""
     board_id: str | None = None
-    """The SoC's serial number: another board at this address is refused."""
+    """Serial number of the SoC; a board with another one is refused at this address."""
 
 
 class Wave(Frozen):
-    """Boards that are updated together, before any of the next wave is touched. One of the three says which."""
+    """Boards that are updated together, before the next wave starts: one of ``select``, ``count`` and ``percent``."""
 
     select: str | None = None
-    """A selector, such as ``group=canary,chip=bayes-e``, among those that no earlier wave has."""
+    """Selector, such as ``group=canary,chip=bayes-e``, applied to the boards not in an earlier wave."""
     count: Annotated[int, Field(ge=1)] | None = None
+    """Number of boards, from those not in an earlier wave."""
     percent: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Of all boards of the rollout, rounded up, from those that no earlier wave has."""
+    """Percent of all boards of the rollout (rounded up), from those not in an earlier wave."""
     approve: bool = False
-    """It waits for ``bpudeploy fleet approve`` before it begins."""
+    """Wait for ``bpudeploy fleet approve`` before the wave starts (default: false)."""
     soak_seconds: Annotated[float, Field(ge=0, le=7 * 86400)] | None = None
-    """How long the wave is left alone after its last board, before the next begins; the policy's when left out."""
+    """Seconds between the last board of the wave and the next wave; ``rollout.soak_seconds`` by default."""
 
 
 class OnFailure(StrEnum):
-    """What becomes of boards that were updated when a rollout stops for failures."""
+    """What happens to updated boards if a rollout stops because of failures."""
 
     ROLLBACK_WAVE = "rollback_wave"
-    """Those of the wave that failed go back to their release before."""
+    """Roll back the boards of the failed wave."""
     ROLLBACK_ALL = "rollback_all"
-    """All that this rollout updated go back."""
+    """Roll back all boards that this rollout updated."""
     STOP = "stop"
-    """They stay as they are."""
+    """Leave them as they are."""
 
 
 class Reserved(StrEnum):
-    """What becomes of a board that somebody has reserved."""
+    """What happens to a reserved board."""
 
     SKIP = "skip"
     WAIT = "wait"
-    """Its wave waits until the reservation ends, ``reserved_seconds`` at most."""
+    """The wave waits until the reservation ends, at most ``reserved_seconds``."""
 
 
 class GatesSpec(Frozen):
-    """What a board must show after it was updated; one that does not goes back, and counts as failed."""
+    """Checks on a board after its update; a board that fails one is rolled back and counts as failed."""
 
     self_check: bool = True
-    """The golden images are answered as on the host."""
+    """Compare the outputs for the golden images with those of the host (default: true)."""
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
-    """Allowed top-1 loss on the board against float, in percentage points; it runs the evaluation set there."""
+    """Allowed top-1 loss against float, in percentage points; runs the evaluation set on the board."""
     max_p99_slower: Annotated[float, Field(ge=0)] | None = None
-    """Percent by which the p99 latency may be above that of the board's own release before, measured in turns."""
+    """Allowed increase of p99 latency over the board's previous release, in percent; measured interleaved (A/B)."""
     max_temperature: Annotated[float, Field(gt=0, le=120)] | None = None
-    """Degrees Celsius of the hottest sensor, after the update."""
+    """Allowed temperature of the hottest sensor after the update, in degrees Celsius."""
 
 
 class RolloutSpec(Frozen):
-    """How a release reaches a fleet."""
+    """How a release is rolled out to a fleet."""
 
     waves: Annotated[tuple[Wave, ...], Field(strict=False)] = ()
-    """What no wave takes is the last one."""
+    """Waves in order; boards in no wave form the last one."""
     max_unavailable: Share = "10%"
-    """Boards that may be out of service at once: being updated, failed, or lost while they were updated."""
+    """Boards that may be out of service at once (number or percentage): in update, failed, or lost during it."""
     max_failures: Annotated[int, Field(ge=0)] = 0
-    """Boards that may fail; with one more the rollout stops."""
+    """Number of boards that may fail; the rollout stops at the next failure."""
     soak_seconds: Annotated[float, Field(ge=0, le=7 * 86400)] = 0.0
+    """Seconds between the last board of a wave and the next wave; 0 by default."""
     board_seconds: Annotated[float, Field(gt=0, le=86400)] = 900.0
-    """A board that takes longer counts as failed, and no longer holds up the others."""
+    """Time limit per board in seconds; a board that exceeds it counts as failed and no longer blocks the others."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 2
-    """Tries to reach a board, before it is called unreachable."""
+    """Connection attempts before a board counts as unreachable."""
     gates: GatesSpec = GatesSpec()
+    """Checks on a board after its update."""
     on_failure: Annotated[OnFailure, Field(strict=False)] = OnFailure.ROLLBACK_WAVE
+    """If a rollout stops: roll back the failed wave (default), roll back all updated boards, or keep the update."""
     reserved: Annotated[Reserved, Field(strict=False)] = Reserved.SKIP
+    """Skip a reserved board (default), or wait for the end of its reservation."""
     reserved_seconds: Annotated[float, Field(ge=0, le=7 * 86400)] = 3600.0
+    """Longest wait for a reserved board, in seconds."""
     windows: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """When boards may be touched, such as ``mon-fri 20:00-06:00 Europe/Berlin`` (UTC when no zone is named); none:
-    always."""
+    """When boards may be updated, such as ``mon-fri 20:00-06:00 Europe/Berlin`` (UTC without a zone); always if
+    empty."""
 
 
 class Fleet(Frozen):
     """A fleet file."""
 
-    boards: dict[Word, FleetBoard]
+    boards: dict[Identifier, FleetBoard]
+    """Boards by name."""
     rollout: RolloutSpec = RolloutSpec()
+    """How a release is rolled out to these boards."""

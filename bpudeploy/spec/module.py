@@ -1,4 +1,4 @@
-"""A user's own PyTorch class: its file and name, and what can be said of it by reading alone. Nothing here runs it."""
+"""A user's PyTorch class: its file and name, and static checks of its source. Nothing here runs it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpudeploy.spec.compose import nearest
+from bpudeploy.spec.compose import did_you_mean
 
 
 @dataclass(frozen=True)
 class ModuleRef:
-    """A parsed ``module:``: a Python file, and the class or function at its top level that makes the network."""
+    """A parsed ``module:``: a Python file, and the top-level class or function that builds the network."""
 
     path: str
     name: str
@@ -22,7 +22,7 @@ class ModuleRef:
         """Parse ``FILE.py:NAME``.
 
         Raises:
-            ValueError: with the form that was expected.
+            ValueError: with the expected form.
         """
         path, _, name = text.rpartition(":")
         if not path.endswith(".py") or not name.isidentifier():
@@ -30,31 +30,28 @@ class ModuleRef:
         return cls(path, name)
 
 
-def faults(module: ModuleRef) -> Iterator[tuple[str, str]]:
-    """Yield, as message and hint, why the file cannot be a network's whole source. Reads it, runs nothing."""
+def source_problems(module: ModuleRef) -> Iterator[tuple[str, str]]:
+    """Yield message and hint of each reason why the file cannot be the complete source of a network."""
     path = Path(module.path)
     try:
         tree = ast.parse(path.read_bytes(), filename=module.path)
     except OSError as error:
-        yield f"cannot read {module.path}: {error.strerror}", "a path is relative to the file it is written in"
+        yield f"cannot read {module.path}: {error.strerror}", "a path is relative to the file that contains it"
         return
     except (SyntaxError, ValueError) as error:
         at = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
-        yield f"{module.path}{at} is not Python: {error.args[0]}", "correct the file"
+        yield f"{module.path}{at} is not valid Python: {error.args[0]}", "correct the file"
         return
-    names = set(_names(tree))
+    names = sorted(set(_top_level_names(tree)))
     if module.name not in names:
-        near = nearest(module.name, sorted(names))
-        hint = f"did you mean {near}?" if near else f"at its top level: {', '.join(sorted(names)) or 'nothing'}"
+        hint = did_you_mean(module.name, names, f"at its top level: {', '.join(names) or 'nothing'}")
         yield f"{module.path} has no {module.name}", hint
-    for line, imported in _beside(tree, path.parent):
-        yield (
-            f"{module.path}:{line} imports {imported}, a file beside it: a module is one file",
-            "put what the network needs into that file, or install it as a package",
-        )
+    for line, imported in _sibling_imports(tree, path.parent):
+        text = f"{module.path}:{line} imports the local file {imported}: a module must be a single file"
+        yield text, "move that code into the file, or install it as a package"
 
 
-def _names(tree: ast.Module) -> Iterator[str]:
+def _top_level_names(tree: ast.Module) -> Iterator[str]:
     """Yield what the file's top level defines or imports."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -65,8 +62,8 @@ def _names(tree: ast.Module) -> Iterator[str]:
             yield from (target.id for target in node.targets if isinstance(target, ast.Name))
 
 
-def _beside(tree: ast.Module, folder: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and name of each import of a file that lies in ``folder``: its bytes would be in no key."""
+def _sibling_imports(tree: ast.Module, folder: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each import of a file in ``folder``: its bytes would not be part of the cache key."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             yield node.lineno, "." * node.level + (node.module or "")

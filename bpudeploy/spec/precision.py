@@ -1,4 +1,4 @@
-"""In which number formats a march computes, and how it rounds: the rules that quantization keeps, as data."""
+"""Number formats and rounding of each march: the rules that quantization follows, as data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bpudeploy.spec.frozen import Frozen
 
 
 class Precision(StrEnum):
-    """How a tensor is held. Integers are symmetric: scale = threshold / levels, no zero point."""
+    """Number format of a tensor. Integers are symmetric: scale = threshold / levels, no zero point."""
 
     INT8 = "int8"
     INT16 = "int16"
@@ -22,7 +22,7 @@ class Precision(StrEnum):
         """The largest integer: 127 or 32767 (the smallest is its negative).
 
         Raises:
-            ValueError: float32 has none.
+            ValueError: for float32.
         """
         if self is Precision.FLOAT32:
             raise ValueError("float32 is not rounded to levels")
@@ -30,38 +30,41 @@ class Precision(StrEnum):
 
 
 class Rounding(StrEnum):
-    """Where a half goes when a sum is brought back to int8 or int16."""
+    """How ties are rounded when a sum is requantized to int8 or int16."""
 
     HALF_EVEN = "half_even"
     HALF_AWAY = "half_away"
 
 
 class Int16Cost(Frozen):
-    """How many times longer an operation takes in int16 than in int8: for choosing, never shown as measured."""
+    """Cost of an int16 operation relative to int8: used for decisions, never shown as measured."""
 
     products: Annotated[float, Field(ge=1)] = 2.0
-    """Conv and MatMul."""
+    """Cost of an int16 Conv or MatMul relative to int8."""
     elementwise: Annotated[float, Field(ge=1)] = 2.0
+    """Cost of an int16 elementwise operation relative to int8."""
 
 
-Held = Annotated[tuple[Annotated[Precision, Field(strict=False)], ...], Field(strict=False, min_length=1)]
+Precisions = Annotated[tuple[Annotated[Precision, Field(strict=False)], ...], Field(strict=False, min_length=1)]
 
 
 class PrecisionRules(Frozen):
-    """What a march offers. Weights are int8, symmetric, one scale an output channel, on all of them."""
+    """What a march offers. Weights are always int8, symmetric, with one scale per output channel."""
 
-    conv: Held = (Precision.INT8, Precision.INT16)
-    """What may go into a Conv."""
-    matmul: Held = (Precision.INT8, Precision.INT16)
-    """What may go into a MatMul."""
+    conv: Precisions = (Precision.INT8, Precision.INT16)
+    """Formats allowed for the input of a Conv."""
+    matmul: Precisions = (Precision.INT8, Precision.INT16)
+    """Formats allowed for the inputs of a MatMul."""
     elsewhere: Annotated[Precision, Field(strict=False)] = Precision.FLOAT32
-    """How every other tensor of the accelerator is held; float32 where all else is computed in float."""
+    """Format of all other tensors on the accelerator; float32 if everything else is computed in float."""
     rounding: Annotated[Rounding, Field(strict=False)] = Rounding.HALF_EVEN
+    """How ties are rounded when a sum is requantized."""
     folds_factors: bool = False
-    """The compiler moves a constant factor before a convolution into its weights: a scale that was migrated into such a
-    factor is undone, and one at the end of a GELU breaks its fusion to one look-up."""
+    """Whether the compiler folds a constant factor before a convolution into its weights: this undoes a migrated scale,
+    and a factor at the end of a GELU prevents its fusion to one lookup table."""
     int16_cost: Int16Cost = Int16Cost()
+    """Cost of int16 relative to int8."""
 
     def allowed(self, op: str) -> tuple[Precision, ...]:
-        """Return what may go into a product, "Conv" or "MatMul"."""
+        """Return the input formats of a product, "Conv" or "MatMul"."""
         return self.conv if op == "Conv" else self.matmul

@@ -1,4 +1,4 @@
-"""The recipe's ``quantize:`` section: which observer, which levers, what is int16, and how far repair may go."""
+"""The recipe's ``quantize:`` section: observer, techniques, INT16 tensors and the limits of repair."""
 
 from __future__ import annotations
 
@@ -30,38 +30,43 @@ class WeightRounding(StrEnum):
     """How a weight becomes an integer."""
 
     NEAREST = "nearest"
-    RECONSTRUCT = "reconstruct"  # later columns make up for the error of earlier ones, on calibration's inputs
+    RECONSTRUCT = "reconstruct"  # later columns compensate for the error of earlier ones on the calibration inputs
 
 
 class WeightSpec(Frozen):
-    """Weights are int8, symmetric."""
+    """Quantization of weights: INT8, symmetric."""
 
     scale: Annotated[WeightScale, Field(strict=False)] = WeightScale.MSE
+    """How the scale is chosen: from the largest absolute value, or to minimise the squared error (default)."""
     per_channel: bool = True
-    """One scale an output channel; else one for the whole tensor."""
+    """Use one scale per output channel (default), otherwise one for the whole tensor."""
     rounding: Annotated[WeightRounding, Field(strict=False)] = WeightRounding.RECONSTRUCT
+    """Round to nearest, or reconstruct the layer output on the calibration inputs (default)."""
     correct_bias: bool = True
-    """Put the mean error of each output channel on calibration's inputs into the bias."""
+    """Add the mean error of each output channel on the calibration inputs to the bias (default: true)."""
 
 
 class QuantizeSpec(Frozen):
-    """Static INT8 and INT16 by the rules of the target's march; the defaults are what measured best."""
+    """Static INT8/INT16 quantization by the rules of the target's march; the defaults measured best."""
 
     observer: Annotated[Observer, Field(strict=False)] = Observer.MSE
+    """How activation thresholds are chosen from their histograms; mse by default."""
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
-    """Read by the percentile observer only."""
+    """Percent of the values that are not clipped; used by ``observer: percentile`` only."""
     centre: bool = True
-    """Take the mean from the values of each attention, and give it back in the bias of what reads them: free."""
+    """Subtract the mean from the values of each attention and restore it in the bias of the layer that reads them; no
+    extra cost."""
     migrate: bool = True
-    """Give each channel of a convolution's input a range of its own, the weights taking the factor."""
+    """Equalise the input channels of each convolution by moving a factor per channel into its weights."""
     split: bool = True
-    """Where MatMul takes int8 only, and there is int16 elsewhere, multiply a softmax in two ranges: one product more,
-    and small probabilities survive."""
+    """On marches where MatMul takes INT8 only but other operators take INT16, multiply a softmax in two ranges: one
+    extra product preserves small probabilities."""
     weights: WeightSpec = WeightSpec()
+    """How weights are quantized."""
     int16: Annotated[tuple[str, ...], Field(strict=False)] = ("op:Softmax", "last")
-    """Tensors that go into a Conv or MatMul in int16 where the march has it: patterns (``*``) of their names, of the
-    nodes that read them, ``op:NAME`` of the operator that makes them, or ``last``: what the last layer reads."""
+    """INT16 inputs of Conv and MatMul, if the march has INT16: patterns (``*``) of tensor names or of the nodes that
+    read them, ``op:NAME`` of the operator that produces them, or ``last`` for the input of the last layer."""
     repair: bool = True
-    """Where ``check.max_drop`` is broken on this machine, hold the fewest further tensors in int16 that keep it."""
+    """If ``check.max_drop`` is exceeded on this machine, promote the fewest tensors to INT16 that satisfy it."""
     max_slowdown: Annotated[float, Field(ge=1)] | None = None
-    """How many times as long the network may take for that, as predicted from counts; no limit when left out."""
+    """Limit of the predicted slowdown by repair, as a factor of the time without it; no limit by default."""

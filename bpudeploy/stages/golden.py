@@ -1,4 +1,4 @@
-"""quantize/golden: a few images of the evaluation set with what the quantized network says to them on the host."""
+"""quantize/golden: a few evaluation images with the quantized network's outputs on the host."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from bpudeploy.backends.samples import Samples, Scores
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 
 IMAGES = 8
-"""Images that a board answers after each activation: seconds of work, a megabyte to send."""
+"""Number of images that a board runs after each activation: seconds of work, about a megabyte to send."""
 
 
 @dataclass(frozen=True)
 class GoldenOptions:
-    """There is nothing to choose."""
+    """The stage has no options."""
 
     def canonical(self) -> Mapping[str, Any]:
         return {"images": IMAGES}
 
 
 def golden(work: Work, options: GoldenOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Take images evenly from the set: uint8 pixels (8, H, W, 3) or fewer, and their logits, float32 (8, classes)."""
+    """Select up to 8 images evenly: uint8 pixels (N, H, W, 3), and their logits, float32 (N, classes)."""
     import numpy as np
     from safetensors.numpy import save_file
 

@@ -1,15 +1,15 @@
-"""head/fit: a linear classifier on a frozen backbone's features, by regularised logistic regression."""
+"""head/fit: fits a linear classifier on the features of a frozen backbone, by regularised logistic regression."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stages.options import FieldOptions
 
 if TYPE_CHECKING:
     import torch
@@ -20,21 +20,18 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
-class HeadOptions:
+class HeadOptions(FieldOptions):
     """``l2`` is the weight of ||w||^2 / (2 N) on standardised features."""
 
     l2: float
-
-    def canonical(self) -> Mapping[str, Any]:
-        return asdict(self)
 
 
 def fit_head(work: Work, options: HeadOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Fit ``weight`` (classes, C) and ``bias`` (classes,), float32, on one set of samples.
 
-    Features are standardised for the fit and the standardisation is folded back into the weights:
-    w' = w / sd, b' = b - w . mean / sd. The note gives the 5-fold cross-validated top-1, which
-    is measured on training images only: evaluation images are never seen.
+    The fit uses standardised features; the standardisation is folded into the weights: w' = w / sd,
+    b' = b - w . mean / sd. The reported top-1 is cross-validated (5-fold) on the same samples, never on
+    evaluation images.
 
     Raises:
         StageError: the model already has a classifier, or the samples have fewer than two classes.
@@ -45,21 +42,23 @@ def fit_head(work: Work, options: HeadOptions, inputs: tuple[Artifact, ...]) -> 
     features, labels = _features(work, *inputs)
     classes = int(labels.max()) + 1
     if classes < 2 or int(labels.min()) < 0:
-        raise StageError("the samples have fewer than two classes", hint="a head needs labelled images of each class")
+        raise StageError(
+            "the samples have fewer than two classes", hint="a head requires labelled images of each class"
+        )
     mean, sd = features.mean(0), features.std(0).clamp_min(1e-6)
     x = (features - mean) / sd
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    right = 0
+    correct = 0
     for fold in range(_FOLDS):
-        held = torch.zeros(len(x), dtype=torch.bool)
-        held[order[fold::_FOLDS]] = True
-        w, b = _logistic(x[~held], labels[~held], classes, options.l2)
-        right += int(((x[held] @ w.T + b).argmax(1) == labels[held]).sum())
+        test = torch.zeros(len(x), dtype=torch.bool)
+        test[order[fold::_FOLDS]] = True
+        w, b = _logistic(x[~test], labels[~test], classes, options.l2)
+        correct += int(((x[test] @ w.T + b).argmax(1) == labels[test]).sum())
     w, b = _logistic(x, labels, classes, options.l2)
     weight = w / sd
     out = work.dir / "head.safetensors"
     save_file({"weight": weight.float().contiguous(), "bias": (b - weight @ mean).float().contiguous()}, out)
-    work.emit(Note(STEP, f"{len(x)} images, {classes} classes, cross-validated top-1 {100 * right / len(x):.1f} %"))
+    work.emit(Note(STEP, f"{len(x)} images, {classes} classes, cross-validated top-1 {100 * correct / len(x):.1f} %"))
     return (out,)
 
 
@@ -74,10 +73,10 @@ def _features(
     from bpudeploy.stages.timm_models import Preprocess, load_model
 
     if framework_of(model.path) != TimmOriginal.runs_on:
-        raise StageError("only a backbone of timm can be given a head", hint="a network of your own has its own head")
+        raise StageError("fit-head supports timm backbones only", hint="train the head of your own network with it")
     network, meta = load_model(model.path)
     if meta.num_classes:
-        raise StageError("the model already has a classifier", hint="fit-head wants a recipe whose weights have none")
+        raise StageError("the model already has a classifier", hint="fit-head requires weights without a classifier")
     resolved = Preprocess.read(preprocess.path)
     mean, std = torch.tensor(resolved.mean).view(3, 1, 1), torch.tensor(resolved.std).view(3, 1, 1)
     rows = []
@@ -91,7 +90,7 @@ def _features(
 
 
 def _logistic(x: torch.Tensor, y: torch.Tensor, classes: int, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Minimise mean cross-entropy + l2 ||w||^2 / (2 N) by L-BFGS from zero: convex, so deterministic."""
+    """Minimise mean cross-entropy + l2 ||w||^2 / (2 N) by L-BFGS, starting at zero: convex and deterministic."""
     import torch
 
     w = torch.zeros(classes, x.shape[1], dtype=x.dtype, requires_grad=True)

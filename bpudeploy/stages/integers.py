@@ -1,11 +1,9 @@
-"""quantize/integers: the quantized network in a BPU's integers, held against onnxruntime at every tap."""
+"""quantize/integers: compares the network in a BPU's integer arithmetic with onnxruntime at every tap."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Note, Progress
@@ -13,24 +11,22 @@ from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.spec.precision import Rounding
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.feed import Feed
+from bpudeploy.stages.options import FieldOptions
 
 IMAGES = 2
-"""Calibration images that are compared, at most: each gives every tap thousands of integers."""
+"""Maximum number of calibration images to compare: each gives every tap thousands of integers."""
 _STEP = "quantize/integers"
 
 
 @dataclass(frozen=True)
-class IntegersOptions:
-    """How the target rounds."""
+class IntegersOptions(FieldOptions):
+    """The target's rounding."""
 
     rounding: Rounding
 
-    def canonical(self) -> Mapping[str, Any]:
-        return {"rounding": self.rounding}
-
 
 def integers(work: Work, options: IntegersOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Run the first calibration images in integers and in onnxruntime, and count the steps between them."""
+    """Run the first calibration images in integers and in onnxruntime, and count the differing steps."""
     import onnx
 
     from bpudeploy.quantize.integer import compare_with_onnxruntime
@@ -42,21 +38,21 @@ def integers(work: Work, options: IntegersOptions, inputs: tuple[Artifact, ...])
     found = compare_with_onnxruntime(
         model, feed, options.rounding, lambda done: work.emit(Progress(_STEP, done, len(feed), "runs"))
     )
-    work.emit(Note(_STEP, _said(found)))
+    work.emit(Note(_STEP, _summary(found)))
     return (found.write(work.dir / "integers.json"),)
 
 
-def _said(found: Agreement) -> str:
+def _summary(found: Agreement) -> str:
     taps = f"{len(found.taps)} taps"
     if found.within_one_step:
-        said = f"integers and onnxruntime are within one step on each of {taps}"
+        text = f"integers and onnxruntime differ by at most one step on all {taps}"
     else:
-        name = found.exceptions[0]
-        said = (
-            f"integers and onnxruntime are more than one step apart on {len(found.exceptions)} of {taps}, "
-            f"at most {found.taps[name].forced.worst} ({name})"
+        worst = found.exceptions[0]
+        text = (
+            f"integers and onnxruntime differ by more than one step on {len(found.exceptions)} of {taps}, "
+            f"at most {found.taps[worst].forced.worst} ({worst})"
         )
-    return f"{said}; {len(found.overflowed)} products overflow int32" if found.overflowed else said
+    return f"{text}; {len(found.overflowed)} products overflow int32" if found.overflowed else text
 
 
 INTEGERS = Stage(

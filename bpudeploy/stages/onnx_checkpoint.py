@@ -1,4 +1,4 @@
-"""Trained weights out of an exported ONNX file, back under the names that they had in the framework."""
+"""Trained weights from an exported ONNX file, under their names in the framework."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ POSITION = "position_embeddings"
 def read_onnx_weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """Return every named weight of an ONNX export, float32, in the framework's layout.
 
-    torch's exporter keeps a bias's name but renames a Linear's transposed weight to ``onnx::MatMul_N``.
-    Such a weight is found by the Add that follows its MatMul and named after that Add's bias; it is
-    transposed back to (out, in). Unnamed (1, n, C) constants are the position embedding, in token order.
+    torch's exporter keeps the name of a bias but renames the transposed weight of a Linear to ``onnx::MatMul_N``. Such
+    a weight is named after the bias of the Add that follows its MatMul, and transposed back to (out, in). Unnamed
+    (1, n, C) constants are the position embedding, in token order.
     """
     import numpy as np
     import onnx
@@ -46,7 +46,7 @@ def read_onnx_weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def dinov2_state(weights: dict[str, np.ndarray[Any, Any]]) -> dict[str, torch.Tensor]:
-    """Rename the backbone of a Hugging Face Dinov2Model to timm's names; other weights are left behind.
+    """Rename the backbone of a Hugging Face Dinov2Model to timm's names; other weights are dropped.
 
     Raises:
         StageError: there is no such backbone in ``weights``.
@@ -56,10 +56,8 @@ def dinov2_state(weights: dict[str, np.ndarray[Any, Any]]) -> dict[str, torch.Te
 
     stem = next((k.removesuffix("embeddings.cls_token") for k in weights if k.endswith("embeddings.cls_token")), None)
     if stem is None or POSITION not in weights:
-        raise StageError(
-            "this ONNX file holds no DINOv2 backbone whose weights can be named",
-            hint="give a .safetensors or .pth checkpoint of the architecture instead",
-        )
+        hint = "use a .safetensors or .pth checkpoint of the architecture"
+        raise StageError("this ONNX file contains no DINOv2 backbone with identifiable weights", hint=hint)
     plain = {
         "cls_token": "embeddings.cls_token",
         "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",

@@ -1,4 +1,4 @@
-"""The network as it came, whatever it came as: what it says, and the graph that the rewrite takes."""
+"""The original network, from timm or ONNX: its outputs, and its graph for the rewrite."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     F32 = NDArray[np.float32]
 
 _SAFETENSORS_HEADER = 8
-"""Bytes before the JSON: its length. An ONNX file's ninth byte is no brace."""
+"""Bytes before the JSON (its length). The ninth byte of an ONNX file is not a brace."""
 
 
 class Original(Protocol):
-    """A trained network in the framework that defines it; ``runs_on`` names that framework."""
+    """A trained network in its own framework, named by ``runs_on``."""
 
     meta: ModelMeta
     runs_on: str
@@ -34,11 +34,11 @@ class Original(Protocol):
         ...
 
     def network(self) -> Network:
-        """Return it for the rewrite, sharing its weights' memory; ``infer`` may not be called after."""
+        """Return the network for the rewrite; it shares the weights, so ``infer`` must not be called afterwards."""
         ...
 
     def as_onnx(self) -> onnx.ModelProto:
-        """Return it as ONNX with its weights, its tensors named as in ``network``."""
+        """Return the network as ONNX with its weights; tensors have the same names as in ``network``."""
         ...
 
 
@@ -48,14 +48,14 @@ def open_original(path: Path) -> Original:
 
 
 def meta_of(path: Path) -> ModelMeta:
-    """Return what a MODEL artifact says of itself, without its weights where that is possible."""
+    """Return the metadata of a MODEL artifact, without reading its weights if possible."""
     from bpudeploy.stages.timm_models import read_meta
 
     return read_meta(path) if _is_safetensors(path) else _onnx_meta(path)[1]
 
 
 def framework_of(path: Path) -> str:
-    """Return what computes a MODEL artifact's own answers: torch, or onnxruntime for an ONNX file."""
+    """Return the framework of a MODEL artifact: torch, or onnxruntime for an ONNX file."""
     return TimmOriginal.runs_on if _is_safetensors(path) else OnnxOriginal.runs_on
 
 
@@ -114,9 +114,11 @@ class OnnxOriginal:
 
     def infer(self, pixels: F32) -> list[F32]:
         self._session = self._session or open_session(self._model.SerializeToString())
-        given = self._session.get_inputs()[0]
-        fed = pixels if list(given.shape[1:]) == list(pixels.shape[1:]) else pixels.transpose(0, 2, 3, 1)
-        return list(self._session.run(None, {given.name: fed}))
+        image_input = self._session.get_inputs()[0]
+        channels_first = list(image_input.shape[1:]) == list(pixels.shape[1:])
+        return list(
+            self._session.run(None, {image_input.name: pixels if channels_first else pixels.transpose(0, 2, 3, 1)})
+        )
 
     def network(self) -> Network:
         from bpudeploy.restructure.network import read_network
@@ -136,7 +138,7 @@ def _onnx_meta(path: Path) -> tuple[onnx.ModelProto, ModelMeta]:
 
 
 def np_array(tensor: torch.Tensor) -> F32:
-    """Return a tensor as a float32 array of its own."""
+    """Return a tensor as a float32 array (a copy)."""
     import numpy as np
 
     return np.array(tensor.numpy(), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""quantize and quantize/scores: integers from the calibration set, and what they cost."""
+"""quantize and quantize/scores: quantization on the calibration set, and its accuracy."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bpudeploy.spec.quantize import Observer, QuantizeSpec
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.feed import Feed
+from bpudeploy.stages.options import FieldOptions
 
 if TYPE_CHECKING:
     from bpudeploy.quantize.record import QuantizeRecord
@@ -23,37 +24,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """What the recipe asks for, and the rules of the march that it is built for."""
+    """The recipe's quantize section, and the rules of the target's march."""
 
     spec: QuantizeSpec
     march: March
     rules: PrecisionRules
 
     def canonical(self) -> Mapping[str, Any]:
-        """Leave out what is not read: a percentile without its observer, what int16 takes, what repair may do."""
-        unread = {"repair", "max_slowdown"}
+        """Leave out unused fields: a percentile without its observer, the cost of int16, the limits of repair."""
+        unused = {"repair", "max_slowdown"}
         if self.spec.observer is not Observer.PERCENTILE:
-            unread.add("percentile")
+            unused.add("percentile")
         return {
             "march": self.march.value,
             "rules": self.rules.model_dump(mode="json", exclude={"int16_cost", "rounding"}),
-            **self.spec.model_dump(mode="json", exclude=unread),
+            **self.spec.model_dump(mode="json", exclude=unused),
         }
 
 
-@dataclass(frozen=True)
-class ScoreOptions:
-    """Scoring has nothing to choose."""
-
-    def canonical(self) -> Mapping[str, Any]:
-        return {}
+class ScoreOptions(FieldOptions):
+    """Scoring has no options."""
 
 
 def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Observe every tap on the calibration set in one pass; write the prepared float graph and its QDQ form.
 
     Raises:
-        StageError: a tensor is not finite, or the migrated graph is not the graph.
+        StageError: a tensor is not finite, or the migrated graph is not equivalent.
     """
     import onnx
 
@@ -71,7 +68,7 @@ def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...])
         left_to_cpu(model, options.march),
         options.rules,
         options.spec,
-        feed.image,
+        feed.batch,
         len(feed),
         lambda done: work.emit(Progress("quantize", min(done * batch, len(images)), len(images), "images")),
     )
@@ -79,20 +76,20 @@ def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...])
     record.write(made.qdq)
     onnx.save(made.prepared, work.dir / "prepared.onnx")
     onnx.save(made.qdq, work.dir / "quantized.onnx")
-    work.emit(Note("quantize", _said(record, len(model.graph.node))))
-    for lever in record.levers:
-        work.emit(Note("quantize", lever))
+    work.emit(Note("quantize", _summary(record, len(model.graph.node))))
+    for technique in record.levers:
+        work.emit(Note("quantize", technique))
     return work.dir / "prepared.onnx", work.dir / "quantized.onnx"
 
 
-def _said(record: QuantizeRecord, nodes: int) -> str:
-    held = [tap.precision for tap in record.taps.values()]
-    counts = ", ".join(f"{held.count(p)} in {p}" for p in (Precision.INT8, Precision.INT16) if p in held)
-    return f"{len(record.products)} of {nodes} nodes multiply integers; activations: {counts}; {record.images} images"
+def _summary(record: QuantizeRecord, nodes: int) -> str:
+    found = [tap.precision for tap in record.taps.values()]
+    counts = ", ".join(f"{found.count(p)} {p}" for p in (Precision.INT8, Precision.INT16) if p in found)
+    return f"{len(record.products)} of {nodes} nodes quantized; activations: {counts}; {record.images} images"
 
 
 def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Score the evaluation set with the QDQ graph in onnxruntime, on this machine."""
+    """Score the evaluation set with the QDQ graph in onnxruntime on this machine."""
     quantized, preprocess, samples = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
     scores = score(
@@ -106,15 +103,15 @@ def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, .
 
 
 def score(model: str | bytes, images: Samples, normalise: Normalisation, progress: Callable[[int], None]) -> Scores:
-    """Run a graph on every image, on this machine; ``progress`` is told how many are done."""
+    """Run a graph on every image on this machine; ``progress`` is called with the number of images done."""
     import numpy as np
 
     session = open_session(model)
-    (fed,) = (value.name for value in session.get_inputs())
+    (image_input,) = session.get_inputs()
     rows = []
-    for chosen, kept in batches(len(images), session.get_inputs()[0].shape[0]):
-        made = session.run(None, {fed: normalise.apply(images.pixels[chosen])})[0]
-        rows.append(made.reshape(len(chosen), -1)[:kept])
+    for chosen, kept in batches(len(images), image_input.shape[0]):
+        logits = session.run(None, {image_input.name: normalise.apply(images.pixels[chosen])})[0]
+        rows.append(logits.reshape(len(chosen), -1)[:kept])
         progress(chosen[0] + kept)
     return Scores(np.concatenate(rows), images.labels)
 

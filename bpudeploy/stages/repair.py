@@ -1,4 +1,4 @@
-"""quantize/repair: int16 where the promised accuracy needs it, and nowhere else."""
+"""quantize/repair: promotes as few tensors to int16 as the required accuracy allows."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from bpudeploy.quantize.findings import PromotionCandidate, RepairOutcome, Repai
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.quantize import QUANTIZE, score
-from bpudeploy.stages.sensitivity import RANKED_ON, Choice, Network
+from bpudeploy.stages.sensitivity import RANKING_IMAGES, QuantizedNetwork, SensitivityOptions
 
 _STEP = "quantize/repair"
-_NAMED = 6
+_LISTED = 6
 
 
 @dataclass(frozen=True)
 class RepairOptions:
-    """``max_drop`` in points of top-1 against float; ``max_slowdown``: predicted time over that without repair."""
+    """``max_drop``: percentage points of top-1 against float; ``max_slowdown``: factor of the predicted time."""
 
     max_drop: float
     max_slowdown: float | None
-    choice: Choice
+    sensitivity: SensitivityOptions
 
     def canonical(self) -> Mapping[str, Any]:
         return {
             "max_drop": self.max_drop,
             "max_slowdown": self.max_slowdown,
-            "rules": self.choice.rules.model_dump(mode="json", exclude={"rounding"}),
-            "corrected": self.choice.corrected,
+            "rules": self.sensitivity.rules.model_dump(mode="json", exclude={"rounding"}),
+            "corrected": self.sensitivity.corrected,
         }
 
 
 def repair(work: Work, options: RepairOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Keep ``max_drop`` on the evaluation images with the fewest promotions to int16; what keeps it passes as it is.
+    """Satisfy ``max_drop`` on the evaluation images with the fewest promotions to int16, if it is exceeded.
 
-    Gives the prepared float graph, the QDQ graph, its scores, and what was tried.
+    Returns the prepared float graph, the QDQ graph, its scores, and the trials.
     """
     prepared, quantized, calibration, preprocess, evaluation, truth, scores = inputs
     normalise = Normalisation.read(preprocess.path)
     images = Samples.read(calibration.path)
-    network = Network(prepared.path, quantized.path, images, normalise, options.choice, _STEP, work.emit)
+    network = QuantizedNetwork(prepared.path, quantized.path, images, normalise, options.sensitivity, _STEP, work.emit)
     trials = _Trials(work, network, Samples.read(evaluation.path), normalise, Scores.read(truth.path))
     before = trials.drop(Scores.read(scores.path))
     if before > options.max_drop:
-        said = f"{before:+.2f} points on {len(trials.evaluation)} images"
-        work.emit(Note(_STEP, f"max_drop {options.max_drop:g} points is broken: {said}"))
+        loss = f"{before:+.2f} points on {len(trials.evaluation)} images"
+        work.emit(Note(_STEP, f"max_drop {options.max_drop:g} points is broken: {loss}"))
     found = loop.repair(
         before,
         options.max_drop,
@@ -61,7 +61,7 @@ def repair(work: Work, options: RepairOptions, inputs: tuple[Artifact, ...]) -> 
         trials.evaluate,
         network.slowdown,
     )
-    for text in _told(found):
+    for text in _summary(found):
         work.emit(Note(_STEP, text))
     files = work.dir / "prepared.onnx", work.dir / "quantized.onnx", work.dir / "scores.safetensors"
     if found.promoted:
@@ -73,47 +73,44 @@ def repair(work: Work, options: RepairOptions, inputs: tuple[Artifact, ...]) -> 
     return *files, found.write(work.dir / "repair.json")
 
 
-def _candidates(network: Network) -> tuple[PromotionCandidate, ...]:
+def _candidates(network: QuantizedNetwork) -> tuple[PromotionCandidate, ...]:
     if not network.can_be_int16:
         return ()
-    return tuple(candidate for candidate in network.ranked(RANKED_ON) if candidate.cost is not None)
+    return tuple(candidate for candidate in network.ranked(RANKING_IMAGES) if candidate.cost is not None)
 
 
 @dataclass
 class _Trials:
-    """The network with taps in int16, scored on the evaluation images; ``made`` keeps the scores."""
+    """Evaluates the network with taps in int16; ``made`` has the scores of each trial."""
 
     work: Work
-    network: Network
+    network: QuantizedNetwork
     evaluation: Samples
     normalise: Normalisation
     truth: Scores
     made: dict[tuple[str, ...], Scores] = field(default_factory=dict)
 
     def drop(self, scores: Scores) -> float:
-        """Return the loss against float in points of top-1, as the gate counts it."""
+        """Return the top-1 loss against float in percentage points, as in ``check.max_drop``."""
         before, after = (int((s.logits.argmax(axis=1) == s.labels).sum()) for s in (self.truth, scores))
         return 100 * (before - after) / len(scores.labels)
 
     def evaluate(self, taps: tuple[str, ...]) -> float:
-        """Score the network with ``taps`` in int16; return its drop."""
+        """Score the network with ``taps`` in int16 and return its loss."""
         from bpudeploy.quantize.promote import promote
 
         count = len(self.evaluation)
         model = promote(self.network.quantized, taps, self.network.bias_corrections).SerializeToString()
         self.made[taps] = score(
-            model,
-            self.evaluation,
-            self.normalise,
-            lambda done: self.work.emit(Progress(_STEP, done, count, "images")),
+            model, self.evaluation, self.normalise, lambda done: self.work.emit(Progress(_STEP, done, count, "images"))
         )
         drop = self.drop(self.made[taps])
-        said = f"{drop:+.2f} points, predicted slowdown {self.network.slowdown(taps):.3f}"
-        self.work.emit(Note(_STEP, f"{_counted(len(taps))} in int16: {said}"))
+        text = f"{drop:+.2f} points, predicted slowdown {self.network.slowdown(taps):.3f}"
+        self.work.emit(Note(_STEP, f"{_taps(len(taps))} in int16: {text}"))
         return drop
 
 
-def _write(network: Network, taps: tuple[str, ...], prepared: Path, qdq: Path) -> None:
+def _write(network: QuantizedNetwork, taps: tuple[str, ...], prepared: Path, qdq: Path) -> None:
     """Write both graphs with ``taps`` in int16."""
     import onnx
 
@@ -121,44 +118,37 @@ def _write(network: Network, taps: tuple[str, ...], prepared: Path, qdq: Path) -
 
     quantized = promote(network.quantized, taps, network.bias_corrections)
     record = QuantizeRecord.read(quantized)
-    lever = f"{_counted(len(taps))} promoted to int16 by repair"
-    record.model_copy(update={"levers": (*record.levers, lever)}).write(quantized)
+    technique = f"{_taps(len(taps))} promoted to int16 by repair"
+    record.model_copy(update={"levers": (*record.levers, technique)}).write(quantized)
     onnx.save(without_corrections(network.graph, network.record, taps, network.bias_corrections), prepared)
     onnx.save(quantized, qdq)
 
 
-def _told(found: RepairReport) -> Iterator[str]:
-    """Say in lines how repair went."""
-    gate = f"max_drop {found.max_drop:g} points on {found.images} images"
+def _summary(found: RepairReport) -> Iterator[str]:
+    """Yield the result of the repair as lines of text."""
+    limit = f"max_drop {found.max_drop:g} points on {found.images} images"
     if found.outcome is RepairOutcome.NOT_NEEDED:
-        yield f"{gate}: holds as it is, {found.drop:+.2f}"
+        yield f"{limit}: passed without repair, {found.drop:+.2f}"
         return
     if found.outcome is RepairOutcome.NOT_POSSIBLE:
-        yield f"{gate}: BROKEN, {found.drop:+.2f}, and nothing can be promoted to int16"
+        yield f"{limit}: FAILED, {found.drop:+.2f}, and no tensor can be promoted to int16"
         return
-    done = "holds with" if found.holds else "BROKEN, the best that was reached is with"
-    yield f"{gate}: {done} {_counted(len(found.promoted))} in int16, {found.drop:+.2f}"
+    result = "passed with" if found.holds else "FAILED, best result with"
+    yield f"{limit}: {result} {_taps(len(found.promoted))} in int16, {found.drop:+.2f}"
     if found.promoted:
-        more = len(found.promoted) - _NAMED
-        yield f"in int16: {', '.join(found.promoted[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
+        more = len(found.promoted) - _LISTED
+        yield f"in int16: {', '.join(found.promoted[:_LISTED])}{f' and {more} more' if more > 0 else ''}"
 
 
-def _counted(taps: int) -> str:
-    return f"{taps} tap{'s' * (taps != 1)}"
+def _taps(count: int) -> str:
+    return f"{count} tap{'s' * (count != 1)}"
 
 
 REPAIR = Stage(
     "repair",
     version=1,
-    takes=(
-        *(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS),
-        *(Kind.SAMPLES, Kind.SCORES, Kind.SCORES),
-    ),
-    gives={
-        **QUANTIZE.gives,
-        "scores": Kind.SCORES,
-        "findings": Kind.FINDINGS,
-    },
+    takes=(*(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS), *(Kind.SAMPLES, Kind.SCORES, Kind.SCORES)),
+    gives={**QUANTIZE.gives, "scores": Kind.SCORES, "findings": Kind.FINDINGS},
     run=repair,
     tools=("onnx", "onnxruntime", "numpy"),
 )

@@ -1,17 +1,18 @@
-"""restructure/reference and restructure: what the original says, and the exact 4-D form that says the same."""
+"""restructure/reference and restructure: the outputs of the original, and its equivalent 4-D form."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.host import batches
 from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stages.options import FieldOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,34 +21,27 @@ if TYPE_CHECKING:
     F32 = NDArray[np.float32]
 
 FEATURE_IMAGES = 16
-"""Feature maps are large: the proof holds them for this many images, class scores for all."""
+"""Number of images on which large feature maps are compared; class scores are compared on all."""
+
+
+class ReferenceOptions(FieldOptions):
+    """The reference has no options."""
 
 
 @dataclass(frozen=True)
-class ReferenceOptions:
-    """The reference has nothing to choose."""
-
-    def canonical(self) -> Mapping[str, Any]:
-        return {}
-
-
-@dataclass(frozen=True)
-class RestructureOptions:
-    """``tolerance``: worst allowed |difference| over the range of the reference outputs."""
+class RestructureOptions(FieldOptions):
+    """``tolerance``: largest allowed |difference|, relative to the range of the reference outputs."""
 
     tolerance: float
 
-    def canonical(self) -> Mapping[str, Any]:
-        return asdict(self)
-
 
 def reference(work: Work, options: ReferenceOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Score the evaluation set with the original model, float32, in the framework that defines it.
+    """Score the evaluation set with the original model in float32, in its own framework.
 
-    Of a network that gives features, the outputs of one image stand side by side in one row.
+    For ``outputs: features``, all outputs of an image are concatenated to one row.
 
     Raises:
-        StageError: the model's classes are not as many as the dataset's.
+        StageError: model and dataset have different numbers of classes.
     """
     import numpy as np
 
@@ -60,8 +54,8 @@ def reference(work: Work, options: ReferenceOptions, inputs: tuple[Artifact, ...
     if not meta.features and meta.num_classes != len(images.classes):
         raise StageError(
             f"the model has {meta.num_classes} classes, the dataset {len(images.classes)}",
-            hint="dataset.classes names all of the model's classes in its order; a backbone needs a model.head; "
-            "`outputs: features` is for networks that give no class scores",
+            hint="list all of the model's classes, in its order, in dataset.classes; a backbone needs a model.head; "
+            "a network without class scores needs `outputs: features`",
         )
     count = min(len(images), FEATURE_IMAGES) if meta.features else len(images)
     rows = []
@@ -70,16 +64,16 @@ def reference(work: Work, options: ReferenceOptions, inputs: tuple[Artifact, ...
         rows.append(np.concatenate([output.reshape(len(chosen), -1) for output in made], axis=1)[:kept])
         work.emit(Progress("restructure/reference", chosen[0] + kept, count, "images"))
     scores = Scores(np.concatenate(rows), images.labels[:count])
-    said = f"{scores.logits.shape[1]} features" if meta.features else f"float top-1 {100 * scores.top1:.2f} %"
-    work.emit(Note("restructure/reference", f"{said} of {count} images, by {original.runs_on}"))
+    result = f"{scores.logits.shape[1]} features" if meta.features else f"float top-1 {100 * scores.top1:.2f} %"
+    work.emit(Note("restructure/reference", f"{result} of {count} images, by {original.runs_on}"))
     return (scores.write(work.dir / "scores.safetensors"),)
 
 
 def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Rewrite the model into 4-D convolutions and prove it on every evaluation image.
+    """Rewrite the model into 4-D convolutions and compare it with the original on every evaluation image.
 
     Raises:
-        StageError: an operation has no 4-D form, or the proof fails; it names where.
+        StageError: an operation has no 4-D form, or the outputs differ; with the place in the network.
     """
     import numpy as np
 
@@ -91,10 +85,12 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
 
     model, preprocess, samples, scores = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
-    held = [open_original(model.path)]
-    meta = held[0].meta
-    noise = held[0].infer(random_input((meta.batch, 3, *meta.image_size)))
-    rewritten = rewrite(held.pop().network())  # nobody here holds its weights while they are rewritten
+    original = open_original(model.path)
+    meta = original.meta
+    noise = original.infer(random_input((meta.batch, 3, *meta.image_size)))
+    network = [original.network()]
+    del original
+    rewritten = rewrite(network.pop())  # no reference to the weights remains here while they are rewritten
     nodes, graph = count_nodes(rewritten.model), work.dir / "graph.onnx"
     save(rewritten.model, graph)
     truth = Scores.read(scores.path)
@@ -124,7 +120,7 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
 
 
 def _by_output(rows: F32, noise: Sequence[F32]) -> list[F32]:
-    """Cut rows of outputs side by side into one array (images, ...) for each output, shaped as in ``noise``."""
+    """Split concatenated rows into one array (images, ...) per output, with the shapes of ``noise``."""
     import numpy as np
 
     shapes = [output.shape[1:] for output in noise]

@@ -1,12 +1,11 @@
-"""fetch/evaluation and fetch/calibration: encoded images become the pixels that a board is fed."""
+"""fetch/evaluation and fetch/calibration: encoded images become the input pixels of a board."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from bpudeploy.backends.samples import Finding, write_findings
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.stage import Artifact, Kind, Stage, Work
-from bpudeploy.stages.calibration import findings, look_at
+from bpudeploy.stages.calibration import findings, inspect_image
 from bpudeploy.stages.decode import decode
+from bpudeploy.stages.options import FieldOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,22 +32,19 @@ class Subset(StrEnum):
 
 
 @dataclass(frozen=True)
-class SamplesOptions:
+class SamplesOptions(FieldOptions):
     subset: Subset
-
-    def canonical(self) -> Mapping[str, Any]:
-        return asdict(self)
 
 
 def make_samples(work: Work, options: SamplesOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Decode, resize and crop one set with timm's own transform, stopping before normalisation.
+    """Decode, resize and crop one set with timm's transform, without normalisation.
 
-    The SAMPLES file holds ``pixels`` uint8 (N, H, W, 3) RGB and ``labels`` int64 (N,); its metadata
-    key ``samples`` lists file and sha256 of each image, ``findings`` what is wrong with a calibration
-    set (none for evaluation). Memory is one image, whatever N is.
+    The SAMPLES file contains ``pixels`` uint8 (N, H, W, 3) RGB and ``labels`` int64 (N,); its metadata ``samples``
+    lists file and sha256 of each image, ``findings`` the problems of a calibration set (empty for evaluation). Only
+    one image is in memory at a time.
 
     Raises:
-        StageError: an image cannot be decoded, or would be enlarged beyond measure; it is named.
+        StageError: an image cannot be decoded, or would become too large; with the name of its file.
     """
     from bpudeploy.stages.timm_models import Preprocess, pixel_transform
 
@@ -55,19 +52,19 @@ def make_samples(work: Work, options: SamplesOptions, inputs: tuple[Artifact, ..
     resolved = Preprocess.read(preprocess.path)
     transform = pixel_transform(resolved)
     out, body = work.dir / "samples.safetensors", work.dir / "pixels"
-    step, seen = f"fetch/{options.subset}", []
+    step, inspected = f"fetch/{options.subset}", []
     with zipfile.ZipFile(dataset.path) as archive, body.open("wb") as target:
         index = json.loads(archive.read("index.json"))
         samples = index[options.subset]
         for done, sample in enumerate(samples, 1):
             decoded = decode(f"{options.subset} image {sample['file']}", archive.read(f"images/{sample['sha256']}"))
-            _hold_size(sample["file"], decoded.image, resolved)
+            _check_size(sample["file"], decoded.image, resolved)
             pixels = transform(decoded.image)
             target.write(pixels.tobytes())
             if options.subset is Subset.CALIBRATION:
-                seen.append(look_at(sample["file"], decoded, pixels))
+                inspected.append(inspect_image(sample["file"], decoded, pixels))
             work.emit(Progress(step, done, len(samples), "images"))
-    found = findings(seen) if seen else ()
+    found = findings(inspected) if inspected else ()
     for finding in found:
         work.emit(Note(step, f"warning: {finding}"))
     with out.open("wb") as target, body.open("rb") as source:
@@ -77,27 +74,26 @@ def make_samples(work: Work, options: SamplesOptions, inputs: tuple[Artifact, ..
     return (out,)
 
 
-def _hold_size(file: str, image: Image.Image, resolved: Preprocess) -> None:
-    """Refuse an image so long that a resize of its shorter side would fill the memory."""
+def _check_size(file: str, image: Image.Image, resolved: Preprocess) -> None:
+    """Refuse an image so elongated that resizing its shorter side would exhaust memory."""
     from PIL.Image import MAX_IMAGE_PIXELS
 
-    shape = max(image.size) / min(image.size)
-    enlarged = shape * resolved.size[0] * resolved.size[1] / resolved.crop_pct**2
+    ratio = max(image.size) / min(image.size)
+    enlarged = ratio * resolved.size[0] * resolved.size[1] / resolved.crop_pct**2
     if resolved.crop_mode == "center" and MAX_IMAGE_PIXELS is not None and enlarged > 2 * MAX_IMAGE_PIXELS:
         raise StageError(
             f"cannot use {file}: {image.width}x{image.height} pixels, resized for the network's "
             f"{resolved.size[1]}x{resolved.size[0]}, would be {enlarged / 1e6:,.0f} million",
-            hint="cut it to about the shape of the network's input, or remove it",
+            hint="crop it to about the aspect ratio of the network's input, or remove it",
         )
 
 
 def _header(
     samples: list[dict[str, Any]], classes: list[str], size: tuple[int, int], found: tuple[Finding, ...]
 ) -> bytes:
-    """Return a safetensors header, with the labels (whose bytes come first) behind it.
+    """Return a safetensors header and the labels, whose bytes come first.
 
-    Format: 8 bytes little-endian length, JSON, then the tensors' bytes
-    (https://huggingface.co/docs/safetensors/index#format).
+    Format: 8 bytes little-endian length, JSON, tensor bytes (https://huggingface.co/docs/safetensors/index#format).
     """
     import numpy as np
 

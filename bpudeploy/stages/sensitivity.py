@@ -1,4 +1,4 @@
-"""A quantized network as repair and ``bpudeploy sensitivity`` ask it: which taps hurt, and what int16 would cost."""
+"""Sensitivity of a quantized network, for repair and ``bpudeploy sensitivity``: effect and int16 cost of each tap."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 
     from bpudeploy.quantize.arrays import F64
 
-RANKED_ON = 4
-"""Calibration images that the taps are ranked on; the ranks on 7 are much the same (see ``quantize.sensitivity``)."""
-SHIFTED_ON = 64
-"""Calibration images from which the biases are set free of int8, at most: a mean takes more of them than a rank."""
+RANKING_IMAGES = 4
+"""Number of calibration images for ranking taps; 7 give about the same ranks (see ``quantize.sensitivity``)."""
+SHIFT_IMAGES = 64
+"""Maximum number of calibration images for estimating the int8 correction in the biases: a mean needs more."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """``rules`` of the march; ``corrected``: the biases make up for int8 (``quantize.weights.correct_bias``)."""
+class SensitivityOptions:
+    """``rules`` of the march; ``corrected``: biases compensate for int8 (``quantize.weights.correct_bias``)."""
 
     rules: PrecisionRules
     corrected: bool
 
 
 @dataclass
-class Network:
-    """A quantized network, opened when it is asked: ``prepared`` is its float graph, ``qdq`` its QDQ form."""
+class QuantizedNetwork:
+    """A quantized network, loaded on first use: ``prepared`` is its float graph, ``qdq`` its QDQ form."""
 
     prepared: Path
     qdq: Path
     calibration: Samples
     normalise: Normalisation
-    choice: Choice
+    options: SensitivityOptions
     step: str
     emit: Callable[[Event], None]
 
@@ -56,14 +56,14 @@ class Network:
 
     @cached_property
     def quantized(self) -> onnx.ModelProto:
-        """Its QDQ form."""
+        """The QDQ form."""
         import onnx
 
         return onnx.load(self.qdq)
 
     @cached_property
     def record(self) -> QuantizeRecord:
-        """What that says of itself."""
+        """The record in the QDQ form."""
         return QuantizeRecord.read(self.quantized)
 
     @cached_property
@@ -71,13 +71,13 @@ class Network:
         """The corrections for int8 inputs in the biases (``bias_corrections``)."""
         from bpudeploy.quantize.bias_correction import PASSES, bias_corrections
 
-        if not self.choice.corrected:
+        if not self.options.corrected:
             return {}
-        feed = Feed.of(self.graph, self.calibration, self.normalise, SHIFTED_ON)
+        feed = Feed.of(self.graph, self.calibration, self.normalise, SHIFT_IMAGES)
         return bias_corrections(
             self.graph,
             self.record,
-            feed.image,
+            feed.batch,
             len(feed),
             lambda done: self.emit(Progress(self.step, done, PASSES * len(feed), "runs")),
         )
@@ -89,15 +89,15 @@ class Network:
         return multiply_accumulates(self.graph)
 
     def slowdown(self, taps: Collection[str]) -> float:
-        """Return the predicted time with ``taps`` in int16 over that without."""
-        return slowdown(self.record, self._macs, self.choice.rules.int16_cost, taps)
+        """Return the predicted time with ``taps`` in int16, as a factor of the time without."""
+        return slowdown(self.record, self._macs, self.options.rules.int16_cost, taps)
 
     @property
     def can_be_int16(self) -> tuple[str, ...]:
-        """The int8 taps that the march supports in int16."""
+        """The int8 taps for which the march supports int16."""
         from bpudeploy.quantize.sensitivity import can_be_int16
 
-        return can_be_int16(self.quantized, self.choice.rules)
+        return can_be_int16(self.quantized, self.options.rules)
 
     def ranked(self, count: int) -> tuple[PromotionCandidate, ...]:
         """Rank every int8 tap on ``count`` calibration images."""
@@ -108,7 +108,7 @@ class Network:
         return rank(
             self.graph,
             self.quantized,
-            self.choice.rules,
+            self.options.rules,
             images,
             self.slowdown,
             self.bias_corrections,

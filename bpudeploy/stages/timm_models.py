@@ -1,4 +1,4 @@
-"""The one door to timm: every other module gets its models, transforms and configs through here."""
+"""The only module that imports timm: models, transforms and configs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METADATA_KEY = "bpudeploy.model"
 
 @dataclass(frozen=True)
 class ModelMeta:
-    """What a MODEL artifact says of itself: enough to build the network that its weights fit."""
+    """Metadata of a MODEL artifact: enough to build the network for its weights."""
 
     architecture: str
     image_size: tuple[int, int]
@@ -33,19 +33,18 @@ class ModelMeta:
     crop_mode: str
     batch: int = 1
     features: bool = False
-    """Whether the network gives feature maps, or anything else than one score a class."""
+    """Whether the network outputs feature maps, or anything else than one score per class."""
     layers: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> ModelMeta:
-        """Read what ``json.dumps(asdict(meta))`` wrote."""
-        raw: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-        return cls(**raw)
+        """Parse the JSON of ``asdict(meta)``."""
+        return cls(**_fields(text))
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """A resolved preprocessing: from an encoded image to the pixels that the network was trained on.
+    """A resolved preprocessing, from an encoded image to the network's input pixels.
 
     ``size`` is (height, width) in pixels; ``mean`` and ``std`` are RGB in 0..1 units.
     """
@@ -60,24 +59,18 @@ class Preprocess:
     @classmethod
     def read(cls, path: Path) -> Preprocess:
         """Read a PREPROCESS artifact."""
-        raw = json.loads(path.read_text())
-        return cls(
-            size=(raw["size"][0], raw["size"][1]),
-            interpolation=raw["interpolation"],
-            crop_pct=raw["crop_pct"],
-            crop_mode=raw["crop_mode"],
-            mean=(raw["mean"][0], raw["mean"][1], raw["mean"][2]),
-            std=(raw["std"][0], raw["std"][1], raw["std"][2]),
-        )
+        return cls(**_fields(path.read_text()))
+
+
+def _fields(text: str) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(text).items()}
 
 
 def timm() -> Any:
-    """Import timm, also where torch is a build that torchvision's binary operators do not fit.
+    """Import timm, even if torchvision's binary operators do not match the torch build.
 
-    timm imports torchvision's transforms. With a CPU build of torch and a CUDA build of torchvision,
-    torchvision fails at import because ``torchvision::nms`` was never registered. Declaring the two
-    missing operators (never calling them: nothing here draws boxes) is enough. Where torchvision's own
-    library loads, the operators exist and nothing is declared.
+    timm imports torchvision's transforms. With a CPU build of torch and a CUDA build of torchvision, that fails because
+    ``torchvision::nms`` is not registered. Declaring the two missing operators, which are never called, is enough.
     """
     import torch
 
@@ -94,12 +87,12 @@ def timm() -> Any:
     import timm as package
     from timm.layers import set_exportable, set_fused_attn
 
-    set_fused_attn(False)  # attention in its parts: what is exported, and what a BPU has
+    set_fused_attn(False)  # export attention as separate operators, as a BPU runs it
     set_exportable(True)
     return package
 
 
-_LIBRARIES: list[Any] = []  # torch unregisters an operator library when it is collected
+_LIBRARIES: list[Any] = []  # torch unregisters an operator library when it is garbage-collected
 
 
 def _forget(package: str) -> None:
@@ -113,28 +106,25 @@ def create(architecture: str, *, image_size: int | tuple[int, int] | None, num_c
     """Build an untrained timm model in eval mode.
 
     Args:
-        architecture: timm's name; with a pretrained tag, its preprocessing is that of the tag.
-        image_size: input height and width; None for the architecture's own.
-        num_classes: size of the classifier; 0 for none; None for the architecture's own.
+        architecture: timm's name; a pretrained tag determines the preprocessing.
+        image_size: input height and width; None for the architecture's default.
+        num_classes: size of the classifier; 0 for none, None for the architecture's default.
 
     Raises:
-        StageError: timm has no such model, or it takes no other image size.
+        StageError: timm has no such model, or it does not support the image size.
     """
     package = timm()
     if not package.is_model(architecture):
-        raise StageError(
-            f"timm {package.__version__} has no architecture {architecture!r}", hint=_nearest(package, architecture)
-        )
+        text = f"timm {package.__version__} has no architecture {architecture!r}"
+        raise StageError(text, hint=_nearest(package, architecture))
     wanted: dict[str, Any] = {"num_classes": num_classes} if num_classes is not None else {}
     try:
         model: torch.nn.Module = package.create_model(architecture, **wanted, img_size=image_size)
-    except TypeError:  # fully convolutional networks take any size and have no such argument
+    except TypeError:  # fully convolutional networks accept any size and have no such argument
         model = package.create_model(architecture, **wanted)
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise StageError(
-            f"{architecture} cannot be built for {image_size} pixels: {str(error) or type(error).__name__}",
-            hint="leave image_size out, or take a multiple of the patch and window sizes",
-        ) from error
+        message = f"{architecture} cannot be built for {image_size} pixels: {str(error) or type(error).__name__}"
+        raise StageError(message, hint="omit image_size, or use a multiple of the patch and window sizes") from error
     return model.eval()
 
 
@@ -142,11 +132,11 @@ def _nearest(package: Any, name: str) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, package.list_models(), n=3)
-    return f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them all"
+    return f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
 
 
 def describe(model: torch.nn.Module, architecture: str, image_size: int | tuple[int, int] | None) -> ModelMeta:
-    """Return what timm's pretrained_cfg says of a model's input, at the size that it was built for."""
+    """Return the metadata of a model from timm's pretrained_cfg, at the size that it was built for."""
     timm()
     from timm.data import resolve_data_config
 
@@ -167,7 +157,7 @@ def describe(model: torch.nn.Module, architecture: str, image_size: int | tuple[
 
 
 def save_model(model: torch.nn.Module, meta: ModelMeta, path: Path) -> None:
-    """Write a MODEL artifact: every parameter and buffer, and the metadata to rebuild the network."""
+    """Write a MODEL artifact: all parameters and buffers, and the metadata for rebuilding the network."""
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous().clone() for name, tensor in sorted(model.state_dict().items())}
@@ -183,7 +173,7 @@ def read_meta(path: Path) -> ModelMeta:
 
 
 def load_model(path: Path) -> tuple[torch.nn.Module, ModelMeta]:
-    """Rebuild a MODEL artifact's network with its weights, in eval mode; every name must match."""
+    """Load a MODEL artifact's network with its weights, in eval mode; every name must match."""
     import torch
     from safetensors import safe_open
 
@@ -193,13 +183,13 @@ def load_model(path: Path) -> tuple[torch.nn.Module, ModelMeta]:
     with safe_open(path, framework="pt") as tensors, torch.no_grad():
         if set(tensors.keys()) != set(state):
             raise StageError(f"{path} is not the state of {meta.architecture}", hint="run fetch again")
-        for name, tensor in state.items():  # one at a time: both copies of all weights need not be here
+        for name, tensor in state.items():  # one at a time, to avoid two copies of all weights
             tensor.copy_(tensors.get_tensor(name))
     return model, meta
 
 
 def reparameterized(model: torch.nn.Module) -> torch.nn.Module:
-    """Return ``model`` with its training-time branches merged (RepVGG, FastVIT, ...), in place; others as they are."""
+    """Merge the training-time branches of a model in place (RepVGG, FastVIT, ...); others are unchanged."""
     timm()
     from timm.utils.model import reparameterize_model
 
@@ -208,10 +198,10 @@ def reparameterized(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def feature_maps(model: torch.nn.Module, layers: tuple[int, ...]) -> torch.nn.Module:
-    """Return a module that gives the maps (N, C, h, w) after each of ``layers``; the last one's when none is named.
+    """Return a module that outputs the maps (N, C, h, w) after each of ``layers``, by default after the last.
 
     Raises:
-        StageError: the architecture does not give its inner maps.
+        StageError: the architecture does not expose feature maps.
     """
     import torch
 
@@ -228,15 +218,13 @@ def feature_maps(model: torch.nn.Module, layers: tuple[int, ...]) -> torch.nn.Mo
             return made
 
     if not hasattr(model, "forward_intermediates"):
-        raise StageError(
-            f"{type(model).__name__} does not give feature maps in timm",
-            hint="use `outputs: logits`, or export the backbone to ONNX and use `model.onnx`",
-        )
+        hint = "use `outputs: logits`, or export the backbone to ONNX and use `model.onnx`"
+        raise StageError(f"{type(model).__name__} does not support feature maps in timm", hint=hint)
     return Maps().eval()
 
 
 def checkpoint_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Pass a published state dict through the architecture's own filter (renames, resized embeddings)."""
+    """Apply the architecture's checkpoint filter (renames, resized embeddings) to a published state dict."""
     import sys
 
     module = sys.modules[type(model).__module__]
@@ -245,17 +233,14 @@ def checkpoint_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> 
 
 
 def pixel_transform(preprocess: Preprocess) -> Callable[[Image.Image], np.ndarray[Any, Any]]:
-    """Return timm's own evaluation transform up to, and without, normalisation.
-
-    The result maps a PIL image to uint8 (H, W, 3): what a camera would hand to the board.
-    """
+    """Return timm's evaluation transform without normalisation: from a PIL image to uint8 (H, W, 3)."""
     timm()
     from timm.data import create_transform
 
     transform = create_transform(
         input_size=(3, *preprocess.size),
         is_training=False,
-        use_prefetcher=True,  # leaves normalisation, and so the float conversion, to its caller
+        use_prefetcher=True,  # omits normalisation and float conversion
         interpolation=preprocess.interpolation,
         crop_pct=preprocess.crop_pct,
         crop_mode=preprocess.crop_mode,

@@ -1,1 +1,1 @@
-"""Content-addressed bytes and step records on disk."""
+"""Content-addressed objects and step records on disk."""

@@ -1,4 +1,4 @@
-"""Keeping the store small and honest: what it holds, what may go, what is damaged."""
+"""Garbage collection and verification of the store."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpudeploy.digest import Digest
-from bpudeploy.store.locks import store_exclusively
+from bpudeploy.store.locks import exclusive_store
 from bpudeploy.store.objects import check_object, object_digests, object_path, remove_object
 from bpudeploy.store.steps import Record, all_records, record_path
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One step record, with its age (since it was last used) and the bytes that it names."""
+    """One step record, the days since its last use, and the size of its outputs in bytes."""
 
     record: Record
     age_days: float
@@ -32,7 +32,7 @@ class Collected:
 
 
 def usage(root: Path) -> list[Entry]:
-    """Return every record, the longest unused first."""
+    """Return all records, least recently used first."""
     now = time.time()
     entries = [
         Entry(r, (now - record_path(root, r.key).stat().st_mtime) / 86_400, sum(o.size for o in r.outputs))
@@ -42,35 +42,35 @@ def usage(root: Path) -> list[Entry]:
 
 
 def collect(root: Path, *, older_than_days: float, dry_run: bool) -> Collected:
-    """Remove records unused for at least that long, then every object that no record names, and dead work folders.
+    """Remove records unused for at least that long, objects without a record, and leftover work folders.
 
     Raises:
         StoreError: a run is in progress.
     """
-    with store_exclusively(root):
+    with exclusive_store(root):
         entries = usage(root)
         old = [e for e in entries if e.age_days >= older_than_days]
         kept = {o.digest for e in entries if e not in old for o in e.record.outputs}
-        loose = [d for d in object_digests(root) if d not in kept]
-        size = sum(object_path(root, d).stat().st_size for d in loose)
+        unreferenced = [d for d in object_digests(root) if d not in kept]
+        size = sum(object_path(root, d).stat().st_size for d in unreferenced)
         if not dry_run:
             for entry in old:
                 record_path(root, entry.record.key).unlink(missing_ok=True)
-            for digest in loose:
+            for digest in unreferenced:
                 remove_object(root, digest)
             shutil.rmtree(root / "work", ignore_errors=True)
-        return Collected(len(old), len(loose), size)
+        return Collected(len(old), len(unreferenced), size)
 
 
 def verify(root: Path) -> tuple[int, list[Digest]]:
-    """Hash every object again; remove the damaged, so that the next run rebuilds them.
+    """Hash every object and remove damaged ones, so that the next run rebuilds them.
 
-    Returns the number of objects read, and the digests that were damaged.
+    Returns the number of objects checked and the digests of the damaged ones.
 
     Raises:
         StoreError: a run is in progress.
     """
-    with store_exclusively(root):
+    with exclusive_store(root):
         digests = object_digests(root)
         damaged = [d for d in digests if not check_object(root, d)]
         for digest in damaged:

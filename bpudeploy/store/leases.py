@@ -1,8 +1,8 @@
-"""Locks between machines, in the store that they share: held by a beating heart, taken over when it stops.
+"""Leases: locks between machines in their shared store, renewed by the holder and taken over when it stops.
 
-A lease is a numbered file that its holder made and rewrites. One who waits watches the highest number: when its
-bytes have not changed for ``dead_s`` of the waiter's own clock, the holder counts as dead, and the waiter makes the
-next number. Making is exclusive, so of several who wait one goes on; no two clocks are ever compared.
+A lease is a numbered file that its holder creates and rewrites periodically. A waiting process watches the highest
+number: when its content has not changed for ``timeout_s`` by the waiter's own clock, the holder counts as dead, and the
+waiter creates the next number. Creation is exclusive, so only one waiter succeeds; clocks are never compared.
 """
 
 from __future__ import annotations
@@ -17,90 +17,92 @@ from uuid import uuid4
 
 from bpudeploy.digest import Key
 from bpudeploy.errors import StoreError
-from bpudeploy.store.shared import ReadOnly, SharedStore, create, reaching, read, write
+from bpudeploy.store.shared import ReadOnly, SharedStore, create, read, store_errors, write
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How often a lease is renewed, looked at, and how long it may be silent, in seconds."""
+class LeaseTiming:
+    """Intervals of renewing and polling a lease, and the time without renewal after which it expires, in seconds."""
 
-    beat_s: float = 4.0
-    look_s: float = 0.5
-    dead_s: float = 20.0
+    renew_s: float = 4.0
+    poll_s: float = 0.5
+    timeout_s: float = 20.0
 
 
 @contextmanager
-def lease(shared: SharedStore, key: Key, waiting: Callable[[], None], pace: Pace | None = None) -> Iterator[None]:
-    """Hold one step against other machines; ``waiting`` is called once if another has it.
+def lease(
+    shared: SharedStore, key: Key, waiting: Callable[[], None], timing: LeaseTiming | None = None
+) -> Iterator[None]:
+    """Lock one step against other machines; ``waiting`` is called once if another machine holds it.
 
-    Where we may not write, nothing is held: whoever may has no need to know of us.
+    Without write access nothing is locked.
 
-    At most one holds it while every holder that lives beats in time and the shared store makes files exclusively.
-    A holder that was stopped for ``dead_s`` and goes on runs beside its successor: both give equal keys, and the
-    first record stays.
+    The lock is exclusive as long as holders renew in time and the shared store creates files exclusively. A holder
+    that was suspended for ``timeout_s`` may run at the same time as its successor: both compute the same key, and the
+    first record counts.
 
     Raises:
-        StoreError: the shared store does not answer.
+        StoreError: the shared store does not respond.
     """
-    pace = pace or Pace()
-    folder, token = shared.at(Path("leases") / key), uuid4().hex
+    timing = timing or LeaseTiming()
+    folder, token = shared.path(Path("leases") / key), uuid4().hex
     try:
-        number = _claim(shared, folder, token, waiting, pace)
+        number = _acquire(shared, folder, token, waiting, timing)
     except ReadOnly:
         yield
         return
     ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(shared, f"{folder}/{number}", token, pace, ended), daemon=True)
-    beating.start()
+    renewal = threading.Thread(target=_renew, args=(shared, f"{folder}/{number}", token, timing, ended), daemon=True)
+    renewal.start()
     try:
         yield
     finally:
         ended.set()
-        beating.join()
-        with suppress(StoreError):  # it then ends by its silence
+        renewal.join()
+        with suppress(StoreError):  # otherwise it expires
             _release(shared, folder, number)
 
 
-def _claim(shared: SharedStore, folder: str, token: str, waiting: Callable[[], None], pace: Pace) -> int:
-    """Make the first number, or the one after a holder that has gone silent; return it."""
-    seen: tuple[int, bytes | None] | None = None
-    since, told = 0.0, False
+def _acquire(shared: SharedStore, folder: str, token: str, waiting: Callable[[], None], timing: LeaseTiming) -> int:
+    """Create the first number, or the one after an expired lease, and return it."""
+    observed: tuple[int, bytes | None] | None = None
+    since, notified = 0.0, False
     while True:
-        held, number = _held(shared, folder), 0
-        if held:
-            last = (held[-1], read(shared, f"{folder}/{held[-1]}"))
-            if last != seen:
-                seen, since = last, time.monotonic()
-            if time.monotonic() - since < pace.dead_s:
-                if not told:
+        numbers, number = _numbers(shared, folder), 0
+        if numbers:
+            last = (numbers[-1], read(shared, f"{folder}/{numbers[-1]}"))
+            if last != observed:
+                observed, since = last, time.monotonic()
+            if time.monotonic() - since < timing.timeout_s:
+                if not notified:
                     waiting()
-                    told = True
-                time.sleep(pace.look_s)
+                    notified = True
+                time.sleep(timing.poll_s)
                 continue
-            number = held[-1] + 1
+            number = numbers[-1] + 1
         with suppress(FileExistsError):
             create(shared, f"{folder}/{number}", f"{token} 0".encode())
             return number
 
 
-def _beat(shared: SharedStore, path: str, token: str, pace: Pace, ended: threading.Event) -> None:
+def _renew(shared: SharedStore, path: str, token: str, timing: LeaseTiming, ended: threading.Event) -> None:
     count = 0
-    while not ended.wait(pace.beat_s):
+    while not ended.wait(timing.renew_s):
         count += 1
-        with suppress(StoreError):  # a store that is away for a moment; if for long, another takes over
+        with suppress(StoreError):  # the store may be unavailable for a moment; if for longer, the lease expires
             write(shared, path, f"{token} {count}".encode())
 
 
-def _held(shared: SharedStore, folder: str) -> list[int]:
-    with suppress(FileNotFoundError), reaching(shared):
+def _numbers(shared: SharedStore, folder: str) -> list[int]:
+    with suppress(FileNotFoundError), store_errors(shared):
         names = [str(path).rsplit("/", 1)[-1] for path in shared.files.ls(folder, detail=False)]
         return sorted(int(name) for name in names if name.isdigit())
     return []
 
 
 def _release(shared: SharedStore, folder: str, number: int) -> None:
-    """Remove our number after those that we took over from."""
-    for old in _held(shared, folder):
+    """Remove our number and all older ones, the oldest first."""
+    for old in _numbers(shared, folder):
         if old <= number:
-            with suppress(FileNotFoundError), reaching(shared, writing=True):
+            with suppress(FileNotFoundError), store_errors(shared, writing=True):
                 shared.files.rm_file(f"{folder}/{old}")

@@ -28,7 +28,7 @@ def store_in_use(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def store_exclusively(root: Path) -> Iterator[None]:
+def exclusive_store(root: Path) -> Iterator[None]:
     """Hold the store with no run in it.
 
     Raises:

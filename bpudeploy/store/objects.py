@@ -1,4 +1,4 @@
-"""Bytes by sha256: they arrive by rename, are read-only, and never change."""
+"""Objects by sha256: renamed into place, read-only, immutable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bpudeploy.files import sync
 
 
 def default_root() -> Path:
-    """Return $BPUDEPLOY_STORE, else bpudeploy's folder in the user's cache directory."""
+    """Return $BPUDEPLOY_STORE, otherwise bpudeploy's folder in the user's cache directory."""
     if chosen := os.environ.get("BPUDEPLOY_STORE"):
         return Path(chosen)
     cache = os.environ.get("XDG_CACHE_HOME")
@@ -32,12 +32,12 @@ def storing(what: Path) -> Iterator[None]:
 
 
 def object_path(root: Path, digest: Digest) -> Path:
-    """Return where an object lies, whether or not it does."""
+    """Return the path of an object, whether or not it exists."""
     return root / "objects" / digest[:2] / digest[2:]
 
 
 def add_object(root: Path, source: Path) -> Digest:
-    """Move the file ``source`` (on the store's file system) in by its digest.
+    """Move the file ``source``, on the store's file system, into the store.
 
     Raises:
         StoreError: the store cannot be written.
@@ -54,23 +54,23 @@ def add_object(root: Path, source: Path) -> Digest:
 
 
 def object_digests(root: Path) -> list[Digest]:
-    """Return the digest of every object, sorted."""
+    """Return the digests of all objects, sorted."""
     return sorted(Digest(p.parent.name + p.name) for p in (root / "objects").glob("??/*"))
 
 
 def remove_object(root: Path, digest: Digest) -> None:
-    """Remove an object; one that is not there is no error."""
+    """Remove an object if it exists."""
     with storing(object_path(root, digest)):
         object_path(root, digest).unlink(missing_ok=True)
 
 
 def check_object(root: Path, digest: Digest) -> bool:
-    """Return whether an object's bytes are still those of its name. Reads all of them.
+    """Return whether an object's bytes still match its digest. Reads all of them.
 
     Raises:
-        StoreError: the object is not there.
+        StoreError: the object does not exist.
     """
     path = object_path(root, digest)
     if not path.is_file():
-        raise StoreError(f"the store has no object {digest}", hint="run the recipe again: it is rebuilt")
+        raise StoreError(f"the store has no object {digest}", hint="run the recipe again to rebuild it")
     return digest_file(path) == digest

@@ -1,7 +1,7 @@
-"""A store that machines share, by fsspec: a folder or a bucket with objects by digest and records by key.
+"""A store shared by several machines, through fsspec: a folder or bucket with objects by digest and records by key.
 
-It is trusted like the local store, and no more than it must be: every object is hashed when it arrives, so damaged
-bytes are never used; who may write records there decides what a key gives.
+Every object is hashed on arrival, so damaged bytes are never used. Records are trusted: whoever can write them
+determines the outputs of a key.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from bpudeploy.errors import BpudeployError, StoreError, UsageError
 from bpudeploy.store.objects import add_object, object_path
 from bpudeploy.store.steps import Record, keep_record, record_of, record_path, record_text
 
-_BUCKETS = {"s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3}}}}
+_FILE_SYSTEM_OPTIONS = {
+    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3}}}
+}
 
 
 class ReadOnly(StoreError):
-    """The shared store may be read from here, not written."""
+    """This account has no write access to the shared store."""
 
 
 @dataclass(frozen=True)
 class SharedStore:
-    """Where it is. ``files`` is an fsspec file system, ``base`` the store's place in it without a slash at its end."""
+    """``files`` is an fsspec file system, ``base`` the store's path in it, without a trailing slash."""
 
     url: str
     files: Any
@@ -35,30 +37,30 @@ class SharedStore:
 
     @property
     def folder(self) -> bool:
-        """Whether it is a folder of this machine: written beside and renamed, where buckets replace whole objects."""
+        """Whether it is a local folder, where atomic writes need a temporary file and a rename."""
         return "file" in self.files.protocol
 
-    def at(self, path: Path) -> str:
-        """Return where ``path``, relative to a store, is in this one."""
+    def path(self, path: Path) -> str:
+        """Return the path in the file system of ``path``, which is relative to a store."""
         return f"{self.base}/{path.as_posix()}"
 
 
 def open_shared(url: str) -> SharedStore:
-    """Return the shared store at a folder, ``file://FOLDER``, ``s3://BUCKET[/PREFIX]`` or another of fsspec's URLs.
+    """Return the shared store at a folder, ``file://FOLDER``, ``s3://BUCKET[/PREFIX]`` or another fsspec URL.
 
-    The folder or bucket is there already: one that a mistyped name would make is nobody's store. Who we are comes
-    from the environment, as the file system reads it (for S3: as the AWS tools do).
+    The folder or bucket must exist, to catch mistyped names. Credentials come from the environment, as usual for the
+    file system (for S3: as for the AWS tools).
 
     Raises:
-        UsageError: it is not there, or what reads it is not installed.
-        StoreError: it does not answer, or does not let us in.
+        UsageError: it does not exist, or a required package is not installed.
+        StoreError: it does not respond, or denies access.
     """
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
-        raise UsageError("a shared store needs fsspec", hint="pip install 'bpudeploy[cluster]'") from error
+        raise UsageError("a shared store requires fsspec", hint="pip install 'bpudeploy[cluster]'") from error
     try:
-        options = _BUCKETS.get(url.split(":")[0], {})
+        options = _FILE_SYSTEM_OPTIONS.get(url.split(":")[0], {})
         files, base = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **options)
     except ImportError as error:
         raise UsageError(f"{url}: {error}", hint="for s3://: pip install 'bpudeploy[s3]'") from error
@@ -67,22 +69,22 @@ def open_shared(url: str) -> SharedStore:
     shared = SharedStore(url, files, base.rstrip("/"))
     root = shared.base if shared.folder else shared.base.split("/")[0]
     if not root:
-        raise UsageError(f"{url} names no folder and no bucket", hint="a folder, or s3://BUCKET/PREFIX")
+        raise UsageError(f"{url} names neither a folder nor a bucket", hint="a folder, or s3://BUCKET/PREFIX")
     try:
-        with reaching(shared):
+        with store_errors(shared):
             files.info(root)
     except FileNotFoundError as error:
-        raise UsageError(f"the shared store {url} is not there", hint=f"make {root} once, or mount it") from error
+        raise UsageError(f"the shared store {url} does not exist", hint=f"create or mount {root}") from error
     return shared
 
 
 @contextmanager
-def reaching(shared: SharedStore, *, writing: bool = False) -> Iterator[None]:
-    """Turn what a file system raises into StoreErrors; that a file is there, or is not, passes.
+def store_errors(shared: SharedStore, *, writing: bool = False) -> Iterator[None]:
+    """Turn exceptions of the file system into StoreErrors, except FileNotFoundError and FileExistsError.
 
     Raises:
-        ReadOnly: we may not write.
-        StoreError: it does not answer, or we may not read.
+        ReadOnly: write access is denied.
+        StoreError: the store does not respond, or denies access.
     """
     try:
         yield
@@ -90,20 +92,17 @@ def reaching(shared: SharedStore, *, writing: bool = False) -> Iterator[None]:
         raise
     except PermissionError as error:
         if writing:
-            raise ReadOnly(f"we may not write to {shared.url}", hint="the account may need more rights") from error
-        raise StoreError(
-            f"the shared store {shared.url} does not let us in: {error}",
-            hint="check the credentials in this machine's environment, and that they may read and list",
-        ) from error
-    except Exception as error:  # each file system has its own
-        raise StoreError(
-            f"the shared store {shared.url} does not answer: {error or type(error).__name__}",
-            hint="what was built is in the local store; without --shared-store the run goes on from there",
-        ) from error
+            raise ReadOnly(f"no write access to {shared.url}", hint="check the permissions of the account") from error
+        hint = "check the credentials in this machine's environment; they must allow reading and listing"
+        raise StoreError(f"the shared store {shared.url} denies access: {error}", hint=hint) from error
+    except Exception as error:  # each file system raises its own
+        message = f"the shared store {shared.url} does not respond: {error or type(error).__name__}"
+        hint = "finished steps are in the local store; run without --shared-store to continue from there"
+        raise StoreError(message, hint=hint) from error
 
 
 def fetch(shared: SharedStore, root: Path, key: Key) -> Record | None:
-    """Bring a key's record and its objects into the store at ``root``; None where it has no intact ones.
+    """Copy a key's record and its objects into the store at ``root``; None if they are missing or damaged.
 
     Raises:
         StoreError: the shared store cannot be read, or the local one not written.
@@ -116,49 +115,48 @@ def fetch(shared: SharedStore, root: Path, key: Key) -> Record | None:
 
 
 def fetch_object(shared: SharedStore, root: Path, digest: Digest, size: int | None = None) -> bool:
-    """Bring an object into the store at ``root`` and say whether it is there now.
+    """Copy an object into the store at ``root`` and return whether it is there now.
 
-    One whose bytes are not those of its name is removed, so that the next who makes it gives it again.
+    An object whose bytes do not match its digest is removed from the shared store, so that it is shared again.
 
     Raises:
         StoreError: the shared store cannot be read, or the local one not written.
     """
     path = object_path(root, digest)
     with suppress(FileNotFoundError):
-        there = path.stat().st_size
-        if size is None or there == size:
+        if size in (None, path.stat().st_size):
             return True
-    beside = root / "work" / f"fetch.{digest}.{uuid4().hex}"
-    beside.parent.mkdir(parents=True, exist_ok=True)
+    temporary = root / "work" / f"fetch.{digest}.{uuid4().hex}"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
     remote = _object(shared, digest)
     try:
-        with reaching(shared):
-            shared.files.get_file(remote, str(beside))
-        if digest_file(beside) == digest:
-            add_object(root, beside)
+        with store_errors(shared):
+            shared.files.get_file(remote, str(temporary))
+        if digest_file(temporary) == digest:
+            add_object(root, temporary)
             return True
-        with suppress(StoreError, FileNotFoundError), reaching(shared, writing=True):
+        with suppress(StoreError, FileNotFoundError), store_errors(shared, writing=True):
             shared.files.rm_file(remote)
         return False
     except FileNotFoundError:
         return False
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def share(shared: SharedStore, root: Path, record: Record, *, replace: bool = False) -> Record:
-    """Give a record and its objects to the shared store, the record last; return the record that counts there.
+    """Copy a record and its objects to the shared store, the record last; return the valid record of its key.
 
-    That is the first of its key, whose bytes are then in the local store too; with ``replace`` it is ours.
+    That is the first record of the key, whose objects are then in the local store too; with ``replace`` it is ours.
 
     Raises:
-        StoreError: the shared store cannot be written; ReadOnly where we may not.
+        StoreError: the shared store cannot be written; ReadOnly without write access.
     """
     if _record(shared, record.key) == record:
         return record
     for output in record.outputs:
         share_object(shared, root, output.digest)
-    path, text = shared.at(record_path(Path(), record.key)), record_text(record).encode()
+    path, text = shared.path(record_path(Path(), record.key)), record_text(record).encode()
     if not replace:
         try:
             create(shared, path, text)
@@ -172,35 +170,30 @@ def share(shared: SharedStore, root: Path, record: Record, *, replace: bool = Fa
 
 
 def share_object(shared: SharedStore, root: Path, digest: Digest) -> None:
-    """Give an object of the store at ``root``, unless one of its name and size is there.
+    """Copy an object of the store at ``root`` to the shared store, unless it has one of this digest and size.
 
     Raises:
-        StoreError: the shared store cannot be written; ReadOnly where we may not.
+        StoreError: the shared store cannot be written; ReadOnly without write access.
     """
     local, remote = object_path(root, digest), _object(shared, digest)
-    with reaching(shared), suppress(FileNotFoundError):
+    with store_errors(shared), suppress(FileNotFoundError):
         if shared.files.info(remote)["size"] == local.stat().st_size:
             return
-    with reaching(shared, writing=True):
-        if not shared.folder:
-            shared.files.put_file(str(local), remote)
-            return
-        beside = _beside(remote)
-        shared.files.put_file(str(local), beside)
-        shared.files.mv(beside, remote)
+    with store_errors(shared, writing=True), _written(shared, remote) as path:
+        shared.files.put_file(str(local), path)
 
 
 def create(shared: SharedStore, path: str, data: bytes) -> None:
-    """Write a small file that is not there yet: of several who try at once, one does.
+    """Create a small file exclusively: of several concurrent calls, one succeeds.
 
-    So a folder promises it (``O_EXCL``), and S3 (``If-None-Match``); a server that does not know the condition lets
-    each of them write, the last one's bytes staying.
+    Guaranteed for a folder (``O_EXCL``) and S3 (``If-None-Match``); with an S3 server that ignores the condition, each
+    call succeeds and the last one's bytes remain.
 
     Raises:
-        FileExistsError: it is there.
-        StoreError: the shared store cannot be written; ReadOnly where we may not.
+        FileExistsError: the file exists.
+        StoreError: the shared store cannot be written; ReadOnly without write access.
     """
-    with reaching(shared, writing=True):
+    with store_errors(shared, writing=True):
         if shared.folder:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             with Path(path).open("xb") as stream:
@@ -210,43 +203,45 @@ def create(shared: SharedStore, path: str, data: bytes) -> None:
 
 
 def write(shared: SharedStore, path: str, data: bytes) -> None:
-    """Write a small file, whole, whether or not it is there.
+    """Write a small file atomically, replacing an existing one.
 
     Raises:
-        StoreError: the shared store cannot be written; ReadOnly where we may not.
+        StoreError: the shared store cannot be written; ReadOnly without write access.
     """
-    with reaching(shared, writing=True):
-        if not shared.folder:
-            shared.files.pipe_file(path, data)
-            return
-        beside = _beside(path)
-        shared.files.pipe_file(beside, data)
-        shared.files.mv(beside, path)
+    with store_errors(shared, writing=True), _written(shared, path) as target:
+        shared.files.pipe_file(target, data)
 
 
 def read(shared: SharedStore, path: str) -> bytes | None:
-    """Return a small file's bytes, None where it is not there.
+    """Return the bytes of a small file, None if it does not exist.
 
     Raises:
         StoreError: the shared store cannot be read.
     """
-    with suppress(FileNotFoundError), reaching(shared):
+    with suppress(FileNotFoundError), store_errors(shared):
         data: bytes = shared.files.cat_file(path)
         return data
     return None
 
 
 def _record(shared: SharedStore, key: Key) -> Record | None:
-    data = read(shared, shared.at(record_path(Path(), key)))
+    data = read(shared, shared.path(record_path(Path(), key)))
     record = record_of(data.decode(errors="replace")) if data is not None else None
     return record if record is not None and record.key == key else None
 
 
 def _object(shared: SharedStore, digest: Digest) -> str:
-    return shared.at(object_path(Path(), digest))
+    return shared.path(object_path(Path(), digest))
 
 
-def _beside(path: str) -> str:
+@contextmanager
+def _written(shared: SharedStore, path: str) -> Iterator[str]:
+    """Yield the path to write to: in a folder a temporary file, which is then renamed to ``path``."""
+    if not shared.folder:
+        yield path
+        return
     folder, name = path.rsplit("/", 1)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return f"{folder}/.{name}.{uuid4().hex}"
+    temporary = f"{folder}/.{name}.{uuid4().hex}"
+    yield temporary
+    shared.files.mv(temporary, path)

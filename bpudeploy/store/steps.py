@@ -1,4 +1,4 @@
-"""Step records: which key gave which objects. Written last, so that a crash leaves no half hit."""
+"""Step records: the outputs of each key. Written last, so that a crash leaves no partial result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bpudeploy.store.objects import object_path, storing
 
 
 @dataclass(frozen=True)
-class Output:
+class StepOutput:
     """One artifact of a step: its kind, digest and size in bytes."""
 
     kind: str
@@ -26,50 +26,48 @@ class Output:
 
 @dataclass(frozen=True)
 class Record:
-    """What a step gave, and everything that its key was made of.
+    """The outputs of a step, and all parts of its key.
 
-    ``made`` is when, in seconds since 1970 by this machine's clock; 0 in records of versions that did not note it.
+    ``made`` is the Unix time of the run in seconds; 0 in records of older versions.
     """
 
     step: str
     key: Key
     parts: Mapping[str, Any]
-    outputs: tuple[Output, ...]
+    outputs: tuple[StepOutput, ...]
     seconds: float
     peak_mb: float
     made: int = 0
 
 
 def record_path(root: Path, key: Key) -> Path:
-    """Return where a key's record lies, whether or not it does."""
+    """Return the path of a key's record, whether or not it exists."""
     return root / "steps" / key[:2] / f"{key[2:]}.json"
 
 
 def write_record(root: Path, recipe: str, record: Record) -> None:
-    """Make ``record`` the answer to its key, and the latest of its step for ``explain``."""
+    """Store ``record`` under its key, and as the latest of its step for ``explain``."""
     keep_record(root, record)
-    path = _latest(root, recipe, record.step)
-    with storing(path):
-        write_atomically(path, record.key)
+    _set_latest(root, recipe, record)
 
 
 def keep_record(root: Path, record: Record) -> None:
-    """Make ``record`` the answer to its key."""
+    """Store ``record`` under its key."""
     path = record_path(root, record.key)
     with storing(path):
         write_atomically(path, record_text(record))
 
 
 def record_text(record: Record) -> str:
-    """Return a record as its file holds it."""
+    """Return the JSON text of a record."""
     return json.dumps(asdict(record), sort_keys=True, indent=1)
 
 
 def record_of(text: str) -> Record | None:
-    """Return the record that a file holds, or None when that makes no sense."""
+    """Parse a record; None if the text is not a valid one."""
     try:
         raw = json.loads(text)
-        outputs = tuple(Output(o["kind"], Digest(o["digest"]), int(o["size"])) for o in raw["outputs"])
+        outputs = tuple(StepOutput(o["kind"], Digest(o["digest"]), int(o["size"])) for o in raw["outputs"])
         seconds, peak_mb, made = float(raw["seconds"]), float(raw["peak_mb"]), int(raw.get("made", 0))
         return Record(raw["step"], Key(raw["key"]), raw["parts"], outputs, seconds, peak_mb, made)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -77,15 +75,15 @@ def record_of(text: str) -> Record | None:
 
 
 def find_record(root: Path, key: Key) -> Record | None:
-    """Return the record of ``key`` if it can be read and all its objects are there in full size."""
+    """Return the record of ``key`` if it is readable and all its objects exist with the right size."""
     record = _read(record_path(root, key))
     if record is None or record.key != key:
         return None
-    return record if all(_there(root, output) for output in record.outputs) else None
+    return record if all(_exists(root, output) for output in record.outputs) else None
 
 
 def latest_record(root: Path, recipe: str, step: str) -> Record | None:
-    """Return the record that this recipe's step used last, for saying what has changed since."""
+    """Return the record that this recipe's step used last, to explain what has changed since."""
     try:
         key = Key(_latest(root, recipe, step).read_text())
     except OSError:
@@ -94,30 +92,32 @@ def latest_record(root: Path, recipe: str, step: str) -> Record | None:
 
 
 def all_records(root: Path) -> list[Record]:
-    """Return every readable record, in the order of their files' names."""
+    """Return all readable records, sorted by file name."""
     found = (_read(path) for path in sorted((root / "steps").glob("??/*.json")))
     return [record for record in found if record is not None]
 
 
 def remember(root: Path, recipe: str, record: Record) -> None:
-    """Note that ``recipe`` used ``record`` now (a hit): for ``explain``, and so that gc keeps it."""
+    """Record that ``recipe`` used ``record`` now (a cache hit), for ``explain`` and gc."""
     with storing(record_path(root, record.key)), suppress(FileNotFoundError):
         os.utime(record_path(root, record.key))
+    with suppress(OSError):
+        if _latest(root, recipe, record.step).read_text() == record.key:
+            return
+    _set_latest(root, recipe, record)
+
+
+def _set_latest(root: Path, recipe: str, record: Record) -> None:
     path = _latest(root, recipe, record.step)
-    try:
-        known = path.read_text()
-    except OSError:
-        known = ""
-    if known != record.key:
-        with storing(path):
-            write_atomically(path, record.key)
+    with storing(path):
+        write_atomically(path, record.key)
 
 
 def _latest(root: Path, recipe: str, step: str) -> Path:
     return root / "latest" / key_of("latest", [recipe, step])
 
 
-def _there(root: Path, output: Output) -> bool:
+def _exists(root: Path, output: StepOutput) -> bool:
     try:
         return object_path(root, output.digest).stat().st_size == output.size
     except OSError:
@@ -125,7 +125,7 @@ def _there(root: Path, output: Output) -> bool:
 
 
 def _read(path: Path) -> Record | None:
-    """Return a record, or None when there is none that makes sense: a damaged one is a miss."""
+    """Return a record, or None if it is missing or damaged."""
     try:
         return record_of(path.read_text())
     except (OSError, UnicodeDecodeError):

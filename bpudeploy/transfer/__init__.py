@@ -1,1 +1,1 @@
-"""Transfer: a file onto a board, verified there, sending only what the board does not have."""
+"""Transfer of a file to a board: verified there, sending only the bytes that the board lacks."""

@@ -1,4 +1,4 @@
-"""What both ways of sending have in common: commands that are fed, their bytes counted, their failures told."""
+"""Common parts of both transfer methods: remote commands with input, byte counts and errors."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import PurePosixPath
 from bpudeploy.boards.base import Board, Reply
 from bpudeploy.errors import BoardError
 
-_QUIET_S = 60.0
-_SLOWEST = 5e6
-"""Bytes per second at which a slow board still reads a file and digests it."""
+_IDLE_TIMEOUT_S = 60.0
+_MIN_READ_RATE = 5e6
+"""Bytes per second at which even a slow board reads and hashes a file."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """What the board has already: ``spans`` are the sha256 of each SPAN bytes of the file, as it is there."""
+class RemoteState:
+    """What the board already has: ``spans`` are the sha256 of each SPAN bytes of the remote file."""
 
     size: int
-    """Bytes; -1 when there is no file."""
+    """Bytes; -1 if there is no file."""
     spans: tuple[bytes, ...]
     bases: tuple[bytes, ...] = ()
-    """The records of each base's blocks."""
+    """The block digests of each base."""
 
 
 class Channel:
-    """A board, for one transfer. ``wire_bytes`` is what went over it, both ways, without SSH's own framing."""
+    """A board during one transfer. ``wire_bytes`` counts the payload in both directions, without SSH framing."""
 
     def __init__(self, board: Board, remote: PurePosixPath, step: str, size: int) -> None:
         self.python = board.python
         self.remote = remote
         self.wire_bytes = 0
         self._board, self._step = board, step
-        self._timeout = _QUIET_S + size / _SLOWEST
+        self._timeout = _IDLE_TIMEOUT_S + size / _MIN_READ_RATE
 
-    def say(self, argv: Sequence[str], pieces: Iterable[bytes] = ()) -> Reply:
-        """Run a command and feed it; its status is returned."""
+    def run(self, argv: Sequence[str], pieces: Iterable[bytes] = ()) -> Reply:
+        """Run a command with ``pieces`` as its input."""
         self.wire_bytes += sum(len(word.encode()) for word in argv)
         reply = self._board.feed(argv, self._counted(pieces), timeout=self._timeout, step=self._step)
         self.wire_bytes += len(reply.stdout) + len(reply.stderr.encode())
@@ -48,15 +48,14 @@ class Channel:
             yield piece
 
     def error(self, message: str, hint: str) -> BoardError:
-        """Return the error that names the board and the step."""
+        """Return an error with the names of the board and the step."""
         return BoardError(message, board=self._board.name, step=self._step, hint=hint)
 
     def failed(self, reply: Reply) -> BoardError:
-        """Return the error for a command that could not look at the file or write it."""
-        said = reply.stderr.strip() or f"exit status {reply.status}"
-        full = "no space" in said.lower() or "quota" in said.lower()
-        hint = "free some space there" if full else "check the folder and its permissions there"
+        """Return the error for a command that could not read or write the file."""
+        text = reply.stderr.strip() or f"exit status {reply.status}"
+        full = "no space" in text.lower() or "quota" in text.lower()
+        hint = "free some space on the board" if full else "check the folder and its permissions on the board"
         return self.error(
-            f"{self.remote} could not be written: {said[-500:]}",
-            f"{hint}, and send again: it goes on from what is there",
+            f"{self.remote} could not be written: {text[-500:]}", f"{hint}, then repeat: the transfer is resumed"
         )

@@ -1,4 +1,4 @@
-"""Whether zlib pays: for these bytes, on this link. Compiled models and weights are often incompressible."""
+"""Deciding whether zlib is worthwhile for these bytes on this link. Compiled models are often incompressible."""
 
 from __future__ import annotations
 
@@ -7,44 +7,43 @@ import zlib
 from collections.abc import Callable
 
 LEVEL = 1
-PAYS_BELOW = 0.9
-"""The compressed share of a sample above which it is never worth the while."""
+MAX_RATIO = 0.9
+"""Compression ratio of a sample above which compression is never used."""
 WARM_UP, PROBE = 6 << 20, 4 << 20
-"""Bytes sent as they are before the link is timed (the window and the sockets take them), and while it is."""
+"""Uncompressed bytes sent before the link is timed (windows and socket buffers absorb them), and while it is timed."""
 _SAMPLES, _SAMPLE = 16, 1 << 15
 
 
-def sampled(data: memoryview) -> tuple[float, float]:
-    """Return the compressed share of samples spread over ``data``, and the seconds per byte that it took."""
+def sample_ratio(data: memoryview) -> tuple[float, float]:
+    """Compress samples spread over ``data``; return compressed over original size, and the seconds per byte."""
     if not data:
         return 1.0, 0.0
     step = max(len(data) // _SAMPLES, _SAMPLE)
     samples = [bytes(data[at : at + _SAMPLE]) for at in range(0, len(data), step)]
     started = time.perf_counter()
-    small = sum(len(zlib.compress(sample, LEVEL)) for sample in samples)
+    compressed = sum(len(zlib.compress(sample, LEVEL)) for sample in samples)
     size = sum(map(len, samples))
-    return small / size, (time.perf_counter() - started) / size
+    return compressed / size, (time.perf_counter() - started) / size
 
 
-class Pays:
-    """Answers for one transfer: it times the link on the first pieces, and decides once.
+class CompressionPolicy:
+    """Decides once per transfer, after timing the link on the first pieces, whether to compress.
 
-    Compressing goes on while a window's worth of bytes is on its way, so it pays when a byte takes less time
-    to compress than to send.
+    Compression overlaps with sending, so it is worthwhile if a byte takes less time to compress than to send.
     """
 
     def __init__(self, data: memoryview, clock: Callable[[], float] = time.perf_counter) -> None:
-        share, self._cost = sampled(data)
+        ratio, self._cost = sample_ratio(data)
         self._clock = clock
-        self._answer = None if share < PAYS_BELOW else False
+        self._decision = None if ratio < MAX_RATIO else False
         self._probe: tuple[float, int] | None = None
 
-    def after(self, sent: int) -> bool:
-        """Tell whether what follows ``sent`` bytes, which are on their way, should be compressed."""
-        if self._answer is None and sent >= WARM_UP:
+    def compress_after(self, sent: int) -> bool:
+        """Return whether to compress what follows the first ``sent`` bytes."""
+        if self._decision is None and sent >= WARM_UP:
             if self._probe is None:
                 self._probe = self._clock(), sent
             since, already = self._probe
             if sent - already >= PROBE:
-                self._answer = self._cost < (self._clock() - since) / (sent - already)
-        return bool(self._answer)
+                self._decision = self._cost < (self._clock() - since) / (sent - already)
+        return bool(self._decision)

@@ -1,7 +1,7 @@
-"""Which parts of a file a board has already: its blocks, found in ours at any byte (rsync's search, by numpy).
+"""Delta against files on the board: finds their blocks at any offset of a local file (rsync's algorithm, in numpy).
 
-The board digests blocks at fixed places, which its standard library does at hundreds of MB/s; the search for
-them at every place is done here. See docs/decisions/0025-rsync-blocks.md.
+The board hashes blocks at fixed offsets, which its standard library does at hundreds of MB/s; the search at every
+offset runs here. See docs/decisions/0025-rsync-blocks.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bpudeploy.transfer.receiver import BLOCK, RECORD, record
+from bpudeploy.transfer.receiver import BLOCK, DIGEST, block_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 _ADLER = 65521
 _FILTER_BITS = 20
-_FIRST, _LARGEST = 1 << 14, 1 << 20
+_MIN_WINDOW, _MAX_WINDOW = 1 << 14, 1 << 20
 
 
 @dataclass(frozen=True)
 class Literal:
-    """Bytes ``start`` to ``end`` of our file, which the board does not have."""
+    """Bytes ``start`` to ``end`` of the local file, which the board does not have."""
 
     start: int
     end: int
@@ -31,7 +31,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Copy:
-    """``length`` bytes that the board has in its ``base``-th file, from ``at`` on."""
+    """``length`` bytes from offset ``at`` of the board's ``base``-th file."""
 
     base: int
     at: int
@@ -42,64 +42,64 @@ Part = Literal | Copy
 
 
 @dataclass(frozen=True)
-class _Place:
+class _BlockIndex:
     base: int
     block: int
 
 
 class _Blocks:
-    """The bases' blocks, by their record."""
+    """The blocks of all bases, by digest."""
 
     def __init__(self, bases: Sequence[bytes]) -> None:
         import numpy as np
 
         self._bases = bases
-        self._places: dict[bytes, _Place] = {}
-        for base, records in enumerate(bases):
-            for block in range(len(records) // RECORD.size):
-                self._places.setdefault(self._record(base, block), _Place(base, block))
-        weak = np.array([RECORD.unpack(r)[0] for r in self._places], np.uint32)
+        self._index: dict[bytes, _BlockIndex] = {}
+        for base, digests in enumerate(bases):
+            for block in range(len(digests) // DIGEST.size):
+                self._index.setdefault(self._digest(base, block), _BlockIndex(base, block))
+        weak = np.array([DIGEST.unpack(digest)[0] for digest in self._index], np.uint32)
         self._weak = np.sort(weak)
-        self._maybe = np.zeros(1 << _FILTER_BITS, bool)
-        self._maybe[_slot(weak)] = True
+        self._filter = np.zeros(1 << _FILTER_BITS, bool)
+        self._filter[_slot(weak)] = True
 
     def __bool__(self) -> bool:
-        return bool(self._places)
+        return bool(self._index)
 
-    def _record(self, base: int, block: int) -> bytes:
-        return self._bases[base][block * RECORD.size : (block + 1) * RECORD.size]
+    def _digest(self, base: int, block: int) -> bytes:
+        return self._bases[base][block * DIGEST.size : (block + 1) * DIGEST.size]
 
-    def after(self, place: _Place) -> bytes:
-        """Return the record of the block after ``place`` in its base; empty at the end."""
-        return self._record(place.base, place.block + 1)
+    def next_digest(self, index: _BlockIndex) -> bytes:
+        """Return the digest of the following block in the same base; empty at the end."""
+        return self._digest(index.base, index.block + 1)
 
-    def find(self, data: memoryview, start: int, end: int) -> tuple[int, _Place] | None:
-        """Return the first offset in ``start..end`` where some block lies in ``data``, and the block's place."""
+    def find(self, data: memoryview, start: int, end: int) -> tuple[int, _BlockIndex] | None:
+        """Return the first offset in ``start..end`` at which ``data`` contains a block, and the block's index."""
         import numpy as np
 
-        sums = _adler_at_each(np.frombuffer(data[start : end + BLOCK - 1], np.uint8))
-        likely = np.flatnonzero(self._maybe[_slot(sums)])
-        found = sums[likely]
+        sums = _rolling_adler(np.frombuffer(data[start : end + BLOCK - 1], np.uint8))
+        candidates = np.flatnonzero(self._filter[_slot(sums)])
+        found = sums[candidates]
         at = np.minimum(np.searchsorted(self._weak, found), len(self._weak) - 1)
-        for offset in likely[self._weak[at] == found]:
+        for offset in candidates[self._weak[at] == found]:
             here = start + int(offset)
-            if place := self._places.get(record(data[here : here + BLOCK])):
-                return here, place
+            if index := self._index.get(block_digest(data[here : here + BLOCK])):
+                return here, index
         return None
 
 
 def _slot(weak: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Return the top bits of a multiplicative hash: adler32's own low bits are much alike."""
+    """Return the top bits of a multiplicative hash, because the low bits of adler32 vary little."""
     import numpy as np
 
     return (weak * np.uint32(2654435761)) >> np.uint32(32 - _FILTER_BITS)
 
 
-def _adler_at_each(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Return zlib.adler32 of every BLOCK bytes of ``x``, one for each offset.
+def _rolling_adler(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Return zlib.adler32 of the BLOCK bytes at each offset of ``x``.
 
-    With s and t the sums and the sums of sums: a = 1 + s[i+n] - s[i], b = n + t[i+n] - t[i] - n s[i]. Both are
-    below 2**32 for n = 4096, so sums that wrap at 2**32 give them exactly.
+    With s and t the sums and the sums of sums: a = 1 + s[i+n] - s[i], b = n + t[i+n] - t[i] - n s[i]. Both are below
+    2**32 for n = 4096, so arithmetic modulo 2**32 is exact.
     """
     import numpy as np
 
@@ -113,35 +113,31 @@ def _adler_at_each(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 
 
 def parts(data: memoryview, start: int, bases: Sequence[bytes]) -> Iterator[Part]:
-    """Yield what makes up ``data`` from ``start`` on, in order, given each base's records."""
-    if not any(bases):
-        if start < len(data):
-            yield Literal(start, len(data))
-        return
+    """Yield the parts that make up ``data`` from ``start`` on, in order, given the block digests of each base."""
     blocks = _Blocks(bases)
     here = sent = start
-    window = _FIRST
+    window = _MIN_WINDOW
     run: Copy | None = None
-    place: _Place | None = None
+    index: _BlockIndex | None = None
     while blocks and here + BLOCK <= len(data):
-        if place and blocks.after(place) == record(data[here : here + BLOCK]):
-            found, place = here, _Place(place.base, place.block + 1)
+        if index and blocks.next_digest(index) == block_digest(data[here : here + BLOCK]):
+            found, index = here, _BlockIndex(index.base, index.block + 1)
         elif hit := blocks.find(data, here, min(here + window, len(data) - BLOCK + 1)):
-            found, place = hit
+            found, index = hit
         else:
             here += window
-            window, place = min(2 * window, _LARGEST), None
+            window, index = min(2 * window, _MAX_WINDOW), None
             continue
-        if found == sent and run and run.base == place.base and run.at + run.length == place.block * BLOCK:
+        if found == sent and run and run.base == index.base and run.at + run.length == index.block * BLOCK:
             run = Copy(run.base, run.at, run.length + BLOCK)
         else:
             if run:
                 yield run
             if found > sent:
                 yield Literal(sent, found)
-            run = Copy(place.base, place.block * BLOCK, BLOCK)
+            run = Copy(index.base, index.block * BLOCK, BLOCK)
         here = sent = found + BLOCK
-        window = _FIRST
+        window = _MIN_WINDOW
     if run:
         yield run
     if sent < len(data):

@@ -1,9 +1,9 @@
-"""What runs on the board: one file, Python 3.8 and its standard library. Fed as ``python -c``; never imported there.
+"""The script that runs on the board, as ``python -c``: one file, Python 3.8 and its standard library.
 
-    look REMOTE LIMIT BASE...      what REMOTE holds already, and the blocks of the bases, LIMIT bytes in all
-    receive REMOTE KEEP BASE...    keep that many bytes of REMOTE, add what standard input says, print its sha256
+    look REMOTE LIMIT BASE...      print digests of REMOTE and of the blocks of the bases, up to LIMIT bytes in total
+    receive REMOTE KEEP BASE...    keep KEEP bytes of REMOTE, append as ordered on standard input, print the sha256
 
-Numbers are little-endian. It ends when its standard input closes; what had arrived stays.
+Numbers are little-endian. It exits when standard input closes; received bytes are kept.
 """
 
 from __future__ import annotations
@@ -17,52 +17,52 @@ from typing import BinaryIO, Iterator
 
 MAGIC = b"bpudeploy transfer 1\n"
 SPAN = 1 << 20
-"""Bytes of REMOTE under one digest: a transfer goes on after the last whole one that is right."""
+"""Bytes of REMOTE per digest: a transfer resumes after the last complete correct span."""
 BLOCK = 4096
-"""Bytes of a base under one record: adler32, then six bytes of sha256."""
+"""Bytes of a base per block digest: adler32, then six bytes of sha256."""
 COUNT = struct.Struct("<q")
-RECORD = struct.Struct("<I6s")
+DIGEST = struct.Struct("<I6s")
 ORDER = struct.Struct("<BBQQ")
 END, RAW, DEFLATED, COPY = range(4)
 """Orders: (END, 0, 0, 0), (RAW, 0, 0, length) + bytes, (DEFLATED, 0, 0, length) + zlib, (COPY, base, at, length)."""
 
 
-def record(block: bytes | memoryview) -> bytes:
-    """Return what stands for a block: a short digest, because the whole file's sha256 decides in the end."""
-    return RECORD.pack(zlib.adler32(block), hashlib.sha256(block).digest()[:6])
+def block_digest(block: bytes | memoryview) -> bytes:
+    """Return a short digest, because the sha256 of the complete file is verified at the end."""
+    return DIGEST.pack(zlib.adler32(block), hashlib.sha256(block).digest()[:6])
 
 
-def say(*parts: bytes) -> None:
+def write(*parts: bytes) -> None:
     sys.stdout.buffer.write(b"".join(parts))
 
 
 def look(remote: str, limit: int, bases: list[str]) -> None:
-    """Print REMOTE's size (-1: it does not exist) and its spans' sha256, then each base's count and records."""
-    say(MAGIC)
+    """Print the size of REMOTE (-1: it does not exist) and the sha256 of its spans, then block digests of each base."""
+    write(MAGIC)
     try:
         with open(remote, "rb") as stream:
-            say(COUNT.pack(os.fstat(stream.fileno()).st_size))
+            write(COUNT.pack(os.fstat(stream.fileno()).st_size))
             for span in iter(lambda: stream.read(SPAN), b""):
-                say(hashlib.sha256(span).digest())
+                write(hashlib.sha256(span).digest())
     except FileNotFoundError:
-        say(COUNT.pack(-1))
+        write(COUNT.pack(-1))
     for base in bases:
-        records = []
+        digests = []
         try:
             with open(base, "rb") as stream:
                 while limit >= BLOCK:
                     block = stream.read(BLOCK)
                     if len(block) < BLOCK:
                         break
-                    records.append(record(block))
+                    digests.append(block_digest(block))
                     limit -= BLOCK
         except OSError:
-            pass  # a base that is not there holds nothing
-        say(COUNT.pack(len(records)), *records)
+            pass  # a missing base has no blocks
+        write(COUNT.pack(len(digests)), *digests)
 
 
 def receive(remote: str, keep: int, bases: list[str]) -> None:
-    """Add to REMOTE as ordered. It is a new file when nothing is kept: no other name of the old one is written to."""
+    """Append to REMOTE as ordered. If nothing is kept, create a new file: hard links to the old one are unchanged."""
     sources: list[BinaryIO] = [open(base, "rb") for base in bases]
     if not keep and os.path.lexists(remote):
         os.unlink(remote)
@@ -74,13 +74,13 @@ def receive(remote: str, keep: int, bases: list[str]) -> None:
             whole = memoryview(piece)
             while whole:
                 whole = whole[target.write(whole) :]
-            for span in iter(lambda: written.read(SPAN), b""):  # what the file holds, not what was meant to be written
+            for span in iter(lambda: written.read(SPAN), b""):  # hash the file's content, not what was written
                 digest.update(span)
-    say(MAGIC, digest.digest())
+    write(MAGIC, digest.digest())
 
 
 def ordered(sources: list[BinaryIO]) -> Iterator[bytes]:
-    """Yield the bytes that standard input orders, until END."""
+    """Yield the bytes ordered on standard input, until END."""
     orders = sys.stdin.buffer
     while True:
         kind, base, at, length = ORDER.unpack(exactly(orders, ORDER.size))
@@ -95,7 +95,7 @@ def ordered(sources: list[BinaryIO]) -> Iterator[bytes]:
         elif kind == RAW:
             yield exactly(orders, length)
         else:
-            yield b""  # for a file to which nothing is added
+            yield b""  # for a file to which nothing is appended
             return
 
 
@@ -103,7 +103,7 @@ def exactly(stream: BinaryIO, length: int) -> bytes:
     """Read that many bytes, or raise EOFError."""
     piece = stream.read(length)
     if len(piece) < length:
-        raise EOFError(f"{stream.name} ended too soon")
+        raise EOFError(f"unexpected end of {stream.name}")
     return piece
 
 

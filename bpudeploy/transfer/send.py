@@ -1,4 +1,4 @@
-"""send: make a file on a board equal to one here, verified there by sha256, sending what it does not have."""
+"""send: copy a file to a board, verified there by sha256, sending only the bytes that the board lacks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path, PurePosixPath
 
 from bpudeploy.boards.base import Board
 from bpudeploy.transfer import with_python, with_shell
-from bpudeploy.transfer.channel import Channel, Held
+from bpudeploy.transfer.channel import Channel, RemoteState
 from bpudeploy.transfer.delta import Copy, Part, parts
 from bpudeploy.transfer.receiver import SPAN
 
-_SEARCHED = 4
-"""Bytes of bases that are looked at, per byte of the file: their records are then at most 1 % of it."""
+_BASE_BYTES = 4
+"""Bytes of bases to hash per byte of the file: their block digests are then at most 1 % of it."""
 
 
-class How(StrEnum):
-    """How a file got there."""
+class SendMethod(StrEnum):
+    """How a file was transferred."""
 
     WHOLE = "whole"
     RESUMED = "resumed"
@@ -29,14 +29,14 @@ class How(StrEnum):
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What a transfer cost."""
+class SendResult:
+    """Cost of a transfer."""
 
     wire_bytes: int
-    """Payload on the channel, both ways, without SSH's own framing (about 0.1 %)."""
+    """Payload in both directions, without SSH framing (about 0.1 %)."""
     reused_bytes: int
-    """Bytes of the file that the board had already, in part of the file or in a base."""
-    how: How
+    """Bytes that the board already had, in the remote file or in a base."""
+    method: SendMethod
 
 
 def send(
@@ -47,82 +47,82 @@ def send(
     bases: Sequence[PurePosixPath] = (),
     step: str,
     progress: Callable[[int, int], None] | None = None,
-) -> Sent:
+) -> SendResult:
     """Make ``remote`` equal to ``local``, and verify it on the board by sha256. Its folder must exist.
 
-    What ``remote`` holds already is kept as far as it is right; blocks of ``bases`` are copied there. Until this
-    returns, ``remote`` may hold anything: nothing may use it. Another name (a hard link) of a ``remote`` of which
-    nothing is right keeps its bytes. Nothing is synced to the disk.
+    The correct prefix of an existing ``remote`` is kept, and blocks of ``bases`` are copied on the board. The content
+    of ``remote`` is undefined until this returns. If no prefix is kept, a new file is created, so that hard links to
+    the old one are unchanged. Nothing is synced to disk.
 
     Args:
-        local: must not change meanwhile.
-        bases: files on the board that may hold parts of ``local``, the likeliest first; one may be ``remote``
-            itself; those that are not there, or are on a board without Python, are passed over.
-        progress: called with bytes done, those that the board had included, and bytes in all.
+        local: must not change during the transfer.
+        bases: files on the board that may contain parts of ``local``, the most similar first; may include ``remote``;
+            ignored if missing, or if the board has no Python.
+        progress: called with the bytes done, including reused ones, and the total.
 
     Raises:
-        BoardError: naming the board and the step. Sending again goes on from what has arrived.
+        BoardError: with the names of board and step. A repeated call resumes the transfer.
     """
     data = _mapped(local)
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as pool:
         channel = Channel(board, remote, step, len(data))
-        wanted = beside.submit(lambda: hashlib.sha256(data).digest())  # while the board answers
-        for tried in (bases, ()):  # a base that is not what it says is not asked twice
-            digest, reused, how = _make(channel, data, tried, progress or _nothing)
-            if digest in (None, wanted.result()):
-                return Sent(channel.wire_bytes, reused, how)
+        expected = pool.submit(lambda: hashlib.sha256(data).digest())  # in parallel with the board
+        for usable_bases in (bases, ()):  # retry without bases, in case one of them changed
+            digest, reused, method = _transfer(channel, data, usable_bases, progress or _no_progress)
+            if digest in (None, expected.result()):
+                return SendResult(channel.wire_bytes, reused, method)
     raise channel.error(
-        f"{remote} is not what was sent, twice", "is its disk or memory failing, or does something else write there?"
+        f"the digest of {remote} was wrong twice", "is the board's disk or memory failing, or another program writing?"
     )
 
 
-def _make(
+def _transfer(
     channel: Channel, data: memoryview, bases: Sequence[PurePosixPath], progress: Callable[[int, int], None]
-) -> tuple[bytes | None, int, How]:
-    """Return the sha256 of what the board has made (None: it was right already), the bytes it had, and how."""
-    held = with_python.look(channel, _SEARCHED * len(data), bases)
-    has_python = held is not None
-    held = held or with_shell.look(channel)
-    kept = _right(held, data)
-    if kept == held.size == len(data):
+) -> tuple[bytes | None, int, SendMethod]:
+    """Return the sha256 of the remote file (None: it was already correct), the bytes reused, and the method."""
+    state = with_python.look(channel, _BASE_BYTES * len(data), bases)
+    has_python = state is not None
+    state = state or with_shell.look(channel)
+    kept = _correct_prefix(state, data)
+    if kept == state.size == len(data):
         progress(kept, len(data))
-        return None, kept, How.RESUMED
+        return None, kept, SendMethod.RESUMED
     if channel.remote in bases:
         kept = 0  # copied from the old file into a new one
     progress(kept, len(data))
+    method = SendMethod.RESUMED if kept else SendMethod.WHOLE
     if not has_python:
-        digest = with_shell.receive(channel, data, kept, progress)
-        return digest, kept, How.RESUMED if kept else How.WHOLE
-    there = [(base, records) for base, records in zip(bases, held.bases, strict=True) if records]
+        return with_shell.receive(channel, data, kept, progress), kept, method
+    existing = [(base, digests) for base, digests in zip(bases, state.bases, strict=True) if digests]
     copied = 0
 
-    def noted() -> Iterator[Part]:
+    def counted() -> Iterator[Part]:
         nonlocal copied
-        for part in parts(data, kept, [records for _, records in there]):
+        for part in parts(data, kept, [digests for _, digests in existing]):
             copied += part.length if isinstance(part, Copy) else 0
             yield part
 
-    digest = with_python.receive(channel, data, kept, noted(), [base for base, _ in there], progress)
-    return digest, kept + copied, How.CHUNKED if copied else How.RESUMED if kept else How.WHOLE
+    digest = with_python.receive(channel, data, kept, counted(), [base for base, _ in existing], progress)
+    return digest, kept + copied, SendMethod.CHUNKED if copied else method
 
 
-def _right(held: Held, data: memoryview) -> int:
-    """Return how many of the first bytes of the board's file are those of ``data``, in whole spans and the last."""
+def _correct_prefix(state: RemoteState, data: memoryview) -> int:
+    """Return the length of the prefix that the remote file shares with ``data``, in complete spans and the last."""
     kept = 0
-    for digest in held.spans:
-        span = data[kept : min(kept + SPAN, held.size)]
+    for digest in state.spans:
+        span = data[kept : min(kept + SPAN, state.size)]
         if hashlib.sha256(span).digest() != digest:
             break
         kept += len(span)
     return kept
 
 
-def _nothing(done: int, total: int) -> None:
-    """Take progress that nobody asked for."""
+def _no_progress(done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 def _mapped(path: Path) -> memoryview:
-    """Map a file, for as long as anything looks at it: a traceback may, long after an error."""
+    """Map a file into memory; it stays mapped while there are references, such as a traceback."""
     with path.open("rb") as stream:
-        size = path.stat().st_size  # nothing cannot be mapped
+        size = path.stat().st_size  # an empty file cannot be mapped
         return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")

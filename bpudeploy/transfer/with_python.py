@@ -1,4 +1,4 @@
-"""A board that has Python: told which of its own bytes to copy, and given the others, compressed where that pays."""
+"""Transfer to a board with Python: it copies its own blocks; other bytes are sent, compressed if worthwhile."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from bpudeploy.boards.ssh import PIECE
-from bpudeploy.transfer.channel import Channel, Held
-from bpudeploy.transfer.compress import LEVEL, Pays
+from bpudeploy.transfer.channel import Channel, RemoteState
+from bpudeploy.transfer.compress import LEVEL, CompressionPolicy
 from bpudeploy.transfer.delta import Copy, Part
-from bpudeploy.transfer.receiver import COPY, COUNT, DEFLATED, END, MAGIC, ORDER, RAW, RECORD, SPAN
+from bpudeploy.transfer.receiver import COPY, COUNT, DEFLATED, DIGEST, END, MAGIC, ORDER, RAW, SPAN
 
 
 @cache
@@ -23,9 +23,9 @@ def _argv(channel: Channel, verb: str, number: int, bases: Sequence[PurePosixPat
     return [channel.python, "-I", "-S", "-c", _script(), verb, str(channel.remote), str(number), *map(str, bases)]
 
 
-def look(channel: Channel, limit: int, bases: Sequence[PurePosixPath]) -> Held | None:
-    """Return what the board has, ``limit`` bytes of the bases at most; None where Python is missing or too old."""
-    reply = channel.say(_argv(channel, "look", limit, bases))
+def look(channel: Channel, limit: int, bases: Sequence[PurePosixPath]) -> RemoteState | None:
+    """Return the board's state, with at most ``limit`` bytes of the bases; None if Python is missing or too old."""
+    reply = channel.run(_argv(channel, "look", limit, bases))
     if not reply.stdout.startswith(MAGIC):
         return None
     if not reply.ok:
@@ -42,7 +42,7 @@ def look(channel: Channel, limit: int, bases: Sequence[PurePosixPath]) -> Held |
 
     size = count()
     spans = tuple(take(32) for _ in range(-(-max(size, 0) // SPAN)))
-    return Held(size, spans, tuple(take(RECORD.size * count()) for _ in bases))
+    return RemoteState(size, spans, tuple(take(DIGEST.size * count()) for _ in bases))
 
 
 def receive(
@@ -53,8 +53,8 @@ def receive(
     bases: Sequence[PurePosixPath],
     progress: Callable[[int, int], None],
 ) -> bytes:
-    """Have the board keep the first ``kept`` bytes and add ``parts``; returns the sha256 of what is there then."""
-    reply = channel.say(_argv(channel, "receive", kept, bases), _together(_orders(data, kept, parts, progress)))
+    """Have the board keep the first ``kept`` bytes and append ``parts``; return the sha256 of the result."""
+    reply = channel.run(_argv(channel, "receive", kept, bases), _buffered(_orders(data, kept, parts, progress)))
     if not reply.ok or not reply.stdout.startswith(MAGIC):
         raise channel.failed(reply)
     return reply.stdout[len(MAGIC) :]
@@ -63,7 +63,7 @@ def receive(
 def _orders(
     data: memoryview, kept: int, parts: Iterator[Part], progress: Callable[[int, int], None]
 ) -> Iterator[bytes | memoryview]:
-    pays = Pays(data[kept:])
+    policy = CompressionPolicy(data[kept:])
     sent = 0
     done = kept
     for part in parts:
@@ -76,9 +76,9 @@ def _orders(
             piece: bytes | memoryview = data[at : min(at + PIECE, part.end)]
             done += len(piece)
             kind = RAW
-            if pays.after(sent):
-                small = zlib.compress(piece, LEVEL)
-                piece, kind = (small, DEFLATED) if len(small) < len(piece) else (piece, RAW)
+            if policy.compress_after(sent):
+                compressed = zlib.compress(piece, LEVEL)
+                piece, kind = (compressed, DEFLATED) if len(compressed) < len(piece) else (piece, RAW)
             yield ORDER.pack(kind, 0, 0, len(piece))
             yield piece
             sent += len(piece)
@@ -86,8 +86,8 @@ def _orders(
     yield ORDER.pack(END, 0, 0, 0)
 
 
-def _together(orders: Iterator[bytes | memoryview]) -> Iterator[bytes]:
-    """Join small orders: each piece on the channel has its price."""
+def _buffered(orders: Iterator[bytes | memoryview]) -> Iterator[bytes]:
+    """Join small orders, because each piece on the channel has overhead."""
     waiting, size = [], 0
     for order in orders:
         waiting.append(order)

@@ -1,4 +1,4 @@
-"""A board without Python: sh, dd, cat, sha256sum and, where compression pays, gzip. Whole or resumed."""
+"""Transfer to a board without Python: sh, dd, cat, sha256sum and, if worthwhile, gzip. Complete or resumed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from bpudeploy.boards.ssh import PIECE
-from bpudeploy.transfer.channel import Channel, Held
-from bpudeploy.transfer.compress import LEVEL, sampled
+from bpudeploy.transfer.channel import Channel, RemoteState
+from bpudeploy.transfer.compress import LEVEL, sample_ratio
 from bpudeploy.transfer.receiver import SPAN
 
-_GZIP_BELOW = 0.7
-"""The compressed share of a sample below which gzip is used: here it is all or nothing, so not for a little."""
+_MAX_GZIP_RATIO = 0.7
+"""Compression ratio of a sample below which gzip is used; lower than ``MAX_RATIO`` because it applies to all bytes."""
 _LOOK = r"""
 size=-1
 [ ! -e "$1" ] || size=$(wc -c < "$1") || exit 1
@@ -31,31 +31,29 @@ $3 >> "$1" && sha256sum < "$1"
 _DIGEST = re.compile(r"^[0-9a-f]{64}\b", re.MULTILINE)
 
 
-def look(channel: Channel) -> Held:
-    """Return what the board has of the file.
+def look(channel: Channel) -> RemoteState:
+    """Return the board's state of the remote file.
 
     Raises:
-        BoardError: the board runs no shell, or has no sha256sum.
+        BoardError: the account has no usable shell, or no sha256sum.
     """
-    reply = channel.say(["sh", "-c", _LOOK, "sh", str(channel.remote), str(SPAN)])
-    said = reply.stdout.decode(errors="replace")
-    size = re.search(r"^size (-?\d+)$", said, re.MULTILINE)
-    spans = tuple(bytes.fromhex(digest) for digest in _DIGEST.findall(said))
+    reply = channel.run(["sh", "-c", _LOOK, "sh", str(channel.remote), str(SPAN)])
+    output = reply.stdout.decode(errors="replace")
+    size = re.search(r"^size (-?\d+)$", output, re.MULTILINE)
+    spans = tuple(bytes.fromhex(digest) for digest in _DIGEST.findall(output))
     if not reply.ok or not size or len(spans) != -(-max(int(size[1]), 0) // SPAN):
-        told = (reply.stderr.strip() or said.strip())[-500:]
-        raise channel.error(
-            f"its shell cannot say what {channel.remote} holds: {told or f'exit status {reply.status}'}",
-            "this account needs a plain shell, and sha256sum (coreutils or busybox)",
-        )
-    return Held(int(size[1]), spans)
+        text = (reply.stderr.strip() or output.strip())[-500:] or f"exit status {reply.status}"
+        message = f"cannot read {channel.remote}: {text}"
+        raise channel.error(message, "the account needs a POSIX shell and sha256sum (coreutils or busybox)")
+    return RemoteState(int(size[1]), spans)
 
 
 def receive(channel: Channel, data: memoryview, kept: int, progress: Callable[[int, int], None]) -> bytes:
-    """Have the board keep the first ``kept`` bytes and add the rest; returns the sha256 of what is there then."""
-    squeeze = sampled(data[kept:])[0] < _GZIP_BELOW and channel.say(["sh", "-c", "command -v gzip"]).ok
+    """Have the board keep the first ``kept`` bytes and append the rest; return the sha256 of the result."""
+    compress = sample_ratio(data[kept:])[0] < _MAX_GZIP_RATIO and channel.run(["sh", "-c", "command -v gzip"]).ok
     plain = _pieces(data, kept, progress)
-    pieces, filter_ = (_gzipped(plain), "gzip -dc") if squeeze else (plain, "cat")
-    reply = channel.say(["sh", "-c", _RECEIVE, "sh", str(channel.remote), str(kept), filter_], pieces)
+    pieces, filter_ = (_gzipped(plain), "gzip -dc") if compress else (plain, "cat")
+    reply = channel.run(["sh", "-c", _RECEIVE, "sh", str(channel.remote), str(kept), filter_], pieces)
     digest = _DIGEST.search(reply.stdout.decode(errors="replace"))
     if not reply.ok or not digest:
         raise channel.failed(reply)

@@ -65,29 +65,29 @@ def test_the_order_is_fixed_and_blocks_keep_their_numbers(tiny: Path) -> None:
     [
         (["gelu=fast"], "gelu", "expected 'tanh', 'quick' or 'piecewise'", "'tanh'"),
         (["gelus=tanh"], "gelus", "unknown key", "did you mean gelu?"),
-        (["drop_blocks=[1, 1]"], "drop_blocks[1]", "block 1 is already in drop_blocks", "name each block once"),
+        (["drop_blocks=[1, 1]"], "drop_blocks[1]", "block 1 is already in drop_blocks", "list each block once"),
         (["drop_blocks=[-1]"], "drop_blocks[0]", "greater than or equal to 0", "correct the value"),
-        (["linear_blocks=[[5, 3]]"], "linear_blocks[0]", "[5, 3] runs backwards", "write [3, 5]"),
+        (["linear_blocks=[[5, 3]]"], "linear_blocks[0]", "[5, 3] is reversed", "write [3, 5]"),
         (["linear_blocks=[[1, 3], [3, 4]]"], "linear_blocks[1]", "block 3 is already in linear_blocks", "once"),
         (["linear_blocks=[[1, 3]]", "drop_blocks=[2]"], "linear_blocks[0]", "already in drop_blocks", "once"),
-        (["parallel_blocks=[[1, 3]]"], "parallel_blocks[0]", "no neighbours", "write [1, 2]"),
+        (["parallel_blocks=[[1, 3]]"], "parallel_blocks[0]", "1 and 3 are not consecutive", "write [1, 2]"),
         (["parallel_blocks=[[1, 2], [2, 3]]"], "parallel_blocks[1]", "already in parallel_blocks", "once"),
         (["prune_heads={}"], "prune_heads", "share or heads is missing", "give one of the two"),
-        (["prune_heads={share: 0.5, heads: [[0, 1]]}"], "prune_heads", "exclude each other", "give one of the two"),
+        (["prune_heads={share: 0.5, heads: [[0, 1]]}"], "prune_heads", "mutually exclusive", "give one of the two"),
         (["prune_heads={share: 1.0}"], "prune_heads.share", "less than 1", "correct the value"),
-        (["prune_heads={heads: [[0, 1], [0, 1]]}"], "prune_heads.heads", "named twice", "name each once"),
+        (["prune_heads={heads: [[0, 1], [0, 1]]}"], "prune_heads.heads", "listed twice", "list each head once"),
         (["prune_heads={heads: [[2, 1]]}", "drop_blocks=[2]"], "prune_heads.heads[0]", "in drop_blocks", "other"),
         (["reduce_tokens={factor: 2}"], "reduce_tokens.after_block", "is missing", "add `after_block:`"),
-        (["reduce_tokens={after_block: 2}", "drop_blocks=[2]"], "reduce_tokens.after_block", "in drop_blocks", "stays"),
+        (["reduce_tokens={after_block: 2}", "drop_blocks=[2]"], "reduce_tokens.after_block", "in drop_blocks", "kept"),
         (
             ["reduce_tokens={after_block: 2}", "parallel_blocks=[[2, 3]]"],
             "reduce_tokens.after_block",
-            "ends with its neighbour",
-            "name a block that stays",
+            "ends with the next one",
+            "choose a block that is kept",
         ),
     ],
 )
-def test_invalid_options_are_reported_before_anything_runs(
+def test_errors_are_reported_before_anything_runs(
     tiny: Path, sets: list[str], field: str, message: str, hint: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
@@ -111,4 +111,4 @@ def test_the_schema_has_the_fields_and_their_texts() -> None:
     assert set(parts["ApproximateSpec"]["properties"]) == {s.split("=")[0] for s in ALL}
     assert "linear_blocks" in parts["ApproximateSpec"]["properties"]
     assert "fitted on the calibration images" in parts["ApproximateSpec"]["properties"]["linear_blocks"]["description"]
-    assert "it must divide" in parts["ReduceTokensSpec"]["properties"]["factor"]["description"]
+    assert "must divide" in parts["ReduceTokensSpec"]["properties"]["factor"]["description"]

@@ -114,7 +114,7 @@ WRONG = [  # what is replaced, by what; the line and field of the error; its mes
     ("group=canary", "group", 6, "rollout.waves[0].select", "'group' in the selector", "KEY=VALUE"),
     ("group=canary", "rak=a", 6, "rollout.waves[0].select", "'rak' in the selector 'rak=a' is no key", "mean rack?"),
     ("group=canary", '"group=canary,name=rdk-2"', 6, "rollout.waves[0].select", "matches all of", "boards that there"),
-    ("max_unavailable: 1", "max_unavailable: 0", 8, "rollout.max_unavailable", "from 1, or a percentage", "correct"),
+    ("max_unavailable: 1", "max_unavailable: 0", 8, "rollout.max_unavailable", "or a percentage", "correct"),
     ("max_unavailable: 1", "max_unavailable: 10", None, "", "", ""),
     ("max_unavailable: 1", "max_unavailable: 100%", None, "", "", ""),
     ("max_unavailable: 1", "max_unavailable: ten", 8, "rollout.max_unavailable", "such as 10%, found the text", ""),
@@ -253,5 +253,5 @@ def test_the_schema_refuses_what_the_loader_refuses(old: str, new: str) -> None:
 
 def test_the_schema_describes_the_fields() -> None:
     schema = fleet_schema()
-    assert schema["$defs"]["FleetBoard"]["properties"]["jump"]["description"].startswith("A jump host")
+    assert schema["$defs"]["FleetBoard"]["properties"]["jump"]["description"].startswith("Jump host")
     assert schema["$defs"]["RolloutSpec"]["properties"]["max_failures"]["description"]

@@ -1,4 +1,4 @@
-"""Targets: in which number formats each march computes, and who says so."""
+"""Targets: the number formats of each march, and their sources."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_target_has_its_precisions() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("sim-")])
-def test_a_simulated_target_computes_as_the_real_one(name: str) -> None:
+def test_a_simulated_target_has_the_precisions_of_the_real_one(name: str) -> None:
     real = target(name.replace("sim-", "rdk-"))
     assert (target(name).march, target(name).precision) == (real.march, real.precision)
 
@@ -51,7 +51,7 @@ def test_every_fact_of_precision_has_a_source(name: str) -> None:
     one = target(name)
     facts = {f"precision.{field}" for field in PrecisionRules.model_fields}
     assert facts <= set(one.sources)
-    assert "precision" in yaml.safe_load((built_in_targets() / f"{name}.yaml").read_text()), "written, not a default"
+    assert "precision" in yaml.safe_load((built_in_targets() / f"{name}.yaml").read_text()), "explicit, not a default"
     if one.march is not March.CPU:
         assert one.sources["precision.rounding"] == "not published, assumed"
 
@@ -82,9 +82,7 @@ def test_a_target_without_precisions_has_the_defaults(tmp_path: Path) -> None:
         ("{weights: int8}", "precision.weights"),
     ],
 )
-def test_wrong_precisions_are_shown_by_place_and_refused_by_the_schema(
-    tmp_path: Path, precision: str, field: str
-) -> None:
+def test_invalid_precisions_are_located_and_refused_by_the_schema(tmp_path: Path, precision: str, field: str) -> None:
     text = f"name: mine\ndescription: mine\nmarch: cpu\nbackend: ort\nprecision: {precision}\n"
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(SpecError) as caught:

@@ -1,4 +1,4 @@
-"""Calibration sets that are no good: each gets an error that names the file, or a warning; none gets further unseen."""
+"""Bad calibration images: each gives an error with the name of its file, or a warning."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ from bpudeploy.stage import Kind, Work
 from bpudeploy.stages.decode import decode
 from bpudeploy.stages.fetch_data import DatasetOptions, Origin, fetch_dataset
 from bpudeploy.stages.samples import SamplesOptions, Subset, make_samples
-from tests.stages.test_fetch import artifact, picture, spec, tree
+from tests.stages.test_fetch import PREPROCESS, artifact, picture, spec, tree
 
 SIZE = (8, 8)
 GREY = np.add.outer(np.arange(40) * 3, np.arange(50) * 2).astype(np.uint8)
-PREPROCESS = {"interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
 GOOD = {f"good{i}.png": picture(i) for i in range(8)}
 
 
@@ -45,23 +44,23 @@ def fetched(
     count: int | None = None,
     evaluation: dict[str, bytes] | None = None,
 ) -> list[Event]:
-    """Draw all of ``origin`` for calibration, beside an evaluation set, into ``folder``/dataset.zip."""
-    said: list[Event] = []
-    beside = tree(folder / "e", evaluation or {f"a/{i}.png": picture(100 + i) for i in range(2)})
-    options = DatasetOptions(spec(None), beside, CalibrationSpec(source="c", count=count), origin)
-    fetch_dataset(Work(folder, said.append), options, tuple(artifact(Kind.ARCHIVE, a) for a in archives))
-    return said
+    """Draw all of ``origin`` for calibration, next to an evaluation set, into ``folder``/dataset.zip."""
+    events: list[Event] = []
+    labelled = tree(folder / "e", evaluation or {f"a/{i}.png": picture(100 + i) for i in range(2)})
+    options = DatasetOptions(spec(None), labelled, CalibrationSpec(source="c", count=count), origin)
+    fetch_dataset(Work(folder, events.append), options, tuple(artifact(Kind.ARCHIVE, a) for a in archives))
+    return events
 
 
 def sampled(
     folder: Path, size: tuple[int, int] = SIZE, mode: str = "center", subset: Subset = Subset.CALIBRATION
 ) -> Any:
-    """Return the SAMPLES file made of ``folder``/dataset.zip, and what was said."""
-    said: list[Event] = []
+    """Return the SAMPLES file made from ``folder``/dataset.zip, and the notes."""
+    events: list[Event] = []
     (folder / "p.json").write_text(json.dumps(PREPROCESS | {"size": size, "crop_mode": mode}))
     inputs = (artifact(Kind.DATASET, folder / "dataset.zip"), artifact(Kind.PREPROCESS, folder / "p.json"))
-    (path,) = make_samples(Work(folder, said.append), SamplesOptions(subset), inputs)
-    return path, [e.text for e in said if isinstance(e, Note)]
+    (path,) = make_samples(Work(folder, events.append), SamplesOptions(subset), inputs)
+    return path, [e.text for e in events if isinstance(e, Note)]
 
 
 def found(folder: Path, files: dict[str, bytes]) -> tuple[Finding, ...]:
@@ -69,7 +68,7 @@ def found(folder: Path, files: dict[str, bytes]) -> tuple[Finding, ...]:
     return read_findings(sampled(folder)[0])
 
 
-# --- what cannot be used
+# --- unusable images
 
 
 JPEG, PNG = encoded(np.stack([GREY] * 3, axis=2), "JPEG"), picture(1)
@@ -80,7 +79,7 @@ HOLED[3, 3], ENDLESS[3, 3] = np.nan, np.inf
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("text.png", b"not a picture", "it is no image"),
+        ("text.png", b"not a picture", "not an image"),
         ("empty.jpg", b"", "it is empty"),
         ("cut.jpg", JPEG[:-60], "truncated"),
         ("cut.png", PNG[: len(PNG) // 2], "truncated"),
@@ -88,13 +87,13 @@ HOLED[3, 3], ENDLESS[3, 3] = np.nan, np.inf
         ("damaged.ppm", b"P6\n9 x\n255\n", "invalid literal"),
         ("nan.tif", encoded(HOLED, "TIFF"), "NaN or infinite"),
         ("inf.tif", encoded(ENDLESS, "TIFF"), "NaN or infinite"),
-        ("unit.tif", encoded(GREY.astype(np.float32) / 255, "TIFF"), "from 0 to 0.84.* from 0 to 255"),
+        ("unit.tif", encoded(GREY.astype(np.float32) / 255, "TIFF"), "from 0 to 0.84.* expected 0 to 255"),
         ("below.tif", encoded(GREY.astype(np.float32) - 20, "TIFF"), "from -20 to 195"),
         ("wide.tif", encoded(GREY.astype(np.int32) * 1000, "TIFF"), "from 0 to 215000"),
     ],
 )
 @pytest.mark.parametrize("subset", Subset)
-def test_what_is_no_image_is_named_with_its_fix(
+def test_an_undecodable_image_is_named_with_a_hint(
     tmp_path: Path, name: str, data: bytes, reason: str, subset: Subset
 ) -> None:
     bad, good = {f"a/{name}": data}, {f"a/{file}": one for file, one in GOOD.items()}
@@ -102,15 +101,15 @@ def test_what_is_no_image_is_named_with_its_fix(
     fetched(tmp_path, tree(tmp_path / "c", calibration), evaluation=evaluation)
     with pytest.raises(StageError, match=f"cannot decode {subset} image a/{name}: .*{reason}") as caught:
         sampled(tmp_path, subset=subset)
-    assert "8 bits a channel" in str(caught.value.hint)
+    assert "8 bits per channel" in str(caught.value.hint)
 
 
-def test_an_image_that_would_fill_the_memory_is_named(tmp_path: Path) -> None:
+def test_an_image_that_would_exhaust_memory_is_named(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1, 30_000, 3), dtype=np.uint8)
     fetched(tmp_path, tree(tmp_path / "c", {"line.png": encoded(noise, "PNG")}))
     with pytest.raises(StageError, match=r"cannot use line.png: 30000x1 pixels.*224x224, would be 1,858 million"):
         sampled(tmp_path, (224, 224))
-    assert Samples.read(sampled(tmp_path, (224, 224), "squash")[0]).pixels.std() > 0, "nothing grows when squashed"
+    assert Samples.read(sampled(tmp_path, (224, 224), "squash")[0]).pixels.std() > 0, "squash does not enlarge"
 
 
 def link_to_nothing(folder: Path) -> Origin:
@@ -121,18 +120,18 @@ def link_to_nothing(folder: Path) -> Origin:
 
 def unreadable(folder: Path) -> Origin:
     origin = tree(folder, GOOD)
-    (folder / "bad.png").symlink_to("/proc/self/mem")  # fails to be read by root too, whom permissions do not stop
+    (folder / "bad.png").symlink_to("/proc/self/mem")  # cannot be read even by root, who ignores permissions
     return origin
 
 
 @pytest.mark.parametrize(("make", "reason"), [(link_to_nothing, "No such file"), (unreadable, "Input/output error")])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path], Origin], reason: str) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path, make: Callable[[Path], Origin], reason: str) -> None:
     with pytest.raises(StageError, match=f"cannot read bad.png: {reason}") as caught:
         fetched(tmp_path, make(tmp_path / "c"))
     assert "permission" in str(caught.value.hint)
 
 
-def test_a_damaged_archive_is_an_error_with_its_fix(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_an_error_with_a_hint(tmp_path: Path) -> None:
     tree(tmp_path / "c", GOOD)
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as z:
         z.writestr("bad.png", PNG)
@@ -141,7 +140,7 @@ def test_a_damaged_archive_is_an_error_with_its_fix(tmp_path: Path) -> None:
     (tmp_path / "c.zip").write_bytes(data)
     with pytest.raises(StageError, match=r"cannot read bad.png: Bad CRC-32") as caught:
         fetched(tmp_path, Origin(None, None), (tmp_path / "c.zip",))
-    assert "make the archive again" in str(caught.value.hint)
+    assert "create the archive again" in str(caught.value.hint)
     with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as t:
         t.add(tmp_path / "c", ".")
     whole = (tmp_path / "c.tar.gz").read_bytes()
@@ -151,30 +150,30 @@ def test_a_damaged_archive_is_an_error_with_its_fix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("files", [{}, {"notes.txt": b"x"}], ids=["empty", "no image"])
-def test_a_source_with_no_images_says_so(tmp_path: Path, files: dict[str, bytes]) -> None:
+def test_a_source_without_images_is_an_error(tmp_path: Path, files: dict[str, bytes]) -> None:
     (tmp_path / "c").mkdir()
-    with pytest.raises(StageError, match="the source of the calibration set holds no images") as caught:
+    with pytest.raises(StageError, match="the source of the calibration set contains no images") as caught:
         fetched(tmp_path, tree(tmp_path / "c", files))
     assert ".jpg" in str(caught.value.hint)
 
 
-def test_copies_are_left_out_and_said(tmp_path: Path) -> None:
+def test_duplicates_are_skipped_and_reported(tmp_path: Path) -> None:
     copies = tree(tmp_path / "c", {f"{i}.png": picture(0) for i in range(4)})
-    with pytest.raises(StageError, match=r"2 images wanted for calibration, 1 left .* 3 repeat another's") as caught:
+    with pytest.raises(StageError, match=r"calibration needs 2 images, 1 are available: .* 3 are duplicates") as caught:
         fetched(tmp_path, copies, count=2)
     assert "calibration.count" in str(caught.value.hint)
     notes = [e.text for e in fetched(tmp_path, copies) if isinstance(e, Note)]
-    assert any("calibration: files that repeat another's content are left out, 3 met" in n for n in notes)
+    assert "calibration: 3 duplicate files skipped" in notes
 
 
-def test_all_in_evaluation_leaves_none_and_says_what_to_lower(tmp_path: Path) -> None:
+def test_no_images_left_after_evaluation_suggests_a_lower_count(tmp_path: Path) -> None:
     origin = tree(tmp_path / "t", {f"a/{i}.png": picture(i) for i in range(4)})
-    with pytest.raises(StageError, match="64 images wanted for calibration, 0 left") as caught:
+    with pytest.raises(StageError, match="calibration needs 64 images, 0 are available") as caught:
         fetch_dataset(Work(tmp_path, lambda _: None), DatasetOptions(spec(None), origin, CalibrationSpec()), ())
     assert "dataset.evaluation.count" in str(caught.value.hint)
 
 
-# --- what is decoded right
+# --- decoding
 
 
 FORMS = {
@@ -191,7 +190,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_a_picture_gives_the_same_pixels(tmp_path: Path, name: str) -> None:
+def test_every_mode_of_an_image_gives_the_same_pixels(tmp_path: Path, name: str) -> None:
     plain = encoded(np.stack([GREY] * 3, axis=2), "PNG")
     findings = found(tmp_path, {"plain.png": plain, name: FORMS[name]})
     pixels = Samples.read(tmp_path / "samples.safetensors").pixels
@@ -205,7 +204,7 @@ def test_sixteen_bits_are_rounded_to_eight() -> None:
     assert (levels == np.rint(values / 257)).all()
 
 
-# --- what is said
+# --- findings
 
 
 def flat(colour: int, width: int = 12) -> bytes:
@@ -260,14 +259,14 @@ def test_fewer_than_eight_images_are_few(tmp_path: Path, count: int, few: bool) 
     assert all(f"only {'one image' if count == 1 else f'{count} images'}" in str(f) for f in findings)
 
 
-def test_a_set_of_one_colour_is_said_of_the_set(tmp_path: Path) -> None:
+def test_a_flaw_of_all_images_is_reported_for_the_set(tmp_path: Path) -> None:
     findings = found(tmp_path, {f"{i}.png": flat(0, 12 + i) for i in range(10)})
     assert [(f.flaw, len(f.files)) for f in findings] == [(Flaw.REPEATED, 9), (Flaw.FLAT, 0)]
     assert " and 6 more: the same pixels" in str(findings[0])
     assert str(findings[1]).startswith("calibration set: every image is one colour")
 
 
-def test_findings_are_said_as_warnings_and_those_of_calibration_only(tmp_path: Path) -> None:
+def test_findings_are_warnings_for_calibration_only(tmp_path: Path) -> None:
     (finding,) = found(tmp_path, GOOD | {"black.png": flat(0)})
     path, notes = sampled(tmp_path)
     assert notes == [f"warning: {finding}"] and len(Samples.read(path)) == 9
@@ -275,7 +274,7 @@ def test_findings_are_said_as_warnings_and_those_of_calibration_only(tmp_path: P
     assert notes == [] and read_findings(path) == () and len(Samples.read(path)) == 2
 
 
-def test_warnings_reach_the_summary_and_the_report_also_from_the_store(
+def test_warnings_are_in_summary_and_report_even_for_stored_steps(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     black = tmp_path / "black"
@@ -289,7 +288,9 @@ def test_warnings_reach_the_summary_and_the_report_also_from_the_store(
     assert all(text in page for text in expected)
     assert main(argv) == 0
     out = capsys.readouterr().out
-    assert re.search("fetch/calibration +stored", out), "a stage that does not run says nothing: the summary does"
+    assert re.search("fetch/calibration +stored", out), (
+        "a stage that does not run emits nothing: the summary has the warnings"
+    )
     assert [line for line in out.splitlines() if "warning: " in line] == [
         f"  warning: {w}" for w in summary["warnings"]
     ]

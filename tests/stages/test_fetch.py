@@ -1,4 +1,4 @@
-"""fetch: every kind of source, held to its digest; weights loaded strictly; sets drawn apart."""
+"""fetch: every kind of source, verified by digest; weights loaded strictly; disjoint sets."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ from bpudeploy.stages.fetch_data import DatasetOptions, Origin, Tree, fetch_data
 from bpudeploy.stages.fetch_model import ModelOptions, PreprocessOptions, fetch_model, preprocess
 from bpudeploy.stages.samples import SamplesOptions, Subset, make_samples
 
+PREPROCESS = {"interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+
 
 def quiet(event: Event) -> None:
-    """Nobody listens."""
+    """Ignore the event."""
 
 
 def work(path: Path, name: str = "work") -> Work:
@@ -50,7 +52,7 @@ def artifact(kind: Kind, path: Path) -> Artifact:
 # --- sources
 
 
-def test_a_file_is_held_to_its_digest(tmp_path: Path) -> None:
+def test_a_file_must_have_its_digest(tmp_path: Path) -> None:
     file = tmp_path / "weights.bin"
     file.write_bytes(b"weights")
     good = DownloadOptions(Source.parse(str(file)), digest_bytes(b"weights"))
@@ -60,7 +62,7 @@ def test_a_file_is_held_to_its_digest(tmp_path: Path) -> None:
 
 
 def wheel(folder: Path) -> Path:
-    """Make the smallest wheel that pip takes."""
+    """Make the smallest wheel that pip accepts."""
     path = folder / "toy_weights-1.0-py3-none-any.whl"
     info = "toy_weights-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
@@ -73,7 +75,7 @@ def wheel(folder: Path) -> Path:
     return path
 
 
-def test_pypi_downloads_the_wheel_and_never_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pypi_downloads_the_wheel_without_installing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = wheel(tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -109,7 +111,7 @@ def https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
-def test_https_downloads_and_says_what_failed(tmp_path: Path, https: str) -> None:
+def test_https_downloads_and_reports_failures(tmp_path: Path, https: str) -> None:
     (tmp_path / "w.bin").write_bytes(b"x" * 3_000_000)
     source = Source.parse(f"{https}/w.bin")
     assert download(work(tmp_path), DownloadOptions(source, None), "s").stat().st_size == 3_000_000
@@ -117,15 +119,15 @@ def test_https_downloads_and_says_what_failed(tmp_path: Path, https: str) -> Non
         download(work(tmp_path), DownloadOptions(Source.parse(f"{https}/none"), None), "s")
 
 
-def test_https_refuses_a_certificate_that_nobody_signed(
-    tmp_path: Path, https: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_https_refuses_an_untrusted_certificate(tmp_path: Path, https: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(StageError, match="CERTIFICATE_VERIFY_FAILED"):
         download(work(tmp_path), DownloadOptions(Source.parse(f"{https}/cert.pem"), None), "s")
 
 
-def test_the_hub_is_asked_for_timm_s_own_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timm_source_is_fetched_from_its_repository_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     source = Source.parse("timm:deit_tiny_patch16_224.fb_in1k")
     with pytest.raises(StageError, match=r"timm/deit_tiny_patch16_224\.fb_in1k from the model hub") as caught:
@@ -150,7 +152,7 @@ def load(folder: Path, file: Path, format: CheckpointFormat, architecture: str =
     return fetch_model(work(folder), options, (artifact(Kind.CHECKPOINT, file),))[0]
 
 
-def test_formats_of_the_same_weights_make_the_same_model(tmp_path: Path, state: dict[str, Any]) -> None:
+def test_all_formats_of_the_same_weights_give_the_same_model(tmp_path: Path, state: dict[str, Any]) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -174,7 +176,7 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path: Path) -> 
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("change", ["missing", "left over", "shape"])
+@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
 def test_weights_must_fit_exactly(tmp_path: Path, state: dict[str, Any], change: str) -> None:
     import torch
     from safetensors.torch import save_file
@@ -182,16 +184,16 @@ def test_weights_must_fit_exactly(tmp_path: Path, state: dict[str, Any], change:
     changed = dict(state)
     if change == "missing":
         del changed["blocks.0.mlp.fc1.bias"]
-    elif change == "left over":
+    elif change == "unexpected":
         changed["extra.weight"] = torch.zeros(1)
     else:
         changed["blocks.0.mlp.fc1.bias"] = torch.zeros(3)
     save_file(changed, tmp_path / "w.safetensors")
-    with pytest.raises(StageError, match="extra" if change == "left over" else "fc1.bias"):
+    with pytest.raises(StageError, match="extra" if change == "unexpected" else "fc1.bias"):
         load(tmp_path, tmp_path / "w.safetensors", CheckpointFormat.SAFETENSORS)
 
 
-def test_an_unknown_architecture_gets_the_nearest_names(tmp_path: Path, state: dict[str, Any]) -> None:
+def test_an_unknown_architecture_suggests_similar_names(tmp_path: Path, state: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
     save_file(state, tmp_path / "w.safetensors")
@@ -200,14 +202,14 @@ def test_an_unknown_architecture_gets_the_nearest_names(tmp_path: Path, state: d
     assert "test_vit" in str(caught.value.hint)
 
 
-def test_garbage_is_no_checkpoint(tmp_path: Path) -> None:
+def test_garbage_is_refused_as_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"garbage" * 100)
     for format in CheckpointFormat:
         with pytest.raises(StageError):
             load(tmp_path, tmp_path / "w", format)
 
 
-def test_preprocessing_is_timm_s_and_the_recipe_s_where_it_says_so(tmp_path: Path, state: dict[str, Any]) -> None:
+def test_preprocessing_is_that_of_timm_with_overrides_of_the_recipe(tmp_path: Path, state: dict[str, Any]) -> None:
     import timm.data
     from safetensors.torch import save_file
 
@@ -259,7 +261,7 @@ def draw(folder: Path, options: DatasetOptions, *archives: Path) -> dict[str, An
     evaluation=st.integers(1, 6), calibration=st.integers(1, 6), seeds=st.tuples(st.integers(0, 9), st.integers(0, 9))
 )
 @settings(max_examples=25, deadline=None)
-def test_the_sets_share_no_image_even_under_other_names(
+def test_the_sets_share_no_image_even_if_renamed(
     tmp_path_factory: pytest.TempPathFactory, evaluation: int, calibration: int, seeds: tuple[int, int]
 ) -> None:
     folder = tmp_path_factory.mktemp("d")
@@ -274,11 +276,11 @@ def test_the_sets_share_no_image_even_under_other_names(
 
 def test_too_few_images_is_an_error(tmp_path: Path) -> None:
     origin = tree(tmp_path / "t", {f"a/{i}.png": picture(i) for i in range(4)})
-    with pytest.raises(StageError, match=r"3 images wanted for calibration, 2 left .* 4 files 2 are"):
+    with pytest.raises(StageError, match=r"calibration needs 3 images, 2 are available: of 4 files 2 are"):
         draw(tmp_path, DatasetOptions(spec(2), origin, CalibrationSpec(count=3)))
 
 
-def test_a_calibration_source_of_its_own_loses_the_evaluation_images(tmp_path: Path) -> None:
+def test_a_separate_calibration_source_excludes_the_evaluation_images(tmp_path: Path) -> None:
     origin = tree(tmp_path / "t", {f"a/{i}.png": picture(i) for i in range(4)})
     other = tree(tmp_path / "c", {f"{i}.png": picture(i) for i in range(6)})
     index = draw(tmp_path, DatasetOptions(spec(None), origin, CalibrationSpec(source="c", count=None), other))
@@ -286,7 +288,7 @@ def test_a_calibration_source_of_its_own_loses_the_evaluation_images(tmp_path: P
     assert {s["label"] for s in index["calibration"]} == {-1}
 
 
-def test_archives_and_folders_hold_the_same(tmp_path: Path) -> None:
+def test_archives_and_folders_give_the_same_bytes(tmp_path: Path) -> None:
     files = {f"{c}/{i}.png": picture(10 * i + ord(c)) for c in "ab" for i in range(3)}
     origin = tree(tmp_path / "t", files)
     with zipfile.ZipFile(tmp_path / "t.zip", "w") as z, tarfile.open(tmp_path / "t.tar.gz", "w:gz") as t:
@@ -335,10 +337,10 @@ def test_label_files(tmp_path: Path, labels: LabelsSpec, text: str, found: list[
     [
         ("file,label\ni/0.png\n", "l.csv:2: 1 columns"),
         ("file,label\ni/9.png,cat\n", "l.csv:2: no file 'i/9.png'"),
-        ("file,label\ni/0.png,bird\n", "l.csv:2: label 'bird' is no class"),
+        ("file,label\ni/0.png,bird\n", "l.csv:2: label 'bird' is not a class"),
     ],
 )
-def test_wrong_label_files_are_shown_by_line(tmp_path: Path, text: str, message: str) -> None:
+def test_errors_in_label_files_have_a_line_number(tmp_path: Path, text: str, message: str) -> None:
     origin = tree(tmp_path / "t", {"i/0.png": picture(0), "l.csv": text.encode()})
     dataset = spec(1, format="csv", labels=CSV, classes=("cat", "dog"))
     with pytest.raises(StageError, match=message):
@@ -350,23 +352,12 @@ def samples(folder: Path, files: dict[str, bytes]) -> Path:
     options = DatasetOptions(spec(len(files) - 1), origin, CalibrationSpec(count=1))
     (dataset,) = fetch_dataset(work(folder), options, ())
     resolved = folder / "preprocess.json"
-    resolved.write_text(
-        json.dumps(
-            {
-                "size": [8, 8],
-                "interpolation": "bicubic",
-                "crop_pct": 0.9,
-                "crop_mode": "center",
-                "mean": [0.5, 0.4, 0.3],
-                "std": [0.2, 0.25, 0.3],
-            }
-        )
-    )
+    resolved.write_text(json.dumps(PREPROCESS | {"size": [8, 8], "crop_mode": "center"}))
     inputs = (artifact(Kind.DATASET, dataset), artifact(Kind.PREPROCESS, resolved))
     return make_samples(work(folder, "s"), SamplesOptions(Subset.EVALUATION), inputs)[0]
 
 
-def test_samples_normalised_are_what_timm_s_own_transform_gives(tmp_path: Path) -> None:
+def test_normalised_samples_equal_the_output_of_timms_transform(tmp_path: Path) -> None:
     from timm.data import create_transform
 
     from bpudeploy.backends.samples import Normalisation, Samples
@@ -387,18 +378,18 @@ def test_samples_normalised_are_what_timm_s_own_transform_gives(tmp_path: Path) 
         assert min(gaps) < 1e-6
 
 
-def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
+def test_an_undecodable_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"cannot decode evaluation image a/\d.png"):
         samples(tmp_path, {f"a/{i}.png": b"not a picture %d" % i for i in range(3)})
 
 
-def test_classes_of_model_and_data_must_be_as_many(tiny: Path) -> None:
+def test_model_and_data_must_have_equally_many_classes(tiny: Path) -> None:
     from bpudeploy.cli.main import main
 
     assert main(["run", str(tiny), "--until", "restructure", "--set", "dataset.classes=[bad, good, ugly]"]) == 3
 
 
-def test_a_tag_of_timm_says_how_its_images_are_prepared() -> None:
+def test_a_timm_tag_determines_the_preprocessing() -> None:
     from bpudeploy.stages.timm_models import create, describe
 
     for name, mean in (("mobilenetv3_large_100", 0.485), ("mobilenetv3_large_100.ra4_e3600_r224_in1k", 0.5)):

@@ -1,4 +1,4 @@
-"""fetch/model of a user's own class: run with trust only, loaded strictly, equal to its export, refused in words."""
+"""fetch/model of a user's class: runs with trust only, loads weights strictly, equals its export, explains refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageError
 from bpudeploy.spec.source import CheckpointFormat
 from bpudeploy.stage import Artifact, Kind, Work
-from bpudeploy.stages.fetch_module import Maker, ModuleOptions, fetch_module, load_network
+from bpudeploy.stages.fetch_module import ModuleOptions, NetworkFactory, fetch_module, load_network
 from bpudeploy.stages.originals import meta_of, open_original
 
 NET = """\
@@ -98,26 +98,26 @@ def net(tmp_path: Path) -> Path:
     (tmp_path / "net.py").write_text(NET)
     torch.manual_seed(0)
     for name in ("Net", "Grey"):
-        model = load_network(tmp_path / "net.py", Maker("net.py", name, {}))
+        model = load_network(tmp_path / "net.py", NetworkFactory("net.py", name, {}))
         save_file(model.state_dict(), tmp_path / f"{name}.safetensors")
     return tmp_path
 
 
 def fetch(folder: Path, name: str, weights: str = "Net", **changed: Any) -> Path:
-    said = {"image_size": (32, 24), "batch": 1, "features": False, "tolerance": 1e-5, "trusted": True, "arguments": {}}
-    options = {**said, **changed}
-    maker = Maker("net.py", name, options.pop("arguments"))
+    defaults = {"image_size": (32, 24), "batch": 1, "features": False, "tolerance": 1e-5, "trusted": True}
+    options = {**defaults, **changed}
+    factory = NetworkFactory("net.py", name, options.pop("arguments", {}))
     code, state = folder / "net.py", folder / f"{weights}.safetensors"
     inputs = Artifact(Kind.CODE, digest_file(code), code), Artifact(Kind.CHECKPOINT, digest_file(state), state)
     (folder / "work").mkdir(exist_ok=True)
     work = Work(folder / "work", lambda event: None)
-    return fetch_module(work, ModuleOptions(maker, CheckpointFormat.SAFETENSORS, None, **options), inputs)[0]
+    return fetch_module(work, ModuleOptions(factory, CheckpointFormat.SAFETENSORS, None, **options), inputs)[0]
 
 
 @pytest.mark.parametrize(("name", "weights"), [("Net", "Net"), ("Grey", "Grey"), ("Shapes", "Net"), ("make", "Net")])
-def test_what_comes_after_needs_no_users_code(net: Path, name: str, weights: str) -> None:
+def test_later_stages_do_not_need_the_users_code(net: Path, name: str, weights: str) -> None:
     made = fetch(net, name, weights)
-    model = load_network(net / "net.py", Maker("net.py", name, {}))
+    model = load_network(net / "net.py", NetworkFactory("net.py", name, {}))
     model.load_state_dict(load_file(net / f"{weights}.safetensors"))
     pixels = np.random.default_rng(1).normal(size=(1, 3, 32, 24)).astype(np.float32)
     (net / "net.py").unlink()
@@ -129,16 +129,14 @@ def test_what_comes_after_needs_no_users_code(net: Path, name: str, weights: str
     np.testing.assert_allclose(original.infer(pixels)[0], expected, atol=1e-6)
 
 
-def test_the_same_file_makes_the_same_bytes_wherever_it_lies(
-    net: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_the_same_file_gives_the_same_bytes_in_any_folder(net: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for name in ("net.py", "Net.safetensors"):
         (elsewhere / name).write_bytes((net / name).read_bytes())
     assert digest_file(fetch(net, "Net")) == digest_file(fetch(elsewhere, "Net"))
 
 
-def test_nothing_is_run_without_trust(net: Path) -> None:
+def test_nothing_runs_without_trust(net: Path) -> None:
     (net / "net.py").write_text(f"open({str(net / 'ran')!r}, 'w')\n{NET}")
     with pytest.raises(StageError, match="not trusted and was not run"):
         fetch(net, "Net", trusted=False)
@@ -150,19 +148,19 @@ def test_nothing_is_run_without_trust(net: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "message", "hint"),
     [
-        ("Net", {"arguments": {"channels": 4}}, "the weights do not fit Net", "the arguments those of the training"),
-        ("Net", {"arguments": {"chanels": 4}}, "cannot make Net: net.py: TypeError", "model.arguments"),
-        ("nothing", {}, "makes a int, which is no torch.nn.Module", "name the class"),
-        ("OneChannel", {"weights": "Grey"}, "does not take 1x3x32x24: net.py:", "x.mean(1, keepdim=True)"),
-        ("Branch", {}, "the course of Branch depends on the image", "one fixed graph"),
-        ("Forgets", {}, "gives two answers to one image", "self.training"),
-        ("Frozen", {}, "the export of Frozen differs from it by", "constant"),
-        ("Named", {}, "forward gives dict", ""),
+        ("Net", {"arguments": {"channels": 4}}, "the weights do not fit Net", "check the arguments"),
+        ("Net", {"arguments": {"chanels": 4}}, "cannot build Net: net.py: TypeError", "model.arguments"),
+        ("nothing", {}, "returns int, not a torch.nn.Module", "name the class"),
+        ("OneChannel", {"weights": "Grey"}, "does not accept 1x3x32x24: net.py:", "x.mean(1, keepdim=True)"),
+        ("Branch", {}, "Branch has data-dependent control flow", "one fixed graph"),
+        ("Forgets", {}, "Forgets is not deterministic", "self.training"),
+        ("Frozen", {}, "the export of Frozen differs from it by", "constants"),
+        ("Named", {}, "forward returns dict", ""),
         ("Breaks", {}, f"net.py:{RAISES}: RuntimeError: not today", ""),
         ("Several", {}, "not one row of class scores", "outputs: features"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused_in_words(
+def test_an_unsupported_network_is_refused_with_a_hint(
     net: Path, name: str, changed: dict[str, Any], message: str, hint: str
 ) -> None:
     with pytest.raises(StageError) as caught:
@@ -204,9 +202,7 @@ def recipe(net: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return net / "own.yaml"
 
 
-def test_an_edited_class_and_other_arguments_run_again_and_nothing_else_does(
-    recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_an_edited_class_or_other_arguments_run_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def states(*sets: str) -> dict[str, str]:
         capsys.readouterr()
         assert main(["plan", "own.yaml", "--json", *sets]) == 0
@@ -223,7 +219,7 @@ def test_an_edited_class_and_other_arguments_run_again_and_nothing_else_does(
     assert (found["fetch/weights"], found["fetch/dataset"]) == ("hit", "hit")
 
 
-def test_what_the_file_prints_is_not_in_the_json(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_of_the_file_is_not_in_the_json(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "own.yaml", "--until", "quantize", "--json"]) == 0
     for line in capsys.readouterr().out.splitlines():
         json.loads(line)

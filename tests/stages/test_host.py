@@ -1,4 +1,4 @@
-"""One machine's cores shared: results in order, BLAS on one thread, the first error comes out."""
+"""side_by_side: results in order, BLAS on one thread, the first error is raised."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The shared stores that every promise is tested on."""
+"""The shared stores on which each guarantee is tested."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def moto_server() -> Iterator[Server]:
 
 @pytest.fixture(params=["folder", "juicefs", "moto"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the URL of an empty shared store: a folder, and a place in a bucket of two servers."""
+    """Return the URL of an empty shared store: a folder, or a prefix in a bucket of one of two servers."""
     if request.param == "folder":
         (tmp_path / "team").mkdir()
         return (tmp_path / "team").as_uri()

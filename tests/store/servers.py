@@ -1,9 +1,9 @@
 """S3 servers for tests. Neither is Amazon's.
 
-``juicefs``: JuiceFS's gateway, a release binary of a product that stores teams' files; its S3 side is MinIO's code,
-which checks signatures and has real credentials. It does not know If-None-Match: who asks for it is not refused.
-``moto``: moto's server, a stand-in made for tests. It takes any credentials until ``let_only_read`` makes it look at
-them, and does know If-None-Match.
+``juicefs``: the JuiceFS gateway, a release binary of a production file store; its S3 API is MinIO's code, which
+verifies signatures and credentials. It ignores If-None-Match.
+``moto``: a test double. It accepts any credentials until ``read_only_account`` enables authentication, and supports
+If-None-Match.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ USER, SECRET, BUCKET = "teamadmin", "teamsecret", "team"
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs, and the environment with which it lets one in."""
+    """A running server, and the environment with its credentials."""
 
     endpoint: str
     process: subprocess.Popen[bytes]
@@ -69,8 +69,8 @@ def moto() -> Iterator[Server]:
         yield server
 
 
-def let_only_read(server: Server) -> dict[str, str]:
-    """From now on, have moto look at who one is; return the environment of one who may read and list."""
+def read_only_account(server: Server) -> dict[str, str]:
+    """Enable authentication in moto, and return the environment of an account that may read and list."""
     iam = server.client("iam")
     iam.create_user(UserName="reader")
     rights = {"Effect": "Allow", "Action": ["s3:Get*", "s3:List*", "s3:Head*"], "Resource": "*"}
@@ -86,7 +86,7 @@ def let_only_read(server: Server) -> dict[str, str]:
 
 @contextmanager
 def juicefs(folder: Path) -> Iterator[Server]:
-    """Serve ``folder``, made anew."""
+    """Serve ``folder`` as a new volume."""
     program, meta, port = Path(sys.executable).with_name("juicefs"), f"sqlite3://{folder}/meta.db", free_port()
     made = [str(program), "format", "--storage", "file", "--bucket", f"{folder}/data/", meta, "volume"]
     subprocess.run(made, check=True, capture_output=True, timeout=60)
@@ -110,7 +110,7 @@ def _running(argv: list[str], port: int, environment: dict[str, str]) -> Iterato
 
 
 def _make_bucket(server: Server) -> None:
-    """Wait until it answers, and make the bucket if it is not there."""
+    """Wait until the server responds, and create the bucket if it is missing."""
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A lease: one machine at a time, and a holder that is killed is followed."""
+"""Leases: one machine at a time, and takeover from a killed holder."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from dataclasses import dataclass, field
 import pytest
 
 from bpudeploy.digest import Key
-from bpudeploy.store.leases import Pace, lease
+from bpudeploy.store.leases import LeaseTiming, lease
 from bpudeploy.store.shared import open_shared
 
 KEY = Key("0" * 64)
-QUICK = Pace(beat_s=0.3, look_s=0.05, dead_s=3.0)
+QUICK = LeaseTiming(renew_s=0.3, poll_s=0.05, timeout_s=3.0)
 
 
 @dataclass
-class Held:
-    """Who holds it, at once and in all, and how many had to wait."""
+class Holders:
+    """Counts holders, now and in total, and how many had to wait."""
 
     now: int = 0
-    most: int = 0
-    times: int = 0
+    max_at_once: int = 0
+    total: int = 0
     waited: int = 0
     guard: threading.Lock = field(default_factory=threading.Lock)
 
-    def hold(self, url: str, seconds: float, pace: Pace = QUICK) -> None:
-        with lease(open_shared(url), KEY, self.wait, pace):
+    def hold(self, url: str, seconds: float) -> None:
+        with lease(open_shared(url), KEY, self.wait, QUICK):
             with self.guard:
-                self.now, self.times = self.now + 1, self.times + 1
-                self.most = max(self.most, self.now)
+                self.now, self.total = self.now + 1, self.total + 1
+                self.max_at_once = max(self.max_at_once, self.now)
             time.sleep(seconds)
             with self.guard:
                 self.now -= 1
@@ -58,24 +58,24 @@ def left(url: str) -> list[str]:
     return []
 
 
-def test_one_at_a_time_and_nothing_is_left(url: str, request: pytest.FixtureRequest) -> None:
-    held = Held()
-    together(*(threading.Thread(target=held.hold, args=(url, 0.05)) for _ in range(6)))
-    assert held.times == 6 and left(url) == []
-    if "juicefs" not in request.node.name:  # which lets several make the same number in the same moment
-        assert held.most == 1 and held.waited
+def test_one_holder_at_a_time_and_no_files_left(url: str, request: pytest.FixtureRequest) -> None:
+    holders = Holders()
+    together(*(threading.Thread(target=holders.hold, args=(url, 0.05)) for _ in range(6)))
+    assert holders.total == 6 and left(url) == []
+    if "juicefs" not in request.node.name:  # which lets several create the same number at once
+        assert holders.max_at_once == 1 and holders.waited
 
 
-def test_a_holder_that_lives_keeps_it_however_long(url: str) -> None:
-    held = Held()
-    first = threading.Thread(target=held.hold, args=(url, QUICK.dead_s * 1.5))
+def test_a_live_holder_keeps_the_lease(url: str) -> None:
+    holders = Holders()
+    first = threading.Thread(target=holders.hold, args=(url, QUICK.timeout_s * 1.5))
     first.start()
-    while not held.now:
+    while not holders.now:
         time.sleep(0.02)
-    second = threading.Thread(target=held.hold, args=(url, 0.0))
+    second = threading.Thread(target=holders.hold, args=(url, 0.0))
     together(second)
     first.join()
-    assert held.most == 1 and held.times == 2 and held.waited == 1
+    assert holders.max_at_once == 1 and holders.total == 2 and holders.waited == 1
 
 
 HOLDER = """
@@ -89,14 +89,14 @@ with lease(open_shared(sys.argv[1]), KEY, lambda: None, QUICK):
 """
 
 
-def test_one_that_was_killed_is_followed_by_one_of_those_who_wait(url: str, request: pytest.FixtureRequest) -> None:
+def test_a_waiting_machine_takes_over_from_a_killed_holder(url: str, request: pytest.FixtureRequest) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDER, url], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         holder.kill()
     assert len(left(url)) == 1
-    held, started = Held(), time.monotonic()
-    together(*(threading.Thread(target=held.hold, args=(url, 0.05)) for _ in range(4)))
-    assert held.times == 4 and held.waited == 4 and left(url) == []
-    assert QUICK.dead_s <= time.monotonic() - started < 30
+    holders, started = Holders(), time.monotonic()
+    together(*(threading.Thread(target=holders.hold, args=(url, 0.05)) for _ in range(4)))
+    assert holders.total == 4 and holders.waited == 4 and left(url) == []
+    assert QUICK.timeout_s <= time.monotonic() - started < 30
     if "juicefs" not in request.node.name:
-        assert held.most == 1
+        assert holders.max_at_once == 1

@@ -1,4 +1,4 @@
-"""A board on loopback, with a proxy of our own before it, for transfers."""
+"""A board on loopback, optionally behind a proxy, for transfers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PYTHONS = {"python": sys.executable, "no-python": "no-python-on-this-board"}
 
 
 class Server:
-    """An SSH server that plays the board, and ways to reach it."""
+    """An SSH server in the role of a board."""
 
     def __init__(self, folder: Path, board: SshBoard) -> None:
         self.folder, self.board = folder, board
@@ -29,7 +29,7 @@ class Server:
 
     @contextmanager
     def reached(self, port: int | None = None, *, python: str = sys.executable) -> Iterator[SshBoard]:
-        """Connect anew, through ``port`` when it is given."""
+        """Open a new connection, through ``port`` if given."""
         key = Identity(self.folder / "client_key", (self.folder / "host_key.pub").read_text().strip())
         where = Address("127.0.0.1", getpass.getuser(), port or self.port)
         with open_ssh(where, name="b", python=python, root=PurePosixPath("/"), identity=key) as board:
@@ -38,7 +38,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run OpenSSH's sshd where it is installed, else the embedded server."""
+    """Run OpenSSH's sshd if installed, otherwise the embedded server."""
     folder = tmp_path_factory.mktemp("transfer")
     with open_embedded(folder, server=ServerKind.OPENSSH if SSHD else ServerKind.PYTHON) as board:
         yield Server(folder, board)
@@ -46,6 +46,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(params=list(PYTHONS.values()), ids=list(PYTHONS))
 def board(request: pytest.FixtureRequest, server: Server) -> SshBoard:
-    """Give a board that has Python, and one that has none."""
+    """Return a board with Python, and one without."""
     server.board.python = request.param
     return server.board

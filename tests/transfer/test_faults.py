@@ -1,4 +1,4 @@
-"""What goes wrong with a transfer, against a real sshd: a clear error, and the next send makes it good."""
+"""Transfer faults with a real sshd: a clear error, and the next send completes the file."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.errors import BoardError
 from bpudeploy.transfer import channel
 from bpudeploy.transfer.receiver import SPAN
-from bpudeploy.transfer.send import How, Sent, send
+from bpudeploy.transfer.send import SendMethod, SendResult, send
 from tests.transfer.conftest import PYTHONS, SSHD, Server
 from tests.transfer.test_send import OVERHEAD
 
 SIZE = 4 * SPAN
 
 
-def push(board: SshBoard, local: Path, remote: Path, *bases: Path) -> Sent:
+def push(board: SshBoard, local: Path, remote: Path, *bases: Path) -> SendResult:
     return send(board, local, PurePosixPath(remote), bases=[PurePosixPath(b) for b in bases], step="push")
 
 
 def settled(path: Path) -> int:
-    """Return the size of a file that nobody adds to any more."""
+    """Return the size of a file once it no longer grows."""
     size = -1
     while (now := path.stat().st_size if path.exists() else 0) != size:
         size = now
@@ -44,7 +44,7 @@ def settled(path: Path) -> int:
 
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
 @pytest.mark.parametrize("seed", range(20))
-def test_cut_at_any_byte_the_next_send_adds_only_what_is_missing(
+def test_after_a_cut_at_any_byte_the_next_send_adds_only_missing_bytes(
     server: Server, tmp_path: Path, seed: int, python: str
 ) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
@@ -65,7 +65,7 @@ def test_cut_at_any_byte_the_next_send_adds_only_what_is_missing(
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_delta_cut_again_and_again_is_done_in_the_end(server: Server, tmp_path: Path, seed: int) -> None:
+def test_a_delta_completes_after_repeated_cuts(server: Server, tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
     old.write_bytes(rng.randbytes(SIZE))
@@ -78,7 +78,7 @@ def test_a_delta_cut_again_and_again_is_done_in_the_end(server: Server, tmp_path
         ):
             push(board, local, remote, old)
             proxy.cut()
-            board.run(["true"], timeout=5, step="push")  # it was through before the cut
+            board.run(["true"], timeout=5, step="push")  # the transfer finished before the cut
         settled(remote)
     with server.reached() as board:
         push(board, local, remote, old)
@@ -86,9 +86,9 @@ def test_a_delta_cut_again_and_again_is_done_in_the_end(server: Server, tmp_path
 
 
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
-def test_a_stall_is_noticed(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str) -> None:
-    monkeypatch.setattr(channel, "_QUIET_S", 1.0)
-    monkeypatch.setattr(channel, "_SLOWEST", 1e9)
+def test_a_stall_is_detected(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str) -> None:
+    monkeypatch.setattr(channel, "_IDLE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(channel, "_MIN_READ_RATE", 1e9)
     local, remote = tmp_path / "l", tmp_path / "r"
     local.write_bytes(os.urandom(2 * SIZE))
     with (
@@ -120,7 +120,7 @@ def test_a_bit_flipped_on_the_wire_ends_the_connection(server: Server, tmp_path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 3 MB, which the test may enlarge."""
+    """Mount a 3 MB file system that the test may enlarge."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -130,7 +130,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
-def test_a_full_disk_is_named_and_what_fits_stays(
+def test_a_full_disk_is_reported_and_received_bytes_are_kept(
     server: Server, tmp_path: Path, small_disk: Path, python: str
 ) -> None:
     local, remote = tmp_path / "l", small_disk / "r"
@@ -146,7 +146,7 @@ def test_a_full_disk_is_named_and_what_fits_stays(
 
 
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
-def test_a_folder_that_is_not_there_or_a_file_in_the_way(server: Server, tmp_path: Path, python: str) -> None:
+def test_a_missing_folder_or_a_file_in_its_place(server: Server, tmp_path: Path, python: str) -> None:
     local = tmp_path / "l"
     local.write_bytes(os.urandom(SIZE))
     (tmp_path / "file").write_bytes(b"")
@@ -159,8 +159,8 @@ def test_a_folder_that_is_not_there_or_a_file_in_the_way(server: Server, tmp_pat
 
 
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
-def test_a_receiver_that_is_killed(server: Server, tmp_path: Path, python: str) -> None:
-    """The out-of-memory killer, say: the connection stays, the command is gone."""
+def test_a_killed_receiver(server: Server, tmp_path: Path, python: str) -> None:
+    """For example by the out-of-memory killer: the connection survives, the command does not."""
     local, remote = tmp_path / "l", tmp_path / "r"
     local.write_bytes(os.urandom(8 * SIZE))
 
@@ -179,12 +179,12 @@ def test_a_receiver_that_is_killed(server: Server, tmp_path: Path, python: str) 
     assert remote.read_bytes() == local.read_bytes()
 
 
-# --- servers that allow less
+# --- restricted servers
 
 
 @contextmanager
 def sshd(server: Server, folder: Path, *lines: str, without: str = "no such line") -> Iterator[int]:
-    """Run one more sshd with the same keys, and some of its settings changed."""
+    """Run another sshd with the same keys and some changed settings."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -209,11 +209,11 @@ needs_sshd = pytest.mark.skipif(SSHD is None, reason="OpenSSH's sshd is not inst
 
 @needs_sshd
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
-def test_a_server_without_sftp_is_as_good(server: Server, tmp_path: Path, python: str) -> None:
+def test_a_server_without_sftp_works(server: Server, tmp_path: Path, python: str) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
     local.write_bytes(os.urandom(SIZE))
     with sshd(server, tmp_path, without="Subsystem") as port, server.reached(port, python=python) as board:
-        assert push(board, local, remote).how is How.WHOLE
+        assert push(board, local, remote).method is SendMethod.WHOLE
     assert remote.read_bytes() == local.read_bytes()
 
 
@@ -233,16 +233,16 @@ def test_an_account_that_runs_no_commands_is_refused(server: Server, tmp_path: P
 
 @needs_sshd
 @pytest.mark.skipif(shutil.which("rbash") is None, reason="rbash is not installed")
-def test_a_restricted_shell_that_still_has_sh_is_enough(server: Server, tmp_path: Path) -> None:
+def test_a_restricted_shell_with_sh_works(server: Server, tmp_path: Path) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
     local.write_bytes(os.urandom(SIZE))
     shell = 'ForceCommand exec rbash -c "$SSH_ORIGINAL_COMMAND"'
     with sshd(server, tmp_path, shell) as port, server.reached(port) as board:
-        push(board, local, remote)  # the path of Python is refused there: the shell's way
+        push(board, local, remote)  # the path of Python is refused: the shell method is used
     assert remote.read_bytes() == local.read_bytes()
 
 
-def test_a_board_with_neither_python_nor_sha256sum_says_so(server: Server, tmp_path: Path) -> None:
+def test_a_board_with_neither_python_nor_sha256sum_is_refused(server: Server, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
     for tool in ("sh", "cat", "rm", "wc", "dd"):
@@ -257,7 +257,7 @@ def test_a_board_with_neither_python_nor_sha256sum_says_so(server: Server, tmp_p
 
 
 @pytest.mark.skipif(shutil.which("busybox") is None, reason="BusyBox is not installed")
-def test_busybox_is_enough(server: Server, tmp_path: Path) -> None:
+def test_busybox_works(server: Server, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
     for tool in ("sh", "cat", "rm", "wc", "dd", "sha256sum", "gzip"):
@@ -267,14 +267,14 @@ def test_busybox_is_enough(server: Server, tmp_path: Path) -> None:
         local.write_bytes(data)
         with server.reached(python="no-python") as plain:
             board = LimitedPath(plain, tools)
-            assert push(board, local, remote).how is How.WHOLE
+            assert push(board, local, remote).method is SendMethod.WHOLE
             remote.write_bytes(data[: SPAN + 3] + b"?")
             sent = push(board, local, remote)
         assert remote.read_bytes() == data and sent.reused_bytes == SPAN and sent.wire_bytes < len(data)
 
 
 class LimitedPath(SshBoard):
-    """A board whose commands find nothing but ``tools``."""
+    """A board whose PATH contains only ``tools``."""
 
     def __init__(self, board: SshBoard, tools: Path) -> None:
         super().__init__(board._runner, board._connection, board.name, board.python, board.root)

@@ -1,4 +1,4 @@
-"""send: the file that is there in the end is ours, and only what the board did not have was sent."""
+"""send: the remote file equals the local one, and only missing bytes are sent."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.errors import BoardError
 from bpudeploy.transfer import receiver
 from bpudeploy.transfer.delta import Copy, Literal, Part, parts
-from bpudeploy.transfer.receiver import BLOCK, SPAN, record
-from bpudeploy.transfer.send import How, Sent, send
+from bpudeploy.transfer.receiver import BLOCK, SPAN, block_digest
+from bpudeploy.transfer.send import SendMethod, SendResult, send
 from tests.transfer.conftest import Server
 
 OVERHEAD = 20_000
-"""Bytes: our script, twice, and the orders. The records of the bases add 1 % of the file at most."""
+"""Bytes: the script, twice, and the orders. Block digests of the bases add at most 1 % of the file."""
 
 
 def go(
     board: SshBoard, local: Path, remote: Path, *bases: Path, progress: Callable[[int, int], None] | None = None
-) -> Sent:
-    """Send, and hold the outcome to the promise."""
-    there = [PurePosixPath(base) for base in bases]
-    sent = send(board, local, PurePosixPath(remote), bases=there, step="push", progress=progress)
+) -> SendResult:
+    """Send, and check the remote file and the bytes sent."""
+    paths = [PurePosixPath(base) for base in bases]
+    sent = send(board, local, PurePosixPath(remote), bases=paths, step="push", progress=progress)
     assert remote.read_bytes() == local.read_bytes()
     size = local.stat().st_size
     assert sent.wire_bytes <= 1.01 * size + OVERHEAD
@@ -41,25 +41,25 @@ def go(
 
 
 @pytest.mark.parametrize("size", [0, 1, SPAN - 1, SPAN, 3 * SPAN + 17])
-def test_a_file_arrives_and_a_second_time_nothing_is_sent(board: SshBoard, tmp_path: Path, size: int) -> None:
+def test_a_file_arrives_and_is_not_sent_again(board: SshBoard, tmp_path: Path, size: int) -> None:
     local, remote = tmp_path / "a file'\"", tmp_path / "it's $HOME; -n *"
     local.write_bytes(os.urandom(size))
     first, again = go(board, local, remote), go(board, local, remote)
-    assert first.how is How.WHOLE and first.reused_bytes == 0
+    assert first.method is SendMethod.WHOLE and first.reused_bytes == 0
     assert again.reused_bytes == size and again.wire_bytes < OVERHEAD
 
 
-def test_a_part_is_continued(board: SshBoard, tmp_path: Path) -> None:
+def test_a_partial_file_is_resumed(board: SshBoard, tmp_path: Path) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
     data = os.urandom(5 * SPAN)
     local.write_bytes(data)
     remote.write_bytes(data[: 3 * SPAN + 1000])
     sent = go(board, local, remote)
-    assert (sent.how, sent.reused_bytes) == (How.RESUMED, 3 * SPAN + 1000)
+    assert (sent.method, sent.reused_bytes) == (SendMethod.RESUMED, 3 * SPAN + 1000)
     assert sent.wire_bytes < 2 * SPAN + OVERHEAD
 
 
-def test_a_part_that_is_wrong_is_kept_as_far_as_it_is_right(board: SshBoard, tmp_path: Path) -> None:
+def test_the_correct_prefix_of_a_wrong_file_is_kept(board: SshBoard, tmp_path: Path) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
     data = os.urandom(5 * SPAN)
     local.write_bytes(data)
@@ -68,10 +68,10 @@ def test_a_part_that_is_wrong_is_kept_as_far_as_it_is_right(board: SshBoard, tmp
     remote.write_bytes(data + b"more")
     assert go(board, local, remote).reused_bytes == 5 * SPAN
     remote.write_bytes(b"x" + data[1:])
-    assert go(board, local, remote).how is How.WHOLE
+    assert go(board, local, remote).method is SendMethod.WHOLE
 
 
-def test_another_name_of_an_old_file_keeps_its_bytes(board: SshBoard, tmp_path: Path) -> None:
+def test_a_hard_link_to_the_old_file_is_unchanged(board: SshBoard, tmp_path: Path) -> None:
     local, remote, other = tmp_path / "l", tmp_path / "r", tmp_path / "other"
     local.write_bytes(b"new" * 1000)
     remote.write_bytes(b"old" * 1000)
@@ -86,28 +86,28 @@ def test_a_small_change_sends_little(server: Server, tmp_path: Path) -> None:
     local.write_bytes(edited(old.read_bytes(), 20, 5000, seed=20))
     with server.reached() as board:
         sent = go(board, local, remote, tmp_path / "not there", old)
-        assert sent.how is How.CHUNKED
+        assert sent.method is SendMethod.CHUNKED
         assert sent.wire_bytes < 20 * (5000 + BLOCK) + 0.0025 * 10_000_000 + OVERHEAD
         again = go(board, local, old, old)  # in its own place
-        assert again.how is How.CHUNKED and again.wire_bytes < 250_000
+        assert again.method is SendMethod.CHUNKED and again.wire_bytes < 250_000
 
 
-def test_a_cut_delta_goes_on_with_the_same_bases(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_delta_is_resumed_with_the_same_bases(server: Server, tmp_path: Path) -> None:
     old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
     old.write_bytes(os.urandom(8 * SPAN))
     local.write_bytes(edited(old.read_bytes(), 10, 50_000, seed=10))
     remote.write_bytes(local.read_bytes()[: 4 * SPAN + 7])
     with server.reached() as board:
         sent = go(board, local, remote, old)
-    assert sent.how is How.CHUNKED and sent.wire_bytes < 500_000
+    assert sent.method is SendMethod.CHUNKED and sent.wire_bytes < 500_000
 
 
-def test_bases_need_python_and_without_it_the_file_is_whole(server: Server, tmp_path: Path) -> None:
+def test_without_python_the_complete_file_is_sent(server: Server, tmp_path: Path) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
     local.write_bytes(os.urandom(100_000))
     shutil.copyfile(local, tmp_path / "old")
     with server.reached(python="no-python") as board:
-        assert go(board, local, remote, tmp_path / "old").how is How.WHOLE
+        assert go(board, local, remote, tmp_path / "old").method is SendMethod.WHOLE
 
 
 @pytest.mark.parametrize("version", ["2.7.18", "3.8.18", "3.9.18", "3.12.1"])
@@ -119,8 +119,8 @@ def test_an_older_python_on_the_board(server: Server, tmp_path: Path, version: s
     local.write_bytes(os.urandom(100_000))
     (tmp_path / "old").write_bytes(local.read_bytes()[:-10_000])
     with server.reached(python=str(python)) as board:
-        how = go(board, local, remote, tmp_path / "old").how
-    assert how is (How.WHOLE if version.startswith("2") else How.CHUNKED)  # 2.7: as a board without
+        method = go(board, local, remote, tmp_path / "old").method
+    assert method is (SendMethod.WHOLE if version.startswith("2") else SendMethod.CHUNKED)  # 2.7: as a board without
 
 
 def test_the_board_s_script_is_python_3_8_and_short() -> None:
@@ -131,7 +131,7 @@ def test_the_board_s_script_is_python_3_8_and_short() -> None:
     assert used <= set(sys.stdlib_module_names)
 
 
-def test_progress_only_grows_and_ends_at_the_whole(board: SshBoard, tmp_path: Path) -> None:
+def test_progress_is_monotonic_and_ends_at_the_total(board: SshBoard, tmp_path: Path) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
     local.write_bytes(os.urandom(3 * SPAN))
     remote.write_bytes(local.read_bytes()[:SPAN])
@@ -140,10 +140,10 @@ def test_progress_only_grows_and_ends_at_the_whole(board: SshBoard, tmp_path: Pa
     assert seen[0] == (SPAN, 3 * SPAN) and seen[-1] == (3 * SPAN, 3 * SPAN) and seen == sorted(seen)
 
 
-# --- what the board says is not believed
+# --- the board's data is not trusted
 
 
-def test_a_base_that_changes_after_it_was_read_does_no_harm(
+def test_a_base_that_changes_after_it_was_read_is_detected(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
@@ -162,11 +162,11 @@ def test_a_base_that_changes_after_it_was_read_does_no_harm(
     with server.reached() as board:
         sent = send(board, local, PurePosixPath(remote), bases=[PurePosixPath(old)], step="push")
     assert remote.read_bytes() == local.read_bytes()
-    assert sent.wire_bytes < 3 * SPAN + 2 * OVERHEAD, "the right beginning was kept"
+    assert sent.wire_bytes < 3 * SPAN + 2 * OVERHEAD, "the correct prefix was kept"
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_flipped_bit_in_what_arrives_is_found(
+def test_a_flipped_bit_in_received_data_is_detected(
     board: SshBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
@@ -185,13 +185,13 @@ def test_a_flipped_bit_in_what_arrives_is_found(
     if times == 1:
         send(board, local, PurePosixPath(remote), step="push")
     else:
-        with pytest.raises(BoardError, match=f"board {board.name!r}, push: .* is not what was sent, twice"):
+        with pytest.raises(BoardError, match=f"board {board.name!r}, push: the digest of .* was wrong twice"):
             send(board, local, PurePosixPath(remote), step="push")
         send(board, local, PurePosixPath(remote), step="push")
     assert remote.read_bytes() == local.read_bytes()
 
 
-def test_a_base_with_flipped_bits_is_used_where_it_is_right(server: Server, tmp_path: Path) -> None:
+def test_correct_blocks_of_a_damaged_base_are_used(server: Server, tmp_path: Path) -> None:
     old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
     data = os.urandom(4 * SPAN)
     local.write_bytes(data)
@@ -203,7 +203,7 @@ def test_a_base_with_flipped_bits_is_used_where_it_is_right(server: Server, tmp_
         assert go(board, local, remote, old).reused_bytes == 4 * SPAN - 3 * BLOCK
 
 
-# --- for random files, edits and cuts
+# --- random files, edits and cuts
 
 EDIT = st.tuples(st.floats(0, 1), st.integers(0, 9000), st.binary(max_size=9000))
 CONTENT = st.tuples(st.integers(0, 60_000), st.sampled_from([1, 3, 256]), st.integers(0, 1 << 30))
@@ -221,8 +221,8 @@ def changed(data: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
     return data
 
 
-def records(data: bytes) -> bytes:
-    return b"".join(record(data[i : i + BLOCK]) for i in range(0, len(data) - BLOCK + 1, BLOCK))
+def block_digests(data: bytes) -> bytes:
+    return b"".join(block_digest(data[i : i + BLOCK]) for i in range(0, len(data) - BLOCK + 1, BLOCK))
 
 
 def made(found: list[Part], data: bytes, bases: list[bytes]) -> bytes:
@@ -233,7 +233,7 @@ def made(found: list[Part], data: bytes, bases: list[bytes]) -> bytes:
 
 @settings(max_examples=300, deadline=None)
 @given(CONTENT, st.lists(EDIT, max_size=4), st.lists(EDIT, max_size=4), st.floats(0, 1))
-def test_the_parts_make_the_file(
+def test_the_parts_add_up_to_the_file(
     drawn: tuple[int, int, int],
     first: list[tuple[float, int, bytes]],
     second: list[tuple[float, int, bytes]],
@@ -243,7 +243,7 @@ def test_the_parts_make_the_file(
     bases = [old, changed(old, first)]
     data = changed(bases[1], second)
     start = int(kept * len(data))
-    found = list(parts(memoryview(data), start, [records(base) for base in bases]))
+    found = list(parts(memoryview(data), start, [block_digests(base) for base in bases]))
     assert data[:start] + made(found, data, bases) == data
     assert sum(p.length if isinstance(p, Copy) else p.end - p.start for p in found) == len(data) - start
     touched = sum(2 * BLOCK + removed + len(added) for _, removed, added in second) + 2 * BLOCK

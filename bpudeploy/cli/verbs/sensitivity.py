@@ -17,8 +17,8 @@ from bpudeploy.planning.products import QUANTIZED, Products
 from bpudeploy.quantize.findings import LayerReport, PromotionCandidate
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
-from bpudeploy.stages.layers import look
-from bpudeploy.stages.sensitivity import Choice, Network
+from bpudeploy.stages.layers import compare_layers
+from bpudeploy.stages.sensitivity import QuantizedNetwork, SensitivityOptions
 
 EXAMPLE = """\
   bpudeploy sensitivity recipes/quickstart.yaml --images 4
@@ -58,11 +58,11 @@ def _rank(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[Pr
     quantized = products.quantized.path
     samples = Samples.read(products.calibration.path)
     normalise = Normalisation.read(products.preprocess.path)
-    choice = Choice(resolved.target.precision, resolved.recipe.quantize.weights.correct_bias)
-    network = Network(products.prepared.path, quantized, samples, normalise, choice, _STEP, live.draw)
+    options = SensitivityOptions(resolved.target.precision, resolved.recipe.quantize.weights.correct_bias)
+    network = QuantizedNetwork(products.prepared.path, quantized, samples, normalise, options, _STEP, live.draw)
     ranked = network.ranked(args.images)
     original = steps[source.step][source.output].path
-    return ranked, look(original, quantized, samples, normalise, args.images, _STEP, live.draw)
+    return ranked, compare_layers(original, quantized, samples, normalise, args.images, _STEP, live.draw)
 
 
 def _text(resolved: LoadedRecipe, ranked: Sequence[PromotionCandidate], layers: LayerReport) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.fakes.board.artifact import FAMILY, runnable
 
@@ -29,7 +30,7 @@ def network(batch: int = 1, height: int = 16, width: int = 24, classes: int = CL
         helper.make_node("Reshape", ["centred", "flat"], ["row"]),
         helper.make_node("MatMul", ["row", "weights"], ["logits"]),
     ]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "mean": np.array(118, np.float32),
         "flat": np.array([batch, -1], np.int64),
         "weights": weights,
