@@ -16,9 +16,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.operators.agree import agree
-from benchmarks.operators.asking import FOLDER, answers, ask, device, save
+from benchmarks.operators.agreement import agree
 from benchmarks.operators.build import OP
+from benchmarks.operators.checker_runs import FOLDER, answers, ask, device, save
 from benchmarks.operators.nets import networks
 from bpudeploy.backends.horizon.checker import MARCHES
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain, installed

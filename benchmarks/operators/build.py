@@ -15,7 +15,7 @@ OP = "op"
 """The name of the node that a network is about."""
 
 
-class Net:
+class NetworkBuilder:
     """The nodes so far. ``around`` is an operator that stands between the convolutions and ours, or None."""
 
     def __init__(self, around: str | None, opset: int) -> None:
@@ -106,10 +106,10 @@ class Net:
         return self.conv(output, shape[1], 8, f"after{j}"), TensorProto.FLOAT, (1, 8, *shape[2:])
 
 
-Build = Callable[[Net], Any]
+Build = Callable[[NetworkBuilder], Any]
 
 
-class Nets:
+class NetworkSet:
     """Networks by name; the same name twice is one network."""
 
     def __init__(self, around: str | None) -> None:
@@ -117,7 +117,7 @@ class Nets:
         self.made: dict[str, onnx.ModelProto] = {}
 
     def add(self, name: str, build: Build, opset: int = 11, after: bool = True) -> None:
-        net = Net(self.around, opset)
+        net = NetworkBuilder(self.around, opset)
         outputs = build(net)
         self.made.setdefault(name, net.finish(outputs if isinstance(outputs, list) else [outputs], after))
 
@@ -136,22 +136,22 @@ class Nets:
     ) -> None:
         """Add an operator of one feature map and constants; ``left``: the constants come first."""
 
-        def build(net: Net) -> Any:
+        def build(net: NetworkBuilder) -> Any:
             x = net.feature(shape)
             given = [net.const(c) for c in constants]
             return net.node(op, [*given, x] if left else [x, *given], OP, outs, **attributes)
 
-        self.add(f"{op} {name} {named(shape)}", build, opset, after)
+        self.add(f"{op} {name} {format_shape(shape)}", build, opset, after)
 
     def binary(self, name: str, op: str, a: Shape, b: Shape, **attributes: Any) -> None:
         """Add an operator of two feature maps."""
         self.add(
-            f"{op} {name} {named(a)} {named(b)}",
+            f"{op} {name} {format_shape(a)} {format_shape(b)}",
             lambda net: net.node(op, [net.feature(a), net.feature(b)], OP, **attributes),
         )
 
 
-def named(shape: Shape) -> str:
+def format_shape(shape: Shape) -> str:
     """Return ``1x3x8x8``."""
     return "x".join(map(str, shape))
 

@@ -51,7 +51,7 @@ class Normalisation(BaseModel):
         return np.ascontiguousarray((pixels.astype(np.float32) * scale + shift).transpose(0, 3, 1, 2))
 
 
-class Flaw(StrEnum):
+class ImageDefect(StrEnum):
     """What may be wrong with calibration images that can be decoded."""
 
     FEW = "few"  # the set is small
@@ -65,11 +65,11 @@ class Flaw(StrEnum):
     SHALLOW = "shallow"  # 16 bits a channel, of which the upper ones are empty
 
 
-class Finding(BaseModel):
+class CalibrationFinding(BaseModel):
     """A flaw of calibration images: which files have it (none: the set as a whole), what it is, why it matters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    flaw: Flaw
+    flaw: ImageDefect
     files: tuple[str, ...]
     what: str
     why: str
@@ -81,15 +81,15 @@ class Finding(BaseModel):
 
 
 _NAMED = 3
-_FINDINGS = TypeAdapter(tuple[Finding, ...])
+_FINDINGS = TypeAdapter(tuple[CalibrationFinding, ...])
 
 
-def write_findings(findings: tuple[Finding, ...]) -> str:
+def write_findings(findings: tuple[CalibrationFinding, ...]) -> str:
     """Return the text of a SAMPLES artifact's metadata key ``findings``."""
     return _FINDINGS.dump_json(findings).decode()
 
 
-def read_findings(path: Path) -> tuple[Finding, ...]:
+def read_findings(path: Path) -> tuple[CalibrationFinding, ...]:
     """Return what a SAMPLES artifact says of its calibration images, without reading their pixels."""
     from safetensors import safe_open
 

@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from bpudeploy.conformance.grouping import groups
+from bpudeploy.conformance.grouping import group_nodes
 from bpudeploy.conformance.report import Device, Inspection, Placement
-from bpudeploy.conformance.words import in_words, shapes, span, sums, why
+from bpudeploy.conformance.summary import format_count, format_range, format_shapes, reason_text, summary_lines
 
 _WIDTH = 118
 
@@ -43,8 +43,8 @@ def _compare(found: Sequence[Inspection]) -> None:
         print(
             f"  {one.model:<{width}}  {one.target:<10} {p.march:<11} {p.total(Device.BPU).nodes:>5} "
             f"{p.total(Device.CPU).nodes:>5} {p.total(Device.UNKNOWN).nodes:>8} "
-            f"{span(p.cuts.segments, p.cuts.segments_at_best):>9} "
-            f"{span(p.cuts.handovers, p.cuts.handovers_at_best):>11} {macs:>12}"
+            f"{format_range(p.cuts.segments, p.cuts.segments_at_best):>9} "
+            f"{format_range(p.cuts.handovers, p.cuts.handovers_at_best):>11} {macs:>12}"
         )
     print()
 
@@ -58,23 +58,23 @@ def _one(one: Inspection, every_node: bool) -> None:
     else:
         _groups(p)
     print()
-    for name, text in sums(p):
+    for name, text in summary_lines(p):
         print("\n".join(_wrapped(name, text)))
     print()
 
 
 def _groups(p: Placement) -> None:
     print(f"  {'nodes':>5}  {'op':<20} {'where':<11} why")
-    for g in groups(p.nodes):
-        print(_hung(f"  {g.nodes:>5}  {g.op:<20} {g.device:<11} ", why(g)))
+    for g in group_nodes(p.nodes):
+        print(_hung(f"  {g.nodes:>5}  {g.op:<20} {g.device:<11} ", reason_text(g)))
 
 
 def _nodes(p: Placement) -> None:
     print(f"  {'where':<11} {'op':<20} {'MACs':>8}  node, shapes, why")
     for n in p.nodes:
-        macs = in_words(n.cost.macs) if n.cost.macs else ""
+        macs = format_count(n.cost.macs) if n.cost.macs else ""
         unchecked = f"; not checked: {'; '.join(n.not_checked)}" if n.not_checked else ""
-        told = f"{n.name}  {shapes(n.inputs)} -> {shapes(n.outputs)}  {n.reason}{unchecked}"
+        told = f"{n.name}  {format_shapes(n.inputs)} -> {format_shapes(n.outputs)}  {n.reason}{unchecked}"
         print(_hung(f"  {n.device:<11} {n.op:<20} {macs:>8}  ", told))
 
 

@@ -23,9 +23,9 @@ def runs_on_bpu(node: NodeView, placed: NodePlacement, march: March) -> bool:
     """
     if placed.device in (Device.BPU, Device.UNKNOWN):
         return True
-    if placed.can_be_asked:
+    if placed.bpu_on_request:
         return True
-    if node.op in _VIEWS and node.gives_output:
+    if node.op in _VIEWS and node.is_graph_output:
         return True
     if march is March.BERNOULLI2:
         return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from bpudeploy.conformance.words import in_words, why
+from bpudeploy.conformance.summary import format_count, reason_text
 from bpudeploy.results.measurement import Interval, Percentile
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ def _span(value: Interval | Percentile, digits: int = 1) -> str:
 
 _FILTERS: Mapping[str, Callable[..., object]] = {
     "seconds": lambda s: f"{s:,.2f} s",
-    "counted": in_words,
-    "why": why,
+    "counted": format_count,
+    "why": reason_text,
     "median": statistics.median,
     "span": _span,
 }

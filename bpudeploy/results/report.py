@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bpudeploy.conformance.grouping import Group, groups
+from bpudeploy.conformance.grouping import NodeGroup, group_nodes
 from bpudeploy.conformance.picture import picture
 from bpudeploy.conformance.report import Inspection
-from bpudeploy.conformance.words import sums
+from bpudeploy.conformance.summary import summary_lines
 from bpudeploy.quantize.findings import Layers, Repair
 from bpudeploy.results.drawing import ACCENT, INK, QUIET, Plot, figure, page, rows, svg
 from bpudeploy.results.latency import frames_for
@@ -24,14 +24,14 @@ from bpudeploy.spec.recipe import GovernorMode
 class _Placed:
     """What a page shows of a placement."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[NodeGroup, ...]
     sums: tuple[tuple[str, str], ...]
     picture: str
 
     @classmethod
     def of(cls, inspection: Inspection) -> _Placed:
         p = inspection.placement
-        return cls(groups(p.nodes), tuple(sums(p)), picture(p))
+        return cls(group_nodes(p.nodes), tuple(summary_lines(p)), picture(p))
 
 
 def write_report(summary: Summary, path: Path) -> None:

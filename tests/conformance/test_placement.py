@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.conformance.graph import read_graph
-from bpudeploy.conformance.grouping import groups, rows
+from bpudeploy.conformance.grouping import group_nodes, network_parts
 from bpudeploy.conformance.picture import picture
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Cost, Device, Fix, Form, Placement
-from bpudeploy.conformance.table import OnBoard, op_table
+from bpudeploy.conformance.table import Support, op_table
 from bpudeploy.spec.target import March
 from tests.conformance.graphs import S100, ULTRA, X3, X5, graph, ints, one, zeros
 
@@ -32,7 +32,7 @@ def test_every_fact_has_a_source(march: March) -> None:
     assert table.ops and table.general.source and table.model.source and table.notes
     for name, fact in table.ops.items():
         assert fact.source and fact.confidence, name
-        if fact.device is OnBoard.CONDITIONAL:
+        if fact.device is Support.CONDITIONAL:
             assert fact.constraints.given(), f"{name} is conditional: on what?"
         parts = fact.constraints.parts or ()
         assert set(parts) <= set(table.ops), name
@@ -87,9 +87,9 @@ def test_every_node_is_placed_once_and_cuts_add_up(model: onnx.ModelProto, march
     assert found.cuts.handover_bytes == 64 * len(crossing)  # each tensor is 1x4x4x4
     if all(n.device is Device.BPU for n in found.nodes):
         assert found.cuts.handovers == 0
-    shown = [n for row in rows(found.nodes) for n in row.nodes]
+    shown = [n for row in network_parts(found.nodes) for n in row.nodes]
     assert sorted(n.name for n in shown) == sorted(n.name for n in found.nodes)
-    assert sum(g.nodes for g in groups(found.nodes)) == len(found.nodes)
+    assert sum(g.nodes for g in group_nodes(found.nodes)) == len(found.nodes)
     assert picture(found).count("<g>") == len(found.nodes)
 
 
@@ -196,7 +196,7 @@ def test_hints_say_what_would_help_and_how_far() -> None:
     nodes: list[Any] = [("Relu", ["x"], ["a"], {}), ("Softmax", ["a"], ["b"], {"axis": 3}), ("Relu", ["b"], ["y"], {})]
     found = placement(graph(nodes, {"x": (1, 4, 4, 4)}), X5)
     (help_,) = found.helps
-    assert (help_.fix, help_.ops, help_.nodes, help_.segments_after) == (Fix.ASK, ("Softmax",), 1, 1)
+    assert (help_.fix, help_.ops, help_.nodes, help_.segments_after) == (Fix.COMPILER_OPTION, ("Softmax",), 1, 1)
     assert found.cuts.segments == 2
 
 
@@ -210,8 +210,8 @@ def test_what_the_compiler_says_of_the_model() -> None:
     model = chain("Relu", opset=17)
     model.ir_version = 8
     said = " | ".join(placement(model, X5).model_findings)
-    assert "opset 17: the compiler takes 10 or 11" in said and "IR version 8" in said and "no convolution" in said
-    assert "opset 20: the compiler takes 1 to 19" in placement(chain("Relu", opset=20), S100).model_findings[0]
+    assert "opset 17: the compiler supports 10 or 11" in said and "IR version 8" in said and "no convolution" in said
+    assert "opset 20: the compiler supports 1 to 19" in placement(chain("Relu", opset=20), S100).model_findings[0]
     flat = graph([("Relu", ["x"], ["y"], {})], {"x": (2, 3)})
     said = " | ".join(placement(flat, X5).model_findings)
     assert "is 2-D" in said and "batch of 2" in said
@@ -235,13 +235,13 @@ def test_rows_are_the_numbered_parts_of_the_network() -> None:
     model = chain(*["Relu"] * len(names))
     for node, name in zip(model.graph.node, names, strict=True):
         node.name = name
-    assert [r.name for r in rows(placement(model, X5).nodes)] == ["stem", "blocks.0", "blocks.1", "head"]
+    assert [r.name for r in network_parts(placement(model, X5).nodes)] == ["stem", "blocks.0", "blocks.1", "head"]
 
 
 def test_groups_put_equal_reasons_with_other_numbers_together() -> None:
     nodes: list[Any] = [("ArgMax", ["x"], ["a"], {"axis": 1}), ("ArgMax", ["y"], ["b"], {"axis": 1})]
     model = graph(nodes, {"x": (1, 100, 16, 16), "y": (1, 200, 16, 16)}, outputs=["a", "b"])
-    (group,) = groups(placement(model, X5).nodes)
+    (group,) = group_nodes(placement(model, X5).nodes)
     assert (group.nodes, group.variants) == (2, 2)
 
 

@@ -28,7 +28,7 @@ class Document(Frozen):
         return "\n".join(out) + "\n"
 
 
-def joined(values: Iterable[float]) -> str:
+def join_numbers(values: Iterable[float]) -> str:
     """Return numbers as the tools take several of them: joined with spaces, never with an exponent."""
     return " ".join(_plain(value) for value in values)
 

@@ -29,7 +29,7 @@ _OPTIMIZER = "the tool's own optimizer failed: report it to the vendor with the 
 _PRECISIONS = "the nodes' precisions do not fit the tool: " + _VERSION
 _INSPECT = "`bpudeploy inspect RECIPE` names the operator and what would help"
 
-KNOWN: tuple[Failure, ...] = (
+KNOWN_FAILURES: tuple[Failure, ...] = (
     _known(r"No space left on device|Fail to write", "make space where the store is, or name another --store"),
     _known(r"hbdebug crc32 = \w+, should be", "make space in the temporary folder (TMPDIR)"),
     _known(
@@ -114,4 +114,4 @@ def _until_the_echo(line: str) -> str:
 
 
 def _fix(said: str, tool: str) -> str | None:
-    return next((failure.fix.format(tool=tool) for failure in KNOWN if failure.line.search(said)), None)
+    return next((failure.fix.format(tool=tool) for failure in KNOWN_FAILURES if failure.line.search(said)), None)

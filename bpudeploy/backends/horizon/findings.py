@@ -18,7 +18,7 @@ class Unit(StrEnum):
     CPU = "CPU"
 
 
-class Node(Frozen):
+class PlacementRow(Frozen):
     """One row of the node table, as the tool prints it."""
 
     name: str
@@ -36,7 +36,7 @@ class Node(Frozen):
     """As printed: int8, int8/int32 (in/out), si16, "f32,si32"."""
 
 
-class Output(Frozen):
+class OutputSimilarity(Frozen):
     """One output of the network against float, over the tool's own calibration images."""
 
     name: str
@@ -61,7 +61,7 @@ class Port(Frozen):
     dtype: str
 
 
-class Estimate(Frozen):
+class LatencyEstimate(Frozen):
     """The compiler's own estimate of one BPU subgraph. CPU nodes count as nothing: no board takes this little."""
 
     subgraph: str
@@ -70,17 +70,17 @@ class Estimate(Frozen):
     ddr_bytes: int | None = None
 
 
-class Told(Frozen):
+class LogSummary(Frozen):
     """What a log says."""
 
     versions: dict[str, str] = Field(default_factory=dict)
     """Part of the toolchain to version."""
     calibration_method: str | None = None
     calibration_images: int | None = None
-    nodes: tuple[Node, ...] = ()
-    outputs: tuple[Output, ...] = ()
+    nodes: tuple[PlacementRow, ...] = ()
+    outputs: tuple[OutputSimilarity, ...] = ()
     ports: tuple[Port, ...] = ()
-    estimates: tuple[Estimate, ...] = ()
+    estimates: tuple[LatencyEstimate, ...] = ()
     warnings: tuple[str, ...] = ()
     """Lines about a node that lost its place or its precision; at most 100."""
     closing: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class Told(Frozen):
     """Lines inside a table that are no row of it."""
 
 
-class Findings(Frozen):
+class CompilerFindings(Frozen):
     """Everything about one compilation that the binary does not show."""
 
     version: int = 1
@@ -99,7 +99,7 @@ class Findings(Frozen):
     """What the key holds of the tool: its version, or its container's digest."""
     config: str
     """The YAML that it was given."""
-    told: Told
+    told: LogSummary
     merged: tuple[str, ...] = ()
     """Nodes whose precision was asked for and that the tool merged into a neighbour: they have the neighbour's."""
 
@@ -109,7 +109,7 @@ class Findings(Frozen):
         return tuple(line for line in lines if line)
 
 
-def _where(told: Told) -> str:
+def _where(told: LogSummary) -> str:
     if not told.nodes:
         return "the log has no node table that could be read"
     on_cpu = [n for n in told.nodes if Unit.CPU in n.on]
@@ -121,7 +121,7 @@ def _where(told: Told) -> str:
     return ", ".join(parts)
 
 
-def _near(told: Told) -> str:
+def _near(told: LogSummary) -> str:
     found = [(o.worst, o.name) for o in told.outputs if o.worst is not None]
     if not found:
         return ""
@@ -130,7 +130,7 @@ def _near(told: Told) -> str:
     return f"worst output cosine {cosine:.4f} ({name}){how}"
 
 
-def _fast(told: Told) -> str:
+def _fast(told: LogSummary) -> str:
     if not told.estimates:
         return ""
     total = sum(e.latency_us for e in told.estimates) / 1000
@@ -143,7 +143,7 @@ def _merged(names: tuple[str, ...]) -> str:
     return f"{len(names)} nodes with a precision of their own are merged into a neighbour: {_first(names)}"
 
 
-def _warned(told: Told) -> str:
+def _warned(told: LogSummary) -> str:
     if not told.warnings:
         return ""
     return f"{len(told.warnings)} warnings of a lost precision or place: {_first(told.warnings)}"

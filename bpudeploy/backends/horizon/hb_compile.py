@@ -8,11 +8,11 @@ from pathlib import Path
 from bpudeploy.backends.base import CompileInputs, Runtime
 from bpudeploy.backends.horizon import network as files
 from bpudeploy.backends.horizon.compile_config import QUANT_CONFIG, compile_config
-from bpudeploy.backends.horizon.findings import Estimate
+from bpudeploy.backends.horizon.findings import LatencyEstimate
 from bpudeploy.backends.horizon.log import COMPILE_CLOSING
 from bpudeploy.backends.horizon.network import Network, write_normalised
 from bpudeploy.backends.horizon.session import Session, say_where
-from bpudeploy.backends.horizon.tool import find
+from bpudeploy.backends.horizon.tool import find_tool
 from bpudeploy.backends.samples import Samples
 from bpudeploy.quantize import vendor
 from bpudeploy.spec.compile_options import HbCompileOptions
@@ -32,11 +32,11 @@ class HbCompileBackend:
     options_type = HbCompileOptions
 
     def fingerprint(self, options: HbCompileOptions) -> Fingerprint:
-        return find(NAME, options).fingerprint
+        return find_tool(NAME, options).fingerprint
 
     def compile(self, work: Work, inputs: CompileInputs, options: HbCompileOptions) -> Path:
         """Write the binary: NV12 (as Y and UV) or RGB in, float32 logits out, mean and scale inside."""
-        session = Session(work, NAME, find(NAME, options), options)
+        session = Session(work, NAME, find_tool(NAME, options), options)
         config = prepare(inputs, options, session.folder)
         say_where(session)
         binary = session.folder / files.OUT / f"{files.PREFIX}.hbm"
@@ -68,10 +68,10 @@ def prepare(inputs: CompileInputs, options: HbCompileOptions, folder: Path) -> s
     return text
 
 
-def read_estimate(path: Path) -> Estimate | None:
+def read_estimate(path: Path) -> LatencyEstimate | None:
     """Return the static estimate of the JSON that hb_compile writes beside the binary, or None where it has none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["summary"]["performance"]
-        return Estimate(subgraph=files.PREFIX, latency_us=float(found["latency (us)"]), fps=float(found["FPS"]))
+        return LatencyEstimate(subgraph=files.PREFIX, latency_us=float(found["latency (us)"]), fps=float(found["FPS"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

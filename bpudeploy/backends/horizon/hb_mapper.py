@@ -6,13 +6,13 @@ from pathlib import Path
 
 from bpudeploy.backends.base import CompileInputs, Runtime
 from bpudeploy.backends.horizon import network as files
-from bpudeploy.backends.horizon.findings import Told
+from bpudeploy.backends.horizon.findings import LogSummary
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
 from bpudeploy.backends.horizon.mapper_config import MapperConfig, mapper_config
 from bpudeploy.backends.horizon.network import Network, write_pixels
-from bpudeploy.backends.horizon.quant_info import merged_away, quantized_names, whole
+from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
 from bpudeploy.backends.horizon.session import Session, say_where
-from bpudeploy.backends.horizon.tool import Tool, find
+from bpudeploy.backends.horizon.tool import Tool
 from bpudeploy.backends.samples import Samples
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.stage import Fingerprint, Work
@@ -33,14 +33,14 @@ class HbMapperBackend:
     options_type = HbMapperOptions
 
     def fingerprint(self, options: HbMapperOptions) -> Fingerprint:
-        return find(NAME, options).fingerprint
+        return find_tool(NAME, options).fingerprint
 
     def compile(self, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> Path:
         """Write the binary: NV12 or RGB in, float32 logits out, mean and scale inside."""
-        return compile_with(find(NAME, options), work, inputs, options)[0]
+        return compile_with(find_tool(NAME, options), work, inputs, options)[0]
 
 
-def compile_with(tool: Tool, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> tuple[Path, Told]:
+def compile_with(tool: Tool, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> tuple[Path, LogSummary]:
     """Return the binary that ``tool`` makes under ``work.dir``, and what its log says.
 
     Raises:
@@ -59,8 +59,8 @@ def compile_with(tool: Tool, work: Work, inputs: CompileInputs, options: HbMappe
         product=binary,
     )
     names = quantized_names(session.folder / files.OUT / f"{files.PREFIX}_quant_info.json")
-    told = told.model_copy(update={"nodes": tuple(whole(node, names) for node in told.nodes)})
-    merged = merged_away(written.model_parameters.node_info or (), names)
+    told = told.model_copy(update={"nodes": tuple(with_full_name(node, names) for node in told.nodes)})
+    merged = merged_nodes(written.model_parameters.node_info or (), names)
     return session.finish(binary, told, inputs.march, written.to_yaml(), ".bin", merged), told
 
 

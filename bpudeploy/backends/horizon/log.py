@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from bpudeploy.backends.horizon.findings import Estimate, Told
+from bpudeploy.backends.horizon.findings import LatencyEstimate, LogSummary
 from bpudeploy.backends.horizon.tables import Tables
 
 MAPPER_CLOSING = ("Convert to runtime bin file successfully!", "End Model Convert")
@@ -66,7 +66,7 @@ class LogReader:
         self._versions: dict[str, str] = {}
         self._method: str | None = None
         self._images: int | None = None
-        self._estimates: list[Estimate] = []
+        self._estimates: list[LatencyEstimate] = []
         self._warnings: list[str] = []
         self._closing: list[str] = []
         self._errors: deque[list[str]] = deque(maxlen=TAIL)
@@ -112,9 +112,9 @@ class LogReader:
         else:
             self._closing += [c for c in (*MAPPER_CLOSING, *COMPILE_CLOSING) if text.startswith(c)]
 
-    def told(self) -> Told:
+    def summary(self) -> LogSummary:
         """Return what the lines so far say."""
-        return Told(
+        return LogSummary(
             versions=dict(self._versions),
             calibration_method=self._method,
             calibration_images=self._images,
@@ -128,9 +128,9 @@ class LogReader:
         )
 
 
-def _estimate(found: re.Match[str], number: int) -> Estimate:
+def _estimate(found: re.Match[str], number: int) -> LatencyEstimate:
     name = found[4] or f"subgraph_{number}"
-    return Estimate(subgraph=name, latency_us=float(found[2]), fps=float(found[1]), ddr_bytes=int(found[3]))
+    return LatencyEstimate(subgraph=name, latency_us=float(found[2]), fps=float(found[1]), ddr_bytes=int(found[3]))
 
 
 def read_log(path: Path) -> LogReader:

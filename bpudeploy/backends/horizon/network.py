@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.base import CompileInputs
-from bpudeploy.backends.horizon.document import joined
+from bpudeploy.backends.horizon.document import join_numbers
 from bpudeploy.backends.samples import Normalisation, Samples
-from bpudeploy.conformance.placement import left_to_cpu
+from bpudeploy.conformance.placement import cpu_only_nodes
 from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import InputType, VendorOptions
 from bpudeploy.spec.target import March
@@ -64,7 +64,7 @@ class Network:
             shape,
             Normalisation.read(inputs.preprocess.path),
             march,
-            left_to_cpu(model, march),
+            cpu_only_nodes(model, march),
         )
 
     @property
@@ -75,12 +75,12 @@ class Network:
     @property
     def mean_value(self) -> str:
         """Per channel, in units of 0..255: what is subtracted from a pixel."""
-        return joined(255.0 * mean for mean in self.normalisation.mean)
+        return join_numbers(255.0 * mean for mean in self.normalisation.mean)
 
     @property
     def scale_value(self) -> str:
         """Per channel: what a pixel, less its mean, is multiplied by."""
-        return joined(self.normalisation.scale)
+        return join_numbers(self.normalisation.scale)
 
     def write(self, path: Path, newest_ir: int | None = None) -> None:
         """Write the graph; ``newest_ir`` is the newest form of ONNX file that the tool reads."""

@@ -25,17 +25,17 @@ _LONGEST_LINE = 1 << 16
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """How it ended: the exit status (negative: the signal), or that it was stopped for taking too long."""
 
     status: int
     seconds: float
-    too_long: bool
+    timed_out: bool
 
 
 def run(
     command: Command, folder: Path, limit_s: float, heard: Callable[[str], None], tick: Callable[[float], None]
-) -> Ended:
+) -> ProcessResult:
     """Start ``command`` in ``folder`` and wait for it.
 
     ``heard`` is given each line of its output, both streams as one; ``tick`` the seconds since it said anything,
@@ -48,7 +48,7 @@ def run(
 
 def _run(
     command: Command, folder: Path, limit_s: float, heard: Callable[[str], None], tick: Callable[[float], None]
-) -> Ended:
+) -> ProcessResult:
     started = time.monotonic()
     process = subprocess.Popen(
         command.argv,
@@ -64,7 +64,7 @@ def _run(
         finished = _listen(process, started + limit_s, heard, tick)
     finally:
         status = _end(process, () if finished else command.kill)
-    return Ended(status, time.monotonic() - started, not finished)
+    return ProcessResult(status, time.monotonic() - started, not finished)
 
 
 def _listen(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from bpudeploy.backends.horizon.findings import Node
+from bpudeploy.backends.horizon.findings import PlacementRow
 
 _CUT = "..."
 
@@ -20,7 +20,7 @@ def quantized_names(path: Path) -> frozenset[str]:
     return frozenset(found) if isinstance(found, dict) else frozenset()
 
 
-def whole(node: Node, names: Collection[str]) -> Node:
+def with_full_name(node: PlacementRow, names: Collection[str]) -> PlacementRow:
     """Return a row of the node table with its whole name, where exactly one node ends like it."""
     if not node.name.startswith(_CUT):
         return node
@@ -28,7 +28,7 @@ def whole(node: Node, names: Collection[str]) -> Node:
     return node.model_copy(update={"name": ends[0]}) if len(ends) == 1 else node
 
 
-def merged_away(asked: Iterable[str], names: Collection[str]) -> tuple[str, ...]:
+def merged_nodes(asked: Iterable[str], names: Collection[str]) -> tuple[str, ...]:
     """Return the nodes of node_info that are no longer there, neither by name nor in parts (``NAME_...``).
 
     The tool takes node_info for a node that is not there without a word, and such a node is normal: a Relu after a

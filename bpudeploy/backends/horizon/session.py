@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.horizon.failures import explain
-from bpudeploy.backends.horizon.findings import Findings, Told
+from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
 from bpudeploy.backends.horizon.log import LogReader, last_lines, phase, read_log
-from bpudeploy.backends.horizon.process import Ended, run
+from bpudeploy.backends.horizon.process import ProcessResult, run
 from bpudeploy.backends.horizon.tool import Tool
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
@@ -46,7 +46,7 @@ class Session:
         self.folder = self.work.dir / "vendor"
         self.folder.mkdir()
 
-    def call(self, *arguments: str, log: str, closing: tuple[str, ...] = (), product: Path | None = None) -> Told:
+    def call(self, *arguments: str, log: str, closing: tuple[str, ...] = (), product: Path | None = None) -> LogSummary:
         """Run one command of the tool and return what its log says.
 
         Args:
@@ -72,17 +72,17 @@ class Session:
                 raise StageError(f"{self.backend} cannot be started: {error}", hint="check its file on PATH") from error
         file = self.folder / log
         reader = read_log(file) if file.is_file() else console
-        told = reader.told()
+        told = reader.summary()
         failed = _failure(ended, told, closing, product)
         if failed is not None:
             raise self._error(called, failed, ended, reader.errors or console.errors, console, listener.doing)
         return told
 
     def finish(
-        self, binary: Path, told: Told, march: str, config: str, suffix: str, merged: tuple[str, ...] = ()
+        self, binary: Path, told: LogSummary, march: str, config: str, suffix: str, merged: tuple[str, ...] = ()
     ) -> Path:
         """Move the binary out of the folder, write the findings, and say what matters of them."""
-        found = Findings(
+        found = CompilerFindings(
             backend=self.backend,
             march=march,
             tool=dict(self.tool.fingerprint),
@@ -98,12 +98,12 @@ class Session:
         return out
 
     def _error(
-        self, called: str, failed: str, ended: Ended, errors: Sequence[str], console: LogReader, doing: str
+        self, called: str, failed: str, ended: ProcessResult, errors: Sequence[str], console: LogReader, doing: str
     ) -> StageError:
         kept = self._keep()
         what = self.backend if called == self.backend else f"{self.backend} {called}"
         during = f" while it did {doing!r}" if doing else ""
-        if ended.too_long:
+        if ended.timed_out:
             fix = f"raise `compile.{self.backend}.minutes`, or lower `optimize_level`"
         elif _killed_for_memory(ended.status):
             fix = f"if it was for memory: raise `compile.{self.backend}.memory_gib`, or lower `jobs`"
@@ -149,11 +149,11 @@ class _Listener:
         return (time.monotonic() - self._started) / A_MINUTE_S
 
 
-def _failure(ended: Ended, told: Told, closing: tuple[str, ...], product: Path | None) -> str | None:
+def _failure(ended: ProcessResult, told: LogSummary, closing: tuple[str, ...], product: Path | None) -> str | None:
     """Say why a command did not succeed, or None: exit status, closing lines and product must all be there."""
     number = _signal_of(ended.status)
     missing = [line for line in closing if line not in told.closing]
-    if ended.too_long:
+    if ended.timed_out:
         return f"was stopped after {ended.seconds / 60:.0f} minutes"
     if number is not None:
         return f"crashed ({number.name})"

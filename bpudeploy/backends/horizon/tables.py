@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bpudeploy.backends.horizon.findings import Node, Output, Port, Unit
+from bpudeploy.backends.horizon.findings import OutputSimilarity, PlacementRow, Port, Unit
 
 _NODE = {
     "Node": "name",
@@ -50,8 +50,8 @@ class Tables:
     """The tables seen so far. A tool may print one twice: the last one counts."""
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self.outputs: list[Output] = []
+        self.nodes: list[PlacementRow] = []
+        self.outputs: list[OutputSimilarity] = []
         self.ports: list[Port] = []
         self.unread = 0
         self._row: Read | None = None
@@ -98,7 +98,7 @@ class Tables:
         found: dict[str, Any] = {name: _number(row[name]) for name in _NUMBERS & row.keys()}
         dtype = row.get("dtype", "--")
         self.nodes.append(
-            Node(
+            PlacementRow(
                 name=row["name"],
                 op=row.get("op", ""),
                 on=units,
@@ -113,7 +113,7 @@ class Tables:
         row = _row(columns, text)
         if row is None or not all(row[name] == "--" or _is_number(row[name]) for name in _NUMBERS & row.keys()):
             return False
-        self.outputs.append(Output(name=row["name"], **{n: _number(row[n]) for n in _NUMBERS & row.keys()}))
+        self.outputs.append(OutputSimilarity(name=row["name"], **{n: _number(row[n]) for n in _NUMBERS & row.keys()}))
         return True
 
     def _port(self, text: str) -> bool:

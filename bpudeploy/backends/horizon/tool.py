@@ -72,7 +72,7 @@ class Tool(Protocol):
 
 
 @dataclass(frozen=True)
-class OnMachine:
+class LocalTool:
     """A program of this machine. The memory limit is not kept: a container has one."""
 
     program: str
@@ -85,7 +85,7 @@ class OnMachine:
 
 
 @dataclass(frozen=True)
-class InContainer:
+class ContainerTool:
     """A program in a container: no network, this user, one folder, a memory limit, and gone when it ends."""
 
     docker: str
@@ -116,7 +116,7 @@ class InContainer:
         return Command(run, ((self.docker, "kill", called), (self.docker, "rm", "--force", called)))
 
 
-def find(name: str, options: VendorOptions) -> Tool:
+def find_tool(name: str, options: VendorOptions) -> Tool:
     """Return the tool: the container's when ``options`` name an image, else the toolchain's, else that on PATH.
 
     Raises:
@@ -130,18 +130,18 @@ def find(name: str, options: VendorOptions) -> Tool:
             f"compile.{name}.image names a container, and docker is not on PATH",
             hint=f"install docker, or leave image out: {_GET[name]}",
         )
-    return InContainer(docker, name, options.image, _digest(docker, name, options.image), options.memory_gib)
+    return ContainerTool(docker, name, options.image, _digest(docker, name, options.image), options.memory_gib)
 
 
-def _on_this_machine(name: str) -> OnMachine:
+def _on_this_machine(name: str) -> LocalTool:
     toolchain = installed()
     if toolchain is not None and (toolchain.bin / name).is_file():
         program = str(toolchain.bin / name)
-        return OnMachine(program, toolchain.fingerprint, "of `bpudeploy toolchain`", toolchain.environment())
+        return LocalTool(program, toolchain.fingerprint, "of `bpudeploy toolchain`", toolchain.environment())
     found = shutil.which(name)
     if found is None:
         raise ToolMissing(f"{name} is neither installed by bpudeploy nor on PATH", hint=_GET[name])
-    return OnMachine(found, {name: _version(name, found, Path(found).stat().st_mtime_ns)}, "on PATH")
+    return LocalTool(found, {name: _version(name, found, Path(found).stat().st_mtime_ns)}, "on PATH")
 
 
 @cache

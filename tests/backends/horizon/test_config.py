@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon import hb_compile, hb_mapper
-from bpudeploy.backends.horizon.document import Document, Group, joined
+from bpudeploy.backends.horizon.document import Document, Group, join_numbers
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import HbCompileOptions, HbMapperOptions
@@ -190,5 +190,5 @@ def test_what_is_written_is_read_back(text: str, number: float, names: dict[str,
 
 @given(st.lists(st.floats(1e-9, 1e4), min_size=1, max_size=3))
 def test_numbers_are_joined_with_spaces(values: list[float]) -> None:
-    text = joined(values)
+    text = join_numbers(values)
     assert "e" not in text and [float(x) for x in text.split(" ")] == values

@@ -15,7 +15,7 @@ import pytest
 
 from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.check import check_backend
-from bpudeploy.backends.horizon.findings import Findings, Unit
+from bpudeploy.backends.horizon.findings import CompilerFindings, Unit
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from tests.backends.horizon.conftest import BACKENDS, Compiling
@@ -26,8 +26,8 @@ def image_of(name: str, tools: VendorTools) -> str:
     return tools.image if name == "hb_mapper" else tools.image_h
 
 
-def findings(compiling: Compiling) -> Findings:
-    return Findings.model_validate_json((compiling.work / FINDINGS).read_bytes())
+def findings(compiling: Compiling) -> CompilerFindings:
+    return CompilerFindings.model_validate_json((compiling.work / FINDINGS).read_bytes())
 
 
 @pytest.mark.usefixtures("vendor_tools")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bpudeploy.backends.horizon.failures import KNOWN, explain
+from bpudeploy.backends.horizon.failures import KNOWN_FAILURES, explain
 
 DURING = "*** ERROR-OCCUR-DURING {horizon_nn.build_onnx} ***, error message: "
 PRINTED = {
@@ -93,4 +93,4 @@ def test_harmless_lines_explain_nothing() -> None:
 
 
 def test_every_fix_can_be_filled_in() -> None:
-    assert all(failure.fix.format(tool="hb_mapper") for failure in KNOWN)
+    assert all(failure.fix.format(tool="hb_mapper") for failure in KNOWN_FAILURES)

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.check import check_backend, example_inputs
 from bpudeploy.backends.horizon.checker import check
-from bpudeploy.backends.horizon.findings import Findings, Unit
+from bpudeploy.backends.horizon.findings import CompilerFindings, Unit
 from bpudeploy.backends.horizon.hb_mapper import HbMapperBackend
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain
 from bpudeploy.cli.main import main
@@ -31,8 +31,8 @@ MARCHES = [March.BERNOULLI2, March.BAYES, March.BAYES_E]
 pytestmark = pytest.mark.usefixtures("toolchain")
 
 
-def findings(compiling: Compiling) -> Findings:
-    return Findings.model_validate_json((compiling.work / FINDINGS).read_bytes())
+def findings(compiling: Compiling) -> CompilerFindings:
+    return CompilerFindings.model_validate_json((compiling.work / FINDINGS).read_bytes())
 
 
 @pytest.mark.parametrize("march", MARCHES)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon import hb_mapper
-from bpudeploy.backends.horizon.process import Ended, run
-from bpudeploy.backends.horizon.tool import Command, OnMachine
+from bpudeploy.backends.horizon.process import ProcessResult, run
+from bpudeploy.backends.horizon.tool import Command, LocalTool
 from bpudeploy.backends.horizon.toolchain import torch_names
 from bpudeploy.backends.horizon.toolchain.installed import (
     RECORD,
@@ -163,9 +163,9 @@ def _call(argv: tuple[str, ...], root: Path, emit: Emit, check: str) -> None:
             emit(Note(STEP, f"the {total} packages are here; pip installs them"))
 
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
-    ended: Ended = run(Command(argv, environment=environment), root, _LIMIT_S, heard, lambda silent: None)
-    if ended.too_long or ended.status != 0:
-        how = f"took more than {_LIMIT_S / 60:.0f} minutes" if ended.too_long else f"failed (status {ended.status})"
+    ended: ProcessResult = run(Command(argv, environment=environment), root, _LIMIT_S, heard, lambda silent: None)
+    if ended.timed_out or ended.status != 0:
+        how = f"took more than {_LIMIT_S / 60:.0f} minutes" if ended.timed_out else f"failed (status {ended.status})"
         words = "\n".join(f"    {line}" for line in said)
         raise StageError(f"{Path(argv[0]).name} {' '.join(argv[1:4])} {how}:\n{words}", hint=f"check {check}")
 
@@ -177,7 +177,7 @@ def _tried(root: Path, python: str, emit: Emit) -> Toolchain:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name) / "work"
         work.mkdir()
-        tool = OnMachine(str(made.bin / hb_mapper.NAME), {}, "of this installation", made.environment())
+        tool = LocalTool(str(made.bin / hb_mapper.NAME), {}, "of this installation", made.environment())
         options = HbMapperOptions(optimize_level=OptimizeLevel.O0, minutes=10)
         inputs = example_inputs(Path(name), _MARCH)
         _, told = hb_mapper.compile_with(tool, Work(work, lambda event: None), inputs, options)

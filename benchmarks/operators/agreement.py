@@ -6,7 +6,7 @@ import sys
 
 import onnx
 
-from benchmarks.operators.asking import FOLDER, answers, ask, device, save
+from benchmarks.operators.checker_runs import FOLDER, answers, ask, device, save
 from bpudeploy.backends.horizon.checker import MARCHES
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain
 from bpudeploy.conformance.placement import placement
