@@ -88,7 +88,9 @@ def elementwise(nets: NetworkSet) -> None:
         _several(nets, "Where", [s, s], [chosen])
 
 
-def _several(nets: NetworkSet, op: str, maps: Sequence[Shape], before: Sequence[Any] = (), after: Sequence[Any] = ()) -> None:
+def _several(
+    nets: NetworkSet, op: str, maps: Sequence[Shape], before: Sequence[Any] = (), after: Sequence[Any] = ()
+) -> None:
     """Add an operator of feature maps with constants before and after them."""
 
     def build(net: NetworkBuilder) -> Any:

@@ -1,4 +1,4 @@
-"""Backend `bpu_sim`: a march that is not there. Its numbers are simulated on a CPU, its latency is predicted."""
+"""Backend `bpu_sim`: a march without its board. Its numbers are simulated on a CPU, its latency is predicted."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class BpuSimBackend:
-    """Writes the QDQ graph with pixels in front, as `ort` does; in its metadata, the march's parts and its latency.
+    """Writes the QDQ graph with pixel input, as `ort` does; its metadata has the march's parts and latency.
 
-    onnxruntime computes it. How far that is from a BPU's integers, the step quantize/integers says tap by tap.
+    onnxruntime runs it. The step quantize/integers reports the difference from a BPU's integers per tap.
     """
 
     name = "bpu_sim"
@@ -43,7 +43,7 @@ class BpuSimBackend:
         return {"onnx": version("onnx"), "latency model": digest_of_models()}
 
     def compile(self, work: Work, inputs: CompileInputs, options: BpuSimOptions) -> Path:
-        """Write the binary, and what it says of itself once more as findings.
+        """Write the binary, and its metadata as findings.
 
         Raises:
             StageError: the march has no latency model.
@@ -57,7 +57,7 @@ class BpuSimBackend:
         out = work.dir / "model.onnx"
         onnx.save(bound, out)
         (work.dir / FINDINGS).write_text(found.model_dump_json())
-        work.emit(Note("compile", _said(found)))
+        work.emit(Note("compile", _describe(found)))
         return out
 
 
@@ -70,7 +70,7 @@ def _simulated(graph: onnx.ModelProto, record: QuantizeRecord, march: March, opt
     if march not in modelled():
         raise StageError(
             f"bpu_sim has no latency model of {march}",
-            hint=f"name a target of {', '.join(modelled())}, such as sim-x5",
+            hint=f"use a target of {', '.join(modelled())}, such as sim-x5",
         )
     model = march_model(march)
     work = workload(graph, march, model.array)
@@ -83,7 +83,7 @@ def _simulated(graph: onnx.ModelProto, record: QuantizeRecord, march: March, opt
     return Simulated.of(work, price(work, model, rules, promoted=promoted))
 
 
-def _said(found: Simulated) -> str:
+def _describe(found: Simulated) -> str:
     e = found.estimate
     cut = f"{e.segments} BPU segments, {e.cpu_nodes} nodes on the CPU"
     return f"simulates {e.march}: {cut}; predicted {e.predicted_ms:.3g} ms, {e.bound}-bound, nothing measured"

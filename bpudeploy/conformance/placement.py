@@ -256,7 +256,7 @@ def _decide(fact: OpFact, table: OpTable, broken: Sequence[str]) -> tuple[Device
     if fact.device is Support.COMPOSITE:
         return _composite(fact, table, note)
     if fact.default_placement is DefaultDevice.CPU:
-        return Device.CPU, f"CPU by default; for the BPU: {limits.enable}", ()
+        return Device.CPU, f"CPU by default, BPU with {limits.enable}", ()
     if not table.complete:
         lowered = f", as {limits.lowered_to}" if limits.lowered_to else ""
         return Device.BPU, f"on the BPU in the build log of a ViT{lowered}{note}", ()

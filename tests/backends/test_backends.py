@@ -72,7 +72,7 @@ class NoPixels(OrtBackend):
         (NoTools, "fingerprint names no tool"),
         (LooseOptions, "options_type is not frozen"),
         (Outside, "outside its work folder"),
-        (Random, "give other bytes"),
+        (Random, "gives different bytes"),
         (ForgetsTheMean, "is the mean inside"),
         (NoPixels, "not uint8"),
     ],

@@ -162,7 +162,11 @@ CASES = [
     Case("Relu", X3, [(128, 1, 2, 2)], {"shapes": [(129, 1, 2, 2)]}, "batch 129, the limit is 128"),
     Case("Relu", X5, [(4096, 1, 2, 2)], {"shapes": [(4097, 1, 2, 2)]}, "N is 4097, the limit is 4096"),
     Case(
-        "Relu", X5, [(1, 2, 16384, 32768)], {"shapes": [(1, 3, 16384, 32768)]}, "size in int8 bytes 1610612736, the limit is 1073741824"
+        "Relu",
+        X5,
+        [(1, 2, 16384, 32768)],
+        {"shapes": [(1, 3, 16384, 32768)]},
+        "bytes 1610612736, the limit is 1073741824",
     ),
     Case(
         "Slice",

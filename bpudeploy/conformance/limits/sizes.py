@@ -85,7 +85,7 @@ def _general(dims: tuple[int, ...], rank: int | None, rules: GeneralLimits) -> I
         ("batch", batch, rules.max_batch),
         ("N is", batch, rules.max_n),
         ("dimension", max(dims, default=0), rules.max_dim),
-        ("tensor size in int8 bytes", prod(dims), rules.max_tensor_bytes),
+        ("int8 tensor bytes", prod(dims), rules.max_tensor_bytes),
     ):
         if limit is not None:
             yield from at_most(what, value, limit)

@@ -16,7 +16,7 @@ PRINTED = {
     DURING + "unsupported domain detected in model": "model.onnx",
     "cannot reshape array of size 192 into shape (2,3,8,8)": "calibration files",
     "Directory /work/cal_f32 is empty, please check calibration pics": "calibration files",
-    "User input march invalid: 'nash-e' . It should in list ['bernoulli2']": "this board's own tool",
+    "User input march invalid: 'nash-e' . It should in list ['bernoulli2']": "tool for this board",
     DURING + "Unsupported datatype settings for march bernoulli/bernoulli2: int16": "X3 has no int16",
     DURING + "ERROR: The optimization parameter: fast is not supported by BPU March": "compile.TOOL.optimization",
     "The format you gave is Input,currently we only support ON、OutputType and InputType": "precisions do not fit",
@@ -41,7 +41,7 @@ PRINTED = {
     DURING + "find NaN threshold in q_HzCalibration": "report it to the vendor",
     # hb_compile, from the vendor's notes
     "The specified optimize_level 'O3' is invalid, it can only be specified as values in ['O0']": "optimize_level",
-    "The specified march 'x' is invalid": "this board's own tool",
+    "The specified march 'x' is invalid": "tool for this board",
     "Wrong core_num 2 specified": "compile.TOOL.core_num",
     "nv12 type does not support odd number input size": "input_type_rt: rgb",
     "Wrong cal_data_dir num received": "report it",
@@ -93,4 +93,4 @@ def test_harmless_lines_explain_nothing() -> None:
 
 
 def test_every_fix_can_be_filled_in() -> None:
-    assert all(failure.fix.format(tool="hb_mapper") for failure in KNOWN_FAILURES)
+    assert all(fix.format(tool="hb_mapper") for _, fix in KNOWN_FAILURES)

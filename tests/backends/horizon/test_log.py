@@ -80,8 +80,8 @@ def test_findings_say_what_matters_and_read_back() -> None:
     where, near, fast, warned = found.summary()
     assert where == "4 nodes on the BPU, 1 on the CPU, 1 BPU subgraph"
     assert near == "worst output cosine 0.9526 (output0), calibrated by max-percentile:percentile=0.99995"
-    assert fast == "estimated by the compiler, for the BPU only: 0.818 ms"
-    assert warned.startswith("1 warnings of a lost precision or place: Layer /model.1/Sqrt")
+    assert fast == "compiler's estimate, BPU only: 0.818 ms"
+    assert warned.startswith("1 warnings about a lost precision or device: Layer /model.1/Sqrt")
     assert CompilerFindings.model_validate_json(found.model_dump_json()) == found
 
 

@@ -36,7 +36,7 @@ def test_what_is_not_here_is_said_with_how_to_get_it(
     with pytest.raises(ToolMissing, match="Cannot connect to the Docker daemon"):
         find_tool("hb_mapper", HbMapperOptions(image="another:1"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolMissing, match="docker is not on PATH"):
+    with pytest.raises(ToolMissing, match="needs docker, which is not on PATH"):
         find_tool("hb_compile", HbCompileOptions(image=vendor_tools.image_h))
     with pytest.raises(ToolMissing, match="hb_compile is neither installed by bpudeploy nor on PATH") as missing:
         find_tool("hb_compile", HbCompileOptions())
@@ -51,7 +51,7 @@ def test_a_tool_that_tells_no_version_is_known_by_its_packages(tmp_path: Path, m
     script.write_text(f"#!{sys.executable}\nraise SystemExit('no such option')\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolMissing, match="does not say its version"):
+    with pytest.raises(ToolMissing, match="does not report its version"):
         find_tool("hb_compile", HbCompileOptions())
     package = tmp_path / "hmct-2.4.1.dist-info"
     package.mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.backends.horizon.toolchain import install as room
+from bpudeploy.backends.horizon.toolchain import install, torch_names
 from bpudeploy.backends.horizon.toolchain.installed import folder, installed, lock_digest, lock_text
 from bpudeploy.backends.horizon.toolchain.python310 import check_machine, find_python
 from bpudeploy.cli.main import main
@@ -123,7 +123,7 @@ def test_a_failing_pip_is_shown_and_leaves_nothing(place: Path) -> None:
     )
     notes: list[object] = []
     with pytest.raises(StageError, match="DO NOT MATCH THE HASHES") as raised:
-        room.install(base, notes.append)
+        install.install(base, notes.append)
     assert "package index" in (raised.value.hint or "")
     assert (
         installed() is None
@@ -140,7 +140,7 @@ def test_ctrl_c_leaves_nothing_and_the_next_one_starts_anew(place: Path) -> None
     while not (folder() / "began").exists() and time.monotonic() < until:
         time.sleep(0.05)
     with pytest.raises(UsageError, match="another process is installing"):
-        room.install(base, lambda event: None)
+        install.install(base, lambda event: None)
     child.send_signal(signal.SIGINT)
     assert child.wait(30) == 130
     assert not (folder() / "env").exists() and installed() is None
@@ -150,7 +150,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(place: Path, monkeypatch
     base = python(place / "p310")
     monkeypatch.setattr("shutil.disk_usage", lambda path: os.terminal_size((1, 1)) and type("U", (), {"free": 10**6})())
     with pytest.raises(StoreError, match=r"0.0 GB free, and the installation needs 1.3 GB"):
-        room.install(base, lambda event: None)
+        install.install(base, lambda event: None)
 
 
 def record(place: Path, **changed: object) -> None:
@@ -193,6 +193,4 @@ def test_its_programs_see_their_own_environment_first(place: Path, monkeypatch: 
 def test_the_file_in_place_of_torch_leaves_the_real_one_alone() -> None:
     import torch.nn
 
-    from bpudeploy.backends.horizon.toolchain import install, torch_names
-
-    assert torch_names.nn is not torch.nn and sys.modules["torch.nn"] is torch.nn and install is not None
+    assert torch_names.nn is not torch.nn and sys.modules["torch.nn"] is torch.nn
