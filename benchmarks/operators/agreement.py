@@ -1,20 +1,21 @@
-"""inspect beside the checker, node by node, on whole networks in their 4-D form, random weights."""
+"""Agreement of inspect with the checker, node by node, on whole networks in their 4-D form with random weights."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import onnx
 
-from benchmarks.operators.checker_runs import FOLDER, answers, ask, device, save
-from bpudeploy.backends.horizon.checker import MARCHES
+from benchmarks.operators.checker_runs import FOLDER, answers, run_checker, save
+from bpudeploy.backends.horizon.checker import MARCHES, unit_of
+from bpudeploy.backends.horizon.findings import PlacementRow
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain
 from bpudeploy.conformance.placement import placement
-from bpudeploy.conformance.report import Device
 from bpudeploy.inspection import subjects
 from bpudeploy.spec.target import March
 
-SEEN = (
+DEVELOPMENT = (
     *("resnet18", "mobilenetv2_100", "efficientnet_lite0", "regnetx_002", "deit_tiny_patch16_224"),
     *("swin_tiny_patch4_window7_224", "mobilevit_xs", "convnext_atto", "visformer_tiny", "efficientformer_l1"),
     *("coatnet_nano_rw_224", "poolformer_s12", "mixer_s32_224"),
@@ -22,43 +23,44 @@ SEEN = (
     *("mnasnet_100", "repvit_m0_9", "mobilevitv2_050", "edgenext_xx_small", "efficientformerv2_s0", "levit_128s"),
     *("pvt_v2_b0", "resmlp_12_224", "cait_xxs24_224"),
 )
-"""Architectures of timm that the rules about neighbours were found on; the tables of single operators were not."""
+"""timm architectures that the neighbour rules were derived from; the single-operator tables do not depend on them."""
 HELD_OUT = (
     *("mobilenetv4_conv_small", "hrnet_w18_small", "fastvit_t8", "mobileone_s0", "tinynet_e", "pit_ti_224"),
     *("xcit_nano_12_p16_224", "convnextv2_atto", "dla34", "lcnet_050"),
 )
-"""Architectures of timm that nothing was made of."""
+"""timm architectures that neither rules nor tables were derived from."""
 
 
-def agree(tool: Toolchain) -> None:
-    """Print a table: for each network, the nodes that the checker lists, and how many of them inspect places alike.
+def print_agreement(tool: Toolchain) -> None:
+    """Print, for each network, how many of the nodes that the checker lists are placed alike by inspect.
 
-    What the checker folds or merges into a neighbour is not in its table, and not counted.
+    Nodes that the checker folds or merges into a neighbour are not in its table and not counted.
     """
     marches = sorted(MARCHES)
     folder = FOLDER / "agree"
-    ask(tool, save({name: _network(name) for name in (*SEEN, *HELD_OUT)}, folder), [march.value for march in marches])
+    networks = (_network(name) for name in (*DEVELOPMENT, *HELD_OUT))
+    run_checker(tool, save(networks, folder), [march.value for march in marches])
     found: dict[tuple[str, str], tuple[int, int]] = {}
     for model, answer in answers(folder):
-        name, march = model.graph.name, str(answer["march"])
-        if answer["status"] != 0:
-            print(f"the checker refused {name} for {march}: {answer['said']}", file=sys.stderr)
+        name, march = model.graph.name, answer.march
+        if answer.refusal is not None:
+            print(f"the checker refused {name} for {march}: {answer.refusal}", file=sys.stderr)
             continue
-        found[name, march] = _alike(model, March(march), answer["rows"])  # type: ignore[arg-type]
+        found[name, march] = _alike(model, march, answer.rows)
     print(f"hb_mapper {tool.versions['hb_mapper']}: nodes placed alike / listed by the checker")
-    for title, names in (("seen", SEEN), ("held out", HELD_OUT)):
+    for title, names in (("development", DEVELOPMENT), ("held out", HELD_OUT)):
         print(f"| {title} | " + " | ".join(march.value for march in marches) + " |\n|---|" + "---|" * len(marches))
-        for name in names:
-            print(f"| {name} | " + " | ".join(_share([found.get((name, march), (0, 0))]) for march in marches) + " |")
-        whole = (_share([found.get((name, march), (0, 0)) for name in names]) for march in marches)
-        print("| all | " + " | ".join(whole) + " |\n")
+        for label, row in (*((name, (name,)) for name in names), ("all", names)):
+            shares = (_share([found.get((name, march), (0, 0)) for name in row]) for march in marches)
+            print(f"| {label} | " + " | ".join(shares) + " |")
+        print()
 
 
-def _alike(model: onnx.ModelProto, march: March, rows: list[tuple[str, str]]) -> tuple[int, int]:
-    names = {"bpu": Device.BPU, "cpu": Device.CPU}
-    placed = ((node.device, device(node.name, rows)) for node in placement(model, march).nodes)
-    listed = [(ours, names[theirs]) for ours, theirs in placed if theirs in names]
-    return sum(ours is theirs for ours, theirs in listed), len(listed)
+def _alike(model: onnx.ModelProto, march: March, rows: Iterable[PlacementRow]) -> tuple[int, int]:
+    """Return the number of nodes placed alike, and of nodes listed."""
+    placed = ((node.device.value, unit_of(node.name, rows)) for node in placement(model, march).nodes)
+    alike = [ours == theirs.value for ours, theirs in placed if theirs is not None]
+    return sum(alike), len(alike)
 
 
 def _share(of: list[tuple[int, int]]) -> str:

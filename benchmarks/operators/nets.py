@@ -1,4 +1,4 @@
-"""The single-operator networks: each operator in the shapes, broadcasts, attributes and sizes that networks have."""
+"""The single-operator networks: each operator with the shapes, broadcasts, attributes and sizes found in practice."""
 
 from __future__ import annotations
 
@@ -14,25 +14,10 @@ from benchmarks.operators.build import OP, NetworkBuilder, NetworkSet, Shape, f3
 
 IMAGE, TOKENS, ROWS, BATCH = (1, 32, 28, 28), (1, 192, 1, 197), (1, 197, 192), (4, 16, 7, 7)
 SHAPES: tuple[Shape, ...] = (IMAGE, TOKENS, ROWS, (1, 192), (1, 2, 3, 14, 14))
-LUT = (
-    *(
-        "Relu",
-        "LeakyRelu",
-        "Sigmoid",
-        "Tanh",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Reciprocal",
-        "Abs",
-        "Neg",
-        "Floor",
-        "Ceil",
-        "Round",
-    ),
-    *("Round", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Sign", "Erf"),
-    *("Softplus", "Softsign", "Elu", "Selu", "HardSigmoid", "Identity", "Dropout", "ThresholdedRelu"),
-)
+_LUT = """
+Relu LeakyRelu Sigmoid Tanh Exp Log Sqrt Reciprocal Abs Neg Floor Ceil Round Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh
+Acosh Atanh Sign Erf Softplus Softsign Elu Selu HardSigmoid Identity Dropout ThresholdedRelu
+"""
 REDUCTIONS = ("Mean", "Sum", "Max", "Min", "L2", "L1", "Prod", "SumSquare", "LogSumExp")
 
 
@@ -40,8 +25,8 @@ def networks(around: str | None) -> dict[str, onnx.ModelProto]:
     """Return every network by its name.
 
     Args:
-        around: what stands beside the operator, a convolution when None. A constant goes into a convolution beside it,
-            so what has constants, and what changes shapes, is also looked at between two other operators.
+        around: the neighbours of the operator, convolutions if None. A constant is folded into an adjacent convolution,
+            so operators with constants, and those that change shapes, are also tested between other operators.
     """
     nets = NetworkSet(around)
     families = (elementwise, tables, convolutions, poolings, reductions, products, shapes, resizes, sizes, others)
@@ -51,7 +36,7 @@ def networks(around: str | None) -> dict[str, onnx.ModelProto]:
 
 
 def elementwise(nets: NetworkSet) -> None:
-    """Two operands: feature maps, constants, every broadcast."""
+    """Add binary operators: feature maps, constants, every broadcast."""
     for op in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"):
         for s in SHAPES:
             nets.binary("same", op, s, s)
@@ -100,8 +85,8 @@ def _several(
 
 
 def tables(nets: NetworkSet) -> None:
-    """One operand: what a look-up table can do, and norms."""
-    for op in LUT:
+    """Add unary operators: those that a look-up table can compute, and norms."""
+    for op in _LUT.split():
         for s in (*SHAPES, (1, 3, 197, 64), (197, 192)):
             nets.unary("", op, s)
     for op in ("Sigmoid", "Exp", "Sqrt", "Reciprocal", "Tanh", "Erf", "Abs", "Log", "Softplus"):
@@ -138,7 +123,7 @@ def _conv(nets: NetworkSet, s: Shape, outer: int, kernel: Shape, group: int = 1,
 
 
 def convolutions(nets: NetworkSet) -> None:
-    """Kernels, strides, dilations, groups, channels; transposed ones."""
+    """Add convolutions: kernels, strides, dilations, groups, channels; transposed ones."""
     for k in (1, 2, 3, 4, 5, 7, 8, 9, 11, 14, 16, 21, 31, 32, 48, 64, 100):
         _conv(nets, (1, 8, 160, 160), 8, (k, k))
         _conv(nets, (1, 8, 8, 160), 8, (1, k))
@@ -193,7 +178,7 @@ def _transposed(nets: NetworkSet, k: int, stride: int, pad: int, group: int) -> 
 
 
 def poolings(nets: NetworkSet) -> None:
-    """Windows small and large, strides, pads, whole maps."""
+    """Add poolings: small and large windows, strides, pads, global ones."""
     for op in ("MaxPool", "AveragePool"):
         for k in (1, 2, 3, 4, 5, 7, 8, 9, 10, 13, 14, 15, 16, 21, 28, 32, 56, 64, 65, 100, 112, 200):
             for stride in {1, 2, 3, k}:
@@ -214,7 +199,7 @@ def poolings(nets: NetworkSet) -> None:
 
 
 def reductions(nets: NetworkSet) -> None:
-    """Sums and extremes over every axis; softmax; the index of the largest."""
+    """Add reductions over every axis, softmax and argmax."""
     wanted: tuple[tuple[Shape, tuple[list[int], ...]], ...] = (
         (IMAGE, ([1], [2], [3], [2, 3], [1, 2, 3])),
         (TOKENS, ([1], [3], [2, 3])),
@@ -251,7 +236,7 @@ def reductions(nets: NetworkSet) -> None:
 
 
 def products(nets: NetworkSet) -> None:
-    """Matrices: of feature maps, with constants on either side, of every rank."""
+    """Add matrix products of feature maps, and with constants on either side, of every rank."""
     pairs: tuple[tuple[Shape, Shape], ...] = (
         ((1, 3, 197, 64), (1, 3, 64, 197)),
         ((3, 197, 64), (3, 64, 197)),
@@ -292,7 +277,7 @@ def products(nets: NetworkSet) -> None:
 
 
 def shapes(nets: NetworkSet) -> None:
-    """What changes no value: reshapes, transposes, cuts, joins, pads, copies."""
+    """Add operators that change no value: reshapes, transposes, splits, joins, pads, copies."""
     changed: tuple[tuple[Shape, Shape], ...] = (
         ((1, 192, 14, 14), (1, 192, 196)),
         ((1, 192, 14, 14), (1, 192, 1, 196)),
@@ -387,7 +372,7 @@ def shapes(nets: NetworkSet) -> None:
 
 
 def resizes(nets: NetworkSet) -> None:
-    """Every mode, coordinates and factor that exporters write."""
+    """Add resizes with every mode, coordinate transform and factor that exporters write."""
     for mode in ("nearest", "linear", "cubic"):
         for where in ("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel"):
             for h, w in ((2, 2), (4, 4), (0.5, 0.5), (1.5, 1.5), (3, 3), (2, 4), (4, 2), (8, 8), (1.25, 1.25)):
@@ -410,7 +395,7 @@ def resizes(nets: NetworkSet) -> None:
 
 
 def sizes(nets: NetworkSet) -> None:
-    """Channels at the documented limits of X3."""
+    """Add operators at X3's documented channel limits."""
     for c in (2048, 2049):
         s = (1, c, 4, 4)
         nets.binary("wide", "Add", s, s)
@@ -420,7 +405,7 @@ def sizes(nets: NetworkSet) -> None:
 
 
 def others(nets: NetworkSet) -> None:
-    """What few networks have."""
+    """Add rare operators."""
     for to in (TensorProto.INT32, TensorProto.FLOAT16, TensorProto.FLOAT):
         nets.unary(f"{to}", "Cast", IMAGE, to=to)
 
