@@ -69,8 +69,7 @@ def _simulated(graph: onnx.ModelProto, record: QuantizeRecord, march: March, opt
 
     if march not in modelled():
         raise StageError(
-            f"bpu_sim has no latency model of {march}",
-            hint=f"use a target of {', '.join(modelled())}, such as sim-x5",
+            f"bpu_sim has no latency model of {march}", hint=f"use a target of {', '.join(modelled())}, such as sim-x5"
         )
     model = march_model(march)
     work = workload(graph, march, model.array)

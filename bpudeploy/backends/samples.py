@@ -119,9 +119,9 @@ class Samples:
             classes = json.loads((file.metadata() or {}).get("classes", "[]"))
         pixels, labels = tensors.get("pixels"), tensors.get("labels")
         if pixels is None or labels is None or pixels.dtype != "uint8" or pixels.ndim != 4 or pixels.shape[3] != 3:
-            raise StageError(f"{path} does not hold uint8 pixels (N, H, W, 3) and labels", hint="run fetch again")
+            raise StageError(f"{path} does not contain uint8 pixels (N, H, W, 3) and labels", hint="run fetch again")
         if not len(pixels) or len(pixels) != len(labels):
-            raise StageError(f"{path} holds {len(pixels)} images and {len(labels)} labels", hint="run fetch again")
+            raise StageError(f"{path} contains {len(pixels)} images and {len(labels)} labels", hint="run fetch again")
         return cls(pixels.astype("uint8", copy=False), labels.astype("int64"), tuple(classes))
 
     def __len__(self) -> int:

@@ -12,31 +12,13 @@ from bpudeploy.conformance.summary import format_count, format_shapes
 _WIDTH, _LABEL, _RIGHT = 1080, 136, 206
 _CELL, _HEIGHT, _GAP, _ROW_GAP = 33, 18, 2, 7
 _LEGEND = 48
-_CODES = {
-    "Reshape": "Rshp",
-    "Transpose": "Trsp",
-    "Reciprocal": "1/x",
-    "MatMul": "MatM",
-    "Softmax": "Softm",
-    "Sigmoid": "Sigm",
-    "HardSigmoid": "HSig",
-    "HardSwish": "HSwi",
-    "Squeeze": "Sqz",
-    "Unsqueeze": "Unsq",
-    "Concat": "Cat",
-    "LayerNormalization": "LNorm",
-    "BatchNormalization": "BNorm",
-    "GlobalAveragePool": "GAvg",
-    "AveragePool": "AvgP",
-    "MaxPool": "MaxP",
-    "ReduceMean": "RMean",
-    "ReduceSum": "RSum",
-    "ReduceMax": "RMax",
-    "ConvTranspose": "ConvT",
-    "Expand": "Expd",
-    "Flatten": "Flat",
-    "Identity": "Id",
-}
+_ABBREVIATIONS = """
+Reshape=Rshp Transpose=Trsp Reciprocal=1/x MatMul=MatM Softmax=Softm Sigmoid=Sigm HardSigmoid=HSig HardSwish=HSwi
+Squeeze=Sqz Unsqueeze=Unsq Concat=Cat LayerNormalization=LNorm BatchNormalization=BNorm GlobalAveragePool=GAvg
+AveragePool=AvgP MaxPool=MaxP ReduceMean=RMean ReduceSum=RSum ReduceMax=RMax ConvTranspose=ConvT Expand=Expd
+Flatten=Flat Identity=Id
+"""
+_CODES = dict(pair.split("=") for pair in _ABBREVIATIONS.split())
 _STYLE = """\
 .plc text { font-family: system-ui, sans-serif; font-size: 9px; text-anchor: middle; }
 .plc .l { font-size: 11px; text-anchor: start; fill: #1f2937; }
@@ -110,7 +92,7 @@ def _totals(nodes: Sequence[NodePlacement]) -> str:
 def _cell(node: NodePlacement, x: int, y: int) -> str:
     name = "mac" if node.device is Device.BPU and node.cost.macs else _CLASSES[node.device]
     cut = f'<line class="cut" x1="{x - 1}" x2="{x - 1}" y1="{y}" y2="{y + _HEIGHT}"/>' if node.takes_over else ""
-    code = _CODES.get(node.op, node.op if len(node.op) <= 5 else node.op[:5])
+    code = _CODES.get(node.op, node.op[:5])
     return (
         f"<g><title>{escape(_tooltip(node))}</title>"
         f'<rect class="{name}" x="{x}" y="{y}" width="{_CELL}" height="{_HEIGHT}"/>'

@@ -78,6 +78,10 @@ def _word(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _second(node: NodeView) -> Tensor | None:
+    return node.inputs[1] if len(node.inputs) > 1 else None
+
+
 def _rank(node: NodeView) -> int:
     return len(node.features[0].shape or ())
 
@@ -145,7 +149,7 @@ def _pad(node: NodeView) -> str | None:
 
 
 def _gather(node: NodeView) -> str | None:
-    index = node.inputs[1] if len(node.inputs) > 1 else None
+    index = _second(node)
     if index is None or index.shape is None:
         return None
     kind = "constant" if index.constant else "computed"
@@ -167,20 +171,23 @@ def _resize(node: NodeView) -> str | None:
 
 
 def _conv(node: NodeView) -> str | None:
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    weight = _second(node)
     if weight is None or weight.shape is None:
         return None
     groups = int(node.attributes.get("group", 1))
     channels = (node.features[0].shape or (1, 1))[1]
     kind = "one group" if groups == 1 else "depthwise" if groups == channels else "groups"
-    dilated = ", dilated" if max(node.attributes.get("dilations", [1])) > 1 else ""
+    dilated = _dilated(node)
     strided = ", strided" if dilated and max(node.attributes.get("strides", [1])) > 1 else ""
     return f"{kind}{dilated}{strided}{'' if weight.constant else ', computed weight'}"
 
 
+def _dilated(node: NodeView) -> str:
+    return ", dilated" if max(node.attributes.get("dilations", [1])) > 1 else ""
+
+
 def _pool(node: NodeView) -> str | None:
-    dilated = ", dilated" if max(node.attributes.get("dilations", [1])) > 1 else ""
-    return f"{'ceil' if node.attributes.get('ceil_mode', 0) else 'floor'}{dilated}"
+    return f"{'ceil' if node.attributes.get('ceil_mode', 0) else 'floor'}{_dilated(node)}"
 
 
 def _matmul(node: NodeView) -> str | None:
@@ -197,7 +204,7 @@ def _factor(tensor: Tensor) -> str:
 
 
 def _gemm(node: NodeView) -> str | None:
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    weight = _second(node)
     if weight is None:
         return None
     turned = ", transA" if node.attributes.get("transA", 0) else ""

@@ -1,4 +1,4 @@
-"""The simulator: a backend like any other, whose latency is predicted and whose accuracy is called simulated."""
+"""The simulator: a backend with predicted latency and simulated accuracy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_march_without_a_latency_model_is_refused(tmp_path: Path) -> None:
         check_backend(BpuSimBackend(), tmp_path, "cpu")
 
 
-def test_the_binary_says_its_parts_and_its_predicted_latency(tmp_path: Path) -> None:
+def test_the_binary_contains_its_parts_and_its_predicted_latency(tmp_path: Path) -> None:
     found: list[Simulated] = []
 
     class Kept(BpuSimBackend):

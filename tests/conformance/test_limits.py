@@ -1,4 +1,4 @@
-"""One test a kind of limit: a node just inside is on the BPU, one just outside is on the CPU and says why."""
+"""One case per limit: a node just inside runs on the BPU, one just outside on the CPU with the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conformance.graphs import S100, ULTRA, X3, X5, ints, one, zeros
 
 @dataclass(frozen=True)
 class Case:
-    """A node that keeps its limits, and what must be changed for it to break one."""
+    """A node within its limits, and the change that violates one."""
 
     op: str
     march: March
@@ -169,12 +169,7 @@ CASES = [
         "bytes 1610612736, the limit is 1073741824",
     ),
     Case(
-        "Slice",
-        ULTRA,
-        [IMAGE],
-        {"shapes": [(1, 8, 16)]},
-        "3-D tensor 1x8x16, must be 4-D",
-        (ints(0), ints(4), ints(2)),
+        "Slice", ULTRA, [IMAGE], {"shapes": [(1, 8, 16)]}, "3-D tensor 1x8x16, must be 4-D", (ints(0), ints(4), ints(2))
     ),
 ]
 
@@ -211,7 +206,7 @@ def test_grid_sample() -> None:
     assert one("GridSample", shapes, X3, opset=16).device is Device.UNSUPPORTED
 
 
-def test_softmax_is_on_the_cpu_unless_asked_for_and_only_where_it_could_be() -> None:
+def test_softmax_is_on_the_cpu_by_default_with_an_option_if_supported() -> None:
     asked = one("Softmax", [IMAGE], X5, axis=3)
     assert asked.device is Device.CPU and "set_Softmax_input_int8" in asked.reason
     assert asked.hint is not None and asked.hint.fix == "ask the compiler"
@@ -223,7 +218,7 @@ def test_softmax_is_on_the_cpu_unless_asked_for_and_only_where_it_could_be() -> 
     assert "run_on_bpu" in one("Softmax", [IMAGE], X3, axis=1, after="").reason
 
 
-def test_what_only_the_tool_knows_is_not_checked() -> None:
+def test_limits_that_only_the_tool_can_decide_are_unchecked() -> None:
     fused = one("Conv", [IMAGE], X3, weights=K3, strides=[4, 4], after="Add")
     assert fused.device is Device.BPU and "must be 1 or 2 if the tool fuses them" in fused.not_checked[0]
     assert not one("Conv", [IMAGE], X3, weights=K3, strides=[4, 4]).not_checked
@@ -232,7 +227,7 @@ def test_what_only_the_tool_knows_is_not_checked() -> None:
     assert any("left to the runtime" in t for t in same.not_checked)
 
 
-def test_a_shape_that_is_not_known_is_not_checked() -> None:
+def test_an_unknown_shape_is_unchecked() -> None:
     import onnx
     from onnx import helper
 
@@ -262,12 +257,12 @@ def test_a_shape_that_is_not_known_is_not_checked() -> None:
         ("Sqrt", X5, Device.BPU),
     ],
 )
-def test_an_operator_alone_decides(op: str, march: March, device: Device) -> None:
+def test_placement_by_operator(op: str, march: March, device: Device) -> None:
     found = one(op, [(1, 4, 4, 4)], march)
     assert found.device is device and found.source
 
 
-def test_composites_are_what_their_parts_are() -> None:
+def test_composites_run_where_their_parts_do() -> None:
     norm: dict[str, Any] = {"weights": (zeros(16), zeros(16)), "opset": 17}
     assert "on the CPU: Sub" in one("LayerNormalization", [IMAGE], X3, **norm).reason
     assert one("LayerNormalization", [IMAGE], X5, **norm).device is Device.BPU
@@ -275,6 +270,6 @@ def test_composites_are_what_their_parts_are() -> None:
     assert one("Einsum", [(2, 3), (3, 4)], X5, opset=12, equation="ij,jk->ik").device is Device.UNSUPPORTED
 
 
-def test_every_limit_is_checked_or_read_by_a_check() -> None:
+def test_every_limit_has_a_check() -> None:
     assert set(Limits.model_fields) == set(CHECKS) | set(CHECKED_WITH) | NOT_LIMITS
     assert set(CHECKED_WITH.values()) <= set(CHECKS)

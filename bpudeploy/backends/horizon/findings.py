@@ -62,7 +62,7 @@ class Port(Frozen):
 
 
 class LatencyEstimate(Frozen):
-    """The compiler's estimate for one BPU subgraph. CPU nodes are not counted, so a board takes longer."""
+    """The compiler's estimate for one BPU subgraph. It excludes CPU nodes, so a board is slower."""
 
     subgraph: str
     latency_us: float

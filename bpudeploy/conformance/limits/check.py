@@ -19,10 +19,7 @@ NOT_LIMITS = frozenset({"enable", "lowered_to", "parts", "note"})
 """Fields that describe the operator and restrict nothing."""
 SIZE_LIMITS = frozenset(
     (*sizes.CHECKS, *windows.CHECKS, "max_axis", "max_mkn", "max_kn_many_rows", "max_other_dim")
-) - {
-    "rank",
-    "max_rank",
-}
+) - {"rank", "max_rank"}
 """Limits on sizes, which the measured placement of a smaller node does not cover."""
 
 

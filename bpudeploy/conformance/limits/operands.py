@@ -137,7 +137,7 @@ def _only_output(case: Case, _: bool) -> Iterator[LimitFinding]:
 
 
 def _io(case: Case, rule: Rule) -> Iterator[LimitFinding]:
-    yield unchecked(f"{rule}: the tool decides where its input comes from")
+    yield unchecked(f"{rule}: its producer is decided by the tool")
 
 
 CHECKS: dict[str, Check] = {

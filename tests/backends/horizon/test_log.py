@@ -1,4 +1,4 @@
-"""Vendor logs: real runs (record.py), published ones, every header variant, and whatever else may stand in a log."""
+"""Vendor logs: real runs (record.py), published ones, every header variant, and arbitrary text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names,
 LOGS = Path(__file__).parent / "logs"
 
 
-def told(text: str) -> LogSummary:
+def parse(text: str) -> LogSummary:
     reader = LogReader()
     for line in text.splitlines():
         reader.feed(line)
@@ -69,7 +69,7 @@ def test_a_log_of_hb_compile() -> None:
     assert [p.shape for p in found.ports] == [(1, 224, 224, 1), (1, 112, 112, 2), (1, 10)]
 
 
-def test_findings_say_what_matters_and_read_back() -> None:
+def test_findings_are_summarised_and_survive_json() -> None:
     found = CompilerFindings(
         backend="hb_mapper",
         march="bayes-e",
@@ -77,11 +77,11 @@ def test_findings_say_what_matters_and_read_back() -> None:
         config="",
         told=read_log(LOGS / "makertbin.log").summary(),
     )
-    where, near, fast, warned = found.summary()
-    assert where == "4 nodes on the BPU, 1 on the CPU, 1 BPU subgraph"
-    assert near == "worst output cosine 0.9526 (output0), calibrated by max-percentile:percentile=0.99995"
-    assert fast == "compiler's estimate, BPU only: 0.818 ms"
-    assert warned.startswith("1 warnings about a lost precision or device: Layer /model.1/Sqrt")
+    devices, similarity, latency, warnings = found.summary()
+    assert devices == "4 nodes on the BPU, 1 on the CPU, 1 BPU subgraph"
+    assert similarity == "worst output cosine 0.9526 (output0), calibrated by max-percentile:percentile=0.99995"
+    assert latency == "compiler's estimate, BPU only: 0.818 ms"
+    assert warnings.startswith("1 warnings about a lost precision or device: Layer /model.1/Sqrt")
     assert CompilerFindings.model_validate_json(found.model_dump_json()) == found
 
 
@@ -89,7 +89,7 @@ REAL = ["makertbin-bernoulli2", "makertbin-bayes", "makertbin-bayes-e", "makertb
 
 
 @pytest.mark.parametrize("name", [*REAL, "checker-bernoulli2", "checker-bayes", "checker-bayes-e"])
-def test_logs_of_real_runs_are_read_whole(name: str) -> None:
+def test_logs_of_real_runs_are_read_completely(name: str) -> None:
     found = read_log(LOGS / f"{name}.log").summary()
     versions = {"hbdk": "3.49.15", "horizon_nn": "1.1.0", "hb_mapper": "1.24.3"}
     assert versions.items() <= found.versions.items() and found.unread_rows == 0
@@ -101,7 +101,7 @@ def test_logs_of_real_runs_are_read_whole(name: str) -> None:
     assert read_log(LOGS / f"{name}.console").summary().nodes == found.nodes
 
 
-def test_a_lost_precision_is_kept_and_a_long_name_made_whole() -> None:
+def test_a_lost_precision_is_kept_and_a_truncated_name_completed() -> None:
     found = read_log(LOGS / "makertbin-int16.log").summary()
     assert found.warnings == (
         "The input0 of Node(name:attention.product, type:MatMul) does not support data type: int16",
@@ -109,9 +109,9 @@ def test_a_lost_precision_is_kept_and_a_long_name_made_whole() -> None:
     names = quantized_names(LOGS / "makertbin-int16.quant_info.json")
     (cut,) = [n for n in found.nodes if n.name.startswith("...")]
     assert with_full_name(cut, names).name == "attention.softmax_reciprocal_FROM_QUANTIZED_SOFTMAX"
-    asked = ("attention.softmax", "attention.product", "stem.relu", "mlp.gelu.erf", "norm.sqrt")
-    assert merged_nodes(asked, names) == ("mlp.gelu.erf", "norm.sqrt")
-    assert merged_nodes(asked, frozenset()) == (), "nothing is concluded from a file that could not be read"
+    configured = ("attention.softmax", "attention.product", "stem.relu", "mlp.gelu.erf", "norm.sqrt")
+    assert merged_nodes(configured, names) == ("mlp.gelu.erf", "norm.sqrt")
+    assert merged_nodes(configured, frozenset()) == (), "nothing is concluded from a file that could not be read"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def cell(node: PlacementRow, column: str) -> str:
 
 
 def kept(node: PlacementRow, columns: tuple[str, ...]) -> PlacementRow:
-    """Return what a table with these columns can tell of a node."""
+    """Return the row as a table with these columns contains it."""
     gone = {
         "subgraph": "Subgraph" not in columns,
         "threshold": "Threshold" not in columns,
@@ -193,7 +193,7 @@ def test_every_header_of_hb_mapper_is_read_back(variant: str, rows: list[Placeme
     widths = [max(map(len, column)) + 2 for column in zip(("Node", *columns), *body, strict=True)]
     lines = ["".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in [["Node", *columns], *body]]
     text = [f"{stamp}The main quantized node information:", "=" * 80, lines[0], "-" * 80, *lines[1:], f"{stamp}Next"]
-    found = told("\n".join(text))
+    found = parse("\n".join(text))
     assert found.nodes == tuple(kept(n, columns) for n in rows) and found.unread_rows == 0
 
 
@@ -202,24 +202,24 @@ def test_the_table_of_hb_compile_is_read_back(rows: list[PlacementRow]) -> None:
     stamp = "2025-07-19 12:49:12,598 file: tool_utils.py func: tool_utils line No: 566 "
     text = [f"{stamp}| Node | {' | '.join(H)} |", f"{stamp}+---+---+"]
     text += [f"{stamp}| {n.name} | {' | '.join(cell(n, c) for c in H)} |" for n in rows]
-    assert told("\n".join([*text, f"{stamp}Next"])).nodes == tuple(kept(n, H) for n in rows)
+    assert parse("\n".join([*text, f"{stamp}Next"])).nodes == tuple(kept(n, H) for n in rows)
 
 
 @given(st.lists(st.one_of(st.text(max_size=80), st.sampled_from((LOGS / "makertbin.log").read_text().splitlines()))))
 def test_no_text_breaks_the_reader(lines: list[str]) -> None:
-    told("\n".join(lines))
+    parse("\n".join(lines))
 
 
-def test_megabytes_of_arrays_on_one_line_are_passed_over(tmp_path: Path) -> None:
+def test_megabytes_of_arrays_on_one_line_are_skipped(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("array([" + "1.0, " * 1_000_000 + "])\n" + (LOGS / "makertbin.log").read_text())
     reader = read_log(log)
     assert len(reader.summary().nodes) == 5 and max(map(len, reader.tail)) <= 1000
 
 
-def test_the_last_table_counts_and_a_strange_row_is_counted() -> None:
+def test_the_last_table_is_used_and_unknown_rows_are_counted() -> None:
     table = "Node   ON   Subgraph  Type\n----\na      BPU  id(0)     Conv\n"
-    found = told(table + table.replace("a ", "b ") + "what is this\nc      TPU  id(0)     Conv\n")
+    found = parse(table + table.replace("a ", "b ") + "what is this\nc      TPU  id(0)     Conv\n")
     assert [n.name for n in found.nodes] == ["b"] and found.unread_rows == 2
 
 
@@ -234,12 +234,12 @@ def test_the_last_table_counts_and_a_strange_row_is_counted() -> None:
         ("no stamp", "", "no stamp"),
     ],
 )
-def test_prefixes_come_off(raw: str, level: str, text: str) -> None:
+def test_prefixes_are_removed(raw: str, level: str, text: str) -> None:
     line = Line(raw)
     assert (line.level, line.text) == (level, text)
 
 
-def test_phases_are_what_the_tool_starts() -> None:
+def test_phases_are_read_from_start_lines() -> None:
     stamp = "2025-03-05 19:01:17,299 INFO "
     assert phase(Line(f"{stamp}Start to calibrate the model.")) == "calibrate the model"
     assert phase(Line(f"{stamp}Start to execute hbdk.compile.")) is None

@@ -45,7 +45,7 @@ def test_a_transformer_is_compiled_by_the_real_tool(
     assert again["cache"] == "hit"
 
 
-def test_the_first_bytes_are_kept_and_a_new_tool_compiles_anew(
+def test_the_first_binary_is_cached_and_a_new_tool_recompiles(
     tiny: Path, vendor_tools: VendorTools, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = build(tiny, capsys, "--set", "target=rdk-x5")
@@ -57,7 +57,7 @@ def test_the_first_bytes_are_kept_and_a_new_tool_compiles_anew(
 
 
 @pytest.mark.usefixtures("vendor_tools")
-def test_the_backends_that_are_here_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_installed_backends_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backends"]) == 0
     out = capsys.readouterr().out
     assert "hb_mapper 1.24.3" in out and "hb_compile 3.3.22" in out

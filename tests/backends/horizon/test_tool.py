@@ -1,4 +1,4 @@
-"""Finding a vendor's tool, and what the key says of it."""
+"""Finding a vendor's tool, and its entry in the cache key."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.fakes.fixtures import VendorTools
 
 
 @pytest.mark.usefixtures("vendor_tools")
-def test_on_path_the_version_is_in_the_key() -> None:
+def test_the_key_has_the_version_of_a_tool_on_path() -> None:
     assert load_backend("hb_mapper").fingerprint(HbMapperOptions()) == {"hb_mapper": "1.24.3"}
     assert load_backend("hb_compile").fingerprint(HbCompileOptions()) == {"hb_compile": "3.3.22"}
 
 
-def test_of_a_container_its_digest_is(vendor_tools: VendorTools) -> None:
+def test_the_key_has_the_digest_of_a_container(vendor_tools: VendorTools) -> None:
     options = HbMapperOptions(image=vendor_tools.image)
     assert load_backend("hb_mapper").fingerprint(options) == {"hb_mapper": vendor_tools.digest}
 
 
-def test_what_is_not_here_is_said_with_how_to_get_it(
+def test_a_missing_tool_is_reported_with_how_to_get_it(
     vendor_tools: VendorTools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ToolMissing, match="docker has no other:1") as none:
@@ -46,7 +46,7 @@ def test_what_is_not_here_is_said_with_how_to_get_it(
     assert "`bpudeploy toolchain install`" in (mapper.value.hint or "")
 
 
-def test_a_tool_that_tells_no_version_is_known_by_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_without_version_is_identified_by_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "hb_compile"
     script.write_text(f"#!{sys.executable}\nraise SystemExit('no such option')\n")
     script.chmod(0o755)
