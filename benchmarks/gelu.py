@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.operators.build import Net, f32, positive
-from bpudeploy.backends.horizon.findings import Told, Unit
+from benchmarks.operators.build import NetworkBuilder, f32, positive
+from bpudeploy.backends.horizon.findings import LogSummary, Unit
 from bpudeploy.backends.horizon.log import LogReader
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain, installed
 
@@ -26,7 +26,7 @@ FORMS = ("as it is", "factor in the GELU", "factor behind it")
 
 def network(form: str) -> onnx.ModelProto:
     """Return the two MLPs, residuals included."""
-    net = Net(None, 11)
+    net = NetworkBuilder(None, 11)
     x = net.feature(TOKENS)
     for i in range(2):
         a = net.conv(x, INNER, OUTER, f"fc1.{i}")
@@ -41,7 +41,7 @@ def network(form: str) -> onnx.ModelProto:
     return net.finish([x], after=True)
 
 
-def compiled(tool: Toolchain, model: onnx.ModelProto, march: str) -> Told:
+def compiled(tool: Toolchain, model: onnx.ModelProto, march: str) -> LogSummary:
     """Return what the compiler says of a network."""
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, Path(folder) / "m.onnx")
@@ -58,7 +58,7 @@ def compiled(tool: Toolchain, model: onnx.ModelProto, march: str) -> Told:
     reader = LogReader()
     for line in done.stdout.splitlines():
         reader.feed(line)
-    return reader.told()
+    return reader.summary()
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from bpudeploy.conformance.placement import Checked
+    from bpudeploy.conformance.placement import CheckerPlacement
     from bpudeploy.restructure.network import Network
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Subject:
         found = placement(self.model, target.march, self.constants, self.form, trained=self.trained, checked=checked)
         return Inspection(model=self.name, origin=self.origin, target=target.name, placement=found)
 
-    def _checked(self, target: Target, emit: Callable[[Event], None]) -> Checked:
+    def _checked(self, target: Target, emit: Callable[[Event], None]) -> CheckerPlacement:
         from bpudeploy.backends.horizon.checker import MARCHES, check
         from bpudeploy.spec.compile_options import HbMapperOptions
 

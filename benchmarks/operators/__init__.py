@@ -1,1 +1,1 @@
-"""Where the vendor's checker puts single operators: the data of bpudeploy/conformance/measured."""
+"""The vendor checker's placement of single operators: the data of bpudeploy/conformance/measured."""

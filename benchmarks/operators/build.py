@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 Shape = tuple[int, ...]
 OP = "op"
-"""The name of the node that a network is about."""
+"""The name of the node under test."""
 
 
-class Net:
-    """The nodes so far. ``around`` is an operator that stands between the convolutions and ours, or None."""
+class NetworkBuilder:
+    """A network under construction. ``around``: an operator between the convolutions and the one under test."""
 
     def __init__(self, around: str | None, opset: int) -> None:
         self.around, self.opset = around, opset
@@ -46,7 +46,7 @@ class Net:
         return made
 
     def feature(self, shape: Shape) -> str:
-        """Return a feature map of ``shape`` that depends on an input of its own, by way of a convolution."""
+        """Return a feature map of ``shape``, computed by a convolution from its own input."""
         i = len(self.inputs)
         if len(shape) == 4 and shape[0] == 1:
             c, h, w = shape[1:]
@@ -64,10 +64,10 @@ class Net:
         return self.node(self.around, [y], f"first{i}") if self.around else y
 
     def finish(self, outputs: Sequence[str], after: bool) -> onnx.ModelProto:
-        """Return the network; ``after``: convolutions read what it gives.
+        """Return the network; ``after``: convolutions read its outputs.
 
         Raises:
-            ValueError: onnx does not know the shape of an output.
+            ValueError: onnx cannot infer the shape of an output.
         """
         ends = [self._after(o, j) if after else self._end(o) for j, o in enumerate(outputs)]
         model = self._model([helper.make_tensor_value_info(*end) for end in ends])
@@ -106,18 +106,18 @@ class Net:
         return self.conv(output, shape[1], 8, f"after{j}"), TensorProto.FLOAT, (1, 8, *shape[2:])
 
 
-Build = Callable[[Net], Any]
+Build = Callable[[NetworkBuilder], Any]
 
 
-class Nets:
-    """Networks by name; the same name twice is one network."""
+class NetworkSet:
+    """Networks by unique name; the first of a name is kept."""
 
     def __init__(self, around: str | None) -> None:
         self.around = around
         self.made: dict[str, onnx.ModelProto] = {}
 
     def add(self, name: str, build: Build, opset: int = 11, after: bool = True) -> None:
-        net = Net(self.around, opset)
+        net = NetworkBuilder(self.around, opset)
         outputs = build(net)
         self.made.setdefault(name, net.finish(outputs if isinstance(outputs, list) else [outputs], after))
 
@@ -134,24 +134,24 @@ class Nets:
         after: bool = True,
         **attributes: Any,
     ) -> None:
-        """Add an operator of one feature map and constants; ``left``: the constants come first."""
+        """Add an operator on one feature map and constants; ``left``: the constants come first."""
 
-        def build(net: Net) -> Any:
+        def build(net: NetworkBuilder) -> Any:
             x = net.feature(shape)
             given = [net.const(c) for c in constants]
             return net.node(op, [*given, x] if left else [x, *given], OP, outs, **attributes)
 
-        self.add(f"{op} {name} {named(shape)}", build, opset, after)
+        self.add(f"{op} {name} {format_shape(shape)}", build, opset, after)
 
     def binary(self, name: str, op: str, a: Shape, b: Shape, **attributes: Any) -> None:
-        """Add an operator of two feature maps."""
+        """Add an operator on two feature maps."""
         self.add(
-            f"{op} {name} {named(a)} {named(b)}",
+            f"{op} {name} {format_shape(a)} {format_shape(b)}",
             lambda net: net.node(op, [net.feature(a), net.feature(b)], OP, **attributes),
         )
 
 
-def named(shape: Shape) -> str:
+def format_shape(shape: Shape) -> str:
     """Return ``1x3x8x8``."""
     return "x".join(map(str, shape))
 
@@ -167,10 +167,10 @@ def i64(*values: int) -> Any:
 
 
 def positive(*shape: int) -> Any:
-    """Return numbers of 0.5 to 1.5."""
+    """Return values from 0.5 to 1.5."""
     return (np.random.default_rng(prod(shape)).random(shape) + 0.5).astype(np.float32)
 
 
 def small(*shape: int) -> Any:
-    """Return weights about 0."""
+    """Return weights around 0."""
     return np.random.default_rng(prod(shape)).normal(0, 0.05, shape).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The single-operator networks: each operator in the shapes, broadcasts, attributes and sizes that networks have."""
+"""The single-operator networks: each operator with the shapes, broadcasts, attributes and sizes found in practice."""
 
 from __future__ import annotations
 
@@ -10,29 +10,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from benchmarks.operators.build import OP, Net, Nets, Shape, f32, i64, named, positive, small
+from benchmarks.operators.build import OP, NetworkBuilder, NetworkSet, Shape, f32, format_shape, i64, positive, small
 
 IMAGE, TOKENS, ROWS, BATCH = (1, 32, 28, 28), (1, 192, 1, 197), (1, 197, 192), (4, 16, 7, 7)
 SHAPES: tuple[Shape, ...] = (IMAGE, TOKENS, ROWS, (1, 192), (1, 2, 3, 14, 14))
-LUT = (
-    *(
-        "Relu",
-        "LeakyRelu",
-        "Sigmoid",
-        "Tanh",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Reciprocal",
-        "Abs",
-        "Neg",
-        "Floor",
-        "Ceil",
-        "Round",
-    ),
-    *("Round", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Sign", "Erf"),
-    *("Softplus", "Softsign", "Elu", "Selu", "HardSigmoid", "Identity", "Dropout", "ThresholdedRelu"),
-)
+_LUT = """
+Relu LeakyRelu Sigmoid Tanh Exp Log Sqrt Reciprocal Abs Neg Floor Ceil Round Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh
+Acosh Atanh Sign Erf Softplus Softsign Elu Selu HardSigmoid Identity Dropout ThresholdedRelu
+"""
 REDUCTIONS = ("Mean", "Sum", "Max", "Min", "L2", "L1", "Prod", "SumSquare", "LogSumExp")
 
 
@@ -40,18 +25,18 @@ def networks(around: str | None) -> dict[str, onnx.ModelProto]:
     """Return every network by its name.
 
     Args:
-        around: what stands beside the operator, a convolution when None. A constant goes into a convolution beside it,
-            so what has constants, and what changes shapes, is also looked at between two other operators.
+        around: the neighbours of the operator, convolutions if None. A constant is folded into an adjacent convolution,
+            so operators with constants, and those that change shapes, are also tested between other operators.
     """
-    nets = Nets(around)
+    nets = NetworkSet(around)
     families = (elementwise, tables, convolutions, poolings, reductions, products, shapes, resizes, sizes, others)
     for family in families if around is None else (elementwise, products, shapes):
         family(nets)
     return nets.made
 
 
-def elementwise(nets: Nets) -> None:
-    """Two operands: feature maps, constants, every broadcast."""
+def elementwise(nets: NetworkSet) -> None:
+    """Add binary operators: feature maps, constants, every broadcast."""
     for op in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"):
         for s in SHAPES:
             nets.binary("same", op, s, s)
@@ -63,7 +48,7 @@ def elementwise(nets: Nets) -> None:
         for s in (IMAGE, TOKENS):
             c, h, w = s[1:]
             for dims in ((1, c, 1, 1), (c, 1, 1), (1, 1, h, w)):
-                nets.unary(f"constant {named(dims)}", op, s, [positive(*dims)])
+                nets.unary(f"constant {format_shape(dims)}", op, s, [positive(*dims)])
             nets.unary("channel left", op, s, [positive(1, c, 1, 1)], left=True)
             for dims in ((1, c, 1, 1), (1, 1, h, w), (1, 1, 1, 1), (1, c, 1, w)):
                 nets.binary("map", op, s, dims)
@@ -88,18 +73,20 @@ def elementwise(nets: Nets) -> None:
         _several(nets, "Where", [s, s], [chosen])
 
 
-def _several(nets: Nets, op: str, maps: Sequence[Shape], before: Sequence[Any] = (), after: Sequence[Any] = ()) -> None:
+def _several(
+    nets: NetworkSet, op: str, maps: Sequence[Shape], before: Sequence[Any] = (), after: Sequence[Any] = ()
+) -> None:
     """Add an operator of feature maps with constants before and after them."""
 
-    def build(net: Net) -> Any:
+    def build(net: NetworkBuilder) -> Any:
         return net.node(op, [*map(net.const, before), *map(net.feature, maps), *map(net.const, after)], OP)
 
-    nets.add(f"{op} {len(before)} {' '.join(map(named, maps))} {len(after)}", build)
+    nets.add(f"{op} {len(before)} {' '.join(map(format_shape, maps))} {len(after)}", build)
 
 
-def tables(nets: Nets) -> None:
-    """One operand: what a look-up table can do, and norms."""
-    for op in LUT:
+def tables(nets: NetworkSet) -> None:
+    """Add unary operators: those that a look-up table can compute, and norms."""
+    for op in _LUT.split():
         for s in (*SHAPES, (1, 3, 197, 64), (197, 192)):
             nets.unary("", op, s)
     for op in ("Sigmoid", "Exp", "Sqrt", "Reciprocal", "Tanh", "Erf", "Abs", "Log", "Softplus"):
@@ -121,11 +108,11 @@ def tables(nets: Nets) -> None:
             nets.unary(f"{axis}", "LpNormalization", s, axis=axis)
 
 
-def _conv(nets: Nets, s: Shape, outer: int, kernel: Shape, group: int = 1, **attributes: Any) -> None:
+def _conv(nets: NetworkSet, s: Shape, outer: int, kernel: Shape, group: int = 1, **attributes: Any) -> None:
     weight = small(outer, s[1] // group, *kernel)
     more = " ".join(f"{k} {v}" for k, v in attributes.items())
     nets.unary(
-        f"{outer} {named(kernel)} {group} {more}",
+        f"{outer} {format_shape(kernel)} {group} {more}",
         "Conv",
         s,
         [weight, small(outer)],
@@ -135,8 +122,8 @@ def _conv(nets: Nets, s: Shape, outer: int, kernel: Shape, group: int = 1, **att
     )
 
 
-def convolutions(nets: Nets) -> None:
-    """Kernels, strides, dilations, groups, channels; transposed ones."""
+def convolutions(nets: NetworkSet) -> None:
+    """Add convolutions: kernels, strides, dilations, groups, channels; transposed ones."""
     for k in (1, 2, 3, 4, 5, 7, 8, 9, 11, 14, 16, 21, 31, 32, 48, 64, 100):
         _conv(nets, (1, 8, 160, 160), 8, (k, k))
         _conv(nets, (1, 8, 8, 160), 8, (1, k))
@@ -177,7 +164,7 @@ def convolutions(nets: Nets) -> None:
         _transposed(nets, 4, 2, 1, group)
 
 
-def _transposed(nets: Nets, k: int, stride: int, pad: int, group: int) -> None:
+def _transposed(nets: NetworkSet, k: int, stride: int, pad: int, group: int) -> None:
     nets.unary(
         f"{k} stride {stride} pad {pad} group {group}",
         "ConvTranspose",
@@ -190,8 +177,8 @@ def _transposed(nets: Nets, k: int, stride: int, pad: int, group: int) -> None:
     )
 
 
-def poolings(nets: Nets) -> None:
-    """Windows small and large, strides, pads, whole maps."""
+def poolings(nets: NetworkSet) -> None:
+    """Add poolings: small and large windows, strides, pads, global ones."""
     for op in ("MaxPool", "AveragePool"):
         for k in (1, 2, 3, 4, 5, 7, 8, 9, 10, 13, 14, 15, 16, 21, 28, 32, 56, 64, 65, 100, 112, 200):
             for stride in {1, 2, 3, k}:
@@ -211,8 +198,8 @@ def poolings(nets: Nets) -> None:
     nets.unary("", "LpPool", IMAGE, kernel_shape=[2, 2], strides=[2, 2])
 
 
-def reductions(nets: Nets) -> None:
-    """Sums and extremes over every axis; softmax; the index of the largest."""
+def reductions(nets: NetworkSet) -> None:
+    """Add reductions over every axis, softmax and argmax."""
     wanted: tuple[tuple[Shape, tuple[list[int], ...]], ...] = (
         (IMAGE, ([1], [2], [3], [2, 3], [1, 2, 3])),
         (TOKENS, ([1], [3], [2, 3])),
@@ -248,8 +235,8 @@ def reductions(nets: Nets) -> None:
     nets.unary("", "CumSum", IMAGE, [np.int64(1)])
 
 
-def products(nets: Nets) -> None:
-    """Matrices: of feature maps, with constants on either side, of every rank."""
+def products(nets: NetworkSet) -> None:
+    """Add matrix products of feature maps, and with constants on either side, of every rank."""
     pairs: tuple[tuple[Shape, Shape], ...] = (
         ((1, 3, 197, 64), (1, 3, 64, 197)),
         ((3, 197, 64), (3, 64, 197)),
@@ -272,7 +259,7 @@ def products(nets: Nets) -> None:
     for s in (ROWS, (197, 192), (1, 1, 197, 192), (1, 14, 14, 192), (1, 192), (1, 2, 7, 7, 192), (3, 197, 64)):
         k = s[-1]
         for dims in ((k, 192), (1, k, 96), (k,), (k, 1), (k, 2048), (k, 3072)):
-            nets.unary(f"by {named(dims)}", "MatMul", s, [small(*dims)])
+            nets.unary(f"by {format_shape(dims)}", "MatMul", s, [small(*dims)])
         nets.unary("left", "MatMul", s, [small(96, s[-2])], left=True)
         if len(s) > 2:
             nets.unary("whole", "MatMul", s, [small(*s[:-2], k, 64)])
@@ -289,8 +276,8 @@ def products(nets: Nets) -> None:
     )
 
 
-def shapes(nets: Nets) -> None:
-    """What changes no value: reshapes, transposes, cuts, joins, pads, copies."""
+def shapes(nets: NetworkSet) -> None:
+    """Add operators that change no value: reshapes, transposes, splits, joins, pads, copies."""
     changed: tuple[tuple[Shape, Shape], ...] = (
         ((1, 192, 14, 14), (1, 192, 196)),
         ((1, 192, 14, 14), (1, 192, 1, 196)),
@@ -307,7 +294,7 @@ def shapes(nets: Nets) -> None:
         ((1, 64, 28, 28), (1, 2, 32, 28, 28)),
     )
     for s, t in changed:
-        nets.unary(f"to {named(t)}", "Reshape", s, [i64(*t)])
+        nets.unary(f"to {format_shape(t)}", "Reshape", s, [i64(*t)])
     for s in (IMAGE, (1, 3, 64, 197), ROWS):
         for order in permutations(range(len(s))):
             nets.unary(f"{order}", "Transpose", s, perm=list(order))
@@ -364,7 +351,7 @@ def shapes(nets: Nets) -> None:
         ((1, 16, 1, 1), (4, 16, 1, 1)),
         (IMAGE, IMAGE),
     ):
-        nets.unary(f"to {named(t)}", "Expand", s, [i64(*t)])
+        nets.unary(f"to {format_shape(t)}", "Expand", s, [i64(*t)])
     for s, axis, index in (
         (IMAGE, 1, i64(3, 1, 2)),
         (IMAGE, 2, i64(*range(0, 28, 2))),
@@ -384,8 +371,8 @@ def shapes(nets: Nets) -> None:
             nets.unary(f"{block} {mode}", "DepthToSpace", (1, 16 * block**2, 14, 14), blocksize=block, mode=mode)
 
 
-def resizes(nets: Nets) -> None:
-    """Every mode, coordinates and factor that exporters write."""
+def resizes(nets: NetworkSet) -> None:
+    """Add resizes with every mode, coordinate transform and factor that exporters write."""
     for mode in ("nearest", "linear", "cubic"):
         for where in ("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel"):
             for h, w in ((2, 2), (4, 4), (0.5, 0.5), (1.5, 1.5), (3, 3), (2, 4), (4, 2), (8, 8), (1.25, 1.25)):
@@ -407,8 +394,8 @@ def resizes(nets: Nets) -> None:
     )  # fmt: skip
 
 
-def sizes(nets: Nets) -> None:
-    """Channels at the documented limits of X3."""
+def sizes(nets: NetworkSet) -> None:
+    """Add operators at X3's documented channel limits."""
     for c in (2048, 2049):
         s = (1, c, 4, 4)
         nets.binary("wide", "Add", s, s)
@@ -417,13 +404,13 @@ def sizes(nets: Nets) -> None:
             nets.unary("wide", op, s)
 
 
-def others(nets: Nets) -> None:
-    """What few networks have."""
+def others(nets: NetworkSet) -> None:
+    """Add rare operators."""
     for to in (TensorProto.INT32, TensorProto.FLOAT16, TensorProto.FLOAT):
         nets.unary(f"{to}", "Cast", IMAGE, to=to)
 
     def of_a_comparison(op: str, count: int) -> None:
-        def build(net: Net) -> Any:
+        def build(net: NetworkBuilder) -> Any:
             return net.node(
                 op, [net.node("Greater", [net.feature(IMAGE), net.const(f32(0))]) for _ in range(count)], OP
             )

@@ -1,8 +1,8 @@
-"""Ask the checker of many networks in one process of the toolchain's own Python (3.10): python probe.py DIR MARCH...
+"""Run the checker on many networks in one process of the toolchain's Python (3.10): python probe.py DIR MARCH...
 
-`hb_mapper checker` calls ``build_onnx(check_mode=True)``; so does this, in a fork for each network, because importing
-the tool takes 2 s and asking it 0.3 s. Where a node runs is decided before the BPU's own compiler starts, so that one
-is not run; `--compile` runs it too. Each answer is a line of DIR/answers.jsonl; what is there is not asked again.
+Like `hb_mapper checker`, this calls ``build_onnx(check_mode=True)``, in a fork for each network, because importing the
+tool takes 2 s and checking 0.3 s. The placement is decided before the BPU's compiler starts, so that is skipped unless
+`--compile` is given. Each answer is a line of DIR/answers.jsonl; existing answers are kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def table(log: str) -> list[list[str]]:
     return rows
 
 
-def ask(file: Path, march: str, build_onnx: Any) -> tuple[int, str]:
+def check(file: Path, march: str, build_onnx: Any) -> tuple[int, str]:
     """Return the child's exit status (negative: its signal) and what it printed."""
     folder = Path(f"/tmp/bpudeploy-probe-{os.getpid()}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -57,9 +57,9 @@ def ask(file: Path, march: str, build_onnx: Any) -> tuple[int, str]:
             os._exit(1)
         sys.stdout.flush()
         os._exit(0)
-    until = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + LIMIT_S
     ended, status = 0, 0
-    while not ended and time.monotonic() < until:
+    while not ended and time.monotonic() < deadline:
         time.sleep(0.01)
         ended, status = os.waitpid(child, os.WNOHANG)
     if not ended:
@@ -70,40 +70,40 @@ def ask(file: Path, march: str, build_onnx: Any) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(status), log
 
 
-def quick(folder: Path) -> None:
-    """Answer the tool's many questions for its own folders from a copy: each starts an interpreter otherwise."""
+def cache_config(folder: Path) -> None:
+    """Shadow hbdk-config with a shell script: the tool calls it often, and each call starts an interpreter."""
     shim = folder / "bin" / "hbdk-config"
     shim.parent.mkdir(exist_ok=True)
-    said = subprocess.run(["hbdk-config", "--x86-sim-link-dir"], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(["hbdk-config", "--x86-sim-link-dir"], capture_output=True, text=True, check=True).stdout
     real = shutil.which("hbdk-config")
-    shim.write_text(f'#!/bin/sh\n[ "$*" = --x86-sim-link-dir ] && echo \'{said.strip()}\' || exec {real} "$@"\n')
+    shim.write_text(f'#!/bin/sh\n[ "$*" = --x86-sim-link-dir ] && echo \'{output.strip()}\' || exec {real} "$@"\n')
     shim.chmod(0o755)
     os.environ["PATH"] = f"{shim.parent}{os.pathsep}{os.environ['PATH']}"
 
 
-def without_compiler(build: Any) -> None:
-    """Have the BPU's own compiler write nothing."""
+def skip_compiler(build: Any) -> None:
+    """Replace the BPU's compiler with one that writes a placeholder."""
 
-    def nothing(*arguments: Any, **options: Any) -> None:
+    def placeholder(*arguments: Any, **options: Any) -> None:
         Path(arguments[1]).write_bytes(b"-")
 
-    build.hbdk_cc = build.hbdk_pack = nothing
+    build.hbdk_cc = build.hbdk_pack = placeholder
     build.hbdk_perf = lambda *arguments, **options: None
 
 
 def main() -> None:
-    """Ask for every network of the folder that has no answer yet."""
+    """Check every network of the folder that has no answer yet."""
     import logging
 
     from horizon_nn.builder import build_onnx
     from horizon_nn.compiler import hybrid_build
 
     compiled = "--compile" in sys.argv
-    place, *marches = [a for a in sys.argv[1:] if a != "--compile"]
-    folder = Path(place).resolve()
-    quick(folder)
+    path, *marches = [a for a in sys.argv[1:] if a != "--compile"]
+    folder = Path(path).resolve()
+    cache_config(folder)
     if not compiled:
-        without_compiler(hybrid_build)
+        skip_compiler(hybrid_build)
     logging.basicConfig(level=logging.INFO, force=True, stream=sys.stdout)
     answers = folder / "answers.jsonl"
     known = set()
@@ -114,9 +114,9 @@ def main() -> None:
         for march in marches:
             if (file.stem, march) in known:
                 continue
-            status, log = ask(file, march, build_onnx)
-            said = next((x for x in reversed(log.splitlines()) if x.startswith("refused:")), "")[:300]
-            answer = {"net": file.stem, "march": march, "status": status, "rows": table(log), "said": said}
+            status, log = check(file, march, build_onnx)
+            refusal = next((x for x in reversed(log.splitlines()) if x.startswith("refused:")), "")[:300]
+            answer = {"net": file.stem, "march": march, "status": status, "rows": table(log), "said": refusal}
             with answers.open("a") as out:
                 out.write(json.dumps(answer) + "\n")
         if i % 20 == 0:

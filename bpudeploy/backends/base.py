@@ -1,4 +1,4 @@
-"""What a compile backend is. Third parties add one by an entry point in ``bpudeploy.backends``."""
+"""The protocol of a compile backend. Third parties add one by an entry point in ``bpudeploy.backends``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bpudeploy.provenance import Provenance
 from bpudeploy.stage import Artifact, Fingerprint, Work
 
 FINDINGS = "findings.json"
-"""What a backend that finds something out writes in ``work.dir``, beside its binary."""
+"""The findings file in ``work.dir``, beside the binary."""
 
 
 class ToolMissing(UsageError):
-    """A backend's compiler is not on this machine; the hint says how to get it."""
+    """A backend's compiler is not on this machine; the hint tells how to get it."""
 
 
 @dataclass(frozen=True)
 class CompileInputs:
-    """Everything a compiler may want; each backend reads what it needs."""
+    """All inputs of a compilation; each backend reads what it needs."""
 
     graph: Artifact  # GRAPH: the restructured float network
     quantized: Artifact  # QUANTIZED: QDQ, same node names
@@ -34,9 +34,9 @@ class CompileInputs:
 class Backend(Protocol):
     """A compiler for some marches. Instances hold no state; options are a frozen pydantic model.
 
-    The board's contract: the binary takes one image tensor, RGB after resize and crop, N of them being the
-    recipe's ``model.batch``, and gives float32 logits (N, classes). Mean and scale are inside the binary. For
-    onnxruntime the tensor is uint8 (N, H, W, 3); a vendor's binary may ask for NV12 instead.
+    The board's contract: the binary takes one tensor of N RGB images after resize and crop, N being the recipe's
+    ``model.batch``, and returns float32 logits (N, classes). Mean and scale are inside the binary. For onnxruntime the
+    tensor is uint8 (N, H, W, 3); a vendor's binary may take NV12 instead.
     """
 
     name: str
@@ -46,15 +46,15 @@ class Backend(Protocol):
     provenance: Provenance
     """What a latency from its boards is: measured, or simulated."""
     deterministic: bool
-    """The same inputs give the same bytes; where not, the store keeps the first that were made."""
+    """The same inputs give the same bytes; if not, the store keeps the first result."""
     findings: bool
     """``compile`` also writes ``work.dir / FINDINGS``."""
 
     @property
     def options_type(self) -> type[BaseModel]:
-        """The frozen model of ``compile:``'s section of this backend's name.
+        """The frozen model of the ``compile:`` section with this backend's name.
 
-        A field with ``exclude=True`` does not change the binary: it is not in the key.
+        A field with ``exclude=True`` does not change the binary and is not in the key.
         """
         ...
 
@@ -66,7 +66,7 @@ class Backend(Protocol):
         """Return the tool's name and version; must not import or start anything heavy.
 
         Raises:
-            ToolMissing: the tool that ``options`` name is not on this machine. The plan then ends before compile.
+            ToolMissing: the tool that ``options`` selects is not on this machine. The plan then ends before compile.
         """
         ...
 
@@ -74,6 +74,6 @@ class Backend(Protocol):
         """Write the binary under ``work.dir`` and return its path.
 
         Raises:
-            StageError: the compiler refuses; the message holds its last words.
+            StageError: the compiler fails; the message has its last output.
         """
         ...

@@ -1,4 +1,4 @@
-"""Backend `bpu_sim`: a march that is not there. Its numbers are simulated on a CPU, its latency is predicted."""
+"""Backend `bpu_sim`: a march without its board. Its numbers are simulated on a CPU, its latency is predicted."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class BpuSimBackend:
-    """Writes the QDQ graph with pixels in front, as `ort` does; in its metadata, the march's parts and its latency.
+    """Writes the QDQ graph with pixel input, as `ort` does; its metadata has the march's parts and latency.
 
-    onnxruntime computes it. How far that is from a BPU's integers, the step quantize/integers says tap by tap.
+    onnxruntime runs it. The step quantize/integers reports the difference from a BPU's integers per tap.
     """
 
     name = "bpu_sim"
@@ -48,7 +48,7 @@ class BpuSimBackend:
         return {"onnx": version("onnx"), "latency model": digest_of_models()}
 
     def compile(self, work: Work, inputs: CompileInputs, options: BpuSimOptions) -> Path:
-        """Write the binary, and what it says of itself once more as findings.
+        """Write the binary, and its metadata as findings.
 
         Raises:
             StageError: the march has no latency model.
@@ -62,7 +62,7 @@ class BpuSimBackend:
         out = work.dir / "model.onnx"
         onnx.save(bound, out)
         (work.dir / FINDINGS).write_text(found.model_dump_json())
-        work.emit(Note("compile", _said(found)))
+        work.emit(Note("compile", _describe(found)))
         return out
 
 
@@ -90,7 +90,7 @@ def _simulated(
     return SimulationReport.of(workload, estimate_latency(workload, model, rules, promoted=promoted))
 
 
-def _said(found: SimulationReport) -> str:
+def _describe(found: SimulationReport) -> str:
     e = found.estimate
     cut = f"{e.segments} BPU segments, {e.cpu_nodes} nodes on the CPU"
     return f"simulates {e.march}: {cut}; predicted {e.predicted_ms:.3g} ms, {e.bound}-bound, nothing measured"

@@ -1,8 +1,9 @@
-"""What every backend must do, as one check that ours and third parties' run in their tests."""
+"""The conformance check for backends, run by our tests and by those of third parties."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,13 @@ _SIZE, _CLASSES = 8, 3
 
 
 def check_backend(backend: Backend, folder: Path, march: str = "cpu", options: Any = None) -> None:
-    """Hold ``backend`` to its protocol on a network of one convolution, in ``folder`` (empty).
+    """Check that ``backend`` keeps its protocol, on a network of one convolution in ``folder`` (empty).
 
     Args:
         options: an instance of ``backend.options_type``; its defaults when None.
 
     Raises:
-        StageContractError: saying which promise is broken.
+        StageContractError: it does not; the message names the violation.
     """
     _check_options(backend)
     chosen = options if options is not None else backend.options_type()
@@ -39,69 +40,71 @@ def check_backend(backend: Backend, folder: Path, march: str = "cpu", options: A
         work = folder / name
         work.mkdir()
         binary = backend.compile(Work(work, lambda event: None), inputs, chosen)
-        _hold(binary.is_file() and not binary.is_symlink(), f"compile gave {binary}, which is no file")
-        _hold(binary.resolve().is_relative_to(work.resolve()), f"compile wrote {binary}, outside its work folder")
+        _require(binary.is_file() and not binary.is_symlink(), f"compile returned {binary}, which is not a file")
+        _require(binary.resolve().is_relative_to(work.resolve()), f"{binary} is outside its work folder")
         found = work / FINDINGS
-        _hold(found.is_file() == backend.findings, f"findings is {backend.findings} and {found} says otherwise")
+        _require(found.is_file() == backend.findings, f"findings is {backend.findings}, which contradicts {found}")
         binaries.append(binary)
     same = digest_file(binaries[0]) == digest_file(binaries[1])
-    _hold(same or not backend.deterministic, "the same inputs compiled twice give other bytes")
+    _require(same or not backend.deterministic, "compiling the same inputs twice gives different bytes")
     if backend.runtime == "onnxruntime":
         _check_binary(binaries[0], inputs)
 
 
-def _hold(promise: bool, broken: str) -> None:
-    if not promise:
-        raise StageContractError(broken, hint="see bpudeploy.backends.base.Backend")
+def _require(condition: bool, violation: str) -> None:
+    if not condition:
+        raise StageContractError(violation, hint="see bpudeploy.backends.base.Backend")
 
 
 def _check_description(backend: Backend, options: Any) -> None:
-    _hold(bool(backend.name) and backend.name.isidentifier(), f"name {backend.name!r} is no plain word")
-    _hold(isinstance(backend.version, int) and backend.version >= 1, f"version {backend.version!r} is no number from 1")
-    _hold(backend.runtime.isidentifier(), f"runtime {backend.runtime!r} is not the name of a driver")
-    _hold(isinstance(backend.provenance, Provenance), f"provenance {backend.provenance!r} is no Provenance")
-    _hold(bool(backend.device("march")), "device() names nothing")
+    _require(bool(backend.name) and backend.name.isidentifier(), f"name {backend.name!r} is not an identifier")
+    _require(
+        isinstance(backend.version, int) and backend.version >= 1,
+        f"version {backend.version!r} is not an integer from 1",
+    )
+    _require(backend.runtime.isidentifier(), f"runtime {backend.runtime!r} is not the name of a driver")
+    _require(isinstance(backend.provenance, Provenance), f"provenance {backend.provenance!r} is not a Provenance")
+    _require(bool(backend.device("march")), "device() returns nothing")
     for name in ("deterministic", "findings"):
-        _hold(isinstance(getattr(backend, name, None), bool), f"{name} is neither True nor False")
+        _require(isinstance(getattr(backend, name, None), bool), f"{name} is not a bool")
     tools = backend.fingerprint(options)
-    _hold(bool(tools), "fingerprint names no tool")
-    _hold(all(isinstance(x, str) and x for pair in tools.items() for x in pair), "fingerprint is not text to text")
-    _hold(dict(tools) == dict(backend.fingerprint(options)), "fingerprint changes from call to call")
+    _require(bool(tools), "fingerprint names no tool")
+    _require(
+        all(isinstance(x, str) and x for pair in tools.items() for x in pair), "fingerprint does not map str to str"
+    )
+    _require(dict(tools) == dict(backend.fingerprint(options)), "fingerprint changes between calls")
 
 
 def _check_options(backend: Backend) -> None:
-    _hold(bool(backend.options_type.model_config.get("frozen")), "options_type is not frozen")
-    try:
+    _require(bool(backend.options_type.model_config.get("frozen")), "options_type is not frozen")
+    with suppress(ValidationError):
         backend.options_type.model_validate({"no such option": 1})
-        refused = False
-    except ValidationError:
-        refused = True
-    _hold(refused, "options_type takes unknown keys")
+        _require(False, "options_type accepts unknown keys")
 
 
 def _check_binary(binary: Path, inputs: CompileInputs) -> None:
-    """Hold the binary to the board's contract: uint8 (1, H, W, 3) in, float32 (1, classes) out."""
+    """Check the board's contract: uint8 (1, H, W, 3) in, float32 (1, classes) out."""
     import numpy as np
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(binary), providers=["CPUExecutionProvider"])
     given, made = session.get_inputs(), session.get_outputs()
-    _hold(len(given) == 1 and given[0].type == "tensor(uint8)", "the binary's one input is not uint8")
-    _hold(list(given[0].shape) == [1, _SIZE, _SIZE, 3], f"the binary's input is {given[0].shape}, not (1, H, W, 3)")
+    _require(len(given) == 1 and given[0].type == "tensor(uint8)", "the binary's one input is not uint8")
+    _require(list(given[0].shape) == [1, _SIZE, _SIZE, 3], f"the binary's input is {given[0].shape}, not (1, H, W, 3)")
     pixels = np.random.default_rng(1).integers(0, 256, (1, _SIZE, _SIZE, 3), dtype=np.uint8)
     (logits,) = session.run([made[0].name], {given[0].name: pixels})
-    _hold(
+    _require(
         logits.shape == (1, _CLASSES) and logits.dtype == np.float32, "the binary's output is not float32 (1, classes)"
     )
     float_session = onnxruntime.InferenceSession(str(inputs.graph.path), providers=["CPUExecutionProvider"])
     normalised = Normalisation.read(inputs.preprocess.path).apply(pixels)
     expected = float_session.run(None, {float_session.get_inputs()[0].name: normalised})[0].reshape(1, -1)
     worst = float(np.abs(logits - expected).max() / np.ptp(expected))
-    _hold(worst < 0.05, f"the binary's logits are {worst:.0%} of their range away from float: is the mean inside?")
+    _require(worst < 0.05, f"the binary's logits differ from float by {worst:.0%} of their range: is the mean inside?")
 
 
 def example_inputs(folder: Path, march: str) -> CompileInputs:
-    """Write what a backend is given for a network of one convolution over 8x8 pixels and four images of noise."""
+    """Write the inputs of a compilation: a network of one convolution over 8x8 pixels and four images of noise."""
     import numpy as np
     import onnx
     from safetensors.numpy import save_file

@@ -1,4 +1,4 @@
-"""Backend `ort`: the board's CPU under onnxruntime. A real device, and never a BPU."""
+"""Backend `ort`: the board's CPU with onnxruntime. A real device, never a BPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OrtBackend:
-    """Puts the pixels' normalisation in front of the QDQ graph; onnxruntime compiles it where it runs."""
+    """Prepends the normalisation of pixels to the QDQ graph; onnxruntime compiles it on the board."""
 
     name = "ort"
     version = 2
@@ -37,7 +37,7 @@ class OrtBackend:
     def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
         """Write the binary: uint8 RGB (N, H, W, 3) in, float32 logits (N, classes) out, opset 13.
 
-        A network that gives features keeps its 4-D outputs.
+        A feature extractor keeps its 4-D outputs.
         """
         import onnx
 
@@ -53,7 +53,7 @@ class OrtBackend:
 def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.ModelProto:
     """Return ``model`` with uint8 NHWC pixels as input and (N, classes) logits as output.
 
-    Outputs that are not one vector an image stay as they are.
+    Outputs that are not one vector per image are unchanged.
 
     (x / 255 - mean) / std is one multiplication and one addition per channel: x * scale + shift.
     """
@@ -68,12 +68,8 @@ def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.Mo
     batch = given.type.tensor_type.shape.dim[0].dim_value
     height, width = normalisation.size
     pixels = helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [batch, height, width, 3])
-    graph.initializer.extend(
-        [
-            numpy_helper.from_array(np.array(normalisation.scale, np.float32).reshape(1, 3, 1, 1), "image.scale"),
-            numpy_helper.from_array(np.array(normalisation.shift, np.float32).reshape(1, 3, 1, 1), "image.shift"),
-        ]
-    )
+    for name, values in (("image.scale", normalisation.scale), ("image.shift", normalisation.shift)):
+        graph.initializer.append(numpy_helper.from_array(np.array(values, np.float32).reshape(1, 3, 1, 1), name))
     front = [
         helper.make_node("Transpose", ["image"], ["image.nchw"], name="image.transpose", perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["image.nchw"], ["image.float"], name="image.cast", to=onnx.TensorProto.FLOAT),

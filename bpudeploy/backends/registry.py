@@ -1,4 +1,4 @@
-"""Finding backends by their entry points: names from metadata, code only for the chosen one."""
+"""Find backends by their entry points; only the chosen one is imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GROUP = "bpudeploy.backends"
 
 
 def backend_names() -> list[str]:
-    """Return the names of the installed backends; imports none of them."""
+    """Return the names of the installed backends without importing them."""
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
@@ -19,7 +19,7 @@ def load_backend(name: str) -> Backend:
     """Return a backend.
 
     Raises:
-        UsageError: nobody knows that name, or its package cannot be imported.
+        UsageError: it is not installed, or cannot be imported.
     """
     for point in entry_points(group=GROUP):
         if point.name == name:

@@ -1,4 +1,4 @@
-"""What a network eats: the images of a SAMPLES artifact, and the PREPROCESS artifact's mean and scale."""
+"""The inputs of a network: images of a SAMPLES artifact, mean and scale of a PREPROCESS artifact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Normalisation(BaseModel):
-    """The part of a PREPROCESS artifact that acts after resize and crop; other keys are not read here.
+    """The part of a PREPROCESS artifact that applies after resize and crop; other keys are ignored.
 
     ``size`` is (H, W) in pixels; ``mean`` and ``std`` are per RGB channel in 0..1 units.
     """
@@ -35,12 +35,12 @@ class Normalisation(BaseModel):
 
     @property
     def scale(self) -> tuple[float, ...]:
-        """Per channel, what a pixel of 0..255 is multiplied by."""
+        """Per channel: the factor for a pixel of 0..255."""
         return tuple(1.0 / (255.0 * std) for std in self.std)
 
     @property
     def shift(self) -> tuple[float, ...]:
-        """Per channel, what is added after the scale."""
+        """Per channel: the summand after the scale."""
         return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -51,25 +51,25 @@ class Normalisation(BaseModel):
         return np.ascontiguousarray((pixels.astype(np.float32) * scale + shift).transpose(0, 3, 1, 2))
 
 
-class Flaw(StrEnum):
-    """What may be wrong with calibration images that can be decoded."""
+class ImageDefect(StrEnum):
+    """Defects of calibration images that can be decoded."""
 
     FEW = "few"  # the set is small
     REPEATED = "repeated"  # two files, the same pixels
     FLAT = "flat"  # one colour
     SMALL = "small"  # smaller than the network's input
-    LONG = "long"  # of quite another shape than the network's input
+    LONG = "long"  # an aspect ratio far from the network's input
     FRAMES = "frames"  # an animation, or several pages
     TRANSPARENT = "transparent"
     CMYK = "cmyk"
-    SHALLOW = "shallow"  # 16 bits a channel, of which the upper ones are empty
+    SHALLOW = "shallow"  # 16 bits per channel with the upper ones unused
 
 
-class Finding(BaseModel):
-    """A flaw of calibration images: which files have it (none: the set as a whole), what it is, why it matters."""
+class CalibrationFinding(BaseModel):
+    """A defect of calibration images: the files that have it (none: the whole set), what it is, why it matters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    flaw: Flaw
+    flaw: ImageDefect
     files: tuple[str, ...]
     what: str
     why: str
@@ -81,16 +81,16 @@ class Finding(BaseModel):
 
 
 _NAMED = 3
-_FINDINGS = TypeAdapter(tuple[Finding, ...])
+_FINDINGS = TypeAdapter(tuple[CalibrationFinding, ...])
 
 
-def write_findings(findings: tuple[Finding, ...]) -> str:
+def write_findings(findings: tuple[CalibrationFinding, ...]) -> str:
     """Return the text of a SAMPLES artifact's metadata key ``findings``."""
     return _FINDINGS.dump_json(findings).decode()
 
 
-def read_findings(path: Path) -> tuple[Finding, ...]:
-    """Return what a SAMPLES artifact says of its calibration images, without reading their pixels."""
+def read_findings(path: Path) -> tuple[CalibrationFinding, ...]:
+    """Return the findings in a SAMPLES artifact without reading its pixels."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -110,7 +110,7 @@ class Samples:
         """Read a SAMPLES artifact.
 
         Raises:
-            StageError: when it holds something else.
+            StageError: it has other content.
         """
         from safetensors import safe_open
 
@@ -119,9 +119,9 @@ class Samples:
             classes = json.loads((file.metadata() or {}).get("classes", "[]"))
         pixels, labels = tensors.get("pixels"), tensors.get("labels")
         if pixels is None or labels is None or pixels.dtype != "uint8" or pixels.ndim != 4 or pixels.shape[3] != 3:
-            raise StageError(f"{path} does not hold uint8 pixels (N, H, W, 3) and labels", hint="run fetch again")
+            raise StageError(f"{path} does not contain uint8 pixels (N, H, W, 3) and labels", hint="run fetch again")
         if not len(pixels) or len(pixels) != len(labels):
-            raise StageError(f"{path} holds {len(pixels)} images and {len(labels)} labels", hint="run fetch again")
+            raise StageError(f"{path} contains {len(pixels)} images and {len(labels)} labels", hint="run fetch again")
         return cls(pixels.astype("uint8", copy=False), labels.astype("int64"), tuple(classes))
 
     def __len__(self) -> int:
@@ -130,7 +130,7 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a network said: ``logits`` float32 (N, classes) for ``labels`` int64 (N,)."""
+    """The outputs of a network: ``logits`` float32 (N, classes) for ``labels`` int64 (N,)."""
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -150,7 +150,7 @@ class Scores:
 
     @property
     def top1(self) -> float:
-        """The share of images whose largest logit is at the label."""
+        """The fraction of images whose largest logit is that of the label."""
         return float((self.logits.argmax(axis=1) == self.labels).mean())
 
 

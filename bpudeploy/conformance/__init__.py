@@ -1,1 +1,1 @@
-"""Which operator of a graph would run where on a board, why, and what it costs: known before any compiler runs."""
+"""Predict where each operator of a graph runs on a board, why, and at what cost, without running a compiler."""

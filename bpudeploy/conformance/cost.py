@@ -1,4 +1,4 @@
-"""What a node costs, counted from shapes: multiply-accumulates, other arithmetic, bytes. Never a time."""
+"""The cost of a node, counted from shapes: multiply-accumulates, other arithmetic, bytes. Never a time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PASSES = {
     "Gelu": 4,
     "HardSwish": 3,
 }
-"""How often every element is handled by an operator that the tools take apart (see the notes of the tables)."""
+"""Passes over every element by an operator that the tools decompose (see the notes of the tables)."""
 
 
 def cost_of(node: NodeView) -> Cost:
-    """Return the node's cost; a tensor of unknown shape counts nothing."""
+    """Return the node's cost; a tensor of unknown shape counts as 0."""
     if node.folded:
         return Cost()
     macs = _macs(node)

@@ -1,9 +1,10 @@
-"""An ONNX graph as the checks read it: every node with the shapes, constants and readers around it."""
+"""An ONNX graph as the checks read it: each node with its shapes, constants, producers and consumers."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     Array = NDArray[np.generic]
 
 _FOLDED_ELEMENTS = 1 << 14
-"""Constants up to this size are computed: shapes, indices and masks, never weights."""
+"""Constants up to this size are evaluated: shapes, indices and masks, never weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """``shape`` is None where it cannot be known; ``values`` only of constants that are at hand."""
+    """``shape`` is None if unknown; ``values`` is set for available constants only."""
 
     name: str
     shape: tuple[int, ...] | None
@@ -29,9 +30,9 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class NodeView:
-    """One node. ``folded``: it depends on no input of the network, so it is computed once, when compiling.
+    """One node. ``folded``: it depends on no input of the network, so the compiler evaluates it.
 
-    An input that is left out is None. ``readers`` are the operators that read its outputs.
+    An omitted input is None. ``consumers`` are the operators that read its outputs.
     """
 
     name: str
@@ -43,10 +44,10 @@ class NodeView:
     outputs: tuple[Tensor, ...]
     attributes: Mapping[str, Any]
     folded: bool
-    gives_output: bool
-    readers: tuple[str, ...]
-    makers: tuple[str, ...] = ()
-    """The operators that make its feature maps; the network's input has none."""
+    is_graph_output: bool
+    consumers: tuple[str, ...]
+    producers: tuple[str, ...] = ()
+    """The operators that produce its feature maps; the network's input has none."""
 
     @property
     def features(self) -> tuple[Tensor, ...]:
@@ -61,7 +62,7 @@ class NodeView:
 
 @dataclass
 class _Reader:
-    """What is known while the nodes are read in order."""
+    """State while the nodes are read in order."""
 
     model: onnx.ModelProto
     opset: int
@@ -69,7 +70,7 @@ class _Reader:
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     constant: set[str] = field(default_factory=set)
     values: dict[str, Array] = field(default_factory=dict)
-    makers: dict[str, str] = field(default_factory=dict)
+    producers: dict[str, str] = field(default_factory=dict)
 
     def tensor(self, name: str) -> Tensor:
         values = self.values.get(name)
@@ -94,30 +95,34 @@ def read_graph(
 
     Args:
         constants: inputs of the graph that are weights, as in an export without them.
-        trained: floats among the constants are real weights; else their values are not shown.
+        trained: float constants are real weights; else their values are omitted.
     """
     from onnx import numpy_helper
 
     graph = model.graph
-    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
-    reader = _Reader(model, opset, trained)
+    reader = _Reader(model, opset_of(model), trained)
     for info in (*graph.value_info, *graph.output, *graph.input):
         reader.types[info.name] = info.type
     reader.constant |= {v.name for v in graph.input if v.name in constants}
     for tensor in graph.initializer:
         reader.constant.add(tensor.name)
         reader.values[tensor.name] = numpy_helper.to_array(tensor)
-    readers: dict[str, list[str]] = {}
+    consumers: dict[str, list[str]] = {}
     for node in graph.node:
         for name in node.input:
-            readers.setdefault(name, []).append(node.op_type)
-    reader.makers = {name: node.op_type for node in graph.node for name in node.output}
+            consumers.setdefault(name, []).append(node.op_type)
+    reader.producers = {name: node.op_type for node in graph.node for name in node.output}
     outputs = {o.name for o in graph.output}
-    return tuple(_view(reader, node, index, readers, outputs) for index, node in enumerate(graph.node))
+    return tuple(_view(reader, node, index, consumers, outputs) for index, node in enumerate(graph.node))
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operators, 1 by default."""
+    return next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
 
 
 def _view(
-    reader: _Reader, node: onnx.NodeProto, index: int, readers: Mapping[str, list[str]], outputs: set[str]
+    reader: _Reader, node: onnx.NodeProto, index: int, consumers: Mapping[str, list[str]], outputs: set[str]
 ) -> NodeView:
     from onnx import helper
 
@@ -136,14 +141,14 @@ def _view(
         outputs=tuple(reader.tensor(name) for name in node.output if name),
         attributes=attributes,
         folded=folded,
-        gives_output=any(name in outputs for name in node.output),
-        readers=tuple(r for name in node.output for r in readers.get(name, ())),
-        makers=tuple(reader.makers[n] for n in node.input if n in reader.makers and n not in reader.constant),
+        is_graph_output=any(name in outputs for name in node.output),
+        consumers=tuple(r for name in node.output for r in consumers.get(name, ())),
+        producers=tuple(reader.producers[n] for n in node.input if n in reader.producers and n not in reader.constant),
     )
 
 
 def _infer(reader: _Reader, node: onnx.NodeProto) -> None:
-    """Add the types of the node's outputs, from its own schema; an operator without one adds nothing."""
+    """Add the types of the node's outputs from its schema, if it has one."""
     from onnx import defs, numpy_helper, shape_inference
 
     known = {
@@ -157,7 +162,7 @@ def _infer(reader: _Reader, node: onnx.NodeProto) -> None:
         found = shape_inference.infer_node_outputs(
             schema, node, types, known, opset_imports=list(reader.model.opset_import)
         )
-    except Exception:  # what onnx raises for an operator, a rank or a domain that it does not know
+    except Exception:  # raised by onnx for an unknown operator, rank or domain
         return
     for name, kind in found.items():
         if kind.tensor_type.HasField("shape") or name not in reader.types:
@@ -174,7 +179,7 @@ def _type(reader: _Reader, name: str) -> onnx.TypeProto:
 
 
 def _fold(reader: _Reader, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> bool:
-    """Return whether the node is constant; compute it where its inputs are at hand and small."""
+    """Return whether the node is constant; evaluate it if its inputs are available and small."""
     import numpy as np
 
     if node.op_type == "Shape" and (shape := reader.shape(node.input[0])) is not None:
@@ -184,7 +189,7 @@ def _fold(reader: _Reader, node: onnx.NodeProto, attributes: Mapping[str, Any]) 
     names = [n for n in node.input if n]
     if node.op_type != "Constant" and (not names or not reader.constant.issuperset(names)):
         return False
-    if len(attributes) < len(node.attribute):  # a subgraph may read what is outside of it
+    if len(attributes) < len(node.attribute):  # a subgraph may read outer tensors
         return False
     if all(n in reader.values and reader.values[n].size <= _FOLDED_ELEMENTS for n in names):
         reader.values.update(_compute(reader, node))
@@ -196,31 +201,23 @@ def _compute(reader: _Reader, node: onnx.NodeProto) -> dict[str, Array]:
     from onnx.reference import ReferenceEvaluator
 
     made = [n for n in node.output if n]
-    if any((shape := reader.shape(n)) is not None and _elements(shape) > _FOLDED_ELEMENTS for n in made):
+    if any((shape := reader.shape(n)) is not None and prod(shape) > _FOLDED_ELEMENTS for n in made):
         return {}
-    given, results_ = (
-        [helper.make_tensor_value_info(n, 0, None) for n in names] for names in ([*filter(None, node.input)], made)
-    )
-    graph = helper.make_graph([node], "one", given, results_)
+    given = [n for n in node.input if n]
+    inputs, outputs = ([helper.make_tensor_value_info(n, 0, None) for n in names] for names in (given, made))
+    graph = helper.make_graph([node], "one", inputs, outputs)
     try:
         one = helper.make_model(graph, opset_imports=list(reader.model.opset_import))
-        results = ReferenceEvaluator(one).run(None, {n: reader.values[n] for n in node.input if n})
-    except Exception:  # whatever onnx's reference does not know: the value stays unknown
+        results = ReferenceEvaluator(one).run(None, {n: reader.values[n] for n in given})
+    except Exception:  # not implemented in onnx's reference: the value stays unknown
         return {}
     import numpy as np
 
     return {name: np.asarray(value) for name, value in zip(made, results, strict=True)}
 
 
-def _elements(shape: tuple[int, ...]) -> int:
-    product = 1
-    for n in shape:
-        product *= n
-    return product
-
-
 def scope_of(name: str) -> str:
-    """Return where a node stands: ``blocks.0.attn.qkv``, also for torch's ``/blocks/blocks.0/attn/qkv/MatMul``."""
+    """Return a node's module path, ``blocks.0.attn.qkv``, also for torch's ``/blocks/blocks.0/attn/qkv/MatMul``."""
     if "/" not in name:
         return name
     parts = [p for p in name.split("/") if p]

@@ -1,55 +1,46 @@
-"""What would help a node that is not on the BPU: a rewrite, an option of ours or of the compiler, or nothing."""
+"""What would help a node that is not on the BPU: a rewrite, a compiler option, or nothing known."""
 
 from __future__ import annotations
 
 from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.report import Fix, Form, Hint
-from bpudeploy.conformance.table import Default, OnBoard, OpFact, OpTable
+from bpudeploy.conformance.table import DefaultDevice, OpFact, OpTable, Support
 from bpudeploy.spec.operators import LAYOUT_CHANGES
 
-_TAKEN_IN = """
+_REWRITABLE = """
 LayerNormalization GroupNormalization InstanceNormalization BatchNormalization Gemm Einsum Gelu HardSwish Mish Where Neg
 Squeeze Unsqueeze Flatten Split Gather Identity Cast ReduceMean ReduceSum ReduceMax Pow Expand Div Clip Pad Tile Reshape
 Transpose MatMul Add Sub Mul Concat Slice Softmax Sqrt Erf
 """
-_REWRITTEN = frozenset(_TAKEN_IN.split())
-"""What the rewrite to 4-D takes in; whether the result lands on the BPU, `inspect` of the restructured graph says."""
+_REWRITTEN = frozenset(_REWRITABLE.split())
+"""Operators that the rewrite to 4-D supports; whether the result runs on the BPU, the restructured graph tells."""
 
 
 def hint_for(node: NodeView, fact: OpFact | None, broken: bool, table: OpTable, form: Form) -> Hint | None:
-    """Return what would help a node that is not on the BPU.
-
-    Args:
-        broken: it breaks a limit of its operator.
-    """
-    if fact is not None and not broken and _can_be_asked(fact):
-        return Hint(fix=Fix.ASK, text=f"{fact.constraints.enable}")
+    """Return what would help a node that is not on the BPU; ``broken``: it violates a limit of its operator."""
+    enable = _compiler_option(fact) if fact is not None and not broken else None
+    if enable is not None:
+        return Hint(fix=Fix.COMPILER_OPTION, text=enable)
     if form is Form.ORIGINAL and node.op in _REWRITTEN:
-        return Hint(
-            fix=Fix.RESTRUCTURE, text="the restructured form has other operators there: inspect without --original"
-        )
-    if not table.complete:
-        return None
-    return _none_known(node, fact, table)
+        text = "the restructured form has other operators there: inspect without --original"
+        return Hint(fix=Fix.RESTRUCTURE, text=text)
+    return Hint(fix=Fix.NONE, text=_no_fix(node, fact)) if table.complete else None
 
 
-def _can_be_asked(fact: OpFact) -> bool:
-    return (
-        fact.device is OnBoard.CONDITIONAL
-        and fact.default_placement is Default.CPU
-        and fact.constraints.enable is not None
-    )
+def _compiler_option(fact: OpFact) -> str | None:
+    optional = fact.device is Support.CONDITIONAL and fact.default_placement is DefaultDevice.CPU
+    return fact.constraints.enable if optional else None
 
 
-def _none_known(node: NodeView, fact: OpFact | None, table: OpTable) -> Hint:
+def _no_fix(node: NodeView, fact: OpFact | None) -> str:
     if node.op == "MatMul" and not node.constants:
-        return Hint(fix=Fix.NONE, text="of attention heads: no rewrite makes them fit this BPU")
+        return "two feature maps, as in attention: no rewrite makes them fit this BPU"
     if node.op in LAYOUT_CHANGES:
-        return Hint(fix=Fix.NONE, text="layout changes: no rewrite; the tool folds some away")
+        return "layout changes: no rewrite; the tool folds some away"
     if node.op == "Softmax":
-        return Hint(fix=Fix.NONE, text="inside a network this BPU has none")
-    if node.op == "Sub" and fact is not None and fact.device is OnBoard.CPU:
-        return Hint(fix=Fix.NONE, text="no rewrite yet; x - mean(x) could be one 1x1 convolution")
+        return "not supported inside a network on this BPU"
+    if node.op == "Sub" and fact is not None and fact.device is Support.CPU:
+        return "no rewrite yet; x - mean(x) could become one 1x1 convolution"
     if node.op in ("Add", "Div") and node.constants:
-        return Hint(fix=Fix.NONE, text="of a constant: no rewrite beyond what is folded into convolutions")
-    return Hint(fix=Fix.NONE, text="no rewrite and no option known")
+        return "with a constant: no rewrite beyond folding it into convolutions"
+    return "no rewrite and no option known"

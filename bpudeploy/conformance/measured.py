@@ -9,8 +9,8 @@ from bpudeploy.spec.frozen import Frozen
 from bpudeploy.spec.target import March
 
 
-class Seen(Frozen):
-    """How many nodes of one signature the checker put where; ``fused`` ones are part of a neighbour."""
+class PlacementCounts(Frozen):
+    """How many nodes of one signature the checker put on each device; ``fused`` ones are part of a neighbour."""
 
     bpu: int = 0
     cpu: int = 0
@@ -18,26 +18,25 @@ class Seen(Frozen):
 
     @property
     def on_cpu(self) -> bool | None:
-        """Whether they run on the CPU; None where sizes or neighbours decide."""
+        """Whether they run on the CPU; None if that depends on sizes or neighbours."""
         if self.cpu and (self.bpu or self.fused):
             return None
         return self.cpu > 0
 
 
-class Measured(Frozen):
-    """All that one version of the checker said for one march."""
+class MeasuredPlacements(Frozen):
+    """The placements of one version of the checker for one march."""
 
     march: March
     source: str
     """The tool with its version, the command and the number of networks."""
-    signatures: dict[str, Seen]
-
-
-_NONE = Measured(march=March.CPU, source="", signatures={})
+    signatures: dict[str, PlacementCounts]
 
 
 @cache
-def measured(march: March) -> Measured:
-    """Return what the checker said for a march; nothing for one that it does not compile for."""
+def measured_placements(march: March) -> MeasuredPlacements:
+    """Return the checker's placements for a march; empty for one that it does not compile for."""
     file = resources.files("bpudeploy.conformance").joinpath("measured", f"{march}.json")
-    return Measured.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else _NONE
+    if not file.is_file():
+        return MeasuredPlacements(march=march, source="", signatures={})
+    return MeasuredPlacements.model_validate_json(file.read_text(encoding="utf-8"))

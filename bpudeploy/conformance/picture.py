@@ -1,42 +1,24 @@
-"""The graph as one self-contained SVG: a row for each part of the network, a cell for each node."""
+"""The graph as a self-contained SVG: one row per part of the network, one cell per node."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-from bpudeploy.conformance.grouping import Row, rows
+from bpudeploy.conformance.grouping import NetworkPart, network_parts
 from bpudeploy.conformance.report import Cost, Device, NodePlacement, Placement
-from bpudeploy.conformance.words import in_words, shapes
+from bpudeploy.conformance.summary import format_count, format_shapes
 
 _WIDTH, _LABEL, _RIGHT = 1080, 136, 206
-_CELL, _HIGH, _GAP, _ROW_GAP = 33, 18, 2, 7
+_CELL, _HEIGHT, _GAP, _ROW_GAP = 33, 18, 2, 7
 _LEGEND = 48
-_CODES = {
-    "Reshape": "Rshp",
-    "Transpose": "Trsp",
-    "Reciprocal": "1/x",
-    "MatMul": "MatM",
-    "Softmax": "Softm",
-    "Sigmoid": "Sigm",
-    "HardSigmoid": "HSig",
-    "HardSwish": "HSwi",
-    "Squeeze": "Sqz",
-    "Unsqueeze": "Unsq",
-    "Concat": "Cat",
-    "LayerNormalization": "LNorm",
-    "BatchNormalization": "BNorm",
-    "GlobalAveragePool": "GAvg",
-    "AveragePool": "AvgP",
-    "MaxPool": "MaxP",
-    "ReduceMean": "RMean",
-    "ReduceSum": "RSum",
-    "ReduceMax": "RMax",
-    "ConvTranspose": "ConvT",
-    "Expand": "Expd",
-    "Flatten": "Flat",
-    "Identity": "Id",
-}
+_ABBREVIATIONS = """
+Reshape=Rshp Transpose=Trsp Reciprocal=1/x MatMul=MatM Softmax=Softm Sigmoid=Sigm HardSigmoid=HSig HardSwish=HSwi
+Squeeze=Sqz Unsqueeze=Unsq Concat=Cat LayerNormalization=LNorm BatchNormalization=BNorm GlobalAveragePool=GAvg
+AveragePool=AvgP MaxPool=MaxP ReduceMean=RMean ReduceSum=RSum ReduceMax=RMax ConvTranspose=ConvT Expand=Expd
+Flatten=Flat Identity=Id
+"""
+_CODES = dict(pair.split("=") for pair in _ABBREVIATIONS.split())
 _STYLE = """\
 .plc text { font-family: system-ui, sans-serif; font-size: 9px; text-anchor: middle; }
 .plc .l { font-size: 11px; text-anchor: start; fill: #1f2937; }
@@ -53,12 +35,12 @@ _CLASSES = {Device.BPU: "bpu", Device.CPU: "cpu", Device.UNKNOWN: "unk", Device.
 
 
 def picture(placement: Placement) -> str:
-    """Return the SVG. Nodes that are computed when compiling are left out; the legend says how many."""
+    """Return the SVG. Constant-folded nodes are omitted; the legend has their number."""
     shown = [n for n in placement.nodes if n.device is not Device.FOLDED]
     body, y = [], _LEGEND
-    for row in rows(shown):
-        made, y = _row(row, y)
-        body += made
+    for part in network_parts(shown):
+        cells, y = _row(part, y)
+        body += cells
     return "\n".join(
         [
             f'<svg class="plc" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {y}" role="img" '
@@ -81,51 +63,53 @@ def _legend(placement: Placement, folded: int) -> list[str]:
         made.append(f'<text class="l" x="{x + 28}" y="12">{text}</text>')
         x += 46 + round(6.2 * len(text))
     made.append(f'<line class="cut" x1="{x + 4}" x2="{x + 4}" y1="1" y2="16"/>')
-    made.append(f'<text class="l" x="{x + 12}" y="12">takes a tensor over from the other device</text>')
-    without = f"; {folded} that are computed when compiling are left out" if folded else ""
-    words = f"One cell a node, in order, one row a part of the network; hover for shapes and reasons{without}."
-    return [*made, f'<text class="q" x="0" y="32">{words}</text>']
+    made.append(f'<text class="l" x="{x + 12}" y="12">reads a tensor from the other device</text>')
+    omitted = f"; {folded} constant-folded nodes are omitted" if folded else ""
+    caption = f"One cell per node, in order; one row per part of the network; hover for shapes and reasons{omitted}."
+    return [*made, f'<text class="q" x="0" y="32">{caption}</text>']
 
 
-def _row(row: Row, y: int) -> tuple[list[str], int]:
-    """Return the cells of one part, over as many lines as they need, and where the next row begins."""
-    a_line = (_WIDTH - _LABEL - _RIGHT) // (_CELL + _GAP)
-    name = row.name if len(row.name) <= 22 else f"{row.name[:9]}…{row.name[-12:]}"
-    made = [f'<text class="l" x="0" y="{y + 13}"><title>{escape(row.name)}</title>{escape(name)}</text>']
-    made.append(f'<text class="q" x="{_WIDTH - _RIGHT + 8}" y="{y + 13}">{_sums(row.nodes)}</text>')
-    for i, node in enumerate(row.nodes):
-        line, column = divmod(i, a_line)
-        made.append(_cell(node, _LABEL + column * (_CELL + _GAP), y + line * (_HIGH + _GAP)))
-    lines = (len(row.nodes) - 1) // a_line + 1
-    return made, y + lines * (_HIGH + _GAP) + _ROW_GAP
+def _row(part: NetworkPart, y: int) -> tuple[list[str], int]:
+    """Return the cells of one part, wrapped into lines, and the y of the next row."""
+    per_line = (_WIDTH - _LABEL - _RIGHT) // (_CELL + _GAP)
+    name = part.name if len(part.name) <= 22 else f"{part.name[:9]}…{part.name[-12:]}"
+    made = [f'<text class="l" x="0" y="{y + 13}"><title>{escape(part.name)}</title>{escape(name)}</text>']
+    made.append(f'<text class="q" x="{_WIDTH - _RIGHT + 8}" y="{y + 13}">{_totals(part.nodes)}</text>')
+    for i, node in enumerate(part.nodes):
+        line, column = divmod(i, per_line)
+        made.append(_cell(node, _LABEL + column * (_CELL + _GAP), y + line * (_HEIGHT + _GAP)))
+    lines = (len(part.nodes) - 1) // per_line + 1
+    return made, y + lines * (_HEIGHT + _GAP) + _ROW_GAP
 
 
-def _sums(nodes: Sequence[NodePlacement]) -> str:
+def _totals(nodes: Sequence[NodePlacement]) -> str:
     cost = sum((n.cost for n in nodes), Cost())
     off = sum(n.device is not Device.BPU for n in nodes)
-    macs = f", {in_words(cost.macs)} MACs" if cost.macs else ""
+    macs = f", {format_count(cost.macs)} MACs" if cost.macs else ""
     return f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}{f', {off} not on BPU' if off else ''}{macs}"
 
 
 def _cell(node: NodePlacement, x: int, y: int) -> str:
     name = "mac" if node.device is Device.BPU and node.cost.macs else _CLASSES[node.device]
-    cut = f'<line class="cut" x1="{x - 1}" x2="{x - 1}" y1="{y}" y2="{y + _HIGH}"/>' if node.takes_over else ""
-    code = _CODES.get(node.op, node.op if len(node.op) <= 5 else node.op[:5])
+    cut = f'<line class="cut" x1="{x - 1}" x2="{x - 1}" y1="{y}" y2="{y + _HEIGHT}"/>' if node.takes_over else ""
+    code = _CODES.get(node.op, node.op[:5])
     return (
-        f"<g><title>{escape(_told(node))}</title>"
-        f'<rect class="{name}" x="{x}" y="{y}" width="{_CELL}" height="{_HIGH}"/>'
+        f"<g><title>{escape(_tooltip(node))}</title>"
+        f'<rect class="{name}" x="{x}" y="{y}" width="{_CELL}" height="{_HEIGHT}"/>'
         f'<text x="{x + _CELL / 2:g}" y="{y + 12}">{escape(code)}</text>{cut}</g>'
     )
 
 
-def _told(node: NodePlacement) -> str:
-    lines = [f"{node.op} {node.name}", f"{shapes(node.inputs)} → {shapes(node.outputs)}"]
+def _tooltip(node: NodePlacement) -> str:
+    lines = [f"{node.op} {node.name}", f"{format_shapes(node.inputs)} → {format_shapes(node.outputs)}"]
     lines.append(f"{node.device}: {node.reason}")
     lines += [f"not checked: {text}" for text in node.not_checked]
     if node.cost.macs:
-        lines.append(f"{in_words(node.cost.macs)} MACs, {in_words(node.cost.weight_bytes)} weight bytes at int8")
+        lines.append(
+            f"{format_count(node.cost.macs)} MACs, {format_count(node.cost.weight_bytes)} weight bytes at int8"
+        )
     if node.segment is not None:
         lines.append(f"BPU segment {node.segment}")
     if node.hint is not None:
-        lines.append(f"help: {node.hint.text}")
+        lines.append(f"hint: {node.hint.text}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What is known of a graph on a march, node by node and in sum. Counts come from shapes; none of them is a time."""
+"""The placement of a graph on a march, per node and in total. Counts come from shapes; none of them is a time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Shape = tuple[int, ...] | None
 
 
 class Device(StrEnum):
-    """Where a node would run."""
+    """Where a node runs."""
 
     BPU = "BPU"
     CPU = "CPU"
-    UNSUPPORTED = "unsupported"  # on neither: the compiler refuses the model
-    UNKNOWN = "unknown"  # nothing public says
-    FOLDED = "folded"  # computed once, when compiling: it depends on no input
+    UNSUPPORTED = "unsupported"  # on neither device: the compiler refuses the model
+    UNKNOWN = "unknown"  # no public information
+    FOLDED = "folded"  # constant-folded by the compiler
 
 
 class Form(StrEnum):
-    """Which form of the network is looked at."""
+    """Which form of the network is inspected."""
 
     RESTRUCTURED = "restructured"
     ORIGINAL = "original"
@@ -31,21 +31,21 @@ class Fix(StrEnum):
     """What could move a node to the BPU."""
 
     RESTRUCTURE = "restructure"
-    ASK = "ask the compiler"
+    COMPILER_OPTION = "ask the compiler"
     NONE = "none known"
 
 
 class Hint(Frozen):
-    """What would help one node, in words."""
+    """What would help one node."""
 
     fix: Fix
     text: str
 
 
 class Cost(Frozen):
-    """Counted from shapes, not a time. Bytes are of int8, weights and biases too.
+    """Counted from shapes, not a time. Bytes are at int8, also of weights and biases.
 
-    ``element_ops`` are the numbers that a node without multiply-accumulates computes or compares.
+    ``element_ops`` counts the values that a node without multiply-accumulates computes or compares.
     """
 
     macs: int = 0
@@ -59,18 +59,18 @@ class Cost(Frozen):
 
 
 class NodePlacement(Frozen):
-    """One node: where, why, who says so, at what cost. ``segment`` counts BPU subgraphs from 0."""
+    """One node: device, reason, source and cost. ``segment`` counts BPU subgraphs from 0."""
 
     name: str
     scope: str
     op: str
     inputs: tuple[Shape, ...]
-    """Of what depends on the network's input; constants are in ``cost.weight_bytes``."""
+    """Shapes of the feature maps; constants are in ``cost.weight_bytes``."""
     outputs: tuple[Shape, ...]
     device: Device
     reason: str
     not_checked: tuple[str, ...] = ()
-    """Limits that are given in words or lack a fact: neither kept nor broken as far as we know."""
+    """Limits that the graph alone cannot decide."""
     dtypes: tuple[str, ...] = ()
     source: str
     confidence: str
@@ -78,12 +78,12 @@ class NodePlacement(Frozen):
     cost: Cost
     segment: int | None = None
     takes_over: int = 0
-    """How many tensors it reads that were made on the other side of a cut."""
+    """How many tensors it reads from the other device."""
 
     @property
-    def can_be_asked(self) -> bool:
-        """Whether the compiler puts it on the BPU where it is asked to."""
-        return self.hint is not None and self.hint.fix is Fix.ASK
+    def bpu_on_request(self) -> bool:
+        """Whether a compiler option moves it to the BPU."""
+        return self.hint is not None and self.hint.fix is Fix.COMPILER_OPTION
 
 
 class DeviceTotal(Frozen):
@@ -94,8 +94,8 @@ class DeviceTotal(Frozen):
     cost: Cost
 
 
-class Help(Frozen):
-    """One hint with all the nodes that it would help; ``segments_after`` where that can be counted."""
+class HintSummary(Frozen):
+    """One hint with all the nodes that it would help; ``segments_after`` if that can be counted."""
 
     fix: Fix
     text: str
@@ -104,10 +104,10 @@ class Help(Frozen):
     segments_after: int | None
 
 
-class Cuts(Frozen):
-    """How the graph falls apart. A tensor that changes the device is written to and read from DDR.
+class Partitioning(Frozen):
+    """How the graph is split. A tensor that changes the device is written to and read from DDR.
 
-    A node of unknown device counts as off the BPU; ``_at_best`` as on it.
+    A node of unknown device counts as off the BPU; for ``_at_best``, as on it.
     """
 
     segments: int
@@ -118,39 +118,39 @@ class Cuts(Frozen):
 
 
 class Placement(Frozen):
-    """A graph on a march, before any compiler has seen it, or as its compiler places it (``asked``)."""
+    """A graph on a march: predicted, or as the vendor's checker places it (``asked``)."""
 
     march: March
     board: str
     form: Form
     nodes: tuple[NodePlacement, ...]
     totals: tuple[DeviceTotal, ...]
-    """One for every device that has nodes."""
-    cuts: Cuts
+    """One per device that has nodes."""
+    cuts: Partitioning
     model_findings: tuple[str, ...]
-    """What the compiler would say of the model as a whole."""
-    helps: tuple[Help, ...]
+    """What the compiler would report about the model as a whole."""
+    helps: tuple[HintSummary, ...]
     notes: tuple[str, ...]
     asked: bool = False
 
     def total(self, device: Device) -> DeviceTotal:
-        """Return the sum of one device, zeros where it has no node."""
+        """Return the total of one device; zeros if it has no node."""
         empty = DeviceTotal(device=device, nodes=0, cost=Cost())
         return next((t for t in self.totals if t.device is device), empty)
 
     @property
     def cost(self) -> Cost:
-        """The sum of all nodes that run."""
+        """The total of all nodes that are not folded."""
         return sum((t.cost for t in self.totals if t.device is not Device.FOLDED), Cost())
 
     @property
     def macs_on_bpu(self) -> float | None:
-        """Percent of all multiply-accumulates, None where there are none."""
+        """Percent of all multiply-accumulates; None if there are none."""
         return 100 * self.total(Device.BPU).cost.macs / self.cost.macs if self.cost.macs else None
 
 
 class Inspection(Frozen):
-    """One graph on one target; ``origin`` says what the graph is made of."""
+    """One graph on one target; ``origin`` describes where the graph comes from."""
 
     model: str
     origin: str

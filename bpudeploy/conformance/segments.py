@@ -1,4 +1,4 @@
-"""How a graph falls into BPU subgraphs, and what is handed over between them and the CPU."""
+"""Partition a graph into BPU subgraphs, and count the tensors handed over between them and the CPU."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from bpudeploy.conformance.graph import NodeView
-from bpudeploy.conformance.report import Cuts, Device
+from bpudeploy.conformance.report import Device, Partitioning
 
 
 @dataclass(frozen=True)
 class Segments:
-    """``of`` maps the index of each BPU node to its subgraph, numbered in the graph's order.
+    """``segment_of`` maps the index of each BPU node to its subgraph, numbered in graph order.
 
-    ``takes`` maps the index of each node to how many tensors it takes over from the other side.
+    ``crossing_inputs`` maps the index of a node to how many tensors it reads from the other device.
     """
 
-    of: Mapping[int, int]
-    takes: Mapping[int, int]
+    segment_of: Mapping[int, int]
+    crossing_inputs: Mapping[int, int]
     count: int
     handovers: int
     handover_bytes: int
 
 
-def segments(nodes: Sequence[NodeView], on_bpu: Sequence[bool]) -> Segments:
+def bpu_segments(nodes: Sequence[NodeView], on_bpu: Sequence[bool]) -> Segments:
     """Group BPU nodes that are connected without leaving the BPU.
 
-    A node's phase is how often the longest way to it changes the device. Connected BPU nodes of one phase
-    make one subgraph: so no subgraph waits for a CPU node that waits for it.
+    A node's phase is the largest number of device changes on a path to it. Connected BPU nodes of one phase form
+    a subgraph, so no subgraph waits for a CPU node that waits for it.
     """
     maker = {t.name: i for i, n in enumerate(nodes) if not n.folded for t in n.outputs}
     phase: list[int] = []
@@ -40,20 +40,20 @@ def segments(nodes: Sequence[NodeView], on_bpu: Sequence[bool]) -> Segments:
             if on_bpu[i] and on_bpu[s] and phase[s] == phase[i]:
                 parent[_root(parent, i)] = _root(parent, s)
     numbers: dict[int, int] = {}
-    of = {
+    segment_of = {
         i: numbers.setdefault(_root(parent, i), len(numbers))
         for i, node in enumerate(nodes)
         if on_bpu[i] and not node.folded
     }
     crossing: dict[tuple[str, bool], int] = {}
-    takes: dict[int, int] = {}
+    crossing_inputs: dict[int, int] = {}
     for i, node in enumerate(nodes):
-        taken = {} if node.folded else {t.name: t for t in node.features if t.name in maker}
-        over = [t for t in taken.values() if on_bpu[maker[t.name]] != on_bpu[i]]
+        read = {} if node.folded else {t.name: t for t in node.features if t.name in maker}
+        over = [t for t in read.values() if on_bpu[maker[t.name]] != on_bpu[i]]
         crossing |= {(t.name, on_bpu[i]): prod(t.shape or (0,)) for t in over}
         if over:
-            takes[i] = len(over)
-    return Segments(of, takes, len(numbers), len(crossing), sum(crossing.values()))
+            crossing_inputs[i] = len(over)
+    return Segments(segment_of, crossing_inputs, len(numbers), len(crossing), sum(crossing.values()))
 
 
 def _sources(node: NodeView, maker: Mapping[str, int]) -> list[int]:
@@ -67,15 +67,15 @@ def _root(parent: list[int], i: int) -> int:
     return i
 
 
-def cut(nodes: Sequence[NodeView], devices: Sequence[Device]) -> tuple[Segments, Cuts]:
-    """Return the subgraphs, and how the graph is cut with every unknown node off the BPU and, at best, on it.
+def partition(nodes: Sequence[NodeView], devices: Sequence[Device]) -> tuple[Segments, Partitioning]:
+    """Return the subgraphs, and the counts with every unknown node off the BPU and, at best, on it.
 
-    What the subgraphs take over is what they take over either way.
+    ``crossing_inputs`` holds only the tensors that cross in both cases.
     """
-    now = segments(nodes, [d is Device.BPU for d in devices])
-    best = segments(nodes, [d in (Device.BPU, Device.UNKNOWN) for d in devices])
-    certain = {i: min(n, best.takes[i]) for i, n in now.takes.items() if i in best.takes}
-    return replace(now, takes=certain), Cuts(
+    now = bpu_segments(nodes, [d is Device.BPU for d in devices])
+    best = bpu_segments(nodes, [d in (Device.BPU, Device.UNKNOWN) for d in devices])
+    certain = {i: min(n, best.crossing_inputs.get(i, 0)) for i, n in now.crossing_inputs.items()}
+    return replace(now, crossing_inputs=certain), Partitioning(
         segments=now.count,
         segments_at_best=best.count,
         handovers=now.handovers,

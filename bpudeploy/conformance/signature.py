@@ -1,4 +1,4 @@
-"""What nodes have in common for a compiler to place them alike, sizes left out: the key to what was measured."""
+"""The properties of a node that decide its placement, without sizes: the key into the measured placements."""
 
 from __future__ import annotations
 
@@ -8,54 +8,30 @@ from typing import Any
 from bpudeploy.conformance.graph import NodeView, Tensor
 from bpudeploy.spec.operators import RESHAPES
 
-_ELEMENTWISE = frozenset(
-    [
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Max",
-        "Min",
-        "Pow",
-        "PRelu",
-        "Mod",
-        "Sum",
-        "Mean",
-        "Where",
-        "Equal",
-        "Less",
-        "Greater",
-        "And",
-        "Or",
-        "Xor",
-    ]
-)
-_INDICES = frozenset(
-    ["ArgMax", "ArgMin", "TopK", "Equal", "Less", "Greater", "Not", "And", "Or", "Xor", "NonZero", "Shape"]
-)
-ONLY_ONES = "axes of 1 only"
+_COMPARISONS = frozenset(["Equal", "Less", "Greater", "And", "Or", "Xor"])
+_ARITHMETIC = frozenset(["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Mod", "Sum", "Mean", "Where"])
+_ELEMENTWISE = _ARITHMETIC | _COMPARISONS
+_INDICES = frozenset(["ArgMax", "ArgMin", "TopK", "Not", "NonZero", "Shape"]) | _COMPARISONS
+UNIT_AXES_ONLY = "axes of 1 only"
 Dims = tuple[int, ...]
 
 
 def signature(node: NodeView) -> str | None:
     """Return the operator with its ranks, broadcasts and attributes, as in ``Add 4: same, channel constant``.
 
-    None where a shape that it needs is not known: nothing measured can be told of such a node.
+    None if a shape that it needs is unknown: such a node has no measured placement.
     """
     if node.domain or not node.features or any(t.shape is None for t in (*node.features, *node.outputs)):
         return None
-    more = _MORE.get(node.op)
-    if node.op in _ELEMENTWISE:
-        more = _operands
-    words = more(node) if more is not None else ""
-    if words is None:
+    describe = _operands if node.op in _ELEMENTWISE else _DETAILS.get(node.op)
+    details = describe(node) if describe is not None else ""
+    if details is None:
         return None
-    rank = len(node.features[0].shape or ())
-    return f"{node.op} {rank}{': ' if words else ''}{words}"
+    return f"{node.op} {_rank(node)}{': ' if details else ''}{details}"
 
 
 def _operands(node: NodeView) -> str | None:
-    """Say of each operand how it is broadcast to the output, and which is a constant."""
+    """Describe how each operand is broadcast to the output, and which are constants."""
     out = node.outputs[0].shape or ()
     found = []
     for tensor in node.inputs:
@@ -64,9 +40,9 @@ def _operands(node: NodeView) -> str | None:
         if tensor.shape is None or len(tensor.shape) > len(out):
             return None
         found.append(_broadcast(tensor.shape, out) + (" constant" if tensor.constant else ""))
-    if node.constants and node.makers and set(node.makers) <= {"Conv", "Gemm"}:
+    if node.constants and node.producers and set(node.producers) <= {"Conv", "Gemm"}:
         found[-1] += ", after Conv"  # a constant can go into its weights and bias
-    return f"{len(out)}: {', '.join(found)}" if len(out) != len(node.features[0].shape or ()) else ", ".join(found)
+    return f"{len(out)}: {', '.join(found)}" if len(out) != _rank(node) else ", ".join(found)
 
 
 def _broadcast(dims: Dims, out: Dims) -> str:
@@ -91,7 +67,7 @@ def _axes(axes: Sequence[int]) -> str:
 
 
 def _attribute(node: NodeView, name: str, index: int | None, default: Any) -> Any:
-    """Return an attribute, or the constant input that newer opsets have in its place; None where it is unknown."""
+    """Return an attribute, or the constant input that newer opsets have instead; None if its value is unknown."""
     if name in node.attributes:
         return node.attributes[name]
     if index is not None and index < len(node.inputs) and (tensor := node.inputs[index]) is not None:
@@ -103,27 +79,29 @@ def _word(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _second(node: NodeView) -> Tensor | None:
+    return node.inputs[1] if len(node.inputs) > 1 else None
+
+
 def _rank(node: NodeView) -> int:
     return len(node.features[0].shape or ())
 
 
-def _axis(default: int) -> Callable[[NodeView], str | None]:
-    def words(node: NodeView) -> str | None:
-        axis = int(node.attributes.get("axis", default))
-        keep = f", keepdims {node.attributes['keepdims']}" if node.attributes.get("keepdims", 1) != 1 else ""
-        return f"axis {axis % _rank(node)}{keep}"
+def _axis(node: NodeView, default: int = 0) -> str:
+    keep = f", keepdims {node.attributes['keepdims']}" if node.attributes.get("keepdims", 1) != 1 else ""
+    return f"axis {int(node.attributes.get('axis', default)) % _rank(node)}{keep}"
 
-    return words
+
+def _last_axis(node: NodeView) -> str | None:
+    return _axis(node, -1)
 
 
 def _softmax(node: NodeView) -> str | None:
-    default = -1 if node.opset >= 13 else 1
-    return f"axis {int(node.attributes.get('axis', default)) % _rank(node)}"
+    return _axis(node, -1 if node.opset >= 13 else 1)
 
 
 def _concat(node: NodeView) -> str | None:
-    constants = ", with a constant" if node.constants else ""
-    return f"axis {int(node.attributes.get('axis', 0)) % _rank(node)}{constants}"
+    return f"{_axis(node)}{', with a constant' if node.constants else ''}"
 
 
 def _reduce(node: NodeView) -> str | None:
@@ -138,7 +116,7 @@ def _transpose(node: NodeView) -> str | None:
     order = node.attributes.get("perm", list(range(_rank(node)))[::-1])
     shape = node.features[0].shape or ()
     moved = [axis for axis in order if shape[axis] > 1]
-    return ONLY_ONES if moved == sorted(moved) else f"order {_axes(order)}"
+    return UNIT_AXES_ONLY if moved == sorted(moved) else f"order {_axes(order)}"
 
 
 def _to_rank(node: NodeView) -> str | None:
@@ -146,7 +124,7 @@ def _to_rank(node: NodeView) -> str | None:
     if before == after:
         return "changes nothing"
     if tuple(n for n in before if n > 1) == tuple(n for n in after if n > 1):
-        return f"to {len(after)}, {ONLY_ONES}"
+        return f"to {len(after)}, {UNIT_AXES_ONLY}"
     channels = len(before) == len(after) == 4 and before[:2] == after[:2]
     return f"to {len(after)}{', channels kept' if channels else ''}"
 
@@ -172,11 +150,11 @@ def _pad(node: NodeView) -> str | None:
 
 
 def _gather(node: NodeView) -> str | None:
-    index = node.inputs[1] if len(node.inputs) > 1 else None
+    index = _second(node)
     if index is None or index.shape is None:
         return None
     kind = "constant" if index.constant else "computed"
-    return f"axis {int(node.attributes.get('axis', 0)) % _rank(node)}, {kind} index {len(index.shape)}-D"
+    return f"{_axis(node)}, {kind} index {len(index.shape)}-D"
 
 
 def _resize(node: NodeView) -> str | None:
@@ -194,28 +172,29 @@ def _resize(node: NodeView) -> str | None:
 
 
 def _conv(node: NodeView) -> str | None:
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    weight = _second(node)
     if weight is None or weight.shape is None:
         return None
     groups = int(node.attributes.get("group", 1))
     channels = (node.features[0].shape or (1, 1))[1]
     kind = "one group" if groups == 1 else "depthwise" if groups == channels else "groups"
-    dilated = ", dilated" if max(node.attributes.get("dilations", [1])) > 1 else ""
+    dilated = _dilated(node)
     strided = ", strided" if dilated and max(node.attributes.get("strides", [1])) > 1 else ""
     return f"{kind}{dilated}{strided}{'' if weight.constant else ', computed weight'}"
 
 
+def _dilated(node: NodeView) -> str:
+    return ", dilated" if max(node.attributes.get("dilations", [1])) > 1 else ""
+
+
 def _pool(node: NodeView) -> str | None:
-    dilated = ", dilated" if max(node.attributes.get("dilations", [1])) > 1 else ""
-    return f"{'ceil' if node.attributes.get('ceil_mode', 0) else 'floor'}{dilated}"
+    return f"{'ceil' if node.attributes.get('ceil_mode', 0) else 'floor'}{_dilated(node)}"
 
 
 def _matmul(node: NodeView) -> str | None:
-    a, b = (t.shape if t is not None else None for t in node.inputs[:2])
-    if a is None or b is None:
+    left, right = node.inputs[:2]
+    if left is None or right is None or left.shape is None or right.shape is None:
         return None
-    left, right = node.inputs[0], node.inputs[1]
-    assert left is not None and right is not None
     return f"{_factor(left)} by {_factor(right)}"
 
 
@@ -226,7 +205,7 @@ def _factor(tensor: Tensor) -> str:
 
 
 def _gemm(node: NodeView) -> str | None:
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    weight = _second(node)
     if weight is None:
         return None
     turned = ", transA" if node.attributes.get("transA", 0) else ""
@@ -234,7 +213,7 @@ def _gemm(node: NodeView) -> str | None:
 
 
 def _cast(node: NodeView) -> str | None:
-    return "of indices or a comparison" if set(node.makers) & _INDICES else ""
+    return "of indices or a comparison" if set(node.producers) & _INDICES else ""
 
 
 def _changed(node: NodeView) -> str | None:
@@ -248,12 +227,12 @@ def _blocks(node: NodeView) -> str | None:
 
 
 _REDUCTIONS = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp"
-_MORE: dict[str, Callable[[NodeView], str | None]] = {
+_DETAILS: dict[str, Callable[[NodeView], str | None]] = {
     **dict.fromkeys(_REDUCTIONS.split(), _reduce),
     **dict.fromkeys(RESHAPES, _to_rank),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
-    **dict.fromkeys(("ArgMax", "ArgMin"), _axis(0)),
-    **dict.fromkeys(("TopK", "LpNormalization"), _axis(-1)),
+    **dict.fromkeys(("ArgMax", "ArgMin", "Split"), _axis),
+    **dict.fromkeys(("TopK", "LpNormalization"), _last_axis),
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     **dict.fromkeys(("Tile", "Expand"), _changed),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),
@@ -267,6 +246,5 @@ _MORE: dict[str, Callable[[NodeView], str | None]] = {
     "MatMul": _matmul,
     "Pad": _pad,
     "Slice": _slice,
-    "Split": _axis(0),
     "Transpose": _transpose,
 }

@@ -1,4 +1,4 @@
-"""What the vendors say about each operator of a march: data in ``ops/``, each fact with its source."""
+"""The vendor's documented operator support of each march: data in ``ops/``, each fact with its source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bpudeploy.spec.target import March
 Range = tuple[int, int]
 
 
-class OnBoard(StrEnum):
+class Support(StrEnum):
     """Where an operator can run."""
 
     BPU = "bpu"
@@ -24,15 +24,15 @@ class OnBoard(StrEnum):
     UNSUPPORTED = "unsupported"  # neither: the tool refuses the model
 
 
-class Default(StrEnum):
-    """Where an operator that keeps its limits lands when nobody asks."""
+class DefaultDevice(StrEnum):
+    """Where an operator within its limits runs by default."""
 
     BPU = "bpu"
     CPU = "cpu"
 
 
 class Rule(StrEnum):
-    """A limit in the vendor's words; each one is evaluated, or reported as not checked, in ``limits``."""
+    """A limit as the vendor words it; each is evaluated, or reported as not checked, in ``limits``."""
 
     ANY = "any"
     H_AND_W = "H,W only"
@@ -61,21 +61,21 @@ class Rule(StrEnum):
 
 
 class Limits(Frozen):
-    """What must hold of a node, in the keys of the source; a range is (least, most)."""
+    """The limits of an operator, by the keys of the source; a range is (least, most)."""
 
     rank: Range | Rule | None = None
     max_rank: int | None = None
     max_channels: int | None = None
     max_channels_per_group: int | None = None
     max_channels_plain: int | None = None
-    """Of a convolution with one group."""
+    """For a convolution with one group."""
     max_channels_hw1: int | None = None
-    """Where H = W = 1."""
+    """For H = W = 1."""
     kernel_nc: Range | None = None
     kernel_hw: Range | None = None
     kernel: Range | Rule | None = None
     max_kernel_volume: int | None = None
-    """Of a convolution C/group * kh * kw, of a pooling kh * kw."""
+    """C/group * kh * kw of a convolution, kh * kw of a pooling."""
     stride: Range | Rule | None = None
     stride_in: tuple[int, ...] | None = None
     stride_order: Rule | None = None
@@ -114,9 +114,9 @@ class Limits(Frozen):
     max_const_inputs: int | None = None
     same_rank: bool | None = None
     max_mkn: int | None = None
-    """Of the axis that is summed over; the document says of M and N too, and the checker takes more."""
+    """For K only: the document also limits M and N, but the checker accepts more."""
     max_kn_many_rows: Range | None = None
-    """K and N of a constant factor, where the other one has more than one row."""
+    """K and N of a constant factor if the other has more than one row."""
     max_other_dim: int | None = None
     const_weight: Rule | None = None
     two_featuremaps: Rule | None = None
@@ -125,7 +125,7 @@ class Limits(Frozen):
     hw_le_7: Rule | None = None
     io: Rule | None = None
     enable: str | None = None
-    """How the tool is asked to put it on the BPU."""
+    """The compiler option that puts it on the BPU."""
     lowered_to: str | None = None
     parts: tuple[str, ...] | None = None
     note: str | None = None
@@ -138,17 +138,17 @@ class Limits(Frozen):
 class OpFact(Frozen):
     """One operator on one march."""
 
-    device: OnBoard
+    device: Support
     dtypes: tuple[str, ...]
-    """What its activations may be, on ``device``."""
+    """Supported types of its activations on ``device``."""
     constraints: Limits
-    default_placement: Default
+    default_placement: DefaultDevice
     source: str
     confidence: str
 
 
-class General(Frozen):
-    """What holds of every tensor on the BPU."""
+class GeneralLimits(Frozen):
+    """Limits of every tensor on the BPU."""
 
     dtypes: tuple[str, ...]
     rank: int | None = None
@@ -160,7 +160,7 @@ class General(Frozen):
 
 
 class ModelRules(Frozen):
-    """What the compiler asks of a whole model."""
+    """The compiler's limits for a whole model."""
 
     opset: Range
     max_ir_version: int | None = None
@@ -172,17 +172,17 @@ class ModelRules(Frozen):
 
 
 class OpTable(Frozen):
-    """All that is known of a march. ``complete``: an operator that is not in it is in no vendor's list."""
+    """Operator support of one march. ``complete``: it covers the whole list of the vendor."""
 
     march: March
     board: str
-    general: General
+    general: GeneralLimits
     model: ModelRules
     complete: bool
     notes: tuple[str, ...]
     same_as: March | None = None
     confidence: str | None = None
-    """Of every fact that is taken over from ``same_as``."""
+    """The confidence of every fact copied from ``same_as``."""
     ops: dict[str, OpFact] = Field(default_factory=dict)
 
 
@@ -191,7 +191,7 @@ def op_table(march: March) -> OpTable:
     """Return the table of a BPU march.
 
     Raises:
-        KeyError: the march is no BPU.
+        KeyError: the march is not a BPU.
     """
     if march is March.CPU:
         raise KeyError(march)

@@ -21,9 +21,9 @@ def runs_on_bpu(node: NodeView, placed: NodePlacement, march: March) -> bool:
       and a Split into unequal parts becomes slices (YOLO11n logs on X5: no node on the CPU); not on X3.
     - A view at the end of the network costs nothing: it is folded away or removed by name.
     """
-    if placed.device in (Device.BPU, Device.UNKNOWN) or placed.can_be_asked:
+    if placed.device in (Device.BPU, Device.UNKNOWN) or placed.bpu_on_request:
         return True
-    if node.op in RESHAPES and node.gives_output:
+    if node.op in RESHAPES and node.is_graph_output:
         return True
     if march is March.BERNOULLI2:
         return False

@@ -7,9 +7,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from bpudeploy.conformance.graph import NodeView, Tensor, read_graph
-from bpudeploy.conformance.placement import place
+from bpudeploy.conformance.placement import place_nodes
 from bpudeploy.conformance.report import Device, Form
-from bpudeploy.conformance.segments import segments
+from bpudeploy.conformance.segments import bpu_segments
 from bpudeploy.predict.lowering import runs_on_bpu
 from bpudeploy.predict.march import MacArray, Term
 from bpudeploy.spec.frozen import Frozen
@@ -79,9 +79,9 @@ def count_workload(
 ) -> Workload:
     """Count the int8 work of ``model`` on ``march``; the arguments are those of ``placement``."""
     nodes = read_graph(model, constants, trained=trained)
-    placed = place(model, nodes, march, constants, form).nodes
+    placed = place_nodes(model, nodes, march, constants, form).nodes
     on_bpu = [runs_on_bpu(n, p, march) for n, p in zip(nodes, placed, strict=True)]
-    cut = segments(nodes, on_bpu)
+    cut = bpu_segments(nodes, on_bpu)
     fed = _feeding(nodes)
     counter = _BpuCounter(nodes, array)
     works = []
@@ -91,15 +91,15 @@ def count_workload(
         amounts = (
             counter.count(node) if on_bpu[i] else {Term.CPU_BYTES: _moved(node), Term.CPU_MACS: at.cost.macs / 1e9}
         )
-        if cut.takes.get(i):
-            amounts[Term.HANDOVER] = float(cut.takes[i])
-        if node.gives_output:
+        if cut.crossing_inputs.get(i):
+            amounts[Term.HANDOVER] = float(cut.crossing_inputs[i])
+        if node.is_graph_output:
             amounts[Term.OUTPUT] = sum(map(_size, node.outputs)) / 1e6
         works.append(
             NodeWorkload(
                 name=node.name,
                 op=node.op,
-                segment=cut.of.get(i),
+                segment=cut.segment_of.get(i),
                 product=_product(node),
                 feeds_product=any(t.name in fed for t in node.outputs),
                 amounts={t: a for t, a in amounts.items() if a},

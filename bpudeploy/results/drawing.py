@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bpudeploy.conformance.words import in_words, why
+from bpudeploy.conformance.summary import format_count, reason_text
 from bpudeploy.results.measurement import Interval, Percentile
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def _span(value: Interval | Percentile, digits: int = 1) -> str:
 
 _FILTERS: Mapping[str, Callable[..., object]] = {
     "seconds": lambda s: f"{s:,.2f} s",
-    "counted": in_words,
-    "why": why,
+    "counted": format_count,
+    "why": reason_text,
     "median": statistics.median,
     "span": _span,
     "signed_span": lambda value: f"{value.low:+z.1f} to {value.high:+z.1f}",

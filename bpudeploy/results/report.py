@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bpudeploy.conformance.grouping import groups
+from bpudeploy.conformance.grouping import group_nodes
 from bpudeploy.conformance.picture import picture
 from bpudeploy.conformance.report import Inspection
-from bpudeploy.conformance.words import sums
+from bpudeploy.conformance.summary import summary_lines
 from bpudeploy.quantize.findings import LayerReport, RepairReport
 from bpudeploy.results.drawing import ACCENT, INK, QUIET, Plot, figure, label_rows, page, svg
 from bpudeploy.results.latency import frames_for
@@ -54,7 +54,7 @@ def write_inspection(found: Sequence[Inspection], path: Path) -> None:
 
 def _placement(inspection: Inspection) -> Mapping[str, object]:
     p = inspection.placement
-    return {"groups": groups(p.nodes), "sums": tuple(sums(p)), "picture": picture(p)}
+    return {"groups": group_nodes(p.nodes), "sums": tuple(summary_lines(p)), "picture": picture(p)}
 
 
 def _percentiles(m: Measurement) -> list[tuple[str, Interval | Percentile | None, str]]:

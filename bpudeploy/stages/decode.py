@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.samples import Flaw
+from bpudeploy.backends.samples import ImageDefect
 from bpudeploy.errors import StageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Decoded:
     """An image in mode RGB, and the properties of its file that RGB cannot represent."""
 
     image: Image.Image
-    flaws: frozenset[Flaw]
+    flaws: frozenset[ImageDefect]
 
 
 def decode(file: str, data: bytes) -> Decoded:
@@ -54,17 +54,17 @@ def _to_rgb(image: Image.Image) -> Decoded:
     from PIL import Image
 
     animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"  # MPO: a phone's photo and its gain map
-    flaws = {Flaw.FRAMES} if animated else set()
+    flaws = {ImageDefect.FRAMES} if animated else set()
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.uint32)
-        flaws |= {Flaw.SHALLOW} if 0 < values.max() < 1 << 12 else set()
+        flaws |= {ImageDefect.SHALLOW} if 0 < values.max() < 1 << 12 else set()
         return Decoded(Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB"), frozenset(flaws))
     if image.mode in ("I", "F"):
         return Decoded(Image.fromarray(_levels(np.asarray(image))).convert("RGB"), frozenset(flaws))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        flaws |= {Flaw.TRANSPARENT} if image.getchannel("A").getextrema() != (255, 255) else set()
-    flaws |= {Flaw.CMYK} if image.mode == "CMYK" else set()
+        flaws |= {ImageDefect.TRANSPARENT} if image.getchannel("A").getextrema() != (255, 255) else set()
+    flaws |= {ImageDefect.CMYK} if image.mode == "CMYK" else set()
     return Decoded(image.convert("RGB"), frozenset(flaws))
 
 

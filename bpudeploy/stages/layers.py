@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.feed import Feed
 from bpudeploy.stages.options import FieldOptions
+
+if TYPE_CHECKING:
+    from bpudeploy.quantize.findings import LayerReport
 
 IMAGES = 8
 """Maximum number of calibration images to compare."""

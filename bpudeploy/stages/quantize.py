@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
-from bpudeploy.conformance.placement import left_to_cpu
+from bpudeploy.conformance.placement import cpu_only_nodes
 from bpudeploy.events import Note, Progress
 from bpudeploy.host import batches, open_session
 from bpudeploy.spec.precision import Precision, PrecisionRules
@@ -65,7 +65,7 @@ def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...])
     made = quantize_graph(
         model,
         GraphRecord.read(model).keep_float,
-        left_to_cpu(model, options.march),
+        cpu_only_nodes(model, options.march),
         options.rules,
         options.spec,
         feed.batch,

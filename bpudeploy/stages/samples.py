@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpudeploy.backends.samples import Finding, write_findings
+from bpudeploy.backends.samples import CalibrationFinding, write_findings
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.stage import Artifact, Kind, Stage, Work
@@ -89,7 +89,7 @@ def _check_size(file: str, image: Image.Image, resolved: Preprocess) -> None:
 
 
 def _header(
-    samples: list[dict[str, Any]], classes: list[str], size: tuple[int, int], found: tuple[Finding, ...]
+    samples: list[dict[str, Any]], classes: list[str], size: tuple[int, int], found: tuple[CalibrationFinding, ...]
 ) -> bytes:
     """Return a safetensors header and the labels, whose bytes come first.
 

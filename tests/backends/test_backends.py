@@ -1,4 +1,4 @@
-"""Backends: ours passes the conformance check, and broken ones fail it by name of what is broken."""
+"""The conformance check: `ort` passes, and broken backends fail with the violation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bpudeploy.spec.compile_options import OrtOptions
 from bpudeploy.stage import Fingerprint, Work
 
 
-def test_ours_conforms(tmp_path: Path) -> None:
+def test_ort_conforms(tmp_path: Path) -> None:
     check_backend(OrtBackend(), tmp_path)
 
 
 class Loose(BaseModel):
-    """Takes anything."""
+    """Accepts any option."""
 
 
 class NoTools(OrtBackend):
@@ -72,12 +72,12 @@ class NoPixels(OrtBackend):
         (NoTools, "fingerprint names no tool"),
         (LooseOptions, "options_type is not frozen"),
         (Outside, "outside its work folder"),
-        (Random, "give other bytes"),
+        (Random, "gives different bytes"),
         (ForgetsTheMean, "is the mean inside"),
         (NoPixels, "not uint8"),
     ],
 )
-def test_a_broken_backend_is_told_what_is_broken(tmp_path: Path, broken: Any, message: str) -> None:
+def test_a_broken_backend_fails_with_the_violation(tmp_path: Path, broken: Any, message: str) -> None:
     with pytest.raises(StageContractError, match=message):
         check_backend(broken(), tmp_path)
 

@@ -1,4 +1,4 @@
-"""The simulator: a backend like any other, whose latency is predicted and whose accuracy is called simulated."""
+"""The simulator: a backend with predicted latency and simulated accuracy."""
 
 from __future__ import annotations
 

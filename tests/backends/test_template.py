@@ -15,7 +15,7 @@ TEMPLATE = Path(__file__).parents[2] / "examples" / "backend-template"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Install the template beside bpudeploy and return an environment that sees it."""
+    """Install the template beside bpudeploy and return an environment with both."""
     site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", site, TEMPLATE], check=True, capture_output=True, cwd=site)

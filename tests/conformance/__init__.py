@@ -1,1 +1,1 @@
-"""Conformance: where operators would run, before any compiler."""
+"""Conformance: predicted operator placement."""

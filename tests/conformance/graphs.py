@@ -1,4 +1,4 @@
-"""Tiny ONNX graphs for the tests: nodes in, a model out."""
+"""Tiny ONNX graphs for the tests."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def one(
 ) -> NodePlacement:
     """Return the placement of a single node, with inputs of ``shapes`` and then constants.
 
-    A Relu (or ``after``) follows, so the node does not give the network's output.
+    A Relu (or ``after``) follows, so the node is not the network's output.
     """
     inputs = {f"x{i}": s for i, s in enumerate(shapes)}
     constants = {f"c{i}": w for i, w in enumerate(weights)}
@@ -75,7 +75,7 @@ def zeros(*shape: int) -> NDArray[np.float32]:
 
 
 def ints(*numbers: int) -> NDArray[np.int64]:
-    """Return a constant of whole numbers."""
+    """Return an integer constant."""
     return np.array(numbers, np.int64)
 
 

@@ -1,4 +1,4 @@
-"""`bpudeploy inspect` as a user meets it, and the two pages that show a placement."""
+"""`bpudeploy inspect` and its page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_model_is_inspected_without_a_recipe(capsys: pytest.CaptureFixture[str
     assert main(["inspect", MODEL, "--target", "rdk-x5"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "test_vit on rdk-x5 (RDK X5, bayes-e), restructured" in out and "random weights" in out
-    assert re.search(r"\d+ Softmax CPU CPU unless asked for", out)
+    assert re.search(r"\d+ Softmax CPU CPU by default", out)
     assert "100.0 % on the BPU" in out and "(BPU segments left: 1)" in out
     assert "supported_op_list" in out and "no latency" in out and "passive quantization" in out
 
@@ -60,7 +60,7 @@ def test_the_original_is_inspected_as_exported(capsys: pytest.CaptureFixture[str
     assert any(n.device == "folded" for n in found.nodes)
 
 
-def test_json_is_one_document_a_target_with_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_document_per_target_with_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", MODEL, "--target", "rdk-x5,rdk-x3", "--json"]) == 0
     documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [d["target"] for d in documents] == ["rdk-x5", "rdk-x3"]
@@ -120,7 +120,7 @@ def test_an_image_size_changes_the_shapes(tmp_path: Path, capsys: pytest.Capture
         (["test_vit", "--target", "rdk-x5", "--html", "/nonexistent/x.html"], "cannot write", "--html"),
     ],
 )
-def test_mistakes_are_said_with_a_fix(
+def test_mistakes_are_reported_with_a_fix(
     convs: Path, tmp_path: Path, args: list[str], message: str, fix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.onnx").write_text("this is no model")
@@ -130,7 +130,7 @@ def test_mistakes_are_said_with_a_fix(
     assert message in err and fix in err and "fix: " in err and out == ""
 
 
-def test_a_model_without_a_4d_form_can_be_looked_at_as_it_is(
+def test_a_model_without_a_4d_form_can_be_inspected_as_exported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "topk.onnx"
@@ -149,7 +149,7 @@ def test_the_page_is_one_file_that_loads_nothing(convs: Path, tmp_path: Path) ->
     assert not re.search(r"<(script|link|img|iframe)|@import|\bsrc=|\bhref=", text)
 
 
-def test_the_page_escapes_what_it_is_told(convs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_escapes_names(convs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(convs), "--target", "rdk-x5", "--json"]) == 0
     found = Inspection.model_validate_json(capsys.readouterr().out)
     evil = found.model_copy(update={"model": "<script>alert(1)</script>"})

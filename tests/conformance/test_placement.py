@@ -1,4 +1,4 @@
-"""The whole graph: folding, subgraphs and hand-overs, costs, hints, what the compiler says of the model, the tables."""
+"""The whole graph: folding, subgraphs and hand-overs, costs, hints, model findings, the tables."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.conformance.graph import read_graph
-from bpudeploy.conformance.grouping import groups, rows
+from bpudeploy.conformance.grouping import group_nodes, network_parts
 from bpudeploy.conformance.picture import picture
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Cost, Device, Fix, Form, Placement
-from bpudeploy.conformance.table import OnBoard, op_table
+from bpudeploy.conformance.table import Support, op_table
 from bpudeploy.spec.target import March
 from tests.conformance.graphs import S100, ULTRA, X3, X5, graph, ints, one, zeros
 
@@ -32,20 +32,20 @@ def test_every_fact_has_a_source(march: March) -> None:
     assert table.ops and table.general.source and table.model.source and table.notes
     for name, fact in table.ops.items():
         assert fact.source and fact.confidence, name
-        if fact.device is OnBoard.CONDITIONAL:
+        if fact.device is Support.CONDITIONAL:
             assert fact.constraints.given(), f"{name} is conditional: on what?"
         parts = fact.constraints.parts or ()
         assert set(parts) <= set(table.ops), name
 
 
-def test_a_march_without_a_public_table_says_so() -> None:
+def test_a_march_without_a_public_table_is_marked() -> None:
     assert all(f.confidence == "seen in log" for f in op_table(March.NASH_E).ops.values())
     assumed = {f.confidence for f in op_table(March.NASH_P).ops.values()}
     assert assumed == {"assumed equal to nash-e"} and not op_table(March.NASH_P).complete
     assert {m for m in BPUS if op_table(m).complete} == {X3, X5, ULTRA}
 
 
-def test_the_tables_are_shipped_as_one_file_a_march() -> None:
+def test_the_tables_are_shipped_as_one_file_per_march() -> None:
     files = {f.name for f in resources.files("bpudeploy.conformance").joinpath("ops").iterdir()}
     assert files == {f"{march}.json" for march in BPUS}
 
@@ -73,7 +73,7 @@ def graphs(draw: st.DrawFn) -> onnx.ModelProto:
 
 @settings(max_examples=150, deadline=None)
 @given(graphs(), st.sampled_from([*BPUS, March.CPU]))
-def test_every_node_is_placed_once_and_cuts_add_up(model: onnx.ModelProto, march: March) -> None:
+def test_every_node_is_placed_once_and_totals_add_up(model: onnx.ModelProto, march: March) -> None:
     found = placement(model, march)
     assert [n.name for n in found.nodes] == [n.name for n in model.graph.node]
     assert sum(t.nodes for t in found.totals) == len(found.nodes)
@@ -87,9 +87,9 @@ def test_every_node_is_placed_once_and_cuts_add_up(model: onnx.ModelProto, march
     assert found.cuts.handover_bytes == 64 * len(crossing)  # each tensor is 1x4x4x4
     if all(n.device is Device.BPU for n in found.nodes):
         assert found.cuts.handovers == 0
-    shown = [n for row in rows(found.nodes) for n in row.nodes]
+    shown = [n for row in network_parts(found.nodes) for n in row.nodes]
     assert sorted(n.name for n in shown) == sorted(n.name for n in found.nodes)
-    assert sum(g.nodes for g in groups(found.nodes)) == len(found.nodes)
+    assert sum(g.nodes for g in group_nodes(found.nodes)) == len(found.nodes)
     assert picture(found).count("<g>") == len(found.nodes)
 
 
@@ -104,7 +104,7 @@ def _crossing(model: onnx.ModelProto, found: Placement) -> set[tuple[str, bool]]
 
 
 def _no_cycle(model: onnx.ModelProto, found: Placement) -> None:
-    """Fail if subgraphs and single nodes cannot be run one after the other."""
+    """Fail if subgraphs and single nodes cannot run one after the other."""
     unit = {
         n.output[0]: (p.segment, p.name if p.segment is None else "")
         for n, p in zip(model.graph.node, found.nodes, strict=True)
@@ -132,7 +132,7 @@ def test_segments_and_handovers_of_a_chain() -> None:
     assert [n.takes_over for n in found.nodes] == [0, 1, 1, 0, 1]
 
 
-def test_a_skip_over_the_cpu_does_not_join_what_waits_for_it() -> None:
+def test_a_skip_connection_over_the_cpu_does_not_merge_subgraphs() -> None:
     nodes: list[Any] = [("Relu", ["x"], ["a"], {}), ("Neg", ["a"], ["b"], {}), ("Add", ["a", "b"], ["c"], {})]
     found = placement(graph(nodes, {"x": (1, 4, 4, 4)}), X5)
     assert [n.segment for n in found.nodes] == [0, None, 1]
@@ -144,7 +144,7 @@ def test_unknown_nodes_give_a_range() -> None:
     assert (cuts.handovers, cuts.handovers_at_best) == (2, 0)
 
 
-def test_what_depends_on_no_input_is_folded() -> None:
+def test_nodes_that_depend_on_no_input_are_folded() -> None:
     nodes: list[Any] = [
         ("Shape", ["x"], ["s"], {}),
         ("Gather", ["s", "i"], ["n"], {"axis": 0}),
@@ -192,26 +192,26 @@ def test_other_costs() -> None:
     assert (moved.element_ops, moved.bytes_read, moved.bytes_written) == (0, 128, 128)
 
 
-def test_hints_say_what_would_help_and_how_far() -> None:
+def test_hints_count_the_remaining_segments() -> None:
     nodes: list[Any] = [("Relu", ["x"], ["a"], {}), ("Softmax", ["a"], ["b"], {"axis": 3}), ("Relu", ["b"], ["y"], {})]
     found = placement(graph(nodes, {"x": (1, 4, 4, 4)}), X5)
     (help_,) = found.helps
-    assert (help_.fix, help_.ops, help_.nodes, help_.segments_after) == (Fix.ASK, ("Softmax",), 1, 1)
+    assert (help_.fix, help_.ops, help_.nodes, help_.segments_after) == (Fix.COMPILER_OPTION, ("Softmax",), 1, 1)
     assert found.cuts.segments == 2
 
 
-def test_an_original_graph_is_told_of_the_rewrite() -> None:
+def test_hints_for_an_original_graph_mention_the_rewrite() -> None:
     model = graph([("MatMul", ["x", "y"], ["z"], {})], {"x": (1, 3, 9, 4), "y": (1, 3, 4, 9)})
     assert placement(model, X3, form=Form.ORIGINAL).helps[0].fix is Fix.RESTRUCTURE
     assert placement(model, X3).helps[0].fix is Fix.NONE
 
 
-def test_what_the_compiler_says_of_the_model() -> None:
+def test_findings_about_the_whole_model() -> None:
     model = chain("Relu", opset=17)
     model.ir_version = 8
     said = " | ".join(placement(model, X5).model_findings)
-    assert "opset 17: the compiler takes 10 or 11" in said and "IR version 8" in said and "no convolution" in said
-    assert "opset 20: the compiler takes 1 to 19" in placement(chain("Relu", opset=20), S100).model_findings[0]
+    assert "opset 17: the compiler supports 10 or 11" in said and "IR version 8" in said and "no convolution" in said
+    assert "opset 20: the compiler supports 1 to 19" in placement(chain("Relu", opset=20), S100).model_findings[0]
     flat = graph([("Relu", ["x"], ["y"], {})], {"x": (2, 3)})
     said = " | ".join(placement(flat, X5).model_findings)
     assert "is 2-D" in said and "batch of 2" in said
@@ -235,13 +235,13 @@ def test_rows_are_the_numbered_parts_of_the_network() -> None:
     model = chain(*["Relu"] * len(names))
     for node, name in zip(model.graph.node, names, strict=True):
         node.name = name
-    assert [r.name for r in rows(placement(model, X5).nodes)] == ["stem", "blocks.0", "blocks.1", "head"]
+    assert [r.name for r in network_parts(placement(model, X5).nodes)] == ["stem", "blocks.0", "blocks.1", "head"]
 
 
 def test_groups_put_equal_reasons_with_other_numbers_together() -> None:
     nodes: list[Any] = [("ArgMax", ["x"], ["a"], {"axis": 1}), ("ArgMax", ["y"], ["b"], {"axis": 1})]
     model = graph(nodes, {"x": (1, 100, 16, 16), "y": (1, 200, 16, 16)}, outputs=["a", "b"])
-    (group,) = groups(placement(model, X5).nodes)
+    (group,) = group_nodes(placement(model, X5).nodes)
     assert (group.nodes, group.variants) == (2, 2)
 
 
@@ -276,14 +276,14 @@ def devices(model: onnx.ModelProto, march: March) -> list[str]:
     return [node.device.value for node in placement(model, march).nodes]
 
 
-def test_what_the_checker_did_with_such_nodes_decides_before_the_documents_list() -> None:
+def test_measured_placements_take_precedence_over_the_documented_list() -> None:
     model = graph([("Sin", ["x"], ["y"], {}), ("Floor", ["y"], ["z"], {})], {"x": (1, 8, 4, 4)})
     (sine, _) = placement(model, X5).nodes
     assert (sine.device, sine.reason) == (Device.BPU, "the checker puts Sin 4 on the BPU")
     assert sine.confidence == "measured" and "hb_mapper 1.24.3" in sine.source
 
 
-def test_sizes_are_held_to_the_limits_that_the_checker_kept() -> None:
+def test_size_limits_apply_to_measured_placements() -> None:
     def conv(channels: int) -> onnx.ModelProto:
         weight = zeros(8, channels, 1, 1)
         return graph([("Conv", ["x", "w"], ["y"], {})], {"x": (1, channels, 4, 4)}, {"w": weight})
@@ -292,7 +292,7 @@ def test_sizes_are_held_to_the_limits_that_the_checker_kept() -> None:
     assert placement(conv(40000), X5).nodes[0].reason == "C*kh*kw of the kernel is 40000, the limit is 32767"
 
 
-def test_a_view_goes_where_its_neighbours_are() -> None:
+def test_a_view_runs_where_its_neighbours_do() -> None:
     def between(last: str) -> onnx.ModelProto:
         nodes: list[Any] = [
             ("Conv", ["x", "w"], ["a"], {}),
@@ -340,7 +340,7 @@ def test_on_x3_a_reshape_is_folded_into_a_convolution_but_not_into_a_sum() -> No
     assert devices(read_by("Add", ["b", "c"], ["d"], {}), X3)[1] == "CPU"
 
 
-def test_on_x3_a_slice_is_where_its_readers_are() -> None:
+def test_on_x3_a_slice_runs_where_its_consumers_do() -> None:
     def read_by(reader: str) -> onnx.ModelProto:
         nodes: list[Any] = [
             ("LpNormalization", ["x"], ["a"], {"axis": 2}),

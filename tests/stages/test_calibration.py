@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bpudeploy.backends.samples import Finding, Flaw, Samples, read_findings
+from bpudeploy.backends.samples import CalibrationFinding, ImageDefect, Samples, read_findings
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.events import Event, Note
@@ -63,7 +63,7 @@ def sampled(
     return path, [e.text for e in events if isinstance(e, Note)]
 
 
-def found(folder: Path, files: dict[str, bytes]) -> tuple[Finding, ...]:
+def found(folder: Path, files: dict[str, bytes]) -> tuple[CalibrationFinding, ...]:
     fetched(folder, tree(folder / "c", files))
     return read_findings(sampled(folder)[0])
 
@@ -195,7 +195,7 @@ def test_every_mode_of_an_image_gives_the_same_pixels(tmp_path: Path, name: str)
     findings = found(tmp_path, {"plain.png": plain, name: FORMS[name]})
     pixels = Samples.read(tmp_path / "samples.safetensors").pixels
     assert (pixels[0] == pixels[1]).all() and pixels.std() > 20
-    assert {f.flaw for f in findings} == {Flaw.FEW, Flaw.REPEATED}
+    assert {f.flaw for f in findings} == {ImageDefect.FEW, ImageDefect.REPEATED}
 
 
 def test_sixteen_bits_are_rounded_to_eight() -> None:
@@ -223,22 +223,26 @@ CLEAR = np.random.default_rng(4).integers(0, 255, (9, 12, 4), dtype=np.uint8)
 @pytest.mark.parametrize(
     ("name", "data", "flaw"),
     [
-        ("black.png", flat(0), Flaw.FLAT),
-        ("small.png", noise(7, 12), Flaw.SMALL),
-        ("long.png", noise(10, 41), Flaw.LONG),
-        ("high.png", noise(41, 10), Flaw.LONG),
-        ("moving.webp", noise(9, 12, "WEBP", save_all=True, append_images=FRAMES), Flaw.FRAMES),
-        ("pages.tif", noise(9, 12, "TIFF", save_all=True, append_images=FRAMES), Flaw.FRAMES),
-        ("clear.png", encoded(CLEAR, "PNG"), Flaw.TRANSPARENT),
-        ("clear palette.png", encoded(Image.fromarray(GREY).quantize(16), "PNG", transparency=0), Flaw.TRANSPARENT),
-        ("ink.jpg", encoded(Image.fromarray(GREY).convert("CMYK"), "JPEG"), Flaw.CMYK),
-        ("twelve.png", encoded(GREY.astype(np.uint16) * 16, "PNG"), Flaw.SHALLOW),
-        ("good3 again.png", encoded(Image.open(io.BytesIO(picture(3))), "BMP"), Flaw.REPEATED),
+        ("black.png", flat(0), ImageDefect.FLAT),
+        ("small.png", noise(7, 12), ImageDefect.SMALL),
+        ("long.png", noise(10, 41), ImageDefect.LONG),
+        ("high.png", noise(41, 10), ImageDefect.LONG),
+        ("moving.webp", noise(9, 12, "WEBP", save_all=True, append_images=FRAMES), ImageDefect.FRAMES),
+        ("pages.tif", noise(9, 12, "TIFF", save_all=True, append_images=FRAMES), ImageDefect.FRAMES),
+        ("clear.png", encoded(CLEAR, "PNG"), ImageDefect.TRANSPARENT),
+        (
+            "clear palette.png",
+            encoded(Image.fromarray(GREY).quantize(16), "PNG", transparency=0),
+            ImageDefect.TRANSPARENT,
+        ),
+        ("ink.jpg", encoded(Image.fromarray(GREY).convert("CMYK"), "JPEG"), ImageDefect.CMYK),
+        ("twelve.png", encoded(GREY.astype(np.uint16) * 16, "PNG"), ImageDefect.SHALLOW),
+        ("good3 again.png", encoded(Image.open(io.BytesIO(picture(3))), "BMP"), ImageDefect.REPEATED),
     ],
 )
-def test_a_flaw_is_found_in_its_file_alone(tmp_path: Path, name: str, data: bytes, flaw: Flaw) -> None:
+def test_a_flaw_is_found_in_its_file_alone(tmp_path: Path, name: str, data: bytes, flaw: ImageDefect) -> None:
     (one,) = found(tmp_path, GOOD | {name: data})
-    pair = {name, "good3.png"} if flaw is Flaw.REPEATED else {name}  # either of two is the second, by the draw
+    pair = {name, "good3.png"} if flaw is ImageDefect.REPEATED else {name}  # either of two is the second, by the draw
     assert one.flaw is flaw and len(one.files) == 1 and set(one.files) <= pair
     assert str(one).startswith(f"{one.files[0]}: ") and one.why in str(one)
 
@@ -255,13 +259,13 @@ def test_good_images_have_no_findings(tmp_path: Path, data: bytes) -> None:
 @pytest.mark.parametrize(("count", "few"), [(1, True), (7, True), (8, False)])
 def test_fewer_than_eight_images_are_few(tmp_path: Path, count: int, few: bool) -> None:
     findings = found(tmp_path, {f"{i}.png": picture(i) for i in range(count)})
-    assert [f.flaw for f in findings] == [Flaw.FEW] * few
+    assert [f.flaw for f in findings] == [ImageDefect.FEW] * few
     assert all(f"only {'one image' if count == 1 else f'{count} images'}" in str(f) for f in findings)
 
 
 def test_a_flaw_of_all_images_is_reported_for_the_set(tmp_path: Path) -> None:
     findings = found(tmp_path, {f"{i}.png": flat(0, 12 + i) for i in range(10)})
-    assert [(f.flaw, len(f.files)) for f in findings] == [(Flaw.REPEATED, 9), (Flaw.FLAT, 0)]
+    assert [(f.flaw, len(f.files)) for f in findings] == [(ImageDefect.REPEATED, 9), (ImageDefect.FLAT, 0)]
     assert " and 6 more: the same pixels" in str(findings[0])
     assert str(findings[1]).startswith("calibration set: every image is one colour")
 

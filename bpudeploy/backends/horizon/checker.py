@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.horizon import hb_mapper
-from bpudeploy.backends.horizon.findings import Node, Unit
+from bpudeploy.backends.horizon.findings import PlacementRow, Unit
 from bpudeploy.backends.horizon.network import MODEL
-from bpudeploy.backends.horizon.quant_info import quantized_names, whole
+from bpudeploy.backends.horizon.quant_info import is_part_of, quantized_names, with_full_name
 from bpudeploy.backends.horizon.session import Session
-from bpudeploy.backends.horizon.tool import find
-from bpudeploy.conformance.placement import Checked
+from bpudeploy.backends.horizon.tool import find_tool
+from bpudeploy.conformance.placement import CheckerPlacement
 from bpudeploy.events import Event
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.spec.target import March
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 MARCHES = frozenset({March.BERNOULLI2, March.BAYES, March.BAYES_E})
 
 
-def check(model: onnx.ModelProto, march: March, options: HbMapperOptions, emit: Callable[[Event], None]) -> Checked:
+def check(
+    model: onnx.ModelProto, march: March, options: HbMapperOptions, emit: Callable[[Event], None]
+) -> CheckerPlacement:
     """Return where `hb_mapper checker` puts the nodes of ``model`` (opset 10 or 11), for a march of ``MARCHES``.
 
     Raises:
@@ -34,7 +36,7 @@ def check(model: onnx.ModelProto, march: March, options: HbMapperOptions, emit: 
     """
     import onnx
 
-    tool = find(hb_mapper.NAME, options)
+    tool = find_tool(hb_mapper.NAME, options)
     given = onnx.ModelProto()
     given.CopyFrom(model)
     given.ir_version = min(given.ir_version, hb_mapper.NEWEST_IR)
@@ -42,18 +44,16 @@ def check(model: onnx.ModelProto, march: March, options: HbMapperOptions, emit: 
         session = Session(Work(Path(folder), emit), hb_mapper.NAME, tool, options)
         onnx.save(given, session.folder / MODEL)
         arguments = ("checker", "--model-type", "onnx", "--march", march.value, "--model", MODEL)
-        told = session.call(*arguments, log="hb_mapper_checker.log")
+        report = session.call(*arguments, log="hb_mapper_checker.log")
         names = quantized_names(session.folder / ".hb_check" / "quant_info.json")
-    rows = [whole(node, names) for node in told.nodes]
-    version = told.versions.get("hb_mapper", "?")
-    return Checked(f"hb_mapper {version} checker", on_cpu((n.name for n in given.graph.node), rows))
+    rows = [with_full_name(row, names) for row in report.nodes]
+    on_cpu = frozenset(node.name for node in given.graph.node if unit_of(node.name, rows) is Unit.CPU)
+    return CheckerPlacement(f"hb_mapper {report.versions.get('hb_mapper', '?')} checker", on_cpu)
 
 
-def on_cpu(names: Iterable[str], rows: Iterable[Node]) -> frozenset[str]:
-    """Return the nodes that the tool's table has on the CPU, whole or in a part (``NAME_...``)."""
-    left = {row.name for row in rows if Unit.CPU in row.on}
-    found = set()
-    for name in names:
-        if name in left or any(part.startswith(f"{name}_") for part in left):
-            found.add(name)
-    return frozenset(found)
+def unit_of(name: str, rows: Iterable[PlacementRow]) -> Unit | None:
+    """Return CPU if the tool's table has the node there, whole or in part, else BPU; None if it has no row."""
+    found = [row.on for row in rows if is_part_of(row.name, name)]
+    if not found:
+        return None
+    return Unit.CPU if any(Unit.CPU in on for on in found) else Unit.BPU

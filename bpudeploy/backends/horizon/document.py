@@ -1,4 +1,4 @@
-"""The YAML that both vendor tools read: groups of keys, written so that YAML 1.1 reads back what was meant."""
+"""Write the YAML that both vendor tools read: groups of keys, unambiguous in YAML 1.1."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ NodeMap = dict[str, dict[str, str]]
 
 
 class Group(Frozen):
-    """One group of keys, in the order in which they are written; None is left out."""
+    """One group of keys in the order of the file; None is omitted."""
 
 
 class Document(Frozen):
-    """The groups of a tool's configuration, in order."""
+    """The groups of a tool's configuration, in the order of the file."""
 
     def to_yaml(self, comment: str = "") -> str:
-        """Return the text. Strings are quoted as in JSON, so no word of YAML's is meant by accident."""
+        """Return the text. Strings are quoted as in JSON, so none is read as a YAML keyword."""
         out = [f"# {line}" for line in comment.splitlines()]
         for name in type(self).model_fields:
             out.append(f"{name}:")
@@ -28,13 +28,13 @@ class Document(Frozen):
         return "\n".join(out) + "\n"
 
 
-def joined(values: Iterable[float]) -> str:
-    """Return numbers as the tools take several of them: joined with spaces, never with an exponent."""
+def join_numbers(values: Iterable[float]) -> str:
+    """Return numbers joined with spaces, without exponents, as the tools read them."""
     return " ".join(_plain(value) for value in values)
 
 
 def _plain(value: float) -> str:
-    """Return a number without an exponent: YAML 1.1 takes 1e-05 for a word."""
+    """Return a number without an exponent: YAML 1.1 reads 1e-05 as a string."""
     return format(Decimal(repr(value)), "f")
 
 

@@ -1,4 +1,4 @@
-"""What a vendor's compiler told: findings.json beside the binary."""
+"""The findings of a compilation, findings.json beside the binary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bpudeploy.spec.frozen import Frozen
 
 
 class Unit(StrEnum):
-    """Where a node runs. A node on none is folded into its neighbour."""
+    """A processor that runs a node. A node on none is folded into its neighbour."""
 
     BPU = "BPU"
     VPU = "VPU"
@@ -18,26 +18,26 @@ class Unit(StrEnum):
     CPU = "CPU"
 
 
-class Node(Frozen):
+class PlacementRow(Frozen):
     """One row of the node table, as the tool prints it."""
 
     name: str
-    """A long name is cut in front, with "...", where nothing tells the whole."""
+    """A long name is truncated in front, with "...", unless the full name is known."""
     op: str
     on: tuple[Unit, ...]
     """Empty: folded into a neighbour."""
     subgraph: int | None = None
-    """The BPU subgraph; more than one means that CPU nodes cut the network. hb_compile does not print it."""
+    """The BPU subgraph; more than one means that CPU nodes split the network. hb_compile does not print it."""
     cosine: float | None = None
-    """Of this node's output against float: quantized for hb_mapper, calibrated for hb_compile."""
+    """Similarity of its output to float: quantized for hb_mapper, calibrated for hb_compile."""
     quantized_cosine: float | None = None
     threshold: float | None = None
     dtype: str | None = None
     """As printed: int8, int8/int32 (in/out), si16, "f32,si32"."""
 
 
-class Output(Frozen):
-    """One output of the network against float, over the tool's own calibration images."""
+class OutputSimilarity(Frozen):
+    """Similarity of one network output to float, over the tool's calibration images."""
 
     name: str
     cosine: float | None = None
@@ -48,7 +48,7 @@ class Output(Frozen):
 
     @property
     def worst(self) -> float | None:
-        """The lowest cosine that was printed."""
+        """The lowest printed cosine."""
         return min((c for c in (self.cosine, self.quantized_cosine) if c is not None), default=None)
 
 
@@ -61,8 +61,8 @@ class Port(Frozen):
     dtype: str
 
 
-class Estimate(Frozen):
-    """The compiler's own estimate of one BPU subgraph. CPU nodes count as nothing: no board takes this little."""
+class LatencyEstimate(Frozen):
+    """The compiler's estimate for one BPU subgraph. It excludes CPU nodes, so a board is slower."""
 
     subgraph: str
     latency_us: float
@@ -70,84 +70,76 @@ class Estimate(Frozen):
     ddr_bytes: int | None = None
 
 
-class Told(Frozen):
-    """What a log says."""
+class LogSummary(Frozen):
+    """The parsed content of a log."""
 
     versions: dict[str, str] = Field(default_factory=dict)
-    """Part of the toolchain to version."""
+    """Versions by part of the toolchain."""
     calibration_method: str | None = None
     calibration_images: int | None = None
-    nodes: tuple[Node, ...] = ()
-    outputs: tuple[Output, ...] = ()
+    nodes: tuple[PlacementRow, ...] = ()
+    outputs: tuple[OutputSimilarity, ...] = ()
     ports: tuple[Port, ...] = ()
-    estimates: tuple[Estimate, ...] = ()
+    estimates: tuple[LatencyEstimate, ...] = ()
     warnings: tuple[str, ...] = ()
-    """Lines about a node that lost its place or its precision; at most 100."""
+    """Lines about a node that lost its device or its precision; at most 100."""
     closing: tuple[str, ...] = ()
-    """The closing lines of success that were there."""
+    """The success lines that were found."""
     unread_rows: int = 0
-    """Lines inside a table that are no row of it."""
+    """Lines inside a table that could not be parsed."""
 
 
-class Findings(Frozen):
-    """Everything about one compilation that the binary does not show."""
+class CompilerFindings(Frozen):
+    """What a compilation reports beside its binary."""
 
     version: int = 1
     backend: str
     march: str
     tool: dict[str, str]
-    """What the key holds of the tool: its version, or its container's digest."""
+    """The tool in the cache key: its version, or its container's digest."""
     config: str
-    """The YAML that it was given."""
-    told: Told
+    """The YAML that the tool read."""
+    told: LogSummary
     merged: tuple[str, ...] = ()
-    """Nodes whose precision was asked for and that the tool merged into a neighbour: they have the neighbour's."""
+    """Nodes with a configured precision that the tool merged into a neighbour, whose precision they have."""
 
     def summary(self) -> tuple[str, ...]:
-        """Say in a few lines what matters."""
-        lines = (_where(self.told), _near(self.told), _fast(self.told), _merged(self.merged), _warned(self.told))
-        return tuple(line for line in lines if line)
+        """Return the main results in a few lines."""
+        lines = (_devices(self.told), _similarity(self.told), _latency(self.told), _counted(self.merged, _MERGED))
+        return tuple(line for line in (*lines, _counted(self.told.warnings, _WARNINGS)) if line)
 
 
-def _where(told: Told) -> str:
-    if not told.nodes:
-        return "the log has no node table that could be read"
-    on_cpu = [n for n in told.nodes if Unit.CPU in n.on]
-    folded = sum(not n.on for n in told.nodes)
-    cuts = {n.subgraph for n in told.nodes if n.subgraph is not None}
-    parts = [f"{len(told.nodes) - len(on_cpu) - folded} nodes on the BPU, {len(on_cpu)} on the CPU"]
+_MERGED = "nodes with a configured precision were merged into a neighbour"
+_WARNINGS = "warnings about a lost precision or device"
+
+
+def _devices(log: LogSummary) -> str:
+    if not log.nodes:
+        return "the log has no readable node table"
+    on_cpu = [n for n in log.nodes if Unit.CPU in n.on]
+    folded = sum(not n.on for n in log.nodes)
+    cuts = {n.subgraph for n in log.nodes if n.subgraph is not None}
+    parts = [f"{len(log.nodes) - len(on_cpu) - folded} nodes on the BPU, {len(on_cpu)} on the CPU"]
     parts += [f"{folded} folded"] if folded else []
     parts += [f"{len(cuts)} BPU subgraph{'s' if len(cuts) != 1 else ''}"] if cuts else []
     return ", ".join(parts)
 
 
-def _near(told: Told) -> str:
-    found = [(o.worst, o.name) for o in told.outputs if o.worst is not None]
+def _similarity(log: LogSummary) -> str:
+    found = [(o.worst, o.name) for o in log.outputs if o.worst is not None]
     if not found:
         return ""
     cosine, name = min(found)
-    how = f", calibrated by {told.calibration_method}" if told.calibration_method else ""
+    how = f", calibrated by {log.calibration_method}" if log.calibration_method else ""
     return f"worst output cosine {cosine:.4f} ({name}){how}"
 
 
-def _fast(told: Told) -> str:
-    if not told.estimates:
+def _latency(log: LogSummary) -> str:
+    if not log.estimates:
         return ""
-    total = sum(e.latency_us for e in told.estimates) / 1000
-    return f"estimated by the compiler, for the BPU only: {total:.3f} ms"
+    total = sum(e.latency_us for e in log.estimates) / 1000
+    return f"compiler's estimate, BPU only: {total:.3f} ms"
 
 
-def _merged(names: tuple[str, ...]) -> str:
-    if not names:
-        return ""
-    return f"{len(names)} nodes with a precision of their own are merged into a neighbour: {_first(names)}"
-
-
-def _warned(told: Told) -> str:
-    if not told.warnings:
-        return ""
-    return f"{len(told.warnings)} warnings of a lost precision or place: {_first(told.warnings)}"
-
-
-def _first(found: tuple[str, ...]) -> str:
-    return f"{found[0]}{', ...' if len(found) > 1 else ''}"
+def _counted(found: tuple[str, ...], what: str) -> str:
+    return f"{len(found)} {what}: {found[0]}{', ...' if len(found) > 1 else ''}" if found else ""

@@ -1,4 +1,4 @@
-"""Backend `hb_compile`: S100. Follows the vendor's documents; not yet run on the real tool."""
+"""Backend `hb_compile`: S100. Follows the vendor's documents; not yet tested with the real tool."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.horizon import network as files
-from bpudeploy.backends.horizon.compile_config import QUANT_CONFIG, compile_config
-from bpudeploy.backends.horizon.findings import Estimate
+from bpudeploy.backends.horizon.config import QUANT_CONFIG, compile_config
+from bpudeploy.backends.horizon.findings import LatencyEstimate
 from bpudeploy.backends.horizon.log import COMPILE_CLOSING
 from bpudeploy.backends.horizon.network import Network, write_normalised
-from bpudeploy.backends.horizon.session import Session, say_where
-from bpudeploy.backends.horizon.tool import find
+from bpudeploy.backends.horizon.session import Session
+from bpudeploy.backends.horizon.tool import find_tool
 from bpudeploy.backends.samples import Samples
 from bpudeploy.provenance import Provenance
 from bpudeploy.quantize import vendor
@@ -23,7 +23,7 @@ NAME = "hb_compile"
 
 
 class HbCompileBackend:
-    """Writes the tool's YAML, network and images, runs `hb_compile -c`; gives the .hbm."""
+    """Writes the tool's YAML, network and images, and runs `hb_compile -c`; the result is a .hbm."""
 
     name = NAME
     version = 1
@@ -37,26 +37,26 @@ class HbCompileBackend:
         return f"BPU ({march})"
 
     def fingerprint(self, options: HbCompileOptions) -> Fingerprint:
-        return find(NAME, options).fingerprint
+        return find_tool(NAME, options).fingerprint
 
     def compile(self, work: Work, inputs: CompileInputs, options: HbCompileOptions) -> Path:
         """Write the binary: NV12 (as Y and UV) or RGB in, float32 logits out, mean and scale inside."""
-        session = Session(work, NAME, find(NAME, options), options)
+        session = Session(work, NAME, find_tool(NAME, options), options)
         config = prepare(inputs, options, session.folder)
-        say_where(session)
+        session.announce()
         binary = session.folder / files.OUT / f"{files.PREFIX}.hbm"
-        told = session.call("-c", files.CONFIG, log="hb_compile.log", closing=COMPILE_CLOSING, product=binary)
+        report = session.call("-c", files.CONFIG, log="hb_compile.log", closing=COMPILE_CLOSING, product=binary)
         estimate = read_estimate(session.folder / files.OUT / f"{files.PREFIX}.json")
         if estimate is not None:
-            told = told.model_copy(update={"estimates": (estimate,)})
-        return session.finish(binary, told, inputs.march, config, ".hbm")
+            report = report.model_copy(update={"estimates": (estimate,)})
+        return session.finish(binary, report, inputs.march, config, ".hbm")
 
 
 def prepare(inputs: CompileInputs, options: HbCompileOptions, folder: Path) -> str:
     """Write everything that the tool reads into ``folder``, and return the YAML.
 
     Raises:
-        StageError: no hb_compile could take this network.
+        StageError: hb_compile does not support this network.
     """
     network = Network.read(inputs, options)
     network.write(folder / files.MODEL)
@@ -73,10 +73,10 @@ def prepare(inputs: CompileInputs, options: HbCompileOptions, folder: Path) -> s
     return text
 
 
-def read_estimate(path: Path) -> Estimate | None:
-    """Return the static estimate of the JSON that hb_compile writes beside the binary, or None where it has none."""
+def read_estimate(path: Path) -> LatencyEstimate | None:
+    """Return the static estimate from the JSON beside hb_compile's binary, or None if it has none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["summary"]["performance"]
-        return Estimate(subgraph=files.PREFIX, latency_us=float(found["latency (us)"]), fps=float(found["FPS"]))
+        return LatencyEstimate(subgraph=files.PREFIX, latency_us=float(found["latency (us)"]), fps=float(found["FPS"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

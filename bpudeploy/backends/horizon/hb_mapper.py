@@ -1,4 +1,4 @@
-"""Backend `hb_mapper`: X3, X5 and Ultra; tested with the vendor's own 1.24.3."""
+"""Backend `hb_mapper`: X3, X5 and Ultra; tested with the vendor's 1.24.3."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.horizon import network as files
-from bpudeploy.backends.horizon.findings import Told
+from bpudeploy.backends.horizon.config import ToolConfig, mapper_config
+from bpudeploy.backends.horizon.findings import LogSummary
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
-from bpudeploy.backends.horizon.mapper_config import MapperConfig, mapper_config
 from bpudeploy.backends.horizon.network import Network, write_pixels
-from bpudeploy.backends.horizon.quant_info import merged_away, quantized_names, whole
-from bpudeploy.backends.horizon.session import Session, say_where
-from bpudeploy.backends.horizon.tool import Tool, find
+from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
+from bpudeploy.backends.horizon.session import Session
+from bpudeploy.backends.horizon.tool import Tool, find_tool
 from bpudeploy.backends.samples import Samples
 from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import HbMapperOptions
@@ -24,7 +24,7 @@ NEWEST_IR = 9
 
 
 class HbMapperBackend:
-    """Writes the tool's YAML, network and images, runs `checker`, then `makertbin`; gives the .bin."""
+    """Writes the tool's YAML, network and images, and runs `checker` and `makertbin`; the result is a .bin."""
 
     name = NAME
     version = 2
@@ -38,42 +38,42 @@ class HbMapperBackend:
         return f"BPU ({march})"
 
     def fingerprint(self, options: HbMapperOptions) -> Fingerprint:
-        return find(NAME, options).fingerprint
+        return find_tool(NAME, options).fingerprint
 
     def compile(self, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> Path:
         """Write the binary: NV12 or RGB in, float32 logits out, mean and scale inside."""
-        return compile_with(find(NAME, options), work, inputs, options)[0]
+        return compile_with(find_tool(NAME, options), work, inputs, options)[0]
 
 
-def compile_with(tool: Tool, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> tuple[Path, Told]:
-    """Return the binary that ``tool`` makes under ``work.dir``, and what its log says.
+def compile_with(tool: Tool, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> tuple[Path, LogSummary]:
+    """Compile with ``tool``; return the binary under ``work.dir`` and the parsed log.
 
     Raises:
-        StageError: the compiler refuses; the message holds its reason.
+        StageError: the compiler fails; the message has its reason.
     """
     session = Session(work, NAME, tool, options)
     written = prepare(inputs, options, session.folder)
-    say_where(session)
+    session.announce()
     onnx = ("--model-type", "onnx")
     session.call(*("checker", *onnx, "--march", inputs.march, "--model", files.MODEL), log="hb_mapper_checker.log")
     binary = session.folder / files.OUT / f"{files.PREFIX}.bin"
-    told = session.call(
+    report = session.call(
         *("makertbin", *onnx, "--config", files.CONFIG),
         log="hb_mapper_makertbin.log",
         closing=MAPPER_CLOSING,
         product=binary,
     )
     names = quantized_names(session.folder / files.OUT / f"{files.PREFIX}_quant_info.json")
-    told = told.model_copy(update={"nodes": tuple(whole(node, names) for node in told.nodes)})
-    merged = merged_away(written.model_parameters.node_info or (), names)
-    return session.finish(binary, told, inputs.march, written.to_yaml(), ".bin", merged), told
+    report = report.model_copy(update={"nodes": tuple(with_full_name(row, names) for row in report.nodes)})
+    merged = merged_nodes(written.model_parameters.node_info or (), names)
+    return session.finish(binary, report, inputs.march, written.to_yaml(), ".bin", merged), report
 
 
-def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> MapperConfig:
-    """Write everything that the tool reads into ``folder``, and return what it was told.
+def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> ToolConfig:
+    """Write everything that the tool reads into ``folder``, and return its configuration.
 
     Raises:
-        StageError: no hb_mapper could take this network.
+        StageError: hb_mapper does not support this network.
     """
     network = Network.read(inputs, options)
     network.write(folder / files.MODEL, NEWEST_IR)

@@ -1,4 +1,4 @@
-"""Reading a vendor tool's log, line by line: it may hold megabytes of calibration arrays."""
+"""Read a vendor tool's log line by line: it may contain megabytes of calibration arrays."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from bpudeploy.backends.horizon.findings import Estimate, Told
+from bpudeploy.backends.horizon.findings import LatencyEstimate, LogSummary
 from bpudeploy.backends.horizon.tables import Tables
 
 MAPPER_CLOSING = ("Convert to runtime bin file successfully!", "End Model Convert")
 COMPILE_CLOSING = ("The hb_compile completes running",)
 TAIL = 200
-"""Lines that are kept for saying what went wrong."""
+"""Lines kept for error messages."""
 _LONGEST_LINE = 1 << 16
 _MOST_WARNINGS = 100
 _STAMP = re.compile(
@@ -26,7 +26,7 @@ _VERSION = re.compile(r"(hbdk runtime|hbdk4?|hmct|horizon_nn|hb_mapper|hb_compil
 _METHOD = re.compile(r"(?:Select|Run calibration model with) (\S+) method\.?$")
 _IMAGES = re.compile(r"(?:(?:The )?num of calibration data: (\d+)|There are (\d+) samples in the data set\.)$")
 _BAR = re.compile(r"^.*it/s\](?=\d{4}-\d\d-\d\d )")
-"""A progress bar that nothing ended before the next record."""
+"""A progress bar without a line end before the next record."""
 _ESTIMATE = re.compile(r"FPS=([\d.]+), latency = ([\d.]+) us, DDR = (\d+) bytes\s*(?:\(see (\S+)\.html\))?")
 _WARNING = re.compile(
     r"Layer \S+ will be executed on CPU|expects be \d+ dimensions|expect data shape range|got unexpected \w+ threshold"
@@ -34,12 +34,12 @@ _WARNING = re.compile(
     r"| cannot execute on BPU because | not supported by BPU$"
 )
 _LONGEST_ERROR = 20
-"""Lines of one error; a traceback of the tool's own stands behind some."""
+"""Lines of one error; some are followed by a traceback."""
 _PHASE = re.compile(r"Start to (?!execute )([A-Za-z].{0,60}?)\.*$")
 
 
 class Line:
-    """One line of a log without its prefix; ``stamped`` says whether it had one."""
+    """One line of a log without its prefix; ``stamped``: it had one."""
 
     __slots__ = ("level", "stamped", "text")
 
@@ -52,13 +52,13 @@ class Line:
 
 
 def phase(line: Line) -> str | None:
-    """Return what the tool says that it starts, such as "calibrate the model"."""
+    """Return the phase that a line announces, such as "calibrate the model"."""
     found = _PHASE.match(line.text) if line.stamped else None
     return found[1] if found else None
 
 
 class LogReader:
-    """Takes a log's lines in order. Any text is taken: what is not known is passed over."""
+    """Parses a log's lines in order; unknown lines are ignored."""
 
     def __init__(self) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL)
@@ -66,14 +66,14 @@ class LogReader:
         self._versions: dict[str, str] = {}
         self._method: str | None = None
         self._images: int | None = None
-        self._estimates: list[Estimate] = []
+        self._estimates: list[LatencyEstimate] = []
         self._warnings: list[str] = []
         self._closing: list[str] = []
         self._errors: deque[list[str]] = deque(maxlen=TAIL)
         self._in_error = False
 
     def feed(self, raw: str) -> Line:
-        """Take one line, with its prefix or without, and return it cleaned."""
+        """Parse one line, with or without its prefix, and return it cleaned."""
         line = Line(raw)
         if line.text.strip():
             self.tail.append(f"{line.level} {line.text}".strip()[:1000])
@@ -84,7 +84,7 @@ class LogReader:
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """The records of level ERROR, oldest first, each with the lines that belong to it."""
+        """The records of level ERROR, oldest first, each with its continuation lines."""
         return tuple("\n".join(lines) for lines in self._errors)
 
     def _error(self, line: Line) -> None:
@@ -96,7 +96,7 @@ class LogReader:
             self._errors[-1].append(line.text.strip()[:1000])
 
     def _message(self, text: str) -> None:
-        """Keep what a line outside the tables says."""
+        """Parse a line outside the tables."""
         if len(text) > 1000:
             return
         if found := _VERSION.match(text):
@@ -112,9 +112,9 @@ class LogReader:
         else:
             self._closing += [c for c in (*MAPPER_CLOSING, *COMPILE_CLOSING) if text.startswith(c)]
 
-    def told(self) -> Told:
-        """Return what the lines so far say."""
-        return Told(
+    def summary(self) -> LogSummary:
+        """Return the content of the lines so far."""
+        return LogSummary(
             versions=dict(self._versions),
             calibration_method=self._method,
             calibration_images=self._images,
@@ -128,13 +128,13 @@ class LogReader:
         )
 
 
-def _estimate(found: re.Match[str], number: int) -> Estimate:
+def _estimate(found: re.Match[str], number: int) -> LatencyEstimate:
     name = found[4] or f"subgraph_{number}"
-    return Estimate(subgraph=name, latency_us=float(found[2]), fps=float(found[1]), ddr_bytes=int(found[3]))
+    return LatencyEstimate(subgraph=name, latency_us=float(found[2]), fps=float(found[1]), ddr_bytes=int(found[3]))
 
 
 def read_log(path: Path) -> LogReader:
-    """Read a whole log, in bounded memory; above 1 MiB its older parts are ``.log.2``, then ``.log.1``."""
+    """Read a whole log, in bounded memory; above 1 MiB its older parts are ``.log.2`` and ``.log.1``."""
     reader = LogReader()
     for part in parts(path):
         with part.open("rb") as stream:
@@ -144,17 +144,17 @@ def read_log(path: Path) -> LogReader:
 
 
 def parts(path: Path) -> list[Path]:
-    """Return the files of a log, oldest first; none where there is no log."""
+    """Return the files of a log, oldest first."""
     older = [(int(p.suffix[1:]), p) for p in path.parent.glob(f"{path.name}.*") if p.suffix[1:].isdigit()]
     return [p for _, p in sorted(older, reverse=True)] + ([path] if path.is_file() else [])
 
 
 def lines(stream: BinaryIO) -> Iterator[str]:
-    """Yield a stream's lines; one of more than 64 KiB comes in pieces."""
+    """Yield a stream's lines; one longer than 64 KiB is split."""
     while piece := stream.readline(_LONGEST_LINE):
         yield piece.decode("utf-8", "replace")
 
 
-def last_lines(tail: Iterable[str], count: int = 12) -> str:
-    """Return the end of a log, indented, for an error's text."""
+def indented_tail(tail: Iterable[str], count: int = 12) -> str:
+    """Return the last lines, indented, for an error message."""
     return "\n".join(f"    {line}" for line in list(tail)[-count:])

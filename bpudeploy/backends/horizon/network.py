@@ -1,4 +1,4 @@
-"""The network, and its images, as a vendor tool takes them: files in the folder where it runs."""
+"""The network and its images as a vendor tool reads them: files in its working directory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.base import CompileInputs
-from bpudeploy.backends.horizon.document import joined
+from bpudeploy.backends.horizon.document import join_numbers
 from bpudeploy.backends.samples import Normalisation, Samples
-from bpudeploy.conformance.placement import left_to_cpu
+from bpudeploy.conformance.placement import cpu_only_nodes
 from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import InputType, VendorOptions
 from bpudeploy.spec.target import March
@@ -22,7 +22,7 @@ CONFIG = "config.yaml"
 OUT = "out"
 PREFIX = "model"
 MAPPER_IMAGES = "calibration_f32"
-"""The folder's ending names the type: hb_mapper takes its content for uint8 otherwise, where nothing else is said."""
+"""The suffix is the type: hb_mapper reads uint8 otherwise, unless configured."""
 COMPILE_IMAGES = "calibration"
 
 
@@ -37,34 +37,34 @@ class Network:
     normalisation: Normalisation
     march: March
     on_cpu: frozenset[str]
-    """Nodes that the march's compiler leaves to the CPU though it is asked."""
+    """Nodes that the march's compiler never puts on the BPU."""
 
     @classmethod
     def read(cls, inputs: CompileInputs, options: VendorOptions) -> Network:
-        """Read what the tool is to compile.
+        """Read the network to compile.
 
         Raises:
-            StageError: no vendor tool could take it.
+            StageError: no vendor tool supports it.
         """
         import onnx
 
         model, march = onnx.load(inputs.graph.path), March(inputs.march)
         constants = {tensor.name for tensor in model.graph.initializer}
-        fed = [value for value in model.graph.input if value.name not in constants]
-        if len(fed) != 1:
+        images = [value for value in model.graph.input if value.name not in constants]
+        if len(images) != 1:
             raise StageError(
-                f"the network has {len(fed)} inputs, and one image is fed", hint="give a model of one input"
+                f"the network has {len(images)} inputs, and only one is supported", hint="use a model with one input"
             )
-        shape = tuple(d.dim_value for d in fed[0].type.tensor_type.shape.dim)
-        _hold(shape, options)
+        shape = tuple(d.dim_value for d in images[0].type.tensor_type.shape.dim)
+        _check_input(shape, options)
         return cls(
             model,
             onnx.load(inputs.quantized.path),
-            fed[0].name,
+            images[0].name,
             shape,
             Normalisation.read(inputs.preprocess.path),
             march,
-            left_to_cpu(model, march),
+            cpu_only_nodes(model, march),
         )
 
     @property
@@ -74,16 +74,16 @@ class Network:
 
     @property
     def mean_value(self) -> str:
-        """Per channel, in units of 0..255: what is subtracted from a pixel."""
-        return joined(255.0 * mean for mean in self.normalisation.mean)
+        """Per channel, in units of 0..255: subtracted from a pixel."""
+        return join_numbers(255.0 * mean for mean in self.normalisation.mean)
 
     @property
     def scale_value(self) -> str:
-        """Per channel: what a pixel, less its mean, is multiplied by."""
-        return joined(self.normalisation.scale)
+        """Per channel: the factor for a pixel after subtracting its mean."""
+        return join_numbers(self.normalisation.scale)
 
     def write(self, path: Path, newest_ir: int | None = None) -> None:
-        """Write the graph; ``newest_ir`` is the newest form of ONNX file that the tool reads."""
+        """Write the graph; ``newest_ir`` is the newest ONNX IR version that the tool reads."""
         import onnx
 
         if newest_ir is not None:
@@ -91,20 +91,20 @@ class Network:
         onnx.save(self.model, path)
 
 
-def _hold(shape: tuple[int, ...], options: VendorOptions) -> None:
+def _check_input(shape: tuple[int, ...], options: VendorOptions) -> None:
     if len(shape) != 4 or shape[:2] != (1, 3) or min(shape) < 1:
         raise StageError(f"the network's input is {shape}, not (1, 3, H, W)", hint="set `model.batch` to 1")
     if options.input_type_rt is InputType.NV12 and (shape[2] % 2 or shape[3] % 2):
         raise StageError(
-            f"nv12 has no odd height or width, and the network's input is {shape[2]}x{shape[3]}",
+            f"nv12 needs an even height and width, and the network's input is {shape[2]}x{shape[3]}",
             hint="use an even model.image_size, or `input_type_rt: rgb`",
         )
 
 
 def write_pixels(samples: Samples, count: int | None, folder: Path) -> int:
-    """Write images as hb_mapper takes them, and return how many.
+    """Write images as hb_mapper reads them, and return how many.
 
-    One file an image, raw float32 (3, H, W) of 0..255, RGB: the tool applies mean and scale by itself.
+    One file per image, raw float32 (3, H, W) of 0..255, RGB: the tool applies mean and scale itself.
     """
     import numpy as np
 
@@ -116,9 +116,9 @@ def write_pixels(samples: Samples, count: int | None, folder: Path) -> int:
 
 
 def write_normalised(samples: Samples, count: int | None, normalisation: Normalisation, folder: Path) -> int:
-    """Write images as hb_compile takes them, and return how many.
+    """Write images as hb_compile reads them, and return how many.
 
-    One .npy an image, float32 (1, 3, H, W) with mean and scale applied: what the float network eats.
+    One .npy per image, float32 (1, 3, H, W) with mean and scale applied: the input of the float network.
     """
     import numpy as np
 

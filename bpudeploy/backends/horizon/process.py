@@ -1,4 +1,4 @@
-"""Running a vendor tool: its words as they come, a time limit, and an end that leaves nothing behind."""
+"""Run a vendor tool: its output line by line, a time limit, and no process left behind."""
 
 from __future__ import annotations
 
@@ -25,52 +25,47 @@ _LONGEST_LINE = 1 << 16
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How it ended: the exit status (negative: the signal), or that it was stopped for taking too long."""
+class ProcessResult:
+    """The exit status of a process (negative: the signal), or that it exceeded its time limit."""
 
     status: int
     seconds: float
-    too_long: bool
+    timed_out: bool
 
 
-def run(
-    command: Command, folder: Path, limit_s: float, heard: Callable[[str], None], tick: Callable[[float], None]
-) -> Ended:
+OnLine = Callable[[str], None]
+"""Called with each line of output, stdout and stderr merged."""
+OnTick = Callable[[float], None]
+"""Called about once a second with the seconds since the last output."""
+
+
+def run(command: Command, folder: Path, limit_s: float, on_line: OnLine, on_tick: OnTick) -> ProcessResult:
     """Start ``command`` in ``folder`` and wait for it.
 
-    ``heard`` is given each line of its output, both streams as one; ``tick`` the seconds since it said anything,
-    about once a second. Whatever ends this call (its own end, the limit, Ctrl-C, SIGTERM, an error in a listener),
-    the processes that it started and its container are gone afterwards; only a SIGKILL of ours leaves them.
+    However this call ends (its own end, the limit, Ctrl-C, SIGTERM, an error in a callback), the processes that it
+    started and its container are gone afterwards, unless this process is killed by SIGKILL.
     """
-    with _handling(signal.SIGTERM, _leave):
-        return _run(command, folder, limit_s, heard, tick)
-
-
-def _run(
-    command: Command, folder: Path, limit_s: float, heard: Callable[[str], None], tick: Callable[[float], None]
-) -> Ended:
     started = time.monotonic()
-    process = subprocess.Popen(
-        command.argv,
-        cwd=folder,
-        env=command.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    finished = False
-    try:
-        finished = _listen(process, started + limit_s, heard, tick)
-    finally:
-        status = _end(process, () if finished else command.kill)
-    return Ended(status, time.monotonic() - started, not finished)
+    with _handling(signal.SIGTERM, _exit):
+        process = subprocess.Popen(
+            command.argv,
+            cwd=folder,
+            env=command.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        finished = False
+        try:
+            finished = _forward(process, started + limit_s, on_line, on_tick)
+        finally:
+            status = _end(process, () if finished else command.kill)
+        return ProcessResult(status, time.monotonic() - started, not finished)
 
 
-def _listen(
-    process: subprocess.Popen[bytes], deadline: float, heard: Callable[[str], None], tick: Callable[[float], None]
-) -> bool:
-    """Pass on its output until it ends; return False when the deadline comes first."""
+def _forward(process: subprocess.Popen[bytes], deadline: float, on_line: OnLine, on_tick: OnTick) -> bool:
+    """Pass on the output until the process ends; return False if the deadline is reached first."""
     assert process.stdout is not None
     pipe, lines = process.stdout.fileno(), _Lines()
     last = ticked = time.monotonic()
@@ -80,19 +75,19 @@ def _listen(
         if piece:
             last = time.monotonic()
             for line in lines.split(piece):
-                heard(line)
+                on_line(line)
         elif ready or _is_over(process.pid):  # a child that outlives it may hold the pipe open
             for line in lines.rest():
-                heard(line)
+                on_line(line)
             return _wait_until(process.pid, deadline)
         if (now := time.monotonic()) - ticked >= _TICK_S:
             ticked = now
-            tick(now - last)
+            on_tick(now - last)
     return False
 
 
 class _Lines:
-    """Bytes to lines. A progress bar's carriage return ends one, and so do 64 KiB without any end."""
+    """Splits bytes into lines, also at a progress bar's carriage return and after 64 KiB without a line end."""
 
     def __init__(self) -> None:
         self._open = b""
@@ -110,7 +105,7 @@ class _Lines:
 
 
 def _is_over(pid: int) -> bool:
-    """Say whether our child has ended, and leave it to be waited for: until then nobody else has its number."""
+    """Return whether our child has ended, without reaping it: until then its pid is not reused."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
@@ -125,9 +120,9 @@ def _wait_until(pid: int, deadline: float) -> bool:
 def _end(process: subprocess.Popen[bytes], kill: tuple[tuple[str, ...], ...]) -> int:
     """End every process of its group, then its container, and return its exit status.
 
-    A container's first process takes no SIGTERM, so there its client is not asked first.
+    SIGTERM is skipped for a container, whose first process ignores it. A second Ctrl-C does not interrupt the clean-up.
     """
-    with _deaf():
+    with _handling(signal.SIGINT, signal.SIG_IGN), _handling(signal.SIGTERM, signal.SIG_IGN):
         if not kill and not _is_over(process.pid):
             _signal(process.pid, signal.SIGTERM)
             _wait_until(process.pid, time.monotonic() + _GRACE_S)
@@ -143,20 +138,13 @@ def _end(process: subprocess.Popen[bytes], kill: tuple[tuple[str, ...], ...]) ->
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Let a second Ctrl-C not stop the clearing up, which takes seconds."""
-    with _handling(signal.SIGINT, signal.SIG_IGN), _handling(signal.SIGTERM, signal.SIG_IGN):
-        yield
-
-
-@contextmanager
 def _handling(number: signal.Signals, handler: Handler) -> Iterator[None]:
-    """Handle a signal otherwise for a while; only a main thread may."""
+    """Replace a signal handler for a while; does nothing outside the main thread, which cannot."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

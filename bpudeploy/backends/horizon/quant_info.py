@@ -1,4 +1,4 @@
-"""What hb_mapper's quant_info.json says beside the log: the whole names of the nodes that are left."""
+"""hb_mapper's quant_info.json: the full names of the nodes that are left after its optimizer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from bpudeploy.backends.horizon.findings import Node
+from bpudeploy.backends.horizon.findings import PlacementRow
 
 _CUT = "..."
 
 
 def quantized_names(path: Path) -> frozenset[str]:
-    """Return the names of the nodes that the tool calibrated; none where the file is not as it was in 1.24.3."""
+    """Return the names of the calibrated nodes; none if the file is not in the format of 1.24.3."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -20,20 +20,22 @@ def quantized_names(path: Path) -> frozenset[str]:
     return frozenset(found) if isinstance(found, dict) else frozenset()
 
 
-def whole(node: Node, names: Collection[str]) -> Node:
-    """Return a row of the node table with its whole name, where exactly one node ends like it."""
-    if not node.name.startswith(_CUT):
-        return node
-    ends = [name for name in names if name.endswith(node.name.removeprefix(_CUT))]
-    return node.model_copy(update={"name": ends[0]}) if len(ends) == 1 else node
+def with_full_name(row: PlacementRow, names: Collection[str]) -> PlacementRow:
+    """Return a row with its truncated name completed, if exactly one name has that end."""
+    if not row.name.startswith(_CUT):
+        return row
+    ends = [name for name in names if name.endswith(row.name.removeprefix(_CUT))]
+    return row.model_copy(update={"name": ends[0]}) if len(ends) == 1 else row
 
 
-def merged_away(asked: Iterable[str], names: Collection[str]) -> tuple[str, ...]:
-    """Return the nodes of node_info that are no longer there, neither by name nor in parts (``NAME_...``).
+def is_part_of(found: str, node: str) -> bool:
+    """Return whether the tool's name ``found`` is the node ``node`` or a part of it (``NODE_...``)."""
+    return found == node or found.startswith(f"{node}_")
 
-    The tool takes node_info for a node that is not there without a word, and such a node is normal: a Relu after a
-    Conv, the inner nodes of a GELU.
+
+def merged_nodes(configured: Iterable[str], names: Collection[str]) -> tuple[str, ...]:
+    """Return the nodes of node_info that are gone, whole and in parts.
+
+    The tool ignores them silently, which is normal: a Relu after a Conv, the inner nodes of a GELU.
     """
-    if not names:
-        return ()
-    return tuple(n for n in asked if n not in names and not any(left.startswith(f"{n}_") for left in names))
+    return tuple(n for n in configured if names and not any(is_part_of(name, n) for name in names))

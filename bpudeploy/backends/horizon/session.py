@@ -1,4 +1,4 @@
-"""One compilation: a folder, a tool, a clock; what the tool says becomes events, findings or an error."""
+"""One compilation: runs a tool within a time limit and turns its output into events, findings or an error."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.horizon.failures import explain
-from bpudeploy.backends.horizon.findings import Findings, Told
-from bpudeploy.backends.horizon.log import LogReader, last_lines, phase, read_log
-from bpudeploy.backends.horizon.process import Ended, run
+from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
+from bpudeploy.backends.horizon.log import LogReader, indented_tail, phase, read_log
+from bpudeploy.backends.horizon.process import ProcessResult, run
 from bpudeploy.backends.horizon.tool import Tool
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
@@ -23,16 +23,16 @@ from bpudeploy.spec.compile_options import VendorOptions
 from bpudeploy.stage import Work
 
 STEP = "compile"
-A_MINUTE_S = 60.0
+MINUTE_S = 60.0
 SILENCE_S = 300.0
-"""After how long without a word a line says that the tool is still at work."""
+"""After this long without output, an event reports that the tool is still running."""
 
 
 @dataclass
 class Session:
-    """Runs a tool's commands, one after another, within one limit of time.
+    """Runs a tool's commands one after another within one time limit.
 
-    ``backend`` is the tool's name, and that of its section of the recipe.
+    ``backend`` is the tool's name and that of its section in the recipe.
     """
 
     work: Work
@@ -46,48 +46,54 @@ class Session:
         self.folder = self.work.dir / "vendor"
         self.folder.mkdir()
 
-    def call(self, *arguments: str, log: str, closing: tuple[str, ...] = (), product: Path | None = None) -> Told:
-        """Run one command of the tool and return what its log says.
+    def announce(self) -> None:
+        """Report the tool, its location and the time limit."""
+        version = ", ".join(f"{name} {version[:19]}" for name, version in self.tool.fingerprint.items())
+        cores, minutes = os.cpu_count(), self.options.minutes
+        self.work.emit(Note(STEP, f"{version} {self.tool.location}, {cores} cores, limit {minutes} min"))
+
+    def call(self, *arguments: str, log: str, closing: tuple[str, ...] = (), product: Path | None = None) -> LogSummary:
+        """Run one command of the tool and return its parsed log.
 
         Args:
-            log: the log's name in the folder, as the tool writes it.
-            closing: the lines without which it did not succeed, whatever its exit status.
-            product: what it must have written.
+            log: the log's file name in the folder.
+            closing: lines required for success, whatever the exit status.
+            product: the file that it must write.
 
         Raises:
-            StageError: it failed; the message has its words, the hint the repair and where the log was kept.
+            StageError: it failed; the message has its output, the hint the fix and the path of the kept log.
         """
-        called = self.backend if arguments[0].startswith("-") else arguments[0]
-        console, listener = LogReader(), _Listener(self.work, called, self.options.minutes, self._started)
-        left = self._started + self.options.minutes * A_MINUTE_S - time.monotonic()
+        command = self.backend if arguments[0].startswith("-") else arguments[0]
+        console, reporter = LogReader(), _ProgressReporter(self.work, command, self.options.minutes, self._started)
+        left = self._started + self.options.minutes * MINUTE_S - time.monotonic()
         with (self.folder / "console.log").open("a", buffering=1, encoding="utf-8") as copy:
 
-            def heard(raw: str) -> None:
+            def on_line(raw: str) -> None:
                 copy.write(raw + "\n")
-                listener.heard(phase(console.feed(raw)))
+                reporter.start_phase(phase(console.feed(raw)))
 
             try:
-                ended = run(self.tool.command(arguments, self.folder), self.folder, left, heard, listener.tick)
+                result = run(self.tool.command(arguments, self.folder), self.folder, left, on_line, reporter.tick)
             except OSError as error:
                 raise StageError(f"{self.backend} cannot be started: {error}", hint="check its file on PATH") from error
         file = self.folder / log
         reader = read_log(file) if file.is_file() else console
-        told = reader.told()
-        failed = _failure(ended, told, closing, product)
+        report = reader.summary()
+        failed = _failure(result, report, closing, product)
         if failed is not None:
-            raise self._error(called, failed, ended, reader.errors or console.errors, console, listener.doing)
-        return told
+            raise self._error(command, failed, result, reader.errors or console.errors, console, reporter.phase)
+        return report
 
     def finish(
-        self, binary: Path, told: Told, march: str, config: str, suffix: str, merged: tuple[str, ...] = ()
+        self, binary: Path, report: LogSummary, march: str, config: str, suffix: str, merged: tuple[str, ...] = ()
     ) -> Path:
-        """Move the binary out of the folder, write the findings, and say what matters of them."""
-        found = Findings(
+        """Move the binary out of the folder, and write and summarise the findings."""
+        found = CompilerFindings(
             backend=self.backend,
             march=march,
             tool=dict(self.tool.fingerprint),
             config=config,
-            told=told,
+            told=report,
             merged=merged,
         )
         (self.work.dir / FINDINGS).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -98,86 +104,75 @@ class Session:
         return out
 
     def _error(
-        self, called: str, failed: str, ended: Ended, errors: Sequence[str], console: LogReader, doing: str
+        self, command: str, failed: str, result: ProcessResult, errors: Sequence[str], console: LogReader, phase: str
     ) -> StageError:
         kept = self._keep()
-        what = self.backend if called == self.backend else f"{self.backend} {called}"
-        during = f" while it did {doing!r}" if doing else ""
-        if ended.too_long:
+        what = self.backend if command == self.backend else f"{self.backend} {command}"
+        during = f" in phase {phase!r}" if phase else ""
+        if result.timed_out:
             fix = f"raise `compile.{self.backend}.minutes`, or lower `optimize_level`"
-        elif _killed_for_memory(ended.status):
-            fix = f"if it was for memory: raise `compile.{self.backend}.memory_gib`, or lower `jobs`"
-        elif _signal_of(ended.status) is not None:
-            fix = "a crash of the tool itself: try another `optimize_level`, or report it to the vendor with the log"
-        elif ended.status != 0 and (known := explain(errors, console.tail, self.backend)) is not None:
+        elif _signal_of(result.status) is signal.SIGKILL:
+            fix = f"if it ran out of memory: raise `compile.{self.backend}.memory_gib`, or lower `jobs`"
+        elif _signal_of(result.status) is not None:
+            fix = "the tool itself crashed: try another `optimize_level`, or report it to the vendor with the log"
+        elif result.status != 0 and (known := explain(errors, console.tail, self.backend)) is not None:
             return StageError(f"{what}: {known[0]}", hint=f"{known[1] or 'read the log'}; the log is in {kept}")
         else:
             during, fix = "", "read the log"
         return StageError(
-            f"{what} {failed}{during}; its last words:\n{last_lines(console.tail)}", hint=f"{fix}: {kept}"
+            f"{what} {failed}{during}; last output:\n{indented_tail(console.tail)}", hint=f"{fix}: {kept}"
         )
 
     def _keep(self) -> Path:
-        """Copy the logs out of the work folder, which goes with the failed step, and return where they are."""
+        """Copy the logs out of the work folder, which is deleted with the failed step, and return their folder."""
         kept = Path(tempfile.mkdtemp(prefix=f"bpudeploy-{self.backend}-"))
         for file in (*self.folder.glob("*.log*"), *self.folder.glob("config.yaml")):
             shutil.copyfile(file, kept / file.name)
         return kept
 
 
-class _Listener:
-    """Turns a tool's words, and its silence, into events."""
+class _ProgressReporter:
+    """Turns a tool's phases, and its silence, into events."""
 
-    def __init__(self, work: Work, called: str, limit_minutes: int, started: float) -> None:
-        self._work, self._called, self._limit_minutes, self._started = work, called, limit_minutes, started
-        self.doing, self._told = "", started
+    def __init__(self, work: Work, command: str, limit_minutes: int, started: float) -> None:
+        self._work, self._command, self._limit_minutes, self._started = work, command, limit_minutes, started
+        self.phase, self._last_note = "", started
 
-    def heard(self, doing: str | None) -> None:
-        if doing is not None and doing != self.doing:
-            self.doing, self._told = doing, time.monotonic()
+    def start_phase(self, phase: str | None) -> None:
+        if phase is not None and phase != self.phase:
+            self.phase, self._last_note = phase, time.monotonic()
             since = f" (after {self._minutes():.0f} min)" if self._minutes() >= 1 else ""
-            self._work.emit(Note(STEP, f"{self._called}: {doing}{since}"))
+            self._work.emit(Note(STEP, f"{self._command}: {phase}{since}"))
 
     def tick(self, silent_s: float) -> None:
         self._work.emit(Progress(STEP, int(self._minutes()), self._limit_minutes, "minutes at most"))
-        if silent_s > SILENCE_S and time.monotonic() - self._told > SILENCE_S:
-            self._told = time.monotonic()
-            doing = self.doing or "start"
-            self._work.emit(Note(STEP, f"{self._called}: {doing}: still at work, no word for {silent_s / 60:.0f} min"))
+        if silent_s > SILENCE_S and time.monotonic() - self._last_note > SILENCE_S:
+            self._last_note = time.monotonic()
+            text = f"{self._command}: {self.phase or 'start'}: still running, no output for {silent_s / 60:.0f} min"
+            self._work.emit(Note(STEP, text))
 
     def _minutes(self) -> float:
-        return (time.monotonic() - self._started) / A_MINUTE_S
+        return (time.monotonic() - self._started) / MINUTE_S
 
 
-def _failure(ended: Ended, told: Told, closing: tuple[str, ...], product: Path | None) -> str | None:
-    """Say why a command did not succeed, or None: exit status, closing lines and product must all be there."""
-    number = _signal_of(ended.status)
-    missing = [line for line in closing if line not in told.closing]
-    if ended.too_long:
-        return f"was stopped after {ended.seconds / 60:.0f} minutes"
+def _failure(result: ProcessResult, report: LogSummary, closing: tuple[str, ...], product: Path | None) -> str | None:
+    """Return why a command failed, or None: exit status, closing lines and product are checked."""
+    number = _signal_of(result.status)
+    missing = [line for line in closing if line not in report.closing]
+    if result.timed_out:
+        return f"was stopped after {result.seconds / 60:.0f} minutes"
     if number is not None:
         return f"crashed ({number.name})"
-    if ended.status != 0:
-        return f"failed with exit status {ended.status}"
+    if result.status != 0:
+        return f"failed with exit status {result.status}"
     if missing:
-        return f"ended without {missing[0]!r}"
+        return f"ended without printing {missing[0]!r}"
     if product is not None and not product.is_file():
-        return f"ended well and wrote no {product.name}"
+        return f"succeeded but wrote no {product.name}"
     return None
 
 
 def _signal_of(status: int) -> signal.Signals | None:
-    """Return the signal that ended it: negative from this machine, 128 + n from a container (255 is -1, no signal)."""
+    """Return the signal that ended a process: -n on this machine, 128 + n in a container (255 is -1, no signal)."""
     number = -status if status < 0 else status - 128
     return signal.Signals(number) if number in {int(s) for s in signal.Signals} else None
-
-
-def _killed_for_memory(status: int) -> bool:
-    return _signal_of(status) is signal.SIGKILL
-
-
-def say_where(session: Session) -> None:
-    """Say where the tool runs."""
-    version = ", ".join(f"{name} {version[:19]}" for name, version in session.tool.fingerprint.items())
-    where, minutes = session.tool.where, session.options.minutes
-    session.work.emit(Note(STEP, f"{version} {where}, {os.cpu_count()} cores, {minutes} min at most"))

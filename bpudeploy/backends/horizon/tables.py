@@ -1,7 +1,7 @@
-"""The tables in a vendor tool's log: a machine that knows in which table it stands, fed line by line.
+"""The tables in a vendor tool's log: a state machine that reads line by line.
 
 hb_mapper pads its columns with two or more spaces and prints the rows without a prefix; hb_compile draws ``|`` and
-prefixes every row. A header is known by its column names, so all five variants of hb_mapper, and hb_compile's, are one.
+prefixes every row. A header is recognised by its column names, so one parser reads all six variants.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bpudeploy.backends.horizon.findings import Node, Output, Port, Unit
+from bpudeploy.backends.horizon.findings import OutputSimilarity, PlacementRow, Port, Unit
 
 _NODE = {
     "Node": "name",
@@ -43,21 +43,21 @@ _BORDER = re.compile(r"[=\-+\s]+$")
 _PORT = re.compile(r"(\S+)\s+(input|output)\s+\[([\d,\s-]*)\]\s+(\w+)$")
 _PORTS = ["NAME", "TYPE", "SHAPE", "DATA_TYPE"]
 
-Read = Callable[[str], bool]
+RowParser = Callable[[str], bool]
 
 
 class Tables:
-    """The tables seen so far. A tool may print one twice: the last one counts."""
+    """The tables so far. A tool may print one twice: the last one counts."""
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self.outputs: list[Output] = []
+        self.nodes: list[PlacementRow] = []
+        self.outputs: list[OutputSimilarity] = []
         self.ports: list[Port] = []
         self.unread = 0
-        self._row: Read | None = None
+        self._row: RowParser | None = None
 
     def feed(self, text: str, stamped: bool) -> bool:
-        """Take one line and say whether it is part of a table."""
+        """Parse one line; return whether it is part of a table."""
         header = self._header(text)
         if header is not None:
             self._row = header
@@ -72,7 +72,7 @@ class Tables:
         self.unread += 1
         return True
 
-    def _header(self, text: str) -> Read | None:
+    def _header(self, text: str) -> RowParser | None:
         cells = _cells(text)
         if len(cells) < 2:
             return None
@@ -98,7 +98,7 @@ class Tables:
         found: dict[str, Any] = {name: _number(row[name]) for name in _NUMBERS & row.keys()}
         dtype = row.get("dtype", "--")
         self.nodes.append(
-            Node(
+            PlacementRow(
                 name=row["name"],
                 op=row.get("op", ""),
                 on=units,
@@ -113,7 +113,7 @@ class Tables:
         row = _row(columns, text)
         if row is None or not all(row[name] == "--" or _is_number(row[name]) for name in _NUMBERS & row.keys()):
             return False
-        self.outputs.append(Output(name=row["name"], **{n: _number(row[n]) for n in _NUMBERS & row.keys()}))
+        self.outputs.append(OutputSimilarity(name=row["name"], **{n: _number(row[n]) for n in _NUMBERS & row.keys()}))
         return True
 
     def _port(self, text: str) -> bool:
@@ -138,7 +138,7 @@ def _row(columns: list[str], text: str) -> Mapping[str, str] | None:
 
 
 def _units(text: str) -> tuple[Unit, ...] | None:
-    """Return where a node runs: "BPU", "VPU+BPU", or "--" for one that is folded; None for anything else."""
+    """Parse "BPU", "VPU+BPU", or "--" (folded); return None for anything else."""
     if text == "--":
         return ()
     parts = text.split("+")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bpudeploy.cli.arguments import add_network, require_image_size, targets_named
 from bpudeploy.cli.output import WIDTH, Output, table, wrap
-from bpudeploy.conformance.grouping import groups
+from bpudeploy.conformance.grouping import group_nodes
 from bpudeploy.conformance.report import Device, Inspection, Placement
-from bpudeploy.conformance.words import in_words, shapes, span, sums, why
+from bpudeploy.conformance.summary import format_count, format_range, format_shapes, reason_text, summary_lines
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.inspection import subjects
 from bpudeploy.spec.load import is_file, list_targets
@@ -79,8 +79,8 @@ def _compared(found: Sequence[Inspection]) -> list[str]:
         p = one.placement
         counts = (p.total(device).nodes for device in (Device.BPU, Device.CPU, Device.UNKNOWN))
         cuts = (
-            span(p.cuts.segments, p.cuts.segments_at_best),
-            span(p.cuts.handovers, p.cuts.handovers_at_best),
+            format_range(p.cuts.segments, p.cuts.segments_at_best),
+            format_range(p.cuts.handovers, p.cuts.handovers_at_best),
         )
         macs = "-" if p.macs_on_bpu is None else f"{p.macs_on_bpu:.1f} %"
         rows.append((one.model, one.target, p.march, *counts, *cuts, macs))
@@ -94,13 +94,13 @@ def _text(one: Inspection, every_node: bool) -> Iterator[str]:
     yield f"  {one.origin}\n"
     yield from _nodes(p) if every_node else _groups(p)
     yield ""
-    for name, text in sums(p):
+    for name, text in summary_lines(p):
         yield wrap(f"  {name:<16} ", text)
     yield ""
 
 
 def _groups(p: Placement) -> list[str]:
-    rows = [(g.nodes, g.op, g.device, why(g)) for g in groups(p.nodes)]
+    rows = [(g.nodes, g.op, g.device, reason_text(g)) for g in group_nodes(p.nodes)]
     return table((">nodes", "op", "where", "why"), rows, width=WIDTH)
 
 
@@ -108,6 +108,6 @@ def _nodes(p: Placement) -> list[str]:
     rows = []
     for n in p.nodes:
         unchecked = f"; not checked: {'; '.join(n.not_checked)}" if n.not_checked else ""
-        text = f"{n.name}  {shapes(n.inputs)} -> {shapes(n.outputs)}  {n.reason}{unchecked}"
-        rows.append((n.device, n.op, in_words(n.cost.macs) if n.cost.macs else "", text))
+        text = f"{n.name}  {format_shapes(n.inputs)} -> {format_shapes(n.outputs)}  {n.reason}{unchecked}"
+        rows.append((n.device, n.op, format_count(n.cost.macs) if n.cost.macs else "", text))
     return table(("where", "op", ">MACs", "node, shapes, why"), rows, width=WIDTH)

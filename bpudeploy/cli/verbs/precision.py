@@ -69,14 +69,14 @@ def run(args: Namespace, out: Output) -> ExitCode:
 def _export(products: Products, march: March) -> _Exported:
     import onnx
 
-    from bpudeploy.conformance.placement import left_to_cpu
+    from bpudeploy.conformance.placement import cpu_only_nodes
     from bpudeploy.quantize import vendor
 
     graph, model = products.prepared, onnx.load(products.quantized.path)
     files = {"scales.json": vendor.scale_file(model).model_dump_json() + "\n"}
     if march is March.CPU:
         return _Exported(files, ("a CPU has no vendor compiler: scales only",))
-    on_cpu = left_to_cpu(onnx.load(graph.path), march)
+    on_cpu = cpu_only_nodes(onnx.load(graph.path), march)
     of = f"Node names are those of the float graph with sha256 {graph.digest}."
     if march in vendor.HB_MAPPER:
         info = vendor.node_info(model, march, on_cpu)

@@ -1,1 +1,1 @@
-"""One function a limit: does a node keep it, break it, or can nobody tell from the graph."""
+"""One check per limit: a node meets it, violates it, or the graph does not tell."""

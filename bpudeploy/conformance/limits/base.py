@@ -1,10 +1,9 @@
-"""What a limit's check reads and says."""
+"""What the limit checks share: the node to check, findings, and access to shapes and attributes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from bpudeploy.conformance.graph import NodeView, Tensor
@@ -12,8 +11,8 @@ from bpudeploy.conformance.table import Limits, OpTable
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A limit that is broken, with the value found; or one that could not be checked, with the reason."""
+class LimitFinding:
+    """A violated limit with the value found, or an unchecked one with the reason."""
 
     text: str
     broken: bool
@@ -28,46 +27,45 @@ class Case:
     table: OpTable
 
 
-Check = Callable[[Case], Iterator[Finding]]
+Check = Callable[[Case, Any], Iterator[LimitFinding]]
+"""Called with the node and the value of the limit, which is never None."""
 
 
-class NotKnown(Exception):
-    """The graph does not say what the check needs; the text becomes a finding that is not checked."""
+class UnknownValue(Exception):
+    """The graph does not contain what the check needs; the text becomes an unchecked finding."""
 
 
-def broken(text: str) -> Finding:
-    """Return the finding of a limit that does not hold."""
-    return Finding(text, True)
+def broken(text: str) -> LimitFinding:
+    return LimitFinding(text, True)
 
 
-def unchecked(text: str) -> Finding:
-    """Return the finding of a limit that nobody can decide from the graph."""
-    return Finding(text, False)
+def unchecked(text: str) -> LimitFinding:
+    return LimitFinding(text, False)
 
 
 def shape(tensor: Tensor | None) -> tuple[int, ...]:
-    """Return a shape that a check cannot do without."""
+    """Return a tensor's shape; raise UnknownValue if it has none."""
     if tensor is None or tensor.shape is None:
-        raise NotKnown("a shape is not known")
+        raise UnknownValue("unknown shape")
     return tensor.shape
 
 
 def operand(case: Case, index: int) -> Tensor:
-    """Return an input of the node."""
+    """Return an input of the node; raise UnknownValue if it is left out."""
     inputs = case.node.inputs
     found = inputs[index] if index < len(inputs) else None
     if found is None:
-        raise NotKnown(f"input {index} is not given")
+        raise UnknownValue(f"input {index} is not given")
     return found
 
 
 def numbers(case: Case, attribute: str, index: int | None, default: Iterable[int] = ()) -> tuple[int, ...]:
-    """Return whole numbers that newer opsets have as an input and older ones as an attribute."""
+    """Return integers that newer opsets have as input ``index`` and older ones as an attribute."""
     found: Any = case.node.attributes.get(attribute)
     if found is None and index is not None and index < len(case.node.inputs) and case.node.inputs[index] is not None:
         tensor = operand(case, index)
         if tensor.values is None:
-            raise NotKnown(f"its {attribute} is not a constant of known value")
+            raise UnknownValue(f"its {attribute} is not a constant of known value")
         found = tensor.values.reshape(-1).tolist()
     if found is None:
         return tuple(default)
@@ -75,13 +73,13 @@ def numbers(case: Case, attribute: str, index: int | None, default: Iterable[int
 
 
 def word(case: Case, attribute: str, default: str) -> str:
-    """Return an attribute that is a word."""
+    """Return a string attribute."""
     found = case.node.attributes.get(attribute, default)
     return found.decode() if isinstance(found, bytes) else str(found)
 
 
 def positive(axis: int, rank: int) -> int:
-    """Return an axis counted from the front."""
+    """Return a negative axis counted from the front."""
     return axis + rank if axis < 0 else axis
 
 
@@ -90,27 +88,22 @@ def text(dims: Iterable[int]) -> str:
     return "x".join(map(str, dims)) or "scalar"
 
 
-def bounds(limit: tuple[int, int]) -> str:
-    """Return a range in words."""
+def within(what: str, values: Iterable[int], limit: tuple[int, int]) -> Iterator[LimitFinding]:
+    """Yield a finding if a value is outside ``limit`` (least, most)."""
     low, high = limit
-    if low == high:
-        return f"it must be {low}"
-    return f"the limit is {high}" if low <= 1 else f"it must be {low} to {high}"
-
-
-def within(what: str, values: Iterable[int], limit: tuple[int, int]) -> Iterator[Finding]:
-    """Say so where a value is outside of ``limit``."""
     values = tuple(values)
-    if any(not limit[0] <= v <= limit[1] for v in values):
-        yield broken(f"{what} {text(values)}, {bounds(limit)}")
+    if any(not low <= v <= high for v in values):
+        wanted = f"must be {low}" if low == high else f"the limit is {high}" if low <= 1 else f"must be {low} to {high}"
+        yield broken(f"{what} {text(values)}, {wanted}")
 
 
-def at_most(what: str, value: int, limit: int) -> Iterator[Finding]:
-    """Say so where ``value`` is above ``limit``."""
+def at_most(what: str, value: int, limit: int) -> Iterator[LimitFinding]:
+    """Yield a finding if ``value`` is above ``limit``."""
     if value > limit:
         yield broken(f"{what} {value}, the limit is {limit}")
 
 
-def volume(dims: Iterable[int]) -> int:
-    """Return the product."""
-    return prod(dims)
+def one_of(what: str, value: int | str, allowed: Iterable[int | str]) -> Iterator[LimitFinding]:
+    """Yield a finding if ``value`` is not among ``allowed``."""
+    if value not in allowed:
+        yield broken(f"{what} {value}, must be {' or '.join(map(str, allowed))}")

@@ -3,113 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
-from bpudeploy.conformance.limits.base import Case, Check, Finding, at_most, broken, shape, text, within
-from bpudeploy.conformance.table import Rule
+from bpudeploy.conformance.limits.base import Case, Check, LimitFinding, at_most, broken, shape, text, within
+from bpudeploy.conformance.table import GeneralLimits, Range, Rule
 
 
 def _maps(case: Case) -> list[tuple[int, ...]]:
-    """Return the shapes of the feature maps in and out."""
+    """Return the shapes of the input and output feature maps."""
     return [shape(t) for t in (*case.node.features, *case.node.outputs)]
 
 
-def _rank(case: Case) -> Iterator[Finding]:
-    limit = case.limits.rank
-    if limit is Rule.ANY or limit is None or isinstance(limit, Rule):
+def _height_and_width(case: Case) -> tuple[int, ...]:
+    """Return (H, W) of a 4-D input, else ()."""
+    found = shape(case.node.features[0])
+    return found[2:] if len(found) == 4 else ()
+
+
+def _rank(case: Case, limit: Range | Rule) -> Iterator[LimitFinding]:
+    if isinstance(limit, Rule):
         return
-    wrong = next((s for s in _maps(case) if not limit[0] <= len(s) <= limit[1]), None)
+    low, high = limit
+    wrong = next((s for s in _maps(case) if not low <= len(s) <= high), None)
     if wrong is not None:
-        wanted = f"{limit[0]}-D" if limit[0] == limit[1] else f"{limit[0]} to {limit[1]} dimensions"
-        yield broken(f"{len(wrong)}-D tensor {text(wrong)}, it must have {wanted}".replace("have 4-D", "be 4-D"))
+        wanted = f"must be {low}-D" if low == high else f"must have {low} to {high} dimensions"
+        yield broken(f"{len(wrong)}-D tensor {text(wrong)}, {wanted}")
 
 
-def _max_rank(case: Case) -> Iterator[Finding]:
-    assert case.limits.max_rank is not None
-    yield from at_most("rank", max(len(s) for s in _maps(case)), case.limits.max_rank)
+def _max_rank(case: Case, limit: int) -> Iterator[LimitFinding]:
+    yield from at_most("rank", max(map(len, _maps(case))), limit)
 
 
-def _channels(case: Case) -> Iterator[Finding]:
-    """Channels of every 4-D feature map; of a Gemm only where H or W is more than 1."""
-    assert case.limits.max_channels is not None
+def _channels(case: Case, limit: int) -> Iterator[LimitFinding]:
+    """Check every feature map; an ArgMax's inputs and a Concat's outputs only. A Gemm is checked as a Conv."""
     if case.node.op == "Gemm":
         return
-    if case.node.op == "ArgMax":
-        seen = [shape(t) for t in case.node.features]
-    elif case.node.op == "Concat":
-        seen = [shape(t) for t in case.node.outputs]
-    else:
-        seen = _maps(case)
-    channels = [s[1] for s in seen if len(s) > 1]
-    if channels:
-        yield from at_most("channels", max(channels), case.limits.max_channels)
+    checked = {"ArgMax": case.node.features, "Concat": case.node.outputs}.get(case.node.op)
+    found = _maps(case) if checked is None else map(shape, checked)
+    yield from at_most("channels", max((s[1] for s in found if len(s) > 1), default=0), limit)
 
 
-def _max_hw(case: Case) -> Iterator[Finding]:
-    assert case.limits.max_hw is not None
-    found = shape(case.node.features[0])
-    if len(found) == 4:
-        yield from at_most("H*W is", found[2] * found[3], case.limits.max_hw)
+def _max_hw(case: Case, limit: int) -> Iterator[LimitFinding]:
+    yield from at_most("H*W is", prod(_height_and_width(case) or (0,)), limit)
 
 
-def _h(case: Case) -> Iterator[Finding]:
-    assert case.limits.h is not None
-    found = shape(case.node.features[0])
-    if len(found) == 4:
-        yield from within("H", found[2:3], case.limits.h)
+def _h(case: Case, limit: Range) -> Iterator[LimitFinding]:
+    yield from within("H", _height_and_width(case)[:1], limit)
 
 
-def _w(case: Case) -> Iterator[Finding]:
-    assert case.limits.w is not None
-    found = shape(case.node.features[0])
-    if len(found) == 4:
-        yield from within("W", found[3:], case.limits.w)
+def _w(case: Case, limit: Range) -> Iterator[LimitFinding]:
+    yield from within("W", _height_and_width(case)[1:], limit)
 
 
-def _first_dim(case: Case) -> Iterator[Finding]:
-    assert case.limits.max_first_dim is not None
-    firsts = [s[0] for s in _maps(case) if s]
-    if firsts:
-        yield from at_most("first dimension", max(firsts), case.limits.max_first_dim)
+def _first_dim(case: Case, limit: int) -> Iterator[LimitFinding]:
+    yield from at_most("first dimension", max((s[0] for s in _maps(case) if s), default=0), limit)
 
 
-def _dim(case: Case) -> Iterator[Finding]:
-    assert case.limits.max_dim is not None
-    sizes = [n for s in _maps(case) for n in s]
-    if sizes:
-        yield from at_most("dimension", max(sizes), case.limits.max_dim)
+def _dim(case: Case, limit: int) -> Iterator[LimitFinding]:
+    yield from at_most("dimension", max((n for s in _maps(case) for n in s), default=0), limit)
 
 
-def general(case: Case, *, ranks: bool = True) -> Iterator[Finding]:
-    """Check what holds of every tensor on this BPU; ``ranks`` too, or sizes alone."""
+def general(case: Case, *, ranks: bool = True) -> Iterator[LimitFinding]:
+    """Yield the first violation of what applies to every tensor on this BPU; without ``ranks``, of sizes only."""
     rules, limits = case.table.general, case.limits
     if not case.table.complete:
         return
-    own_rank = (
-        limits.rank is not None
-        or limits.max_rank is not None
-        or limits.const_weight is not None
-        or limits.lowered_to is not None
-    )
-    for found in _maps(case):
-        if ranks and rules.rank is not None and not own_rank and len(found) != rules.rank:
-            yield broken(f"{len(found)}-D tensor {text(found)}, it must be {rules.rank}-D")
+    own_rank = any(x is not None for x in (limits.rank, limits.max_rank, limits.const_weight, limits.lowered_to))
+    rank = rules.rank if ranks and not own_rank else None
+    for dims in _maps(case):
+        first = next(_general(dims, rank, rules), None)
+        if first is not None:
+            yield first
             return
-        if rules.max_batch is not None and found and found[0] > rules.max_batch and len(found) == 4:
-            yield broken(f"batch {found[0]}, the limit is {rules.max_batch}")
-            return
-        if rules.max_n is not None and len(found) == 4 and found[0] > rules.max_n:
-            yield broken(f"N is {found[0]}, the limit is {rules.max_n}")
-            return
-        if rules.max_dim is not None and found and max(found) > rules.max_dim:
-            yield broken(f"dimension {max(found)}, the limit is {rules.max_dim}")
-            return
-        if rules.max_tensor_bytes is not None:
-            size = 1
-            for n in found:
-                size *= n
-            if size > rules.max_tensor_bytes:
-                yield broken(f"tensor of {size} bytes at int8, the limit is {rules.max_tensor_bytes}")
-                return
+
+
+def _general(dims: tuple[int, ...], rank: int | None, rules: GeneralLimits) -> Iterator[LimitFinding]:
+    if rank is not None and len(dims) != rank:
+        yield broken(f"{len(dims)}-D tensor {text(dims)}, must be {rank}-D")
+    batch = dims[0] if len(dims) == 4 else 0
+    for what, value, limit in (
+        ("batch", batch, rules.max_batch),
+        ("N is", batch, rules.max_n),
+        ("dimension", max(dims, default=0), rules.max_dim),
+        ("int8 tensor bytes", prod(dims), rules.max_tensor_bytes),
+    ):
+        if limit is not None:
+            yield from at_most(what, value, limit)
 
 
 CHECKS: dict[str, Check] = {

@@ -1,4 +1,4 @@
-"""One compilation of a small network, with whatever tool is there."""
+"""One compilation of a small network with an available tool."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.backends.base import Backend
+from bpudeploy.backends.base import FINDINGS, Backend
 from bpudeploy.backends.check import example_inputs
+from bpudeploy.backends.horizon.findings import CompilerFindings, Unit
 from bpudeploy.backends.horizon.hb_compile import HbCompileBackend
 from bpudeploy.backends.horizon.hb_mapper import HbMapperBackend
 from bpudeploy.events import Event, Note
@@ -40,9 +41,24 @@ class Compiling:
         return self.folder / "work"
 
     @property
+    def findings(self) -> CompilerFindings:
+        return CompilerFindings.model_validate_json((self.work / FINDINGS).read_bytes())
+
+    @property
     def notes(self) -> str:
-        """Everything that was said."""
+        """The text of all notes."""
         return "\n".join(event.text for event in self.events if isinstance(event, Note))
+
+
+def check_reports(compiling: Compiling, binary: Path, input_type: str) -> CompilerFindings:
+    """Check what every successful compilation reports, and return its findings."""
+    assert {p.name for p in compiling.work.iterdir()} == {binary.name, FINDINGS}, "no other file is left"
+    found = compiling.findings
+    assert found.told.calibration_images == 4 and found.told.unread_rows == 0
+    assert any(Unit.BPU in row.on for row in found.told.nodes) and found.told.outputs[0].worst is not None
+    assert f'input_type_rt: "{input_type}"' in found.config
+    assert "nodes on the BPU" in compiling.notes and "compiler's estimate" in compiling.notes
+    return found
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""Record logs of the real hb_mapper on a small network of ours, for the parser's tests and the stand-in.
+"""Record logs of the real hb_mapper on a small network, for the parser's tests and the fake.
 
     .venv/bin/python -m tests.backends.horizon.record
 
-Needs `bpudeploy toolchain install`. It writes ``logs/`` anew: what the tool printed, colours and all.
+Needs `bpudeploy toolchain install`. It rewrites ``logs/`` with the tool's raw output.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def network() -> onnx.ModelProto:
 
 
 def write(folder: Path, march: str, info: str = "", level: str = "O0") -> None:
-    """Write what the tool reads into ``folder``."""
+    """Write the tool's inputs into ``folder``."""
     onnx.save(network(), folder / "m.onnx")
     (folder / "c.yaml").write_text(CONFIG.format(march=march, info=info, level=level))
     (folder / "cal_f32").mkdir()
@@ -102,7 +102,7 @@ def write(folder: Path, march: str, info: str = "", level: str = "O0") -> None:
 
 
 def record(name: str, march: str, arguments: tuple[str, ...], info: str = "", level: str = "O0") -> None:
-    """Run the tool once, and keep what it printed, its log and quant_info.json under ``name``."""
+    """Run the tool once, and keep its output, log and quant_info.json under ``name``."""
     tool = installed()
     assert tool is not None, "bpudeploy toolchain install"
     with tempfile.TemporaryDirectory() as place:
@@ -120,7 +120,7 @@ def record(name: str, march: str, arguments: tuple[str, ...], info: str = "", le
 
 
 def main() -> None:
-    """Record them all."""
+    """Record all logs."""
     build = ("makertbin", "--model-type", "onnx", "--config", "c.yaml")
     for march in ("bernoulli2", "bayes", "bayes-e"):
         record(f"makertbin-{march}", march, build)

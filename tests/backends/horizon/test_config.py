@@ -1,4 +1,4 @@
-"""What the tools are given: YAML, network and images. What hb_mapper says of it, test_real asks."""
+"""The inputs of the tools: YAML, network and images. test_real runs hb_mapper on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon import hb_compile, hb_mapper
-from bpudeploy.backends.horizon.document import Document, Group, joined
+from bpudeploy.backends.horizon.document import Document, Group, join_numbers
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import HbCompileOptions, HbMapperOptions
@@ -46,14 +46,9 @@ def compiled(inputs: CompileInputs, folder: Path, **options: object) -> dict[str
     return found
 
 
-def test_hb_mapper_is_told_everything(inputs: CompileInputs, tmp_path: Path) -> None:
+def test_hb_mapper_configuration(inputs: CompileInputs, tmp_path: Path) -> None:
     found = mapper(inputs, tmp_path / "w")
-    assert list(found) == [
-        "model_parameters",
-        "input_parameters",
-        "calibration_parameters",
-        "compiler_parameters",
-    ]
+    assert list(found) == ["model_parameters", "input_parameters", "calibration_parameters", "compiler_parameters"]
     assert found["model_parameters"] == {
         "onnx_model": "model.onnx",
         "march": "bayes-e",
@@ -65,7 +60,7 @@ def test_hb_mapper_is_told_everything(inputs: CompileInputs, tmp_path: Path) -> 
     given = found["input_parameters"]
     assert (given["input_name"], given["input_shape"]) == ("pixels", "1x3x8x8")
     assert (given["input_type_train"], given["input_type_rt"], given["input_layout_train"]) == ("rgb", "nv12", "NCHW")
-    assert "input_layout_rt" not in given, "nv12 has its own"
+    assert "input_layout_rt" not in given, "nv12 implies its own"
     assert [float(x) for x in given["mean_value"].split(" ")] == [255 * m for m in MEAN]
     assert [float(x) for x in given["scale_value"].split(" ")] == pytest.approx([1 / (255 * s) for s in STD])
     assert found["calibration_parameters"] == {
@@ -81,7 +76,7 @@ def test_hb_mapper_is_told_everything(inputs: CompileInputs, tmp_path: Path) -> 
     }
 
 
-def test_hb_mapper_gets_pixels_and_hb_compile_what_the_network_eats(inputs: CompileInputs, tmp_path: Path) -> None:
+def test_hb_mapper_gets_pixels_and_hb_compile_the_networks_input(inputs: CompileInputs, tmp_path: Path) -> None:
     mapper(inputs, tmp_path / "b")
     compiled(inputs, tmp_path / "h")
     samples, normalise = Samples.read(inputs.calibration.path), Normalisation.read(inputs.preprocess.path)
@@ -90,11 +85,11 @@ def test_hb_mapper_gets_pixels_and_hb_compile_what_the_network_eats(inputs: Comp
     for i, (one, other) in enumerate(zip(raw, npy, strict=True)):
         pixels = np.fromfile(one, np.float32).reshape(3, 8, 8)
         assert np.array_equal(pixels, samples.pixels[i].transpose(2, 0, 1).astype(np.float32)) and pixels.max() > 2
-        eaten = np.load(other)
-        assert eaten.dtype == np.float32 and np.array_equal(eaten, normalise.apply(samples.pixels[i : i + 1]))
+        normalised = np.load(other)
+        assert normalised.dtype == np.float32 and np.array_equal(normalised, normalise.apply(samples.pixels[i : i + 1]))
 
 
-def test_the_two_families_compute_the_same_of_a_pixel(inputs: CompileInputs, tmp_path: Path) -> None:
+def test_both_tools_normalise_a_pixel_alike(inputs: CompileInputs, tmp_path: Path) -> None:
     given = mapper(inputs, tmp_path / "b")["input_parameters"]
     mean, scale = (np.array([float(x) for x in given[k].split()]) for k in ("mean_value", "scale_value"))
     pixels = np.fromfile(tmp_path / "b/calibration_f32/00000.bin", np.float32).reshape(3, 8, 8)
@@ -103,7 +98,7 @@ def test_the_two_families_compute_the_same_of_a_pixel(inputs: CompileInputs, tmp
     assert np.allclose(applied, np.load(tmp_path / "h/calibration/00000.npy")[0], atol=1e-5)
 
 
-def test_the_network_is_one_that_the_tool_reads(inputs: CompileInputs, tmp_path: Path) -> None:
+def test_the_network_has_a_supported_ir_version_and_opset(inputs: CompileInputs, tmp_path: Path) -> None:
     mapper(inputs, tmp_path / "b")
     model = onnx.load(tmp_path / "b/model.onnx")
     assert model.ir_version <= 9 and model.opset_import[0].version == 11
@@ -111,7 +106,7 @@ def test_the_network_is_one_that_the_tool_reads(inputs: CompileInputs, tmp_path:
     assert model.graph == given.graph, "the graph itself is as quantize prepared it"
 
 
-def test_hb_compile_is_told_everything(inputs: CompileInputs, tmp_path: Path) -> None:
+def test_hb_compile_configuration(inputs: CompileInputs, tmp_path: Path) -> None:
     found = compiled(inputs, tmp_path / "w", compile_mode="balance", balance_factor=20, jobs=4, debug=True)
     assert found["model_parameters"]["march"] == "nash-e"
     assert {"norm_type", "input_layout_rt"}.isdisjoint(found["input_parameters"]), "deprecated there"
@@ -143,16 +138,16 @@ def test_options_reach_the_yaml(inputs: CompileInputs, tmp_path: Path) -> None:
     )
     assert found["input_parameters"]["input_layout_rt"] == "NHWC"
     calibration = found["calibration_parameters"]
-    assert calibration["max_percentile"] == 0.00001, "no exponent, which YAML 1.1 takes for text"
+    assert calibration["max_percentile"] == 0.00001, "no exponent, which YAML 1.1 reads as text"
     assert calibration["per_channel"] is True
     assert calibration["optimization"] == "set_Softmax_input_int8;set_model_output_int16"
     assert found["compiler_parameters"]["max_time_per_fc"] == 1000
     assert len(list((tmp_path / "w/calibration_f32").iterdir())) == 2
 
 
-def test_what_no_tool_could_take_is_refused_before_it_runs(inputs: CompileInputs, tmp_path: Path) -> None:
+def test_unsupported_networks_are_refused_before_the_tool_runs(inputs: CompileInputs, tmp_path: Path) -> None:
     model = onnx.load(inputs.graph.path)
-    for shape, message in (((2, 3, 8, 8), r"not \(1, 3, H, W\)"), ((1, 3, 7, 8), "no odd height")):
+    for shape, message in (((2, 3, 8, 8), r"not \(1, 3, H, W\)"), ((1, 3, 7, 8), "needs an even height")):
         for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
             dim.dim_value = size
         onnx.save(model, inputs.graph.path)
@@ -182,7 +177,7 @@ class Page(Document):
         st.text("abc:/._ #'\"-", max_size=8), st.dictionaries(st.sampled_from(["ON", "InputType"]), st.just("BPU"))
     ),
 )
-def test_what_is_written_is_read_back(text: str, number: float, names: dict[str, dict[str, str]]) -> None:
+def test_written_yaml_is_read_back(text: str, number: float, names: dict[str, dict[str, str]]) -> None:
     written = Page(words=Words(text=text, number=number, names=names)).to_yaml("a comment\non two lines")
     read = yaml.safe_load(written)["words"]
     assert read["text"] == text and read["number"] == number and (read["names"] or {}) == names
@@ -190,5 +185,5 @@ def test_what_is_written_is_read_back(text: str, number: float, names: dict[str,
 
 @given(st.lists(st.floats(1e-9, 1e4), min_size=1, max_size=3))
 def test_numbers_are_joined_with_spaces(values: list[float]) -> None:
-    text = joined(values)
+    text = join_numbers(values)
     assert "e" not in text and [float(x) for x in text.split(" ")] == values

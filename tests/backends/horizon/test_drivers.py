@@ -1,4 +1,4 @@
-"""How the two backends run a tool: in a container, through faults, to its end. What the real one says: test_real."""
+"""How the two backends run a fake tool: in a container, with faults, up to its end. test_real runs the real one."""
 
 from __future__ import annotations
 
@@ -13,21 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.check import check_backend
-from bpudeploy.backends.horizon.findings import Findings, Unit
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
-from tests.backends.horizon.conftest import BACKENDS, Compiling
+from tests.backends.horizon.conftest import BACKENDS, Compiling, check_reports
 from tests.fakes.fixtures import VendorTools
 
 
 def image_of(name: str, tools: VendorTools) -> str:
     return tools.image if name == "hb_mapper" else tools.image_h
-
-
-def findings(compiling: Compiling) -> Findings:
-    return Findings.model_validate_json((compiling.work / FINDINGS).read_bytes())
 
 
 @pytest.mark.usefixtures("vendor_tools")
@@ -38,25 +32,21 @@ def test_hb_compile_keeps_the_protocol(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("vendor_tools")
 @pytest.mark.parametrize("rt", ["nv12", "rgb"])
-def test_hb_compile_says_what_the_log_said(rt: str, compiling: Compiling) -> None:
+def test_hb_compile_reports_its_log(rt: str, compiling: Compiling) -> None:
     binary = compiling("hb_compile", input_type_rt=rt)
     assert binary.suffix == ".hbm" and binary.stat().st_size > 0
-    assert {p.name for p in compiling.work.iterdir()} == {binary.name, FINDINGS}, "nothing else is left"
-    found = findings(compiling)
+    found = check_reports(compiling, binary, rt)
     assert (found.backend, found.march, set(found.tool)) == ("hb_compile", "nash-e", {"hb_compile"})
-    assert found.told.versions["hb_compile"] and found.told.calibration_images == 4 and found.told.unread_rows == 0
-    assert any(Unit.BPU in node.on for node in found.told.nodes) and found.told.outputs[0].worst is not None
-    assert f'input_type_rt: "{rt}"' in found.config
-    assert "nodes on the BPU" in compiling.notes and "estimated by the compiler" in compiling.notes
+    assert found.told.versions["hb_compile"]
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_in_a_container_it_runs_as_we_do_without_a_network(
+def test_a_container_runs_as_this_user_without_a_network(
     name: str, vendor_tools: VendorTools, compiling: Compiling
 ) -> None:
     compiling(name, image=image_of(name, vendor_tools), memory_gib=7)
     digest = vendor_tools.digest if name == "hb_mapper" else vendor_tools.digest_h
-    assert findings(compiling).tool == {name: digest}
+    assert compiling.findings.tool == {name: digest}
     runs = vendor_tools.history()
     assert len(runs) == (2 if name == "hb_mapper" else 1) and vendor_tools.running() == []
     for run in runs:
@@ -73,21 +63,21 @@ FAULTS = [
         "hb_mapper",
         {"FAKE_HB_CRASH": "calibrate"},
         {},
-        r"checker crashed \(SIGSEGV\) while it did 'calibrate the model'",
-        "a crash of the tool itself",
+        r"checker crashed \(SIGSEGV\) in phase 'calibrate the model'",
+        "the tool itself crashed",
     ),
     ("hb_compile", {"FAKE_HB_CRASH": "calibrate"}, {}, r"hb_compile crashed \(SIGSEGV\)", "another `optimize_level`"),
     ("hb_compile", {"FAKE_HB_FAIL": "compile"}, {}, r"ERROR-OCCUR-DURING", "compile.hb_compile.optimize_level"),
     ("hb_compile", {"FAKE_HB_FAIL": "export"}, {}, r"ERROR-OCCUR-DURING hbdk.export", "read the log"),
-    ("hb_mapper", {"FAKE_HB_TRUNCATE": "1"}, {}, "ended well and wrote no model.bin", "read the log"),
-    ("hb_compile", {"FAKE_HB_TRUNCATE": "1"}, {}, "ended well and wrote no model.hbm", "read the log"),
+    ("hb_mapper", {"FAKE_HB_TRUNCATE": "1"}, {}, "succeeded but wrote no model.bin", "read the log"),
+    ("hb_compile", {"FAKE_HB_TRUNCATE": "1"}, {}, "succeeded but wrote no model.hbm", "read the log"),
     ("hb_compile", {}, {"optimize_level": "O3"}, "optimize_level 'O3' is invalid", "compile.hb_compile.optimize_level"),
 ]
 
 
 @pytest.mark.usefixtures("vendor_tools")
 @pytest.mark.parametrize(("name", "fault", "options", "message", "hint"), FAULTS)
-def test_a_failure_says_what_to_change_and_where_the_log_is(
+def test_a_failure_has_its_fix_and_the_path_of_the_log(
     name: str,
     fault: dict[str, str],
     options: dict[str, object],
@@ -121,7 +111,7 @@ def test_the_time_limit_leaves_nothing_behind(
     name: str, contained: bool, vendor_tools: VendorTools, compiling: Compiling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_HB_HANG", "compile")
-    monkeypatch.setattr("bpudeploy.backends.horizon.session.A_MINUTE_S", 4.0)
+    monkeypatch.setattr("bpudeploy.backends.horizon.session.MINUTE_S", 4.0)
     with pytest.raises(StageError, match="was stopped after") as raised:
         compiling(name, minutes=1, **({"image": image_of(name, vendor_tools)} if contained else {}))
     assert f"compile.{name}.minutes" in (raised.value.hint or "")
@@ -156,11 +146,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("contained", [False, True])
 def test_ctrl_c_and_sigterm_leave_nothing_behind(
-    contained: bool,
-    number: signal.Signals,
-    vendor_tools: VendorTools,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    contained: bool, number: signal.Signals, vendor_tools: VendorTools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_HB_HANG", "quantize")
     image = vendor_tools.image if contained else ""
@@ -183,7 +169,7 @@ def test_a_silent_compiler_has_a_heartbeat(compiling: Compiling, monkeypatch: py
     monkeypatch.setenv("FAKE_HB_SILENT", "3.5")
     monkeypatch.setattr("bpudeploy.backends.horizon.session.SILENCE_S", 1.0)
     compiling("hb_compile")
-    beats = [e for e in compiling.events if isinstance(e, Note) and "still at work" in e.text]
+    beats = [e for e in compiling.events if isinstance(e, Note) and "still running" in e.text]
     assert beats and all("compile model" in e.text for e in beats)
 
 

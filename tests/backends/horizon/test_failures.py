@@ -1,10 +1,10 @@
-"""Every failure that the tools print is known, and says what to change."""
+"""Every known message of the tools has a reason and a fix."""
 
 from __future__ import annotations
 
 import pytest
 
-from bpudeploy.backends.horizon.failures import KNOWN, explain
+from bpudeploy.backends.horizon.failures import KNOWN_FAILURES, explain
 
 DURING = "*** ERROR-OCCUR-DURING {horizon_nn.build_onnx} ***, error message: "
 PRINTED = {
@@ -16,7 +16,7 @@ PRINTED = {
     DURING + "unsupported domain detected in model": "model.onnx",
     "cannot reshape array of size 192 into shape (2,3,8,8)": "calibration files",
     "Directory /work/cal_f32 is empty, please check calibration pics": "calibration files",
-    "User input march invalid: 'nash-e' . It should in list ['bernoulli2']": "this board's own tool",
+    "User input march invalid: 'nash-e' . It should in list ['bernoulli2']": "tool for this board",
     DURING + "Unsupported datatype settings for march bernoulli/bernoulli2: int16": "X3 has no int16",
     DURING + "ERROR: The optimization parameter: fast is not supported by BPU March": "compile.TOOL.optimization",
     "The format you gave is Input,currently we only support ON、OutputType and InputType": "precisions do not fit",
@@ -41,7 +41,7 @@ PRINTED = {
     DURING + "find NaN threshold in q_HzCalibration": "report it to the vendor",
     # hb_compile, from the vendor's notes
     "The specified optimize_level 'O3' is invalid, it can only be specified as values in ['O0']": "optimize_level",
-    "The specified march 'x' is invalid": "this board's own tool",
+    "The specified march 'x' is invalid": "tool for this board",
     "Wrong core_num 2 specified": "compile.TOOL.core_num",
     "nv12 type does not support odd number input size": "input_type_rt: rgb",
     "Wrong cal_data_dir num received": "report it",
@@ -53,7 +53,7 @@ PRINTED = {
 
 
 @pytest.mark.parametrize("text", PRINTED)
-def test_it_is_known(text: str) -> None:
+def test_a_message_has_its_fix(text: str) -> None:
     found = explain(["yaml file parse failed. Please double check your config file inputs", text], [], "TOOL")
     assert found is not None and found[0] == text and PRINTED[text] in (found[1] or "")
 
@@ -63,11 +63,10 @@ def test_the_last_error_is_the_reason_with_the_lines_that_belong_to_it() -> None
     found = explain(["Parse 'compiler_parameters' failed!", last], [], "TOOL")
     assert found is not None and found[0] == "Key 'compiler_parameters' error:; Wrong key 'optimise_level'"
     assert "docs/reference/vendor-tools.md" in (found[1] or ""), "the YAML that it repeats has optimize_level in it"
-    unheard = explain(["something new"], [], "TOOL")
-    assert unheard == ("something new", None)
+    assert explain(["something new"], [], "TOOL") == ("something new", None)
 
 
-def test_where_the_last_error_is_chatter_the_one_before_is_the_reason() -> None:
+def test_if_the_last_error_is_noise_the_one_before_is_the_reason() -> None:
     compiler = (
         "*** ERROR-OCCUR-DURING {hbdk.hbdk-cc} ***, error message: "
         'INFO: "-j" or "--jobs" is not specified, launch 2 threads for optimization\nversion: 3.49.15'
@@ -76,7 +75,7 @@ def test_where_the_last_error_is_chatter_the_one_before_is_the_reason() -> None:
     assert found is not None and found[0].endswith("returncode -11.") and "optimize_level" in (found[1] or "")
 
 
-def test_a_tool_that_failed_before_its_log_is_known_by_its_last_lines() -> None:
+def test_a_tool_that_failed_before_logging_is_explained_by_its_last_lines() -> None:
     found = explain([], ["docker: Error response from daemon: No such image: a:b"], "TOOL")
     assert found is not None and "docker pull" in (found[1] or "")
 
@@ -92,5 +91,5 @@ def test_harmless_lines_explain_nothing() -> None:
     assert explain([], ["INFO calibration_type max, max_percentile 1.0", *["INFO working"] * 5], "TOOL") is None
 
 
-def test_every_fix_can_be_filled_in() -> None:
-    assert all(failure.fix.format(tool="hb_mapper") for failure in KNOWN)
+def test_every_fix_can_be_formatted() -> None:
+    assert all(fix.format(tool="hb_mapper") for _, fix in KNOWN_FAILURES)

@@ -1,4 +1,4 @@
-"""Vendor logs: real runs (record.py), published ones, every header variant, and whatever else may stand in a log."""
+"""Vendor logs: real runs (record.py), published ones, every header variant, and arbitrary text."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpudeploy.backends.horizon.failures import explain
-from bpudeploy.backends.horizon.findings import Estimate, Findings, Node, Port, Told, Unit
+from bpudeploy.backends.horizon.findings import CompilerFindings, LatencyEstimate, LogSummary, PlacementRow, Port, Unit
 from bpudeploy.backends.horizon.log import COMPILE_CLOSING, MAPPER_CLOSING, Line, LogReader, phase, read_log
-from bpudeploy.backends.horizon.quant_info import merged_away, quantized_names, whole
+from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
 
 LOGS = Path(__file__).parent / "logs"
 
 
-def told(text: str) -> Told:
+def parse(text: str) -> LogSummary:
     reader = LogReader()
     for line in text.splitlines():
         reader.feed(line)
-    return reader.told()
+    return reader.summary()
 
 
 def test_a_log_of_makertbin() -> None:
-    found = read_log(LOGS / "makertbin.log").told()
+    found = read_log(LOGS / "makertbin.log").summary()
     versions = {"hbdk": "3.49.15", "horizon_nn": "1.1.0", "hb_mapper": "1.24.3", "hbdk_runtime": "3.15.55.0"}
     assert found.versions == versions
     assert (found.calibration_method, found.calibration_images) == ("max-percentile:percentile=0.99995", 31)
@@ -33,7 +33,7 @@ def test_a_log_of_makertbin() -> None:
         "/model.10/linear/Gemm_transpose_output_reshape",
     ]
     conv, requantize, reshape = found.nodes[1], found.nodes[3], found.nodes[4]
-    assert conv == Node(
+    assert conv == PlacementRow(
         name="/model.0/conv/Conv",
         op="HzSQuantizedConv",
         on=(Unit.BPU,),
@@ -49,14 +49,14 @@ def test_a_log_of_makertbin() -> None:
         ("514", 0.985585, 0.757402),
     ]
     assert found.estimates == (
-        Estimate(subgraph="main_graph_subgraph_0", latency_us=817.5, fps=1223.18, ddr_bytes=2857024),
+        LatencyEstimate(subgraph="main_graph_subgraph_0", latency_us=817.5, fps=1223.18, ddr_bytes=2857024),
     )
     assert found.warnings == ("Layer /model.1/Sqrt will be executed on CPU",)
     assert found.closing == MAPPER_CLOSING and found.unread_rows == 0
 
 
 def test_a_log_of_hb_compile() -> None:
-    found = read_log(LOGS / "hb_compile.log").told()
+    found = read_log(LOGS / "hb_compile.log").summary()
     assert found.versions == {"hbdk": "4.2.11", "hmct": "2.4.1", "hb_compile": "3.3.22"}
     assert found.calibration_images == 50 and found.closing == COMPILE_CLOSING and found.unread_rows == 0
     first, folded, both = found.nodes
@@ -69,28 +69,28 @@ def test_a_log_of_hb_compile() -> None:
     assert [p.shape for p in found.ports] == [(1, 224, 224, 1), (1, 112, 112, 2), (1, 10)]
 
 
-def test_findings_say_what_matters_and_read_back() -> None:
-    found = Findings(
+def test_findings_are_summarised_and_survive_json() -> None:
+    found = CompilerFindings(
         backend="hb_mapper",
         march="bayes-e",
         tool={"hb_mapper": "1.24.3"},
         config="",
-        told=read_log(LOGS / "makertbin.log").told(),
+        told=read_log(LOGS / "makertbin.log").summary(),
     )
-    where, near, fast, warned = found.summary()
-    assert where == "4 nodes on the BPU, 1 on the CPU, 1 BPU subgraph"
-    assert near == "worst output cosine 0.9526 (output0), calibrated by max-percentile:percentile=0.99995"
-    assert fast == "estimated by the compiler, for the BPU only: 0.818 ms"
-    assert warned.startswith("1 warnings of a lost precision or place: Layer /model.1/Sqrt")
-    assert Findings.model_validate_json(found.model_dump_json()) == found
+    devices, similarity, latency, warnings = found.summary()
+    assert devices == "4 nodes on the BPU, 1 on the CPU, 1 BPU subgraph"
+    assert similarity == "worst output cosine 0.9526 (output0), calibrated by max-percentile:percentile=0.99995"
+    assert latency == "compiler's estimate, BPU only: 0.818 ms"
+    assert warnings.startswith("1 warnings about a lost precision or device: Layer /model.1/Sqrt")
+    assert CompilerFindings.model_validate_json(found.model_dump_json()) == found
 
 
 REAL = ["makertbin-bernoulli2", "makertbin-bayes", "makertbin-bayes-e", "makertbin-int16"]
 
 
 @pytest.mark.parametrize("name", [*REAL, "checker-bernoulli2", "checker-bayes", "checker-bayes-e"])
-def test_logs_of_real_runs_are_read_whole(name: str) -> None:
-    found = read_log(LOGS / f"{name}.log").told()
+def test_logs_of_real_runs_are_read_completely(name: str) -> None:
+    found = read_log(LOGS / f"{name}.log").summary()
     versions = {"hbdk": "3.49.15", "horizon_nn": "1.1.0", "hb_mapper": "1.24.3"}
     assert versions.items() <= found.versions.items() and found.unread_rows == 0
     assert [n.name for n in found.nodes if n.on == (Unit.CPU,)][-1] == "norm2"
@@ -98,20 +98,20 @@ def test_logs_of_real_runs_are_read_whole(name: str) -> None:
     assert len(found.estimates) == len(set(estimates)) and all(e.latency_us > 0 for e in found.estimates)
     if name in REAL:
         assert found.closing == MAPPER_CLOSING and found.calibration_images == 4 and found.outputs[0].worst is not None
-    assert read_log(LOGS / f"{name}.console").told().nodes == found.nodes
+    assert read_log(LOGS / f"{name}.console").summary().nodes == found.nodes
 
 
-def test_a_lost_precision_is_kept_and_a_long_name_made_whole() -> None:
-    found = read_log(LOGS / "makertbin-int16.log").told()
+def test_a_lost_precision_is_kept_and_a_truncated_name_completed() -> None:
+    found = read_log(LOGS / "makertbin-int16.log").summary()
     assert found.warnings == (
         "The input0 of Node(name:attention.product, type:MatMul) does not support data type: int16",
     )
     names = quantized_names(LOGS / "makertbin-int16.quant_info.json")
     (cut,) = [n for n in found.nodes if n.name.startswith("...")]
-    assert whole(cut, names).name == "attention.softmax_reciprocal_FROM_QUANTIZED_SOFTMAX"
-    asked = ("attention.softmax", "attention.product", "stem.relu", "mlp.gelu.erf", "norm.sqrt")
-    assert merged_away(asked, names) == ("mlp.gelu.erf", "norm.sqrt")
-    assert merged_away(asked, frozenset()) == (), "nothing is concluded from a file that could not be read"
+    assert with_full_name(cut, names).name == "attention.softmax_reciprocal_FROM_QUANTIZED_SOFTMAX"
+    configured = ("attention.softmax", "attention.product", "stem.relu", "mlp.gelu.erf", "norm.sqrt")
+    assert merged_nodes(configured, names) == ("mlp.gelu.erf", "norm.sqrt")
+    assert merged_nodes(configured, frozenset()) == (), "nothing is concluded from a file that could not be read"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_rotated_log_is_read_in_order(tmp_path: Path) -> None:
     for name, part in ((".2", lines[:third]), (".1", lines[third : 2 * third]), ("", lines[2 * third :])):
         (tmp_path / f"m.log{name}").write_text("".join(part))
     (tmp_path / "m.log.txt").write_text("no part of it")
-    assert read_log(tmp_path / "m.log").told() == read_log(LOGS / "makertbin-bayes-e.log").told()
+    assert read_log(tmp_path / "m.log").summary() == read_log(LOGS / "makertbin-bayes-e.log").summary()
 
 
 VARIANTS = {
@@ -147,7 +147,7 @@ names = st.text("abcXYZ_./0129", min_size=1, max_size=60).map(lambda t: t if len
 numbers = st.one_of(st.none(), st.integers(0, 10**8).map(lambda n: n / 10**6))
 units = st.sampled_from([(Unit.BPU,), (Unit.CPU,), (Unit.VPU, Unit.BPU), ()])
 nodes = st.builds(
-    Node,
+    PlacementRow,
     name=names,
     op=st.sampled_from(["Conv", "HzSQuantizedConv", "HzLut", "Reshape"]),
     on=units,
@@ -159,7 +159,7 @@ nodes = st.builds(
 )
 
 
-def cell(node: Node, column: str) -> str:
+def cell(node: PlacementRow, column: str) -> str:
     value = {
         "ON": "+".join(node.on) or None,
         "Subgraph": None if node.subgraph is None else f"id({node.subgraph})",
@@ -173,8 +173,8 @@ def cell(node: Node, column: str) -> str:
     return "--" if value is None else str(value)
 
 
-def kept(node: Node, columns: tuple[str, ...]) -> Node:
-    """Return what a table with these columns can tell of a node."""
+def kept(node: PlacementRow, columns: tuple[str, ...]) -> PlacementRow:
+    """Return the row as a table with these columns contains it."""
     gone = {
         "subgraph": "Subgraph" not in columns,
         "threshold": "Threshold" not in columns,
@@ -187,39 +187,39 @@ def kept(node: Node, columns: tuple[str, ...]) -> Node:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @given(rows=st.lists(nodes, max_size=6), level=st.sampled_from(["INFO ", "file: a.py func: a line No: 7 "]))
-def test_every_header_of_hb_mapper_is_read_back(variant: str, rows: list[Node], level: str) -> None:
+def test_every_header_of_hb_mapper_is_read_back(variant: str, rows: list[PlacementRow], level: str) -> None:
     columns, stamp = VARIANTS[variant], f"2025-03-05 18:56:09,000 {level}"
     body = [[n.name, *(cell(n, c) for c in columns)] for n in rows]
     widths = [max(map(len, column)) + 2 for column in zip(("Node", *columns), *body, strict=True)]
     lines = ["".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in [["Node", *columns], *body]]
     text = [f"{stamp}The main quantized node information:", "=" * 80, lines[0], "-" * 80, *lines[1:], f"{stamp}Next"]
-    found = told("\n".join(text))
+    found = parse("\n".join(text))
     assert found.nodes == tuple(kept(n, columns) for n in rows) and found.unread_rows == 0
 
 
 @given(rows=st.lists(nodes, max_size=6))
-def test_the_table_of_hb_compile_is_read_back(rows: list[Node]) -> None:
+def test_the_table_of_hb_compile_is_read_back(rows: list[PlacementRow]) -> None:
     stamp = "2025-07-19 12:49:12,598 file: tool_utils.py func: tool_utils line No: 566 "
     text = [f"{stamp}| Node | {' | '.join(H)} |", f"{stamp}+---+---+"]
     text += [f"{stamp}| {n.name} | {' | '.join(cell(n, c) for c in H)} |" for n in rows]
-    assert told("\n".join([*text, f"{stamp}Next"])).nodes == tuple(kept(n, H) for n in rows)
+    assert parse("\n".join([*text, f"{stamp}Next"])).nodes == tuple(kept(n, H) for n in rows)
 
 
 @given(st.lists(st.one_of(st.text(max_size=80), st.sampled_from((LOGS / "makertbin.log").read_text().splitlines()))))
 def test_no_text_breaks_the_reader(lines: list[str]) -> None:
-    told("\n".join(lines))
+    parse("\n".join(lines))
 
 
-def test_megabytes_of_arrays_on_one_line_are_passed_over(tmp_path: Path) -> None:
+def test_megabytes_of_arrays_on_one_line_are_skipped(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("array([" + "1.0, " * 1_000_000 + "])\n" + (LOGS / "makertbin.log").read_text())
     reader = read_log(log)
-    assert len(reader.told().nodes) == 5 and max(map(len, reader.tail)) <= 1000
+    assert len(reader.summary().nodes) == 5 and max(map(len, reader.tail)) <= 1000
 
 
-def test_the_last_table_counts_and_a_strange_row_is_counted() -> None:
+def test_the_last_table_is_used_and_unknown_rows_are_counted() -> None:
     table = "Node   ON   Subgraph  Type\n----\na      BPU  id(0)     Conv\n"
-    found = told(table + table.replace("a ", "b ") + "what is this\nc      TPU  id(0)     Conv\n")
+    found = parse(table + table.replace("a ", "b ") + "what is this\nc      TPU  id(0)     Conv\n")
     assert [n.name for n in found.nodes] == ["b"] and found.unread_rows == 2
 
 
@@ -234,12 +234,12 @@ def test_the_last_table_counts_and_a_strange_row_is_counted() -> None:
         ("no stamp", "", "no stamp"),
     ],
 )
-def test_prefixes_come_off(raw: str, level: str, text: str) -> None:
+def test_prefixes_are_removed(raw: str, level: str, text: str) -> None:
     line = Line(raw)
     assert (line.level, line.text) == (level, text)
 
 
-def test_phases_are_what_the_tool_starts() -> None:
+def test_phases_are_read_from_start_lines() -> None:
     stamp = "2025-03-05 19:01:17,299 INFO "
     assert phase(Line(f"{stamp}Start to calibrate the model.")) == "calibrate the model"
     assert phase(Line(f"{stamp}Start to execute hbdk.compile.")) is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bpudeploy.backends.horizon.findings import Findings, Unit
+from bpudeploy.backends.horizon.findings import CompilerFindings, Unit
 from bpudeploy.cli.main import main
 from tests.fakes.fixtures import VendorTools
 
@@ -25,7 +25,7 @@ def build(tiny: Path, capsys: pytest.CaptureFixture[str], *args: str) -> dict[st
 def test_a_transformer_is_compiled_for_s100_by_the_fake(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = build(tiny, capsys, "--set", "target=rdk-s100")
     binary, found = (Path(path) for path in made["artifacts"].values())
-    findings = Findings.model_validate_json(found.read_bytes())
+    findings = CompilerFindings.model_validate_json(found.read_bytes())
     assert binary.read_bytes().startswith(b"FAKEHHBM") and len(findings.told.nodes) > 100
 
 
@@ -37,7 +37,7 @@ def test_a_transformer_is_compiled_by_the_real_tool(
     level = ("--set", "compile.hb_mapper.optimize_level=O0")
     made = build(tiny, capsys, "--set", f"target={target}", *level)
     _, found = (Path(path) for path in made["artifacts"].values())
-    findings = Findings.model_validate_json(found.read_bytes())
+    findings = CompilerFindings.model_validate_json(found.read_bytes())
     on_cpu = [node.name for node in findings.told.nodes if Unit.CPU in node.on]
     assert len(findings.told.nodes) > 50 and findings.told.unread_rows == 0 and findings.told.estimates
     assert bool(on_cpu) == (target == "rdk-x3"), on_cpu
@@ -45,7 +45,7 @@ def test_a_transformer_is_compiled_by_the_real_tool(
     assert again["cache"] == "hit"
 
 
-def test_the_first_bytes_are_kept_and_a_new_tool_compiles_anew(
+def test_the_first_binary_is_cached_and_a_new_tool_recompiles(
     tiny: Path, vendor_tools: VendorTools, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = build(tiny, capsys, "--set", "target=rdk-x5")
@@ -57,7 +57,7 @@ def test_the_first_bytes_are_kept_and_a_new_tool_compiles_anew(
 
 
 @pytest.mark.usefixtures("vendor_tools")
-def test_the_backends_that_are_here_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_installed_backends_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backends"]) == 0
     out = capsys.readouterr().out
     assert "hb_mapper 1.24.3" in out and "hb_compile 3.3.22" in out

@@ -1,8 +1,7 @@
-"""Installing and removing the toolchain. A record is written last: without it there is no toolchain."""
+"""Install and remove the toolchain. The record is written last: without it there is no toolchain."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -14,12 +13,14 @@ from pathlib import Path
 
 from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon import hb_mapper
-from bpudeploy.backends.horizon.process import Ended, run
-from bpudeploy.backends.horizon.tool import Command, OnMachine
+from bpudeploy.backends.horizon.log import indented_tail
+from bpudeploy.backends.horizon.process import run
+from bpudeploy.backends.horizon.tool import Command, LocalTool
 from bpudeploy.backends.horizon.toolchain import torch_names
 from bpudeploy.backends.horizon.toolchain.installed import (
     RECORD,
     Toolchain,
+    clean_environment,
     folder,
     installed,
     lock_digest,
@@ -34,7 +35,7 @@ from bpudeploy.stage import Work
 
 STEP = "toolchain"
 DOWNLOAD_MB, INSTALLED_MB = 230, 790
-"""Measured on 2026-11-30: what pip downloads for the list of packages, and what `show` prints afterwards."""
+"""Measured on 2026-11-30: pip's downloads for the lock file, and the size that `show` prints."""
 _NEEDED_BYTES = 1_300_000_000
 _LIMIT_S = 3600.0
 _PACKAGE = re.compile(r"Collecting (\S+)")
@@ -44,29 +45,29 @@ Emit = Callable[[Event], None]
 
 
 def install(python: Path | None, emit: Emit) -> tuple[Toolchain, bool]:
-    """Return the toolchain, and whether it was installed now; one of an older list of packages is replaced.
+    """Return the toolchain, and whether it was installed now; one from an older lock file is replaced.
 
-    It is made with pip, as pip is configured on this machine (a mirror, a proxy), every package pinned by sha256; then
-    a network of one convolution is compiled with it. A failure or Ctrl-C removes what was half installed.
+    It is installed with pip as configured on this machine (mirror, proxy), every package pinned by sha256, and tested
+    by compiling a network of one convolution. A failure or Ctrl-C removes an incomplete installation.
 
     Raises:
-        UsageError: not on this machine, no CPython 3.10, or another process is installing.
-        StoreError: no space, or the folder cannot be written.
-        StageError: pip fails, or what was installed cannot compile.
+        UsageError: unsupported machine, no CPython 3.10, or another process is installing.
+        StoreError: no space, or the folder is not writable.
+        StageError: pip fails, or the test compilation does.
     """
     check_machine()
     base, version = find_python(python)
     with _locked() as root:
-        there = installed()
-        if there is not None and there.lock == lock_digest():
-            return there, False
+        found = installed()
+        if found is not None and found.lock == lock_digest():
+            return found, False
         _clear(root)
         _check_space(root)
         emit(Note(STEP, f"CPython {version} from {base}"))
         emit(Note(STEP, f"into {root}: {DOWNLOAD_MB} MB to download, {INSTALLED_MB} MB on the disk"))
         try:
-            _make(root, base, emit)
-            made = _tried(root, version, emit)
+            _install_packages(root, base, emit)
+            made = _test(root, version, emit)
             (root / RECORD).write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
         except BaseException:
             _clear(root)
@@ -75,7 +76,7 @@ def install(python: Path | None, emit: Emit) -> tuple[Toolchain, bool]:
 
 
 def remove() -> int | None:
-    """Remove the toolchain and return how many bytes it took; None where there is none.
+    """Remove the toolchain and return its size in bytes; None if there is none.
 
     Raises:
         UsageError: another process is installing.
@@ -92,7 +93,7 @@ def remove() -> int | None:
 
 @contextmanager
 def _locked() -> Iterator[Path]:
-    """Hold the toolchain's folder, made where it is not there: one process installs or removes at a time."""
+    """Lock the toolchain's folder, created if missing: one process installs or removes at a time."""
     root = folder()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def _locked() -> Iterator[Path]:
 
 
 def _clear(root: Path) -> None:
-    """Remove everything but the lock; the record first, so that nobody uses what is half gone."""
+    """Remove everything but the lock; the record first, so that no incomplete toolchain is used."""
     (root / RECORD).unlink(missing_ok=True)
     if (root / "env").exists():
         try:
@@ -125,66 +126,65 @@ def _check_space(root: Path) -> None:
     if free < _NEEDED_BYTES:
         raise StoreError(
             f"{root} has {free / 1e9:.1f} GB free, and the installation needs {_NEEDED_BYTES / 1e9:.1f} GB",
-            hint="make space, or set BPUDEPLOY_TOOLCHAIN to a folder on another disk",
+            hint="free space, or set BPUDEPLOY_TOOLCHAIN to a folder on another disk",
         )
 
 
-def _make(root: Path, base: Path, emit: Emit) -> None:
-    """Make the environment, and install every package of the list."""
+def _install_packages(root: Path, base: Path, emit: Emit) -> None:
+    """Create the environment, and install every package of the lock file."""
     env = root / "env"
-    _call((str(base), "-m", "venv", str(env)), root, emit, "its module venv; on Debian: apt install python3.10-venv")
+    _run((str(base), "-m", "venv", str(env)), root, emit, "its module venv; on Debian: apt install python3.10-venv")
     lock = root / "lock.txt"
     lock.write_text(lock_text(), encoding="utf-8")
     pip = (str(env / "bin" / "python"), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install")
     exact = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "-r", str(lock))
-    _call((*pip, *exact), root, emit, "the package index, its proxy and the space on the disk")
+    _run((*pip, *exact), root, emit, "the package index, its proxy and the space on the disk")
     lock.unlink()
     site = next((env / "lib").glob("python3.10/site-packages"))
     shutil.copyfile(str(torch_names.__file__), site / "torch.py")
 
 
-def _call(argv: tuple[str, ...], root: Path, emit: Emit, check: str) -> None:
-    """Run a command of the installation, packages counted as pip names them.
+def _run(argv: tuple[str, ...], root: Path, emit: Emit, check: str) -> None:
+    """Run a command of the installation, with pip's packages as progress.
 
     Raises:
         StageError: it fails; the message has its last lines, the hint ``check``.
     """
-    said: deque[str] = deque(maxlen=12)
+    last_lines: deque[str] = deque(maxlen=12)
     total, packages = lock_text().count("=="), set[str]()
 
-    def heard(line: str) -> None:
+    def on_line(line: str) -> None:
         if line.strip() and not line.startswith("WARNING: Location"):
-            said.append(line.rstrip())
+            last_lines.append(line.rstrip())
         if found := _PACKAGE.match(line):
             packages.add(found[1])
             emit(Progress(STEP, len(packages), total, "packages"))
         elif line.startswith("Installing collected packages"):
-            emit(Note(STEP, f"the {total} packages are here; pip installs them"))
+            emit(Note(STEP, f"{total} packages downloaded; pip installs them"))
 
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
-    ended: Ended = run(Command(argv, environment=environment), root, _LIMIT_S, heard, lambda silent: None)
-    if ended.too_long or ended.status != 0:
-        how = f"took more than {_LIMIT_S / 60:.0f} minutes" if ended.too_long else f"failed (status {ended.status})"
-        words = "\n".join(f"    {line}" for line in said)
-        raise StageError(f"{Path(argv[0]).name} {' '.join(argv[1:4])} {how}:\n{words}", hint=f"check {check}")
+    result = run(Command(argv, environment=clean_environment()), root, _LIMIT_S, on_line, lambda silent_s: None)
+    if result.timed_out or result.status != 0:
+        how = f"took more than {_LIMIT_S / 60:.0f} minutes" if result.timed_out else f"failed (status {result.status})"
+        output = indented_tail(last_lines)
+        raise StageError(f"{Path(argv[0]).name} {' '.join(argv[1:4])} {how}:\n{output}", hint=f"check {check}")
 
 
-def _tried(root: Path, python: str, emit: Emit) -> Toolchain:
-    """Compile a network of one convolution, and return the toolchain with the versions that it reported."""
+def _test(root: Path, python: str, emit: Emit) -> Toolchain:
+    """Compile a network of one convolution; return the toolchain with the versions that it reports."""
     made = Toolchain(lock=lock_digest(), python=python, versions={}, size=0, folder=str(root))
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name) / "work"
         work.mkdir()
-        tool = OnMachine(str(made.bin / hb_mapper.NAME), {}, "of this installation", made.environment())
+        tool = LocalTool(str(made.bin / hb_mapper.NAME), {}, "of this installation", made.environment())
         options = HbMapperOptions(optimize_level=OptimizeLevel.O0, minutes=10)
         inputs = example_inputs(Path(name), _MARCH)
-        _, told = hb_mapper.compile_with(tool, Work(work, lambda event: None), inputs, options)
-    versions = {k: v for k, v in told.versions.items() if k in ("hb_mapper", "hbdk", "horizon_nn")}
+        _, report = hb_mapper.compile_with(tool, Work(work, lambda event: None), inputs, options)
+    versions = {k: v for k, v in report.versions.items() if k in ("hb_mapper", "hbdk", "horizon_nn")}
     emit(Note(STEP, f"a network of one convolution compiles for {_MARCH} in {time.monotonic() - started:.1f} s"))
     return made.model_copy(update={"versions": versions, "size": _size(root)})
 
 
 def _size(root: Path) -> int:
-    """Return the bytes that it takes on the disk."""
+    """Return the size on disk in bytes."""
     return sum(512 * path.lstat().st_blocks for path in root.rglob("*"))

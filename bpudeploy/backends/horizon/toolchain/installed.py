@@ -1,4 +1,4 @@
-"""Where the toolchain is installed, and what is there: read without starting any of it."""
+"""The installed toolchain, read from its record without running any of it."""
 
 from __future__ import annotations
 
@@ -17,32 +17,37 @@ RECORD = "installed.json"
 
 
 class Toolchain(Frozen):
-    """One installation, as its record describes it; the record is written when everything else is there."""
+    """The record of an installation, which is written last."""
 
     lock: str
-    """The first 12 digits of the sha256 of the list of packages that it was installed from."""
+    """The first 12 digits of the sha256 of its lock file."""
     python: str
-    """The CPython 3.10 that it was made with."""
+    """The version of its CPython 3.10."""
     versions: dict[str, str]
-    """Its programs and libraries as they report themselves: hb_mapper, hbdk, horizon_nn."""
+    """Versions as reported by hb_mapper, hbdk and horizon_nn."""
     size: int
     """Bytes on the disk."""
     folder: str
 
     @property
     def bin(self) -> Path:
-        """Its programs."""
+        """The folder of its programs."""
         return Path(self.folder) / "env" / "bin"
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What decides what it compiles: the vendor's versions, and the list of packages around them."""
+        """What its output depends on: the vendor's versions, and the lock file."""
         return {**self.versions, "toolchain": self.lock}
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables for its programs: they start each other by PATH."""
-        ours = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+        """Return the environment variables for its programs, which start each other by PATH."""
+        ours = clean_environment()
         return {**ours, "PATH": f"{self.bin}{os.pathsep}{ours.get('PATH', os.defpath)}", "PYTHONNOUSERSITE": "1"}
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without the variables that select another Python's packages."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
 
 
 def folder() -> Path:
@@ -55,18 +60,18 @@ def folder() -> Path:
 
 @cache
 def lock_text() -> str:
-    """Return the list of pinned packages, in pip's format."""
+    """Return the lock file: pinned packages in pip's format."""
     return resources.files("bpudeploy.backends.horizon.toolchain").joinpath("lock.txt").read_text(encoding="utf-8")
 
 
 @cache
 def lock_digest() -> str:
-    """Return the first 12 digits of the sha256 of the list of packages."""
+    """Return the first 12 digits of the sha256 of the lock file."""
     return hashlib.sha256(lock_text().encode()).hexdigest()[:12]
 
 
 def installed() -> Toolchain | None:
-    """Return the toolchain that is installed, or None: there is none, or its installation was not finished."""
+    """Return the installed toolchain; None if there is none or its installation is incomplete."""
     try:
         found = Toolchain.model_validate_json((folder() / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Finding the CPython 3.10 that the vendor's packages are built for."""
+"""Find the CPython 3.10 that the vendor's packages require."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from pathlib import Path
 
 from bpudeploy.errors import UsageError
 
-_ASK = "import platform, sys; print(sys.implementation.name, *sys.version_info[:3], platform.machine(), sep=' ')"
-_ASK_S = 20.0
+_PROBE = "import platform, sys; print(sys.implementation.name, *sys.version_info[:3], platform.machine(), sep=' ')"
+_PROBE_S = 20.0
 CONTAINER = "compile.hb_mapper.image: openexplorer/ai_toolchain_ubuntu_20_x5_cpu:v1.2.8"
 _GET = (
-    "get one with `uv python install 3.10`, `pyenv install 3.10` or `apt install python3.10-venv`, or name it: --python"
+    "install one with `uv python install 3.10`, `pyenv install 3.10` or `apt install python3.10-venv`, or set --python"
 )
 
 
 def check_machine() -> None:
-    """Check that the vendor's packages run on this kind of machine.
+    """Check that the vendor's packages support this machine.
 
     Raises:
         UsageError: it is not x86-64 Linux with glibc.
     """
     machine, libc = platform.machine(), platform.libc_ver()[0]
     if sys.platform != "linux" or machine not in ("x86_64", "AMD64") or libc != "glibc":
-        kind = f"{machine} {platform.system()}" + (
-            "" if libc in ("glibc", "") or sys.platform != "linux" else f", {libc}"
-        )
+        other_libc = f", {libc}" if sys.platform == "linux" and libc not in ("glibc", "") else ""
+        kind = f"{machine} {platform.system()}{other_libc}"
         raise UsageError(
             f"D-Robotics' toolchain runs on x86-64 Linux with glibc only, and this is {kind}",
             hint=f"use an x86-64 Linux machine, or the vendor's container on one: {CONTAINER}",
@@ -40,16 +39,16 @@ def find_python(chosen: Path | None) -> tuple[Path, str]:
     """Return a CPython 3.10 and its version: ``chosen``, or one from PATH, pyenv or uv.
 
     Raises:
-        UsageError: there is none, or ``chosen`` is something else.
+        UsageError: there is none, or ``chosen`` is another program.
     """
     if chosen is not None:
-        found = _ask(chosen)
-        if isinstance(found, str) and found.startswith("3.10."):
-            return chosen.absolute(), found
-        what = f"is Python {found}" if isinstance(found, str) else "does not start as a CPython for x86-64"
+        version = _version(chosen)
+        if version is not None and version.startswith("3.10."):
+            return chosen.absolute(), version
+        what = f"is Python {version}" if version is not None else "does not start as a CPython for x86-64"
         raise UsageError(f"--python {chosen} {what}, and the toolchain needs CPython 3.10", hint=_GET)
     for candidate in _candidates():
-        version = _ask(candidate)
+        version = _version(candidate)
         if version is not None and version.startswith("3.10."):
             return candidate, version
     raise UsageError(
@@ -59,7 +58,7 @@ def find_python(chosen: Path | None) -> tuple[Path, str]:
 
 
 def _candidates() -> Iterator[Path]:
-    """Yield what may be a CPython 3.10, the likeliest first. A shim of pyenv on PATH may refuse to start."""
+    """Yield possible CPythons 3.10, the likeliest first; a pyenv shim on PATH may not start."""
     for entry in os.environ.get("PATH", "").split(os.pathsep):
         if entry and (Path(entry) / "python3.10").is_file():
             yield Path(entry) / "python3.10"
@@ -70,11 +69,11 @@ def _candidates() -> Iterator[Path]:
     yield from sorted(uv.glob("cpython-3.10*/bin/python3.10"), reverse=True)
 
 
-def _ask(python: Path) -> str | None:
-    """Return the version of a CPython for x86-64; None for anything else."""
+def _version(python: Path) -> str | None:
+    """Return the version of a CPython for x86-64; None for any other program."""
     try:
         done = subprocess.run(
-            [python, "-I", "-c", _ASK], stdin=subprocess.DEVNULL, capture_output=True, timeout=_ASK_S, check=False
+            [python, "-I", "-c", _PROBE], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

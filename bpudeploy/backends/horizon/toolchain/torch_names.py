@@ -1,8 +1,8 @@
-"""The names of torch that the toolchain's modules use while they are imported; installed there as ``torch``.
+"""A stub of torch with the names that the toolchain's modules use on import; installed there as ``torch``.
 
 The toolchain imports torch at the top of several modules, for type annotations, isinstance checks and the import of
-PyTorch models, which bpudeploy does not use. The real torch would be two thirds of the installation. Whatever else of
-torch is asked for here raises AttributeError. Runs on the toolchain's CPython 3.10.
+PyTorch models, which bpudeploy does not use. The real torch would be two thirds of the installation. Any other name
+raises AttributeError. Runs on the toolchain's CPython 3.10.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class dtype:
 
 
 class Tensor:
-    """No value is an instance of it: every tensor of the toolchain is a NumPy array."""
+    """Has no instances: every tensor of the toolchain is a NumPy array."""
 
 
 def __getattr__(name: str) -> NoReturn:
-    raise AttributeError(f"bpudeploy installs this toolchain without torch, and something asks for torch.{name}")
+    raise AttributeError(f"bpudeploy installs this toolchain without torch, but torch.{name} is used")
 
 
 def _module(name: str, **names: Any) -> ModuleType:
     made = ModuleType(name)
     vars(made).update(names)
-    if __name__ == "torch":  # not where bpudeploy's own modules are imported, beside the real torch
+    if __name__ == "torch":  # installed as torch, not imported by bpudeploy beside the real torch
         sys.modules[name] = made
     return made
 

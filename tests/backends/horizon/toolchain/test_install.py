@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.backends.horizon.toolchain import install as room
+from bpudeploy.backends.horizon.toolchain import install, torch_names
 from bpudeploy.backends.horizon.toolchain.installed import folder, installed, lock_digest, lock_text
 from bpudeploy.backends.horizon.toolchain.python310 import check_machine, find_python
 from bpudeploy.cli.main import main
@@ -21,7 +21,7 @@ from bpudeploy.errors import StageError, StoreError, UsageError
 
 
 def python(path: Path, version: str = "3 10 13", machine: str = "x86_64", pip: str = "exit 1") -> Path:
-    """Write a script that answers as a CPython does, and whose venv has a pip that does ``pip``."""
+    """Write a script that imitates a CPython, and whose venv has a pip that runs ``pip``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f"""#!/bin/sh
@@ -40,7 +40,7 @@ esac
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have an empty home and PATH, and a toolchain's folder in it."""
+    """Set an empty home and PATH, and a toolchain folder in it."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("PYENV_ROOT", "UV_PYTHON_INSTALL_DIR"):
         monkeypatch.delenv(name, raising=False)
@@ -54,7 +54,7 @@ def test_every_package_is_pinned_with_its_digest() -> None:
     assert len(packages) > 30
     for package in packages:
         assert re.match(r"[a-z0-9-]+==\S+ \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\\n|\n?$))+", package), package
-    assert not [p for p in packages if p.startswith(("torch=", "nvidia"))], "2 of 3 GB, and nothing uses it"
+    assert not [p for p in packages if p.startswith(("torch=", "nvidia"))], "2 of 3 GB, unused"
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_a_python_is_found_on_path_in_pyenv_and_in_uv(where: str, place: Path) -
     assert find_python(None) == (made, "3.10.13")
 
 
-def test_a_shim_that_refuses_is_passed_over(place: Path) -> None:
+def test_a_shim_that_does_not_start_is_skipped(place: Path) -> None:
     shim = python(place / "bin" / "python3.10")
     shim.write_text("#!/bin/sh\necho 'pyenv: python3.10: command not found' >&2\nexit 127\n")
     real = python(place / "home/.pyenv/versions/3.10.13/bin/python3.10")
     assert find_python(None) == (real, "3.10.13")
 
 
-def test_without_one_a_sentence_says_how_to_get_it() -> None:
+def test_a_missing_python_is_reported_with_how_to_get_it() -> None:
     if Path("/usr/bin/python3.10").exists():
         pytest.skip("this machine has one in /usr/bin")
     with pytest.raises(UsageError, match=r"no CPython 3\.10 was found") as raised:
@@ -91,7 +91,7 @@ def test_without_one_a_sentence_says_how_to_get_it() -> None:
     ("version", "machine", "said"),
     [("3 11 7", "x86_64", "is Python 3.11.7"), ("3 10 13", "aarch64", "does not start as a CPython for x86-64")],
 )
-def test_another_python_is_refused_by_what_it_is(version: str, machine: str, said: str, place: Path) -> None:
+def test_another_python_is_refused_with_its_version(version: str, machine: str, said: str, place: Path) -> None:
     other = python(place / "other", version, machine)
     with pytest.raises(UsageError, match=said):
         find_python(other)
@@ -106,7 +106,7 @@ def test_another_python_is_refused_by_what_it_is(version: str, machine: str, sai
         ("x86_64", "linux", "musl", "musl"),
     ],
 )
-def test_other_machines_are_sent_to_the_container(
+def test_other_machines_are_referred_to_the_container(
     machine: str, system: str, libc: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
@@ -123,7 +123,7 @@ def test_a_failing_pip_is_shown_and_leaves_nothing(place: Path) -> None:
     )
     notes: list[object] = []
     with pytest.raises(StageError, match="DO NOT MATCH THE HASHES") as raised:
-        room.install(base, notes.append)
+        install.install(base, notes.append)
     assert "package index" in (raised.value.hint or "")
     assert (
         installed() is None
@@ -132,7 +132,7 @@ def test_a_failing_pip_is_shown_and_leaves_nothing(place: Path) -> None:
     )
 
 
-def test_ctrl_c_leaves_nothing_and_the_next_one_starts_anew(place: Path) -> None:
+def test_ctrl_c_leaves_nothing_behind(place: Path) -> None:
     base = python(place / "p310", pip="echo Collecting a; touch $BPUDEPLOY_TOOLCHAIN/began; sleep 60")
     argv = [sys.executable, "-m", "bpudeploy", "toolchain", "install", "--python", str(base)]
     child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -140,17 +140,17 @@ def test_ctrl_c_leaves_nothing_and_the_next_one_starts_anew(place: Path) -> None
     while not (folder() / "began").exists() and time.monotonic() < until:
         time.sleep(0.05)
     with pytest.raises(UsageError, match="another process is installing"):
-        room.install(base, lambda event: None)
+        install.install(base, lambda event: None)
     child.send_signal(signal.SIGINT)
     assert child.wait(30) == 130
     assert not (folder() / "env").exists() and installed() is None
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_any_download(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = python(place / "p310")
     monkeypatch.setattr("shutil.disk_usage", lambda path: os.terminal_size((1, 1)) and type("U", (), {"free": 10**6})())
     with pytest.raises(StoreError, match=r"0.0 GB free, and the installation needs 1.3 GB"):
-        room.install(base, lambda event: None)
+        install.install(base, lambda event: None)
 
 
 def record(place: Path, **changed: object) -> None:
@@ -176,12 +176,12 @@ def test_show_and_remove(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("changed", [{"folder": "/elsewhere"}, {"size": "big"}, {"more": 1}])
-def test_a_record_that_is_not_of_this_folder_is_no_installation(changed: dict[str, object], place: Path) -> None:
+def test_an_invalid_record_is_no_installation(changed: dict[str, object], place: Path) -> None:
     record(place, **changed)
     assert installed() is None
 
 
-def test_its_programs_see_their_own_environment_first(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_programs_run_in_their_own_environment(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record(place, lock=lock_digest())
     monkeypatch.setenv("PYTHONPATH", "/mine")
     found = installed()
@@ -190,9 +190,7 @@ def test_its_programs_see_their_own_environment_first(place: Path, monkeypatch: 
     assert environment["PATH"].split(":")[0] == str(place / "toolchain/env/bin") and "PYTHONPATH" not in environment
 
 
-def test_the_file_in_place_of_torch_leaves_the_real_one_alone() -> None:
+def test_the_torch_stub_does_not_replace_the_real_torch() -> None:
     import torch.nn
 
-    from bpudeploy.backends.horizon.toolchain import install, torch_names
-
-    assert torch_names.nn is not torch.nn and sys.modules["torch.nn"] is torch.nn and install is not None
+    assert torch_names.nn is not torch.nn and sys.modules["torch.nn"] is torch.nn
