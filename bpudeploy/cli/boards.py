@@ -27,7 +27,7 @@ def _list(args: Namespace) -> int:
 
 
 def _doctor(args: Namespace) -> int:
-    from bpudeploy.boards.doctor import State, doctor
+    from bpudeploy.boards.doctor import Severity, doctor
     from bpudeploy.cli.inspect import targets_named
 
     targets = targets_named([args.target] if args.target else None)
@@ -35,7 +35,7 @@ def _doctor(args: Namespace) -> int:
         raise UsageError("a board is of one target", hint="name one --target")
     findings = doctor(Address.parse(args.address), targets[0] if targets else None)
     render_boards.show_findings(args.address, findings, args.json)
-    return ExitCode.BOARD if any(f.state is State.ERROR for f in findings) else ExitCode.OK
+    return ExitCode.BOARD if any(f.state is Severity.ERROR for f in findings) else ExitCode.OK
 
 
 def _facts(args: Namespace) -> int:
@@ -50,18 +50,18 @@ def _facts(args: Namespace) -> int:
 
 
 def _trust(args: Namespace) -> int:
-    from bpudeploy.boards.trust import Standing, offer, pin, require_fingerprint
+    from bpudeploy.boards.trust import KeyStatus, fetch_host_key, pin, require_fingerprint
 
-    made = offer(Address.parse(args.address))
+    offered = fetch_host_key(Address.parse(args.address))
     if args.fingerprint is not None:
-        require_fingerprint(made, args.fingerprint)
-    if made.standing is not Standing.TRUSTED:
+        require_fingerprint(offered, args.fingerprint)
+    if offered.status is not KeyStatus.TRUSTED:
         if args.fingerprint is None:
-            render_boards.show_offer(made)
-            if made.standing is Standing.UNKNOWN or args.replace:
-                _ask(made.fingerprint)
-        pin(made, replace=args.replace)
-    render_boards.show_trusted(made, args.json)
+            render_boards.show_offer(offered)
+            if offered.status is KeyStatus.UNKNOWN or args.replace:
+                _ask(offered.fingerprint)
+        pin(offered, replace=args.replace)
+    render_boards.show_trusted(offered, args.json)
     return ExitCode.OK
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from bpudeploy.digest import short
 
 if TYPE_CHECKING:
-    from bpudeploy.boards.doctor import Finding
+    from bpudeploy.boards.doctor import BoardFinding
     from bpudeploy.boards.facts import Facts
-    from bpudeploy.boards.trust import Offer
+    from bpudeploy.boards.trust import OfferedKey
     from bpudeploy.effects.reserve import Reservation
     from bpudeploy.results.boards import Seen
 
@@ -37,7 +37,7 @@ def show_list(seen: Sequence[Seen], as_json: bool) -> None:
     print("  the last run on each, as found in .bpudeploy/runs; nobody was asked just now")
 
 
-def show_findings(address: str, findings: Sequence[Finding], as_json: bool) -> None:
+def show_findings(address: str, findings: Sequence[BoardFinding], as_json: bool) -> None:
     """Print each finding, with its repair."""
     if as_json:
         print(json.dumps({"board": address, "findings": [asdict(one) for one in findings]}))
@@ -63,12 +63,12 @@ def show_facts(address: str, facts: Facts, as_json: bool) -> None:
         print(_hung(f"  {name:<16} ", "-" if value in (None, "") else str(value)))
 
 
-def show_offer(made: Offer) -> None:
+def show_offer(offered: OfferedKey) -> None:
     """Print the key that a board offers, and the one that is known where that is another; on standard error."""
-    for one in made.known:
-        print(f"known    {one.kind} {one.fingerprint}  {one.place}", file=sys.stderr)
-    print(f"offered  {made.kind} {made.fingerprint}  by {made.board}", file=sys.stderr)
-    if made.known:
+    for one in offered.known:
+        print(f"known    {one.kind} {one.fingerprint}  {one.location}", file=sys.stderr)
+    print(f"offered  {offered.kind} {offered.fingerprint}  by {offered.board}", file=sys.stderr)
+    if offered.known:
         print("The keys differ: another machine answers, or the board was installed anew.", file=sys.stderr)
     print("Compare on the board's own screen: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub", file=sys.stderr)
 
@@ -79,14 +79,16 @@ def answer() -> str:
     return sys.stdin.readline().strip()
 
 
-def show_trusted(made: Offer, as_json: bool) -> None:
+def show_trusted(offered: OfferedKey, as_json: bool) -> None:
     """Print which key is trusted, and where it is written."""
     if as_json:
-        told = {"board": made.board, "name": made.name, "kind": made.kind, "fingerprint": made.fingerprint}
-        print(json.dumps({**told, "before": made.standing, "file": str(made.file)}))
+        told = {"board": offered.board, "name": offered.name, "kind": offered.kind, "fingerprint": offered.fingerprint}
+        print(json.dumps({**told, "before": offered.status, "file": str(offered.file)}))
         return
-    already = "already " if made.standing == "trusted" else ""
-    print(f"{made.board}: {made.kind} {made.fingerprint} is {already}trusted ({made.name} in {made.file})")
+    already = "already " if offered.status == "trusted" else ""
+    print(
+        f"{offered.board}: {offered.kind} {offered.fingerprint} is {already}trusted ({offered.name} in {offered.file})"
+    )
 
 
 def _hung(head: str, text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from bpudeploy.boards.base import Board, Reply
+from bpudeploy.boards.base import Board, CommandOutput
 from bpudeploy.errors import BoardError
 
 _QUIET_S = 60.0
@@ -35,10 +35,10 @@ class Channel:
         self._board, self._step = board, step
         self._timeout = _QUIET_S + size / _SLOWEST
 
-    def say(self, argv: Sequence[str], pieces: Iterable[bytes] = ()) -> Reply:
+    def say(self, argv: Sequence[str], pieces: Iterable[bytes] = ()) -> CommandOutput[bytes]:
         """Run a command and feed it; its status is returned."""
         self.wire_bytes += sum(len(word.encode()) for word in argv)
-        reply = self._board.feed(argv, self._counted(pieces), timeout=self._timeout, step=self._step)
+        reply = self._board.run_with_input(argv, self._counted(pieces), timeout=self._timeout, step=self._step)
         self.wire_bytes += len(reply.stdout) + len(reply.stderr.encode())
         return reply
 
@@ -51,7 +51,7 @@ class Channel:
         """Return the error that names the board and the step."""
         return BoardError(message, board=self._board.name, step=self._step, hint=hint)
 
-    def failed(self, reply: Reply) -> BoardError:
+    def failed(self, reply: CommandOutput[bytes]) -> BoardError:
         """Return the error for a command that could not look at the file or write it."""
         said = reply.stderr.strip() or f"exit status {reply.status}"
         full = "no space" in said.lower() or "quota" in said.lower()

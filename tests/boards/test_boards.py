@@ -52,46 +52,47 @@ def test_no_argument_reaches_a_shell_as_anything_but_itself(board: SshBoard, tex
     assert run(board, "printf", "%s|", text, "end") == (0, f"{text}|end|", "")
 
 
-def test_a_dialogue_goes_both_ways_line_by_line(board: SshBoard) -> None:
-    with board.converse(["sh", "-c", 'while read -r x; do echo "got $x"; done; echo end'], step="test") as dialogue:
+def test_a_process_goes_both_ways_line_by_line(board: SshBoard) -> None:
+    with board.start(["sh", "-c", 'while read -r x; do echo "got $x"; done; echo end'], step="test") as process:
         for word in ("one", "it's $HOME", "ü"):
-            dialogue.say(word)
-            assert dialogue.hear(10) == f"got {word}"
+            process.send(word)
+            assert process.receive(10) == f"got {word}"
 
 
 def test_lines_come_as_they_are_said(board: SshBoard) -> None:
-    with board.converse(["sh", "-c", "echo one; sleep 0.5; echo two"], step="test") as dialogue:
-        assert dialogue.hear(10) == "one"
+    with board.start(["sh", "-c", "echo one; sleep 0.5; echo two"], step="test") as process:
+        assert process.receive(10) == "one"
         started = time.monotonic()
-        assert dialogue.hear(10) == "two" and time.monotonic() - started > 0.3
-        assert dialogue.hear(10) is None, "it ended well"
+        assert process.receive(10) == "two" and time.monotonic() - started > 0.3
+        assert process.receive(10) is None, "it ended well"
 
 
 @pytest.mark.parametrize(
-    ("script", "says"), [("echo the reason >&2; exit 7", "it exited 7: the reason"), ("kill -9 $$", "board")]
+    ("script", "says"),
+    [("echo the reason >&2; exit 7", "it exited with status 7: the reason"), ("kill -9 $$", "board")],
 )
-def test_a_dialogue_that_fails_says_why(board: SshBoard, script: str, says: str) -> None:
-    with board.converse(["sh", "-c", f"echo fine; {script}"], step="test") as dialogue:
-        assert dialogue.hear(10) == "fine"
+def test_a_process_that_fails_says_why(board: SshBoard, script: str, says: str) -> None:
+    with board.start(["sh", "-c", f"echo fine; {script}"], step="test") as process:
+        assert process.receive(10) == "fine"
         with pytest.raises(BoardError, match=says):
-            dialogue.hear(10)
-        dialogue.say("nobody listens, and that is no error of its own")
+            process.receive(10)
+        process.send("nobody listens, and that is no error of its own")
 
 
 def test_silence_has_an_end(board: SshBoard) -> None:
     with (
-        board.converse(["sleep", "60"], step="test") as dialogue,
-        pytest.raises(BoardError, match=r"no word for 0\.3 s"),
+        board.start(["sleep", "60"], step="test") as process,
+        pytest.raises(BoardError, match=r"no output for 0\.3 s"),
     ):
-        dialogue.hear(0.3)
-    with pytest.raises(BoardError, match=r"did not end in 0\.3 s"):
+        process.receive(0.3)
+    with pytest.raises(BoardError, match=r"did not finish within 0\.3 s"):
         board.run(["sleep", "60"], timeout=0.3, step="test")
 
 
-def test_leaving_a_dialogue_ends_what_runs(board: SshBoard) -> None:
+def test_leaving_a_process_ends_what_runs(board: SshBoard) -> None:
     script = "import sys, threading, os; print(os.getpid(), flush=True); sys.stdin.read(); os._exit(1)"
-    with board.converse([sys.executable, "-c", script], step="test") as dialogue:
-        pid = int(dialogue.hear(10) or "")
+    with board.start([sys.executable, "-c", script], step="test") as process:
+        pid = int(process.receive(10) or "")
     deadline = time.monotonic() + 5
     while running(pid) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.boards.address import Address
-from bpudeploy.boards.doctor import Finding, State, doctor, examine
+from bpudeploy.boards.doctor import BoardFinding, Severity, doctor, examine
 from bpudeploy.boards.facts import Facts, parse, read_facts
 from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.errors import BoardError
@@ -71,7 +71,7 @@ def test_an_odd_folder_is_only_a_folder(server: Server, tmp_path: Path, name: st
     folder = tmp_path / name
     folder.mkdir(parents=True)
     if "\n" in name:
-        with pytest.raises(BoardError, match="facts: its answer cannot be read: place is"):
+        with pytest.raises(BoardError, match="facts: cannot parse its facts: place is"):
             facts(server.address, root=str(folder))
     else:
         assert facts(server.address, root=str(folder)).root == str(folder)
@@ -132,11 +132,11 @@ def test_a_damaged_answer_is_refused_never_misread(told: str, data: st.DataObjec
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("@user\n", "Welcome!\n@user\n", "'Welcome!' is not of the script"),
-        ("@end\n", "", "it ends after governors"),
+        ("@user\n", "Welcome!\n@user\n", "unexpected line 'Welcome!'"),
+        ("@end\n", "", "output ends after governors"),
         ("@clock\n|", "@clock\n|x", "invalid literal"),
         ("@writable\n|", "@writable\n|perhaps", "writable is"),
-        ("@space\n|", "@space\n|only this\n@python\n@x\n|", "it ends after"),
+        ("@space\n|", "@space\n|only this\n@python\n@x\n|", "output ends after"),
     ],
 )
 def test_what_is_wrong_is_said(told: str, old: str, new: str, says: str) -> None:
@@ -147,7 +147,7 @@ def test_what_is_wrong_is_said(told: str, old: str, new: str, says: str) -> None
 # --- doctor
 
 
-def of(findings: list[Finding], about: str) -> Finding:
+def of(findings: list[BoardFinding], about: str) -> BoardFinding:
     return next(f for f in findings if f.about == about)
 
 
@@ -155,34 +155,34 @@ def of(findings: list[Finding], about: str) -> Finding:
 def test_a_board_that_is_what_it_should_be(server: Server, tmp_path: Path) -> None:
     under = pretend(tmp_path / "x5", "x5")
     found = doctor(Address.parse(server.address), target("rdk-x5"), under=under)
-    assert [f.about for f in found if f.state is State.ERROR] == []
+    assert [f.about for f in found if f.state is Severity.ERROR] == []
     assert of(found, "chip").found.endswith("bayes-e") and "1.24.5" in of(found, "BPU runtime").found
-    assert of(found, "governor").state is State.WARNING and of(found, "governor").repair
-    assert all(f.repair for f in found if f.state is not State.OK)
+    assert of(found, "governor").state is Severity.WARNING and of(found, "governor").repair
+    assert all(f.repair for f in found if f.state is not Severity.OK)
 
 
 @needs_sshd
 def test_a_chip_that_is_not_the_target_s_is_an_error(server: Server, tmp_path: Path) -> None:
     under = pretend(tmp_path / "x5", "x5")
     found = of(doctor(Address.parse(server.address), target("rdk-s100"), under=under), "chip")
-    assert found.state is State.ERROR and "is bayes-e; rdk-s100 is nash-e" in found.found and found.repair
+    assert found.state is Severity.ERROR and "is bayes-e; rdk-s100 is nash-e" in found.found and found.repair
 
 
 @needs_sshd
 def test_a_missing_runtime_and_heat_and_an_unknown_chip(server: Server, tmp_path: Path) -> None:
     found = doctor(Address.parse(server.address), target("rdk-s100"), under=pretend(tmp_path / "s", "s100"))
-    assert of(found, "BPU runtime").state is State.ERROR and "install.sh" in str(of(found, "BPU runtime").repair)
+    assert of(found, "BPU runtime").state is Severity.ERROR and "install.sh" in str(of(found, "BPU runtime").repair)
     assert of(found, "temperature").found == "91.0 °C (pvt_bpu_pvtc1_t1)"
-    assert of(found, "temperature").state is State.WARNING
+    assert of(found, "temperature").state is Severity.WARNING
     old = replace(facts(server.address, pretend(tmp_path / "x", "x3")), machine="aarch64")
     found = examine(old, target("rdk-x3"))
-    assert of(found, "chip").state is State.WARNING and "no other march" in str(of(found, "chip").repair)
+    assert of(found, "chip").state is Severity.WARNING and "no other march" in str(of(found, "chip").repair)
 
 
 @needs_sshd
 def test_this_machine_is_no_board_with_a_bpu(server: Server) -> None:
     if os.uname().machine != "aarch64":
-        assert of(doctor(Address.parse(server.address), target("rdk-x5")), "chip").state is State.ERROR
+        assert of(doctor(Address.parse(server.address), target("rdk-x5")), "chip").state is Severity.ERROR
 
 
 @needs_sshd
@@ -194,30 +194,30 @@ def test_a_clock_that_is_years_off(home: Home, tmp_path: Path) -> None:
     with serve(tmp_path / "one", home, path=shim) as server:
         home.know(server)
         found = of(doctor(Address.parse(server.address), None), "clock")
-    assert found.state is State.WARNING and "years behind" in found.found and "set-ntp" in str(found.repair)
+    assert found.state is Severity.WARNING and "years behind" in found.found and "set-ntp" in str(found.repair)
 
 
 @needs_sshd
 def test_no_sftp_and_no_way_in_are_findings(home: Home, tmp_path: Path) -> None:
     with serve(tmp_path / "one", home, sftp=False) as server:
         (unknown,) = doctor(Address.parse(server.address), None)
-        assert (unknown.about, unknown.state) == ("connect", State.ERROR) and "boards trust" in str(unknown.repair)
+        assert (unknown.about, unknown.state) == ("connect", Severity.ERROR) and "boards trust" in str(unknown.repair)
         home.know(server)
-        assert of(doctor(Address.parse(server.address), None), "sftp").found.startswith("there is none")
+        assert of(doctor(Address.parse(server.address), None), "sftp").found.startswith("not available")
     assert doctor(Address.parse(server.address), None)[0].about == "connect"
 
 
 def test_what_push_needs_is_judged(told: str) -> None:
     good = parse(told, time.time())
     found = examine(replace(good, tools=("mv",), writable=False, free_mb=10), None)
-    assert "it has no sha256sum, ln" in of(found, "tools").found and of(found, "tools").state is State.ERROR
-    assert of(found, "folder").state is State.ERROR and f"chown {good.user}" in str(of(found, "folder").repair)
-    assert of(found, "space").state is State.ERROR
-    assert of(examine(replace(good, free_mb=400), None), "space").state is State.WARNING
+    assert "missing: sha256sum, ln" in of(found, "tools").found and of(found, "tools").state is Severity.ERROR
+    assert of(found, "folder").state is Severity.ERROR and f"chown {good.user}" in str(of(found, "folder").repair)
+    assert of(found, "space").state is Severity.ERROR
+    assert of(examine(replace(good, free_mb=400), None), "space").state is Severity.WARNING
     unsigned = target("cpu-ssh").model_copy(update={"board": BoardSpec(signed=False)})
     alone = replace(good, tools=tuple(t for t in good.tools if t != "ssh-keygen"))
-    assert of(examine(alone, target("cpu-ssh")), "signing").state is State.ERROR
+    assert of(examine(alone, target("cpu-ssh")), "signing").state is Severity.ERROR
     assert "signing" not in [f.about for f in examine(alone, unsigned)]
     bare = examine(replace(good, packages={"numpy": "2.0"}), target("cpu-ssh"))
-    assert of(bare, "python").state is State.ERROR and "pip install onnxruntime" in str(of(bare, "python").repair)
-    assert of(examine(replace(good, python=None), target("cpu-ssh")), "python").state is State.ERROR
+    assert of(bare, "python").state is Severity.ERROR and "pip install onnxruntime" in str(of(bare, "python").repair)
+    assert of(examine(replace(good, python=None), target("cpu-ssh")), "python").state is Severity.ERROR

@@ -93,7 +93,7 @@ def test_a_stall_is_noticed(server: Server, tmp_path: Path, monkeypatch: pytest.
     local.write_bytes(os.urandom(2 * SIZE))
     with (
         Proxy(server.port, fault=Fault(stall_after=SIZE)) as proxy,
-        pytest.raises(BoardError, match=r"board 'b', push: the transfer stalled: nothing moved for 1\.0\d* s"),
+        pytest.raises(BoardError, match=r"board 'b', push: the transfer stalled: no data sent for 1\.0\d* s"),
         server.reached(proxy.port, python=python) as board,
     ):
         push(board, local, remote)
@@ -282,4 +282,4 @@ class LimitedPath(SshBoard):
 
     def feed(self, argv, pieces, *, timeout, step):  # type: ignore[no-untyped-def]
         """See ``Board.feed``."""
-        return super().feed(["env", f"PATH={self._tools}", *argv], pieces, timeout=timeout, step=step)
+        return super().run_with_input(["env", f"PATH={self._tools}", *argv], pieces, timeout=timeout, step=step)
