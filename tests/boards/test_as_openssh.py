@@ -1,4 +1,4 @@
-"""Our reading of ~/.ssh/config, held against `ssh -G`: OpenSSH itself says what a config means."""
+"""~/.ssh/config as resolved by bpudeploy, compared with `ssh -G`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def openssh_settings(home: Home, address: Address) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("text", ADDRESSES)
-def test_a_config_means_what_openssh_says(home: Home, name: str, text: str) -> None:
+def test_a_config_is_resolved_as_by_openssh(home: Home, name: str, text: str) -> None:
     # ssh takes `~` and a relative Include from the account, not from $HOME: both are written out for both
     config = CONFIGS[name].replace("~", str(home.folder)).replace("more/", f"{home.ssh}/more/")
     home.config(config)

@@ -1,4 +1,4 @@
-"""Facts and doctor: the script runs behind a real sshd, on files in the vendors' formats, and is read strictly."""
+"""Facts and doctor: the script on a real sshd with fake vendor files, and its strict parser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.errors import BoardError
 from bpudeploy.spec.load import load_target
 from bpudeploy.spec.target import BoardSpec, Target
-from tests.boards.pretended import pretend
+from tests.boards.fake_files import write_fake_files
 from tests.boards.sshd import Home, Server, needs_sshd, serve
 
 
@@ -40,7 +40,7 @@ def target(name: str) -> Target:
 
 @needs_sshd
 def test_an_x5(server: Server, tmp_path: Path) -> None:
-    told = facts(server.address, pretend(tmp_path / "x5", "x5"), root=str(tmp_path / "no" / "such"))
+    told = facts(server.address, write_fake_files(tmp_path / "x5", "x5"), root=str(tmp_path / "no" / "such"))
     assert (told.chip, told.model, told.soc_uid) == ("x5", "D-Robotics RDK X5 V1.0", "2106271200a1b2c3")
     assert (told.system, told.os, told.memory_mb) == ("3.2.1", "Ubuntu 22.04.4 LTS", 8340)
     assert told.runtime == str(tmp_path / "x5/usr/hobot/bin/hrt_model_exec")
@@ -54,11 +54,11 @@ def test_an_x5(server: Server, tmp_path: Path) -> None:
 
 @needs_sshd
 def test_an_s100_and_an_old_x3(server: Server, tmp_path: Path) -> None:
-    told = facts(server.address, pretend(tmp_path / "s100", "s100"))
+    told = facts(server.address, write_fake_files(tmp_path / "s100", "s100"))
     assert (told.chip, told.model) == ("s100", "D-Robotics RDK S100 MCB V1p0 (Board Id = 0x6A84)")
     assert told.soc_uid == "0123456789abcdef0123456789abcdef" and told.runtime is None and told.libdnn == ()
     assert told.temperatures_c == {"pvt_cmn_pvtc1_t1": 38.565, "pvt_bpu_pvtc1_t1": 91.0}
-    told = facts(server.address, pretend(tmp_path / "x3", "x3"))
+    told = facts(server.address, write_fake_files(tmp_path / "x3", "x3"))
     assert told.chip is None and told.temperatures_c == {"thermal_zone0": 61.3} and told.governors == {}
 
 
@@ -79,7 +79,7 @@ def test_an_odd_folder_is_only_a_folder(server: Server, tmp_path: Path, name: st
 
 
 @needs_sshd
-def test_a_board_without_python_says_so(server: Server) -> None:
+def test_a_board_without_python(server: Server) -> None:
     told = facts(server.address, python="/no/python")
     assert told.python is None and told.packages == {}
 
@@ -102,7 +102,7 @@ def answer(under: str, root: str = "/") -> str:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return answer(pretend(tmp_path_factory.mktemp("x5"), "x5"))
+    return answer(write_fake_files(tmp_path_factory.mktemp("x5"), "x5"))
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
@@ -118,7 +118,7 @@ def test_the_script_is_plain_sh(shell: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_a_damaged_answer_is_refused_never_misread(told: str, data: st.DataObject) -> None:
+def test_damaged_output_is_refused(told: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(told) - 1))
     damaged = told[:at] + data.draw(st.sampled_from(["", "\n", "@", "|", "noise\n"])) + told[at + 1 :]
     cut = data.draw(st.booleans())
@@ -139,7 +139,7 @@ def test_a_damaged_answer_is_refused_never_misread(told: str, data: st.DataObjec
         ("@space\n|", "@space\n|only this\n@python\n@x\n|", "output ends after"),
     ],
 )
-def test_what_is_wrong_is_said(told: str, old: str, new: str, says: str) -> None:
+def test_malformed_sections_are_named(told: str, old: str, new: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse(told.replace(old, new, 1), 0.0)
 
@@ -152,8 +152,8 @@ def of(findings: list[BoardFinding], about: str) -> BoardFinding:
 
 
 @needs_sshd
-def test_a_board_that_is_what_it_should_be(server: Server, tmp_path: Path) -> None:
-    under = pretend(tmp_path / "x5", "x5")
+def test_a_good_board(server: Server, tmp_path: Path) -> None:
+    under = write_fake_files(tmp_path / "x5", "x5")
     found = doctor(Address.parse(server.address), target("rdk-x5"), under=under)
     assert [f.about for f in found if f.state is Severity.ERROR] == []
     assert of(found, "chip").found.endswith("bayes-e") and "1.24.5" in of(found, "BPU runtime").found
@@ -163,24 +163,24 @@ def test_a_board_that_is_what_it_should_be(server: Server, tmp_path: Path) -> No
 
 @needs_sshd
 def test_a_chip_that_is_not_the_target_s_is_an_error(server: Server, tmp_path: Path) -> None:
-    under = pretend(tmp_path / "x5", "x5")
+    under = write_fake_files(tmp_path / "x5", "x5")
     found = of(doctor(Address.parse(server.address), target("rdk-s100"), under=under), "chip")
     assert found.state is Severity.ERROR and "is bayes-e; rdk-s100 is nash-e" in found.found and found.repair
 
 
 @needs_sshd
 def test_a_missing_runtime_and_heat_and_an_unknown_chip(server: Server, tmp_path: Path) -> None:
-    found = doctor(Address.parse(server.address), target("rdk-s100"), under=pretend(tmp_path / "s", "s100"))
+    found = doctor(Address.parse(server.address), target("rdk-s100"), under=write_fake_files(tmp_path / "s", "s100"))
     assert of(found, "BPU runtime").state is Severity.ERROR and "install.sh" in str(of(found, "BPU runtime").repair)
     assert of(found, "temperature").found == "91.0 °C (pvt_bpu_pvtc1_t1)"
     assert of(found, "temperature").state is Severity.WARNING
-    old = replace(facts(server.address, pretend(tmp_path / "x", "x3")), machine="aarch64")
+    old = replace(facts(server.address, write_fake_files(tmp_path / "x", "x3")), machine="aarch64")
     found = examine(old, target("rdk-x3"))
     assert of(found, "chip").state is Severity.WARNING and "no other march" in str(of(found, "chip").repair)
 
 
 @needs_sshd
-def test_this_machine_is_no_board_with_a_bpu(server: Server) -> None:
+def test_a_machine_without_a_bpu(server: Server) -> None:
     if os.uname().machine != "aarch64":
         assert of(doctor(Address.parse(server.address), target("rdk-x5")), "chip").state is Severity.ERROR
 
@@ -198,7 +198,7 @@ def test_a_clock_that_is_years_off(home: Home, tmp_path: Path) -> None:
 
 
 @needs_sshd
-def test_no_sftp_and_no_way_in_are_findings(home: Home, tmp_path: Path) -> None:
+def test_missing_sftp_and_connection_failures_are_findings(home: Home, tmp_path: Path) -> None:
     with serve(tmp_path / "one", home, sftp=False) as server:
         (unknown,) = doctor(Address.parse(server.address), None)
         assert (unknown.about, unknown.state) == ("connect", Severity.ERROR) and "boards trust" in str(unknown.repair)
@@ -207,7 +207,7 @@ def test_no_sftp_and_no_way_in_are_findings(home: Home, tmp_path: Path) -> None:
     assert doctor(Address.parse(server.address), None)[0].about == "connect"
 
 
-def test_what_push_needs_is_judged(told: str) -> None:
+def test_the_requirements_of_push_are_checked(told: str) -> None:
     good = parse(told, time.time())
     found = examine(replace(good, tools=("mv",), writable=False, free_mb=10), None)
     assert "missing: sha256sum, ln" in of(found, "tools").found and of(found, "tools").state is Severity.ERROR

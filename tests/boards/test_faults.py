@@ -1,4 +1,4 @@
-"""What can be wrong with a connection, each against a real server: the error names the board, the step, the repair."""
+"""Connection failures against real servers: the error has the board, the step and a fix."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def fault(address: str) -> BoardError:
     return caught.value
 
 
-def test_nobody_listens(home: Home) -> None:
+def test_connection_refused(home: Home) -> None:
     error = fault(f"127.0.0.1:{free_port()}")
     assert "connect: connection refused by 127.0.0.1, port" in str(error) and "sshd runs there" in str(error.hint)
 
 
-def test_a_name_that_leads_nowhere(home: Home) -> None:
+def test_an_unknown_host_name(home: Home) -> None:
     assert "cannot resolve the host name 'no-such-board.invalid'" in str(fault("no-such-board.invalid"))
 
 
 @contextmanager
 def listening(answer: bytes) -> Iterator[int]:
-    """Accept one connection, say ``answer``, and nothing more."""
+    """Accept one connection, send ``answer``, and nothing more."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         kept: list[socket.socket] = []
 
@@ -66,7 +66,7 @@ def test_a_server_that_never_answers(home: Home) -> None:
         assert f"connect: no answer from 127.0.0.1, port {port} within 1 s" in str(fault(f"127.0.0.1:{port}"))
 
 
-def test_a_server_of_another_kind(home: Home) -> None:
+def test_a_server_that_is_not_ssh(home: Home) -> None:
     home.config("Host *\n  ConnectTimeout 2\n")
     with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         assert "connect: " in str(fault(f"127.0.0.1:{port}"))
@@ -89,7 +89,7 @@ def test_no_password_is_ever_offered(home: Home, tmp_path: Path) -> None:
     assert "no passwords" in str(error.hint)
 
 
-def test_a_passphrase_is_the_agent_s_business(home: Home, tmp_path: Path) -> None:
+def test_keys_with_a_passphrase_are_left_to_the_agent(home: Home, tmp_path: Path) -> None:
     (home.ssh / "id_ed25519").unlink()
     keygen(home.ssh / "id_ed25519", "-N", "secret")
     with serve(tmp_path / "one", home) as server:
@@ -97,7 +97,7 @@ def test_a_passphrase_is_the_agent_s_business(home: Home, tmp_path: Path) -> Non
         assert "ssh-add" in str(fault(server.address).hint)
 
 
-def test_a_key_file_that_is_none(home: Home, tmp_path: Path) -> None:
+def test_an_invalid_key_file(home: Home, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nnonsense\n-----END OPENSSH PRIVATE KEY-----\n")
     with serve(tmp_path / "one", home) as server:
         home.know(server)
@@ -105,7 +105,7 @@ def test_a_key_file_that_is_none(home: Home, tmp_path: Path) -> None:
         assert "unusable SSH settings" in str(fault(server.address))
 
 
-def test_a_user_that_the_board_does_not_let_in(home: Home, tmp_path: Path) -> None:
+def test_an_unauthorized_user(home: Home, tmp_path: Path) -> None:
     with serve(tmp_path / "one", home) as server:
         home.know(server)
         assert "rejected your keys for user 'sunrise'" in str(fault(f"sunrise@{server.address}"))
@@ -150,7 +150,7 @@ def test_another_kind_of_host_key_than_the_known_one_is_a_changed_key(home: Home
 # --- accounts that do not run commands, or say more than they were asked
 
 
-def test_a_banner_is_not_in_the_way(home: Home, tmp_path: Path) -> None:
+def test_a_banner_is_ignored(home: Home, tmp_path: Path) -> None:
     banner = tmp_path / "banner"
     banner.write_text("Authorised users only.\n" * 20)
     with serve(tmp_path / "one", home, f"Banner {banner}", "PrintMotd yes") as server:
@@ -194,7 +194,7 @@ def test_a_server_that_opens_no_session(home: Home, tmp_path: Path) -> None:
     assert "login: its server refuses to run a command" in str(error) and "MaxSessions" in str(error.hint)
 
 
-def test_no_sftp_subsystem_is_no_hindrance(home: Home, tmp_path: Path) -> None:
+def test_sftp_is_not_needed(home: Home, tmp_path: Path) -> None:
     with serve(tmp_path / "one", home, sftp=False) as server:
         home.know(server)
         with opened(server.address) as board:
@@ -203,7 +203,7 @@ def test_no_sftp_subsystem_is_no_hindrance(home: Home, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "hung"])
-def test_a_connection_that_ends_in_the_middle(home: Home, tmp_path: Path, how: str) -> None:
+def test_a_connection_lost_during_a_command(home: Home, tmp_path: Path, how: str) -> None:
     home.config("Host *\n  ServerAliveInterval 1\n")
     with serve(tmp_path / "one", home) as server:
         home.know(server)

@@ -280,6 +280,6 @@ class LimitedPath(SshBoard):
         super().__init__(board._runner, board._connection, board.name, board.python, board.root)
         self._tools = tools
 
-    def feed(self, argv, pieces, *, timeout, step):  # type: ignore[no-untyped-def]
-        """See ``Board.feed``."""
-        return super().run_with_input(["env", f"PATH={self._tools}", *argv], pieces, timeout=timeout, step=step)
+    def run_with_input(self, argv, chunks, *, timeout, step):  # type: ignore[no-untyped-def]
+        """See ``Board.run_with_input``."""
+        return super().run_with_input(["env", f"PATH={self._tools}", *argv], chunks, timeout=timeout, step=step)
