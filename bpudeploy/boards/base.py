@@ -31,7 +31,6 @@ class RemoteProcess(Protocol):
         Raises:
             BoardError: the input stays blocked. If the process or the connection has ended, ``receive`` raises.
         """
-        ...
 
     def receive(self, timeout: float) -> str | None:
         """Return the next line of its standard output, or None after it exited with status 0.
@@ -41,7 +40,6 @@ class RemoteProcess(Protocol):
             BoardError: it exited with another status (the message has the end of stderr), or sent no line within
                 ``timeout`` seconds.
         """
-        ...
 
 
 class Board(Protocol):
@@ -57,11 +55,9 @@ class Board(Protocol):
 
     def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
         """Run a command to completion; a non-zero status is returned, not raised."""
-        ...
 
     def start(self, argv: Sequence[str], *, step: str) -> AbstractContextManager[RemoteProcess]:
         """Start a command; on exit from the context its input is closed and it is terminated."""
-        ...
 
     def run_with_input(
         self, argv: Sequence[str], chunks: Iterable[bytes], *, timeout: float, step: str
@@ -71,7 +67,6 @@ class Board(Protocol):
         ``timeout`` limits the wait for each chunk to be sent, and for the exit after the last one. A command may
         exit before it has read all input; its status is still returned.
         """
-        ...
 
 
 BoardOpener = Callable[[], AbstractContextManager[Board]]

@@ -189,11 +189,11 @@ def _known(settings: Settings) -> list[Entry]:
 def _host_key_error(
     server: SshServer, settings: Settings, offered: list[asyncssh.SSHKey], error: Exception
 ) -> BoardError:
-    shown = f"the server offers {_describe(offered[0])}" if offered else str(error)
+    shown = f"the server offers {known_hosts.describe(offered[0])}" if offered else str(error)
     if "revoked" in str(error):
         return server.error("its host key is revoked in known_hosts", "do not connect: that key is stolen or retired")
     if known := _known(settings):
-        expected = ", ".join(f"{_describe(entry.key)} ({entry.location})" for entry in known)
+        expected = ", ".join(map(str, known))
         return server.error(
             f"its host key has changed: expected {expected}, {shown}",
             "this is another machine, or the board was reinstalled. Compare with `ssh-keygen -lf "
@@ -206,15 +206,6 @@ def _host_key_error(
         f"{jump}`bpudeploy boards trust {server.address}` shows the fingerprint to compare with the board's, and pins "
         "the key",
     )
-
-
-def kind_of(key: asyncssh.SSHKey) -> str:
-    """Return a key's type as OpenSSH writes it: ED25519, ECDSA, RSA."""
-    return key.get_algorithm().removeprefix("ssh-").partition("-")[0].upper()
-
-
-def _describe(key: asyncssh.SSHKey) -> str:
-    return f"{kind_of(key)} {key.get_fingerprint()}"
 
 
 def _connection_error(server: SshServer, settings: Settings, error: Exception) -> BoardError:

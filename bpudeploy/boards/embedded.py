@@ -5,11 +5,10 @@ from __future__ import annotations
 import fcntl
 import getpass
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
@@ -54,28 +53,27 @@ def _opened(directory: Path, name: str, root: str, server: ServerKind | None) ->
     client_key, host_key = _keys(directory)
     kinds = [server] if server else [ServerKind.OPENSSH, ServerKind.PYTHON]
     for kind in kinds:
-        with _server(directory, kind, name) as port:
+        with ExitStack() as stack:
+            port = stack.enter_context(_server(directory, kind, name))
             if port is None and kind is not kinds[-1]:
                 continue
             if port is None:
                 raise BoardError(f"the {kind} server did not start", board=name, step="start", hint=_log(directory))
-            opened = open_ssh(
-                Address("127.0.0.1", getpass.getuser(), port),
-                name=name,
-                python=sys.executable,
-                root=PurePosixPath(directory / root),
-                identity=Identity(client_key, host_key),
-            )
             try:
-                board = opened.__enter__()
+                board = stack.enter_context(
+                    open_ssh(
+                        Address("127.0.0.1", getpass.getuser(), port),
+                        name=name,
+                        python=sys.executable,
+                        root=PurePosixPath(directory / root),
+                        identity=Identity(client_key, host_key),
+                    )
+                )
             except BoardError:
                 if kind is kinds[-1]:
                     raise
                 continue  # sshd rejects this user (locked account, nologin shell)
-            try:
-                yield board
-            finally:
-                opened.__exit__(None, None, None)
+            yield board
             return
 
 
@@ -121,8 +119,8 @@ def _generate(directory: Path, name: str) -> None:
     import asyncssh
 
     key = asyncssh.generate_private_key("ssh-ed25519", comment=f"bpudeploy embedded board {name}")
-    (directory / name).unlink(missing_ok=True)
-    handle = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(key.export_private_key())
-    (directory / f"{name}.pub").write_bytes(key.export_public_key())
+    private = directory / name
+    private.unlink(missing_ok=True)
+    private.touch(mode=0o600, exist_ok=False)
+    private.write_bytes(key.export_private_key())
+    private.with_suffix(".pub").write_bytes(key.export_public_key())

@@ -47,6 +47,14 @@ class Entry:
     def location(self) -> str:
         return f"{self.file}:{self.line}"
 
+    def __str__(self) -> str:
+        return f"{describe(self.key)} ({self.location})"
+
+
+def describe(key: asyncssh.SSHKey) -> str:
+    """Return a key's type and fingerprint as OpenSSH writes them: ``ED25519 SHA256:...``."""
+    return f"{key.get_algorithm().removeprefix('ssh-').partition('-')[0].upper()} {key.get_fingerprint()}"
+
 
 def name_of(host: str, port: int | None) -> str:
     """Return a server's name in known_hosts: HOST, or [HOST]:PORT if the port is not 22."""

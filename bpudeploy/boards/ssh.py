@@ -45,7 +45,6 @@ class SshBoard:
         self._connection = connection
 
     def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
-        """See ``Board.run``."""
         import asyncssh
 
         async def work() -> CommandOutput[str]:
@@ -60,8 +59,6 @@ class SshBoard:
 
     @contextmanager
     def start(self, argv: Sequence[str], *, step: str) -> Iterator[RemoteProcess]:
-        """See ``Board.start``."""
-
         async def start() -> Any:
             return await self._connection.create_process(shlex.join(argv), encoding="utf-8", errors="replace")
 
@@ -75,8 +72,6 @@ class SshBoard:
     def run_with_input(
         self, argv: Sequence[str], chunks: Iterable[bytes], *, timeout: float, step: str
     ) -> CommandOutput[bytes]:
-        """See ``Board.run_with_input``."""
-
         async def work() -> CommandOutput[bytes]:
             process = await self._connection.create_process(shlex.join(argv), encoding=None)
             try:
@@ -156,8 +151,6 @@ class _SshProcess:
         self._board, self._process, self._step = board, process, step
 
     def send(self, line: str) -> None:
-        """See ``RemoteProcess.send``."""
-
         async def work() -> None:
             self._process.stdin.write(f"{line}\n")
             await asyncio.wait_for(self._process.stdin.drain(), _STALL_S)
@@ -166,7 +159,6 @@ class _SshProcess:
             self._board._run_async(work(), self._step, f"it did not read its input for {_STALL_S:g} s")
 
     def receive(self, timeout: float) -> str | None:
-        """See ``RemoteProcess.receive``."""
         silence = f"no output for {timeout:g} s"
         process = self._process
         line = self._board._run_async(asyncio.wait_for(process.stdout.readline(), timeout), self._step, silence)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.boards import known_hosts
 from bpudeploy.boards.address import Address
-from bpudeploy.boards.connect import kind_of, offered_key
-from bpudeploy.boards.known_hosts import Marker
+from bpudeploy.boards.connect import offered_key
+from bpudeploy.boards.known_hosts import Entry, Marker
 from bpudeploy.errors import BoardError, UsageError
 
 if TYPE_CHECKING:
@@ -28,16 +28,6 @@ class KeyStatus(StrEnum):
 
 
 @dataclass(frozen=True)
-class KnownKey:
-    """A host key in known_hosts."""
-
-    kind: str
-    fingerprint: str
-    location: str
-    """FILE:LINE"""
-
-
-@dataclass(frozen=True)
 class OfferedKey:
     """A host key that a server offers; not trusted yet."""
 
@@ -48,7 +38,7 @@ class OfferedKey:
     fingerprint: str
     """``SHA256:...``, as printed by ``ssh-keygen -lf``."""
     status: KeyStatus
-    known: tuple[KnownKey, ...]
+    known: tuple[Entry, ...]
     file: Path
     """The known_hosts file to pin the key in."""
     key: asyncssh.SSHKey
@@ -67,26 +57,21 @@ def fetch_host_key(address: Address) -> OfferedKey:
     except OSError as error:
         raise _file_error(board, "read", error) from error
     if any(e.marker is Marker.REVOKED and e.key == key for e in entries):
-        raise BoardError(
-            "it offers a key that is revoked in known_hosts",
-            board=board,
-            step=STEP,
-            hint="do not connect: that key is stolen",
+        raise _error(
+            board, "it offers a key that is revoked in known_hosts", "do not connect: that key is stolen or retired"
         )
     if settings.pin_file is None:
-        raise BoardError(
+        raise _error(
+            board,
             "your SSH settings have no known_hosts file (UserKnownHostsFile)",
-            board=board,
-            step=STEP,
-            hint="set UserKnownHostsFile to a file in ~/.ssh/config",
+            "set UserKnownHostsFile to a file in ~/.ssh/config",
         )
-    hosts = [e for e in entries if e.marker is Marker.HOST]
-    status = KeyStatus.CHANGED if hosts else KeyStatus.UNKNOWN
-    if any(e.key == key for e in hosts):
+    known = tuple(e for e in entries if e.marker is Marker.HOST)
+    status = KeyStatus.CHANGED if known else KeyStatus.UNKNOWN
+    if any(e.key == key for e in known):
         status = KeyStatus.TRUSTED
-    known = tuple(KnownKey(kind_of(e.key), e.key.get_fingerprint(), e.location) for e in hosts)
-    name, fingerprint = settings.known_hosts_name, key.get_fingerprint()
-    return OfferedKey(board, name, kind_of(key), fingerprint, status, known, settings.pin_file, key)
+    kind, fingerprint = known_hosts.describe(key).split()
+    return OfferedKey(board, settings.known_hosts_name, kind, fingerprint, status, known, settings.pin_file, key)
 
 
 def require_fingerprint(offered: OfferedKey, fingerprint: str) -> None:
@@ -100,11 +85,10 @@ def require_fingerprint(offered: OfferedKey, fingerprint: str) -> None:
     if not wanted.startswith("SHA256:") or len(wanted) != len(offered.fingerprint):
         raise UsageError(f"{fingerprint!r} is not a fingerprint", hint="copy it from `ssh-keygen -lf`: SHA256:...")
     if wanted != offered.fingerprint:
-        raise BoardError(
+        raise _error(
+            offered.board,
             f"it offers {offered.kind} {offered.fingerprint}, not {wanted}; nothing is trusted",
-            board=offered.board,
-            step=STEP,
-            hint="this is another machine, or the fingerprint is that of another of the board's keys",
+            "this is another machine, or the fingerprint is that of another of the board's keys",
         )
 
 
@@ -117,35 +101,24 @@ def pin(offered: OfferedKey, *, replace: bool = False) -> None:
     if offered.status is KeyStatus.TRUSTED:
         return
     if offered.status is KeyStatus.CHANGED and not replace:
-        raise BoardError(
-            f"known_hosts has another key: {_listed(offered.known)}; it offers {offered.kind} {offered.fingerprint}",
-            board=offered.board,
-            step=STEP,
-            hint="if the board was reinstalled, add --replace",
-        )
-    elsewhere = [k for k in offered.known if Path(k.location.rpartition(":")[0]) != offered.file]
+        known = ", ".join(map(str, offered.known))
+        message = f"known_hosts has another key: {known}; it offers {offered.kind} {offered.fingerprint}"
+        raise _error(offered.board, message, "if the board was reinstalled, add --replace")
+    blocking = [e for e in offered.known if e.file != offered.file]
     try:
-        left = [] if elsewhere else known_hosts.pin(offered.file, offered.name, offered.key, replace=replace)
+        blocking = blocking or known_hosts.pin(offered.file, offered.name, offered.key, replace=replace)
     except OSError as error:
         raise _file_error(offered.board, "write", error) from error
-    if elsewhere or left:
-        places = ", ".join([k.location for k in elsewhere] + [e.location for e in left])
-        raise BoardError(
-            f"another key is in {places}, which bpudeploy does not change; nothing is written",
-            board=offered.board,
-            step=STEP,
-            hint="remove it there",
-        )
+    if blocking:
+        places = ", ".join(e.location for e in blocking)
+        message = f"another key is in {places}, which bpudeploy does not change; nothing is written"
+        raise _error(offered.board, message, "remove it there")
 
 
-def _listed(known: tuple[KnownKey, ...]) -> str:
-    return ", ".join(f"{k.kind} {k.fingerprint} ({k.location})" for k in known)
+def _file_error(board: str, verb: str, error: OSError) -> BoardError:
+    message = f"cannot {verb} known_hosts: {error.strerror}: {error.filename}"
+    return _error(board, message, "you must own the file and its folder")
 
 
-def _file_error(board: str, what: str, error: OSError) -> BoardError:
-    return BoardError(
-        f"cannot {what} known_hosts: {error.strerror}: {error.filename}",
-        board=board,
-        step=STEP,
-        hint="you must own the file and its folder",
-    )
+def _error(board: str, message: str, hint: str) -> BoardError:
+    return BoardError(message, board=board, step=STEP, hint=hint)

@@ -66,7 +66,7 @@ def show_facts(address: str, facts: Facts, as_json: bool) -> None:
 def show_offer(offered: OfferedKey) -> None:
     """Print the key that a board offers, and the one that is known where that is another; on standard error."""
     for one in offered.known:
-        print(f"known    {one.kind} {one.fingerprint}  {one.location}", file=sys.stderr)
+        print(f"known    {one}", file=sys.stderr)
     print(f"offered  {offered.kind} {offered.fingerprint}  by {offered.board}", file=sys.stderr)
     if offered.known:
         print("The keys differ: another machine answers, or the board was installed anew.", file=sys.stderr)

@@ -12,11 +12,11 @@ import pytest
 from tests.agent.host import BEFORE, FakeBoard, left, round_of, wait_for
 
 
-def modules_that(board: FakeBoard, does: str) -> dict[str, str]:
+def modules_that(board: FakeBoard, code: str) -> dict[str, str]:
     """Return the environment of a board whose hobot_dnn runs ``code`` on import."""
     package = board.folder / "modules" / "hobot_dnn"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(does)
+    (package / "__init__.py").write_text(code)
     return {"PYTHONPATH": str(package.parent)}
 
 

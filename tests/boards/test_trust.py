@@ -92,7 +92,7 @@ def test_a_changed_key_needs_replace_and_other_lines_are_kept(
     file.write_text(f"# first\n{old}rdk-9 {public(before)}\n")
     shown = made(server)
     assert shown.status is KeyStatus.CHANGED
-    assert [(k.fingerprint, k.location) for k in shown.known] == [(fingerprint(before), f"{file}:2")]
+    assert [(e.key.get_fingerprint(), e.location) for e in shown.known] == [(fingerprint(before), f"{file}:2")]
     text = file.read_text()
     with pytest.raises(BoardError, match="known_hosts has another key: ED25519 SHA256:") as caught:
         pin(shown)

@@ -62,15 +62,12 @@ class Session(Protocol):
 
     def prepare(self, pixels: Any) -> Any:
         """Convert RGB uint8 (batch, H, W, 3) to the input of ``infer``. Never part of a latency."""
-        ...
 
     def infer(self, inputs: Any) -> Any:
         """Return the logits, float32 (batch, classes)."""
-        ...
 
     def reserve(self, streams: int) -> None:
         """Allocate what ``streams`` parallel calls of ``infer`` need."""
-        ...
 
     def timed(self, frames: int, streams: int) -> ToolTiming:
         """Have the runtime's own tool time frames that it generates itself.
@@ -78,15 +75,12 @@ class Session(Protocol):
         Raises:
             Refused: there is no such tool.
         """
-        ...
 
     def layers(self, frames: Sequence[Any]) -> list[Layer]:
         """Return the time of each part over ``frames`` (outputs of ``prepare``); empty if there is no profiler.
 
         It may load the network again, and is never called between timed frames.
         """
-        ...
 
     def close(self) -> None:
         """Free the network's memory."""
-        ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+from ..processes import find_tool
 from . import hrt_model_exec
 from .base import Refused, Session, Unsuitable
 
@@ -37,6 +38,6 @@ def open_session(runtime: str, model: str, threads: int) -> Session:
             return session
         except Unsuitable as error:
             errors.append(error)
-    if hrt_model_exec.find() is not None:
+    if find_tool(hrt_model_exec.NAME) is not None:
         return hrt_model_exec.open_session(model, threads)
     raise Unsuitable("; ".join(map(str, errors)), f"{errors[0].hint}; and there is no hrt_model_exec on PATH")

@@ -82,22 +82,17 @@ class HbmRuntime(ToolSession):
         names = list(runtime.output_names[self._name])
         if len(names) != 1:
             raise Refused(f"the network has {len(names)} outputs", tensors.ONE_OUTPUT)
-        self._output, self._where = names[0], f"the output {names[0]}"
-        self._shape = tuple(int(side) for side in runtime.output_shapes[self._name][self._output])
-        self._axis = tensors.classes_axis(self._shape, self.batch, self._where)
-        kind = _name(runtime.output_dtypes[self._name][self._output])
-        self._dtype = tensors.DTYPES.get(kind, "")
-        self._quants: Any = None
+        name = self._output_name = names[0]
+        where, kind = f"the output {name}", _name(runtime.output_dtypes[self._name][name])
+        scales, zeros, axis = None, (), None
         if kind != "F32":
-            quants = runtime.output_quants[self._name][self._output]
-            if not self._dtype or _name(quants.quant_type) != "SCALE":
-                raise Refused(f"{self._where} is {kind} with no scale", tensors.KEEP_DEQUANTIZE)
-            scales, zeros = np.array(quants.scale, np.float32), np.array(quants.zero_point, np.float32)
-            axis = self._axis if scales.size == 1 else int(quants.axis)
-            if not 0 <= axis < len(self._shape):
-                raise Refused(f"{self._where} is quantized along axis {axis}", tensors.KEEP_DEQUANTIZE)
-            self._quants = (scales, zeros, axis)
-            tensors.dequantized(np.zeros(self._shape, self._dtype), scales, zeros, axis, self._where)
+            quants = runtime.output_quants[self._name][name]
+            if kind not in tensors.DTYPES or _name(quants.quant_type) != "SCALE":
+                raise Refused(f"{where} is {kind} with no scale", tensors.KEEP_DEQUANTIZE)
+            scales, zeros = quants.scale, quants.zero_point
+            axis = None if np.size(scales) == 1 else int(quants.axis)
+        shape = [int(side) for side in runtime.output_shapes[self._name][name]]
+        self._output = tensors.LogitsOutput(where, shape, tensors.DTYPES[kind], self.batch, scales, zeros, axis)
 
     def reserve(self, streams: int) -> None:
         """Load a copy per stream, so that none is loaded during a stream's first frame."""
@@ -114,27 +109,20 @@ class HbmRuntime(ToolSession):
         return {self._name: dict(zip(self._inputs, arrays))}
 
     def infer(self, inputs: Any) -> Any:
-        """Return the logits."""
         with self._lock:
             runtime = self._free.pop() if self._free else None
         runtime = runtime or self._load()
         try:
-            values = np.array(runtime.run(inputs)[self._name][self._output])
+            values = np.array(runtime.run(inputs)[self._name][self._output_name])
         except Exception as error:
             raise Refused(f"run failed: {error}", tensors.WRONG_CHIP) from error
         finally:
             with self._lock:
                 self._free.append(runtime)
-        if values.dtype != np.dtype(self._dtype) or values.shape != self._shape:
-            expected = f"{self._dtype} {self._shape}"
-            raise Refused(f"run returned {values.dtype} {values.shape}, not {expected}", tensors.WRONG_CHIP)
-        if self._quants is not None:
-            scales, zeros, axis = self._quants
-            values = tensors.dequantized(values, scales, zeros, axis, self._where)
-        return tensors.logit_rows(values, self.batch, self._where)
+        self._output.check(values, "run")
+        return self._output.logits(values)
 
     def close(self) -> None:
-        """Free all copies."""
         self._free.clear()
 
 
@@ -144,12 +132,7 @@ def _name(enum: Any) -> str:
 
 
 def open_session(model: str, threads: int, suffix: str = ".hbm") -> HbmRuntime:
-    """Load a .hbm on the S series, or a .bin (``suffix``) on X5.
-
-    Raises:
-        Unsuitable: the package or its libraries are missing, or it loads no files of this kind.
-        Refused: the file cannot be loaded, or its inputs or outputs are not supported.
-    """
+    """Load a .hbm on the S series, or a .bin (``suffix``) on X5."""
     tensors.refuse_threads(threads, NAME)
     module = tensors.import_runtime(NAME, NAME)
     types = getattr(module, "hbDNNDataType", None)

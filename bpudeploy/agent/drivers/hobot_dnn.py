@@ -10,6 +10,7 @@ is recognized by the property ``alignedShape``.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -51,24 +52,20 @@ class HobotDnn(ToolSession):
         self.batch, self._height, self._width = tensors.image_size(shape, self._layout, where)
         if self._nv12:
             tensors.check_nv12(self.batch, self._height, self._width, where)
-        self._read_output(outputs[0].properties)
+        self._output = self._read_output(outputs[0].properties)
 
-    def _read_output(self, given: Any) -> None:
-        shape = tuple(int(side) for side in given.shape)
-        self._axis = tensors.classes_axis(shape, self.batch, "the output")
-        self._shape, kind = shape, str(given.dtype)
-        self._scales: Any = None
-        if kind in ("int8", "int32"):
-            self._scales = np.array(given.scale_data, dtype=np.float32)
-            tensors.dequantized(np.zeros(shape, kind), self._scales, [], self._axis, "the output")
-            if self._axis != len(shape) - 1:
-                raise Refused(
-                    f"the output is {kind} {shape}, and the binding does not report its row padding",
-                    tensors.KEEP_DEQUANTIZE,
-                )
-        elif kind != "float32":
-            raise Refused(f"the output is {kind}", tensors.KEEP_DEQUANTIZE)
-        self._dtype = kind
+    def _read_output(self, given: Any) -> tensors.LogitsOutput:
+        shape, dtype = tuple(int(side) for side in given.shape), str(given.dtype)
+        if dtype not in ("int8", "int32", "float32"):
+            raise Refused(f"the output is {dtype}", tensors.KEEP_DEQUANTIZE)
+        scales = None if dtype == "float32" else given.scale_data
+        output = tensors.LogitsOutput("the output", shape, dtype, self.batch, scales)
+        if scales is not None and output.classes_axis != len(shape) - 1:
+            raise Refused(
+                f"the output is {dtype} {shape}, and the binding does not report its row padding",
+                tensors.KEEP_DEQUANTIZE,
+            )
+        return output
 
     def prepare(self, pixels: Any) -> Any:
         """Return flat bytes, as the binding needs them."""
@@ -77,7 +74,6 @@ class HobotDnn(ToolSession):
         return np.ascontiguousarray(flat.reshape(-1))
 
     def infer(self, inputs: Any) -> Any:
-        """Return the logits."""
         with self._lock:
             try:
                 outputs = self._model.forward(inputs)
@@ -86,16 +82,12 @@ class HobotDnn(ToolSession):
             if not outputs:  # on failure it prints the reason and returns None
                 raise Refused("forward failed; see the runtime's log", tensors.WRONG_CHIP)
             values = np.array(outputs[0].buffer)
-        if values.dtype != np.dtype(self._dtype) or values.size != int(np.prod(self._shape)):
-            expected = f"{self._dtype} {self._shape}"
-            raise Refused(f"forward returned {values.dtype} {values.shape}, not {expected}", tensors.WRONG_CHIP)
-        values = values.reshape(self._shape)
-        if self._scales is not None:
-            values = tensors.dequantized(values, self._scales, [], self._axis, "the output")
-        return tensors.logit_rows(values, self.batch, "the output")
+        if values.size == math.prod(self._output.shape):
+            values = values.reshape(self._output.shape)
+        self._output.check(values, "forward")
+        return self._output.logits(values)
 
     def close(self) -> None:
-        """Free the model."""
         self._model = None
 
 
@@ -109,12 +101,7 @@ def _version(package: str) -> str:
 
 
 def open_session(model: str, threads: int, package: str = NAME) -> HobotDnn:
-    """Load a .bin with ``package``: hobot_dnn or hobot_dnn_rdkx5.
-
-    Raises:
-        Unsuitable: the package or its libraries are missing, or it does not support this input type.
-        Refused: the file cannot be loaded, or its inputs or outputs are not supported.
-    """
+    """Load a .bin with ``package``: hobot_dnn or hobot_dnn_rdkx5."""
     tensors.refuse_threads(threads, package)
     pyeasy_dnn = tensors.import_runtime(package, f"{package}.pyeasy_dnn")
     try:

@@ -7,6 +7,7 @@ after every 200 frames, or at the end of fewer: counts above 200 are rounded up 
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import tempfile
@@ -24,16 +25,10 @@ NAME = "hrt_model_exec"
 _PROGRESS_FRAMES = 200
 
 
-def find() -> str | None:
-    """Return the path of the tool, or None."""
-    return find_tool(NAME)
-
-
 class Tool:
     """The tool with a model file. Its processes end with this one, and are killed at their time limit."""
 
     def __init__(self, path: str, model: str) -> None:
-        """``path`` is the executable."""
         self._path, self._model = path, str(Path(model).resolve())
 
     def run(self, verb: str, flags: Sequence[str], folder: str, limit_s: float) -> str:
@@ -103,7 +98,7 @@ def parse_timing(text: str, frames: int, streams: int) -> ToolTiming:
     """Parse the output of ``perf``.
 
     Raises:
-        ValueError: it is malformed, or of another number of frames or streams.
+        ValueError: it is malformed, or of another number of frames or streams, or has no min and max.
     """
     perf = hrt_text.perf(text)
     if perf.frames != frames or perf.streams != streams:
@@ -115,7 +110,7 @@ def parse_timing(text: str, frames: int, streams: int) -> ToolTiming:
 
 def find_tool_for(model: str) -> Tool | None:
     """Return the tool for a model, if the board has it."""
-    path = find()
+    path = find_tool(NAME)
     return Tool(path, model) if path else None
 
 
@@ -154,11 +149,13 @@ class HrtModelExec(ToolSession):
         self._format, self.batch, self._height, self._width = _input_format(info.inputs)
         if len(info.outputs) != 1:
             raise Refused(f"the network has {len(info.outputs)} outputs", tensors.ONE_OUTPUT)
-        self._output = info.outputs[0]
-        self._where = f"the output {self._output.name}"
-        self._axis = tensors.classes_axis(self._output.shape, self.batch, self._where)
-        if self._output.kind not in tensors.DTYPES or (self._output.kind != "F32" and not self._output.scales):
-            raise Refused(f"{self._where} is {self._output.kind} with no scale", tensors.KEEP_DEQUANTIZE)
+        tensor = self._tensor = info.outputs[0]
+        where, integers = f"the output {tensor.name}", tensor.kind != "F32"
+        if tensor.kind not in tensors.DTYPES or (integers and not tensor.scales):
+            raise Refused(f"{where} is {tensor.kind} with no scale", tensors.KEEP_DEQUANTIZE)
+        scales = tensor.scales if integers else None
+        dtype = tensors.DTYPES[tensor.kind]
+        self._output = tensors.LogitsOutput(where, tensor.shape, dtype, self.batch, scales, tensor.zeros, tensor.axis)
 
     def prepare(self, pixels: Any) -> Any:
         """Return one array per input."""
@@ -182,14 +179,7 @@ class HrtModelExec(ToolSession):
             if len(dumps) != 1:
                 raise Refused(f"{NAME} infer wrote {len(dumps)} files model_infer_output_0*.bin, not one", _REPORT)
             raw = dumps[0].read_bytes()
-        return self._logits(raw)
-
-    def _logits(self, raw: bytes) -> Any:
-        values = _unpadded(raw, self._output, self._where)
-        if self._output.kind != "F32":
-            axis = self._axis if self._output.axis is None else self._output.axis
-            values = tensors.dequantized(values, self._output.scales, self._output.zeros, axis, self._where)
-        return tensors.logit_rows(values, self.batch, self._where)
+        return self._output.logits(_unpadded(raw, self._tensor, self._output))
 
     def close(self) -> None:
         """Nothing to free."""
@@ -214,25 +204,21 @@ def _input_format(inputs: Sequence[hrt_text.Tensor]) -> tuple[str, int, int, int
     raise Refused(f"the network's inputs are {', '.join(kinds)}", tensors.NV12_OR_RGB)
 
 
-def _unpadded(raw: bytes, output: hrt_text.Tensor, where: str) -> Any:
+def _unpadded(raw: bytes, tensor: hrt_text.Tensor, output: tensors.LogitsOutput) -> Any:
     """Return the values of a dump, which has either the valid ones only or the padding too."""
-    dtype, shape = np.dtype(tensors.DTYPES[output.kind]), output.shape
-    valid = int(np.prod(shape)) * dtype.itemsize
+    dtype, shape, stride = output.dtype, output.shape, tensor.stride
+    valid = math.prod(shape) * dtype.itemsize
     if len(raw) == valid:
         return np.frombuffer(raw, dtype).reshape(shape)
-    if output.stride is not None and len(raw) == output.aligned_bytes and min(output.stride) >= dtype.itemsize:
-        end = sum((side - 1) * step for side, step in zip(shape, output.stride)) + dtype.itemsize
+    if stride is not None and len(raw) == tensor.aligned_bytes and min(stride) >= dtype.itemsize:
+        end = sum((side - 1) * step for side, step in zip(shape, stride)) + dtype.itemsize
         if end <= len(raw):
-            return np.ndarray(shape, dtype, buffer=raw, strides=output.stride).copy()
-    raise Refused(f"the dump of {where} has {len(raw)} bytes, not {valid} or {output.aligned_bytes}", _REPORT)
+            return np.ndarray(shape, dtype, buffer=raw, strides=stride)
+    raise Refused(f"the dump of {output.where} has {len(raw)} bytes, not {valid} or {tensor.aligned_bytes}", _REPORT)
 
 
 def open_session(model: str, threads: int) -> HrtModelExec:
-    """Open a model with the tool.
-
-    Raises:
-        Refused: the tool is missing, or the network's inputs or outputs are not supported.
-    """
+    """Open a model with the tool."""
     tensors.refuse_threads(threads, NAME)
     tool = find_tool_for(model)
     if tool is None:

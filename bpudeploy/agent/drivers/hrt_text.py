@@ -96,7 +96,7 @@ _NEEDED = ("streams", "frames", "result", "total", "mean", "fps")
 
 
 def perf(text: str) -> Perf:
-    """Parse the output of ``perf`` on X3, X5 or the S series, or in condensed form.
+    """Parse the output of ``perf`` on X3, X5 or the S series, or in the condensed form of the vendor's READMEs.
 
     Raises:
         ValueError: a line is malformed, or numbers are inconsistent.
@@ -123,14 +123,8 @@ def perf(text: str) -> Perf:
     low = high = None
     if progress:
         low, high = float(progress.group(4)), float(progress.group(3))
-    found = Perf(
-        frames=int(summary["frames"]),
-        streams=int(summary["streams"]),
-        mean_ms=float(summary["mean"]),
-        min_ms=low,
-        max_ms=high,
-        fps=float(summary["fps"]),
-    )
+    frames, streams = int(summary["frames"]), int(summary["streams"])
+    found = Perf(frames, streams, float(summary["mean"]), low, high, float(summary["fps"]))
     _check_consistency(found, summary, progress)
     return found
 
@@ -180,19 +174,8 @@ def in_flight(fps: float, mean_ms: float, streams: int) -> None:
 # model_info ----------------------------------------------------------------------------------------------------------
 
 _FIELDS = {
-    "name",
-    "input source",
-    "valid shape",
-    "aligned shape",
-    "aligned byte size",
-    "tensor type",
-    "tensor layout",
-    "quanti type",
-    "stride",
-    "scale data",
-    "zero_point data",
-    "shift data",
-    "quantizeAxis",
+    *("name", "input source", "valid shape", "aligned shape", "aligned byte size", "tensor type", "tensor layout"),
+    *("quanti type", "stride", "scale data", "zero_point data", "shift data", "quantizeAxis"),
 }
 _KINDS = {
     "HB_DNN_IMG_TYPE_": ("Y", "NV12", "NV12_SEPARATE", "YUV444", "RGB", "BGR"),

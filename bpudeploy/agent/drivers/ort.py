@@ -96,11 +96,7 @@ def _layers(events: List[Dict[str, Any]], frames: int) -> List[Layer]:
 
 
 def open_session(model: str, threads: int) -> Session:
-    """Load an ONNX file; ``threads`` 0 is onnxruntime's default.
-
-    Raises:
-        Refused: onnxruntime is missing, or cannot load the file.
-    """
+    """Load an ONNX file; ``threads`` 0 is onnxruntime's default."""
     try:
         return Ort(model, threads)
     except ImportError as error:

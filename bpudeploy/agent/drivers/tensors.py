@@ -90,28 +90,53 @@ def to_layout(pixels: Any, layout: str) -> Any:
     return np.ascontiguousarray(pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))
 
 
-def classes_axis(shape: Sequence[int], batch: int, where: str) -> int:
-    """Return the axis of the classes in (N, C), (N, C, 1, 1) or (N, 1, 1, C); refuse another shape."""
-    wide = [axis for axis in range(1, len(shape)) if shape[axis] != 1]
-    if len(shape) < 2 or shape[0] != batch or len(wide) != 1 or min(shape) < 1:
-        raise Refused(f"{where} is {tuple(shape)}, not one row of logits for each of {batch} images", ONE_OUTPUT)
-    return wide[0]
+class LogitsOutput:
+    """A network's output: one row of logits per image, as float32 or as integers with one scale or one per class."""
 
+    def __init__(
+        self,
+        where: str,
+        shape: Sequence[int],
+        dtype: str,
+        batch: int,
+        scales: Any = None,
+        zeros: Any = (),
+        axis: Any = None,
+    ) -> None:
+        """Refuse another shape than (N, C), (N, C, 1, 1) or (N, 1, 1, C), and scales that do not fit ``axis``.
 
-def dequantized(values: Any, scales: Any, zeros: Any, axis: int, where: str) -> Any:
-    """Return float32 of integers with one scale, or one per entry of ``axis``."""
-    scale, zero = np.asarray(scales, dtype=np.float32).reshape(-1), np.asarray(zeros, dtype=np.float32).reshape(-1)
-    size = values.shape[axis]
-    if scale.size not in (1, size) or zero.size not in (0, 1, size) or not (np.isfinite(scale) & (scale > 0)).all():
-        raise Refused(f"{where} has integers and {scale.size} scales for {size} classes", KEEP_DEQUANTIZE)
-    along = [1] * values.ndim
-    along[axis] = -1
-    shifted = values.astype(np.float32) - (zero.reshape(along if zero.size > 1 else [1]) if zero.size else 0)
-    return shifted * scale.reshape(along if scale.size > 1 else [1])
+        Args:
+            axis: axis of the scales; by default that of the classes.
+        """
+        wide = [i for i in range(1, len(shape)) if shape[i] != 1]
+        if len(shape) < 2 or shape[0] != batch or len(wide) != 1 or min(shape) < 1:
+            raise Refused(f"{where} is {tuple(shape)}, not one row of logits for each of {batch} images", ONE_OUTPUT)
+        self.where, self.shape, self.dtype, self.classes_axis = where, tuple(shape), np.dtype(dtype), wide[0]
+        self._batch, self._scale = batch, None
+        if scales is None:
+            return
+        axis = self.classes_axis if axis is None else axis
+        if not 0 <= axis < len(shape):
+            raise Refused(f"{where} is quantized along axis {axis}", KEEP_DEQUANTIZE)
+        scale, zero = np.array(scales, np.float32).reshape(-1), np.array(zeros, np.float32).reshape(-1)
+        size = shape[axis]
+        if scale.size not in (1, size) or zero.size not in (0, 1, size) or not (np.isfinite(scale) & (scale > 0)).all():
+            raise Refused(f"{where} has integers and {scale.size} scales for {size} classes", KEEP_DEQUANTIZE)
+        along = [1] * len(shape)
+        along[axis] = -1
+        self._scale = scale.reshape(along if scale.size > 1 else [1])
+        self._zero = zero.reshape(along if zero.size > 1 else [1]) if zero.size else 0
 
+    def check(self, values: Any, function: str) -> None:
+        """Refuse values of another shape or dtype, as returned by ``function`` of the runtime."""
+        if values.dtype != self.dtype or values.shape != self.shape:
+            expected = f"{self.dtype} {self.shape}"
+            raise Refused(f"{function} returned {values.dtype} {values.shape}, not {expected}", WRONG_CHIP)
 
-def logit_rows(values: Any, batch: int, where: str) -> Any:
-    """Return a copy of the logits as float32 (batch, classes)."""
-    if not np.isfinite(values).all():
-        raise Refused(f"{where} has values that are not finite", "build the network again, and check the build log")
-    return np.array(values, dtype=np.float32).reshape(batch, -1)
+    def logits(self, values: Any) -> Any:
+        """Return a copy of the values as float32 (batch, classes), dequantized."""
+        if self._scale is not None:
+            values = (values.astype(np.float32) - self._zero) * self._scale
+        if not np.isfinite(values).all():
+            raise Refused(f"{self.where} has values that are not finite", "build the network again, and check its log")
+        return np.array(values, dtype=np.float32).reshape(self._batch, -1)

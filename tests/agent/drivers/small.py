@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,15 @@ def same_answer(logits: Any, right: Any) -> bool:
     best = np.sort(right, axis=1)
     clear = best[:, -1] - best[:, -2] > 2 * NV12_ERROR
     return bool((logits.argmax(1) == right.argmax(1))[clear].all())
+
+
+def assert_streams_are_independent(session: Any) -> None:
+    """Run four streams in parallel; each must get the logits of its own image."""
+
+    def stream(seed: int) -> bool:
+        pixels = pictures(seed=seed)
+        inputs, right = session.prepare(pixels), expected(pixels)
+        return all(np.allclose(session.infer(inputs), right, atol=1e-5) for _ in range(25))
+
+    with ThreadPoolExecutor(4) as streams:
+        assert all(streams.map(stream, range(4)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,14 @@ import pytest
 from bpudeploy.agent.drivers import choose
 from bpudeploy.agent.drivers.base import Refused
 from bpudeploy.agent.drivers.hbm_runtime import open_session
-from tests.agent.drivers.small import NV12_ERROR, artifact, expected, pictures, same_answer
+from tests.agent.drivers.small import (
+    NV12_ERROR,
+    artifact,
+    assert_streams_are_independent,
+    expected,
+    pictures,
+    same_answer,
+)
 from tests.fakes.board.fixtures import Board
 
 On = Callable[..., Board]
@@ -48,22 +54,7 @@ def test_nv12_is_two_inputs_by_name(fake_board: On, tmp_path: Path) -> None:
 def test_streams_run_in_parallel_with_one_runtime_each(reserved: int, fake_board: On, tmp_path: Path) -> None:
     session = open_session(artifact(tmp_path, fake_board("s100").march, "rgb-nhwc"), 0)
     session.reserve(reserved)
-    wrong: list[Any] = []
-
-    def stream(seed: int) -> None:
-        pixels = pictures(seed=seed)
-        fed, right = session.prepare(pixels), expected(pixels)
-        try:
-            wrong.extend(i for i in range(25) if not np.allclose(session.infer(fed), right, atol=1e-5))
-        except Refused as refused:
-            wrong.append(refused)
-
-    threads = [threading.Thread(target=stream, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert_streams_are_independent(session)
 
 
 @pytest.mark.parametrize("scales", [(0.001,), tuple(0.001 * (i + 1) for i in range(10))])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,14 @@ import pytest
 from bpudeploy.agent.drivers import choose
 from bpudeploy.agent.drivers.base import Refused
 from bpudeploy.agent.drivers.hobot_dnn import open_session
-from tests.agent.drivers.small import NV12_ERROR, artifact, expected, pictures, same_answer
+from tests.agent.drivers.small import (
+    NV12_ERROR,
+    artifact,
+    assert_streams_are_independent,
+    expected,
+    pictures,
+    same_answer,
+)
 from tests.fakes.board.fixtures import Board
 
 On = Callable[..., Board]
@@ -46,19 +52,7 @@ def test_outputs_are_copied_before_the_next_frame(fake_board: On, tmp_path: Path
 
 def test_parallel_streams_get_their_own_outputs(fake_board: On, tmp_path: Path) -> None:
     session = open_session(artifact(tmp_path, fake_board("x3").march, "rgb-nhwc"), 0)
-    wrong: list[int] = []
-
-    def stream(seed: int) -> None:
-        pixels = pictures(seed=seed)
-        fed, right = session.prepare(pixels), expected(pixels)
-        wrong.extend(i for i in range(25) if not np.allclose(session.infer(fed), right, atol=1e-5))
-
-    threads = [threading.Thread(target=stream, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert_streams_are_independent(session)
 
 
 @pytest.mark.parametrize(("output", "scale"), [("int32", 1e-3), ("int8", 0.05)])
