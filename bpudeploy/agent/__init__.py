@@ -1,1 +1,1 @@
-"""What runs on a board: sent there as one zip file, of the standard library, numpy and the board's own runtime."""
+"""The program that runs on a board: sent as one zip file, needs only the standard library, numpy and a runtime."""

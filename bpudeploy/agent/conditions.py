@@ -1,4 +1,4 @@
-"""What the board says of itself, once (facts) and while it measures (conditions); what it does not say is left out."""
+"""What the board reports: facts, once, and conditions, between measurements. Missing values are left out."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from . import somstatus
-from .paths import found, number, own_or_real, read
-from .tied import told
+from .board_files import fake_or_real, find, read, read_int
+from .processes import tool_output
 
 _CPU = "/sys/devices/system/cpu/cpufreq/policy*"
 _BPU = "/sys/devices/system/bpu/bpu*"
-_BUSY = (0, 1, 2, 5, 6, 7)  # of /proc/stat's "cpu": user, nice, system, irq, softirq, steal; not idle, not iowait
-_WHILE_S = 0.5
+_BUSY = (0, 1, 2, 5, 6, 7)  # columns of "cpu" in /proc/stat: all but idle, iowait and the guests
+_MIN_INTERVAL_S = 0.5
 
 
 def facts(under: str) -> Dict[str, Any]:
-    """Return what stays as it is while the board runs; None for what it does not tell."""
+    """Return what does not change while the board runs; None if unknown."""
     info, memory = read("/proc/cpuinfo") or "", read("/proc/meminfo") or ""
     release = dict(line.split("=", 1) for line in (read(under + "/etc/os-release") or "").splitlines() if "=" in line)
     cpu = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith(("model name", "Hardware"))]
@@ -33,38 +33,39 @@ def facts(under: str) -> Dict[str, Any]:
         "memory_mb": total[0] * 1024 // 1000000 if total else None,
         "os": release.get("PRETTY_NAME", platform.system()).strip('"'),
         "python": platform.python_version(),
-        "board_id": _serial() or read(under + "/etc/machine-id"),
+        "board_id": _serial_number() or read(under + "/etc/machine-id"),
     }
 
 
-def _serial() -> Optional[str]:
-    """Return the SoC's serial number, where the vendor's tool tells it: all else is alike on boards of one image."""
-    serial = re.search(r"^(?:soc_uid:\s*)?(?:0x)?([0-9a-fA-F]{8,})\s*$", told("hrut_socuid") or "", re.MULTILINE)
+def _serial_number() -> Optional[str]:
+    """Return the SoC's serial number from the vendor's tool: all else is alike on boards with the same image."""
+    output = tool_output("hrut_socuid") or ""
+    serial = re.search(r"^(?:soc_uid:\s*)?(?:0x)?([0-9a-fA-F]{8,})\s*$", output, re.MULTILINE)
     return serial.group(1).lower() if serial else None
 
 
 class Conditions:
-    """Reads them, a few milliseconds each time: never inside a timed span. It remembers when it last did.
+    """Reads the conditions, which takes some milliseconds: never call it inside a timed span.
 
     Args:
-        supervisor: its process, whose work is ours and not other processes'.
+        supervisor: PID whose CPU time counts as the agent's own.
     """
 
     def __init__(self, under: str, supervisor: int) -> None:
         self._under = under
         self._supervisor = supervisor
         self._last: Optional[Tuple[float, float]] = None
-        self._tool_tells = True
+        self._try_tool = True
 
     def read(self) -> Dict[str, Any]:
         """Return the fields of a conditions line."""
-        load = (read(own_or_real(self._under, "/proc/loadavg")) or "").split()
+        load = (read(fake_or_real(self._under, "/proc/loadavg")) or "").split()
         return {
             "t": time.monotonic(),
             **self._sensors(),
             "governors": governors(self._under),
             "load_1min": float(load[0]) if load else os.getloadavg()[0],
-            "others_cores": self._others(),
+            "others_cores": self._others_cores(),
         }
 
     def _sensors(self) -> Dict[str, Dict[str, Any]]:
@@ -72,34 +73,34 @@ class Conditions:
             "temperatures_c": _temperatures(self._under),
             "cpu_khz": _cpu(self._under),
             "bpu_hz": _bpu(self._under),
-            "bpu_busy": _of({os.path.basename(bpu): number(bpu + "/ratio") for bpu in found(self._under, _BPU)}),
+            "bpu_busy": _known({os.path.basename(bpu): read_int(bpu + "/ratio") for bpu in find(self._under, _BPU)}),
         }
-        if self._tool_tells and not any(sensors.values()):  # a kernel with other paths: the vendor's tool may know them
+        if self._try_tool and not any(sensors.values()):  # a kernel with other paths: ask the vendor's tool
             try:
-                return {**sensors, **somstatus.parse(told("hrut_somstatus", "-n", "1") or "")}
+                return {**sensors, **somstatus.parse(tool_output("hrut_somstatus", "-n", "1") or "")}
             except ValueError:
-                self._tool_tells = False
+                self._try_tool = False
         return sensors
 
-    def _others(self) -> Optional[float]:
-        """Return how many cores other processes kept busy since a reading that lies some while back; None if none does.
+    def _others_cores(self) -> Optional[float]:
+        """Return how many cores other processes kept busy since the previous reading; None if that was just before.
 
-        The kernel counts in ticks of 10 ms: over a shorter while they tell little. The next reading covers it, too.
+        The kernel counts in ticks of 10 ms, too coarse for short intervals; the next reading then covers both.
         """
-        stat = (read(own_or_real(self._under, "/proc/stat")) or "").split("\n")[0].split()
+        stat = (read(fake_or_real(self._under, "/proc/stat")) or "").split("\n")[0].split()
         if stat[:1] != ["cpu"]:
             return None
         ticks = [int(tick) for tick in stat[1:]]
         busy = sum(ticks[i] for i in _BUSY if i < len(ticks)) / os.sysconf("SC_CLK_TCK")
-        now, others = time.monotonic(), busy - self._own()
+        now, others = time.monotonic(), busy - self._own_cpu_s()
         before = self._last
-        if before is not None and now - before[0] < _WHILE_S:
+        if before is not None and now - before[0] < _MIN_INTERVAL_S:
             return None
         self._last = (now, others)
         return None if before is None else max(0.0, (others - before[1]) / (now - before[0]))
 
-    def _own(self) -> float:
-        """Return the CPU seconds of this process, of its children that ended, and of the supervisor."""
+    def _own_cpu_s(self) -> float:
+        """Return the CPU seconds of this process, its ended children and the supervisor."""
         total = 0.0
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
             usage = resource.getrusage(who)
@@ -108,55 +109,54 @@ class Conditions:
         return total + sum(int(tick) for tick in stat[11:13]) / os.sysconf("SC_CLK_TCK")
 
 
-def _of(values: Dict[str, Any]) -> Dict[str, Any]:
+def _known(values: Dict[str, Any]) -> Dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _temperatures(under: str) -> Dict[str, float]:
-    """Return degrees by sensor; a name that two sensors share is followed by where the second one is."""
-    read_at: List[Tuple[str, str]] = []
-    for zone in found(under, "/sys/class/thermal/thermal_zone*"):
-        read_at.append((read(zone + "/type") or os.path.basename(zone), zone + "/temp"))
-    for sensor in found(under, "/sys/class/hwmon/hwmon*/temp*_input"):
-        place = sensor[len(under + "/sys/class/hwmon/") :]
-        read_at.append((read(sensor[: -len("_input")] + "_label") or place, sensor))
+    """Return degrees by sensor; the path is appended to a name that is taken."""
+    sensors: List[Tuple[str, str]] = []
+    for zone in find(under, "/sys/class/thermal/thermal_zone*"):
+        sensors.append((read(zone + "/type") or os.path.basename(zone), zone + "/temp"))
+    for sensor in find(under, "/sys/class/hwmon/hwmon*/temp*_input"):
+        label = read(sensor[: -len("_input")] + "_label")
+        sensors.append((label or sensor[len(under + "/sys/class/hwmon/") :], sensor))
     celsius: Dict[str, float] = {}
-    for name, path in read_at:
-        thousandths = number(path)
+    for name, path in sensors:
+        thousandths = read_int(path)
         if thousandths is not None:
-            place = "/".join(path.split("/")[-2:])
-            celsius[name if name not in celsius else f"{name} {place}"] = thousandths / 1000
+            celsius[name if name not in celsius else f"{name} {'/'.join(path.split('/')[-2:])}"] = thousandths / 1000
     return celsius
 
 
 def _cpu(under: str) -> Dict[str, Dict[str, int]]:
     clocks = {}
-    for policy in found(under, _CPU):
-        now = number(policy + "/scaling_cur_freq")
-        most = number(policy + "/cpuinfo_max_freq") or number(policy + "/scaling_max_freq")
-        if now is not None and most is not None:
-            clocks[os.path.basename(policy)] = {"cur": now, "max": most}
+    for policy in find(under, _CPU):
+        current = read_int(policy + "/scaling_cur_freq")
+        maximum = read_int(policy + "/cpuinfo_max_freq") or read_int(policy + "/scaling_max_freq")
+        if current is not None and maximum is not None:
+            clocks[os.path.basename(policy)] = {"cur": current, "max": maximum}
     return clocks
 
 
 def _bpu(under: str) -> Dict[str, Dict[str, int]]:
     clocks = {}
-    for bpu in found(under, _BPU):
-        for device in found(bpu, "/devfreq/*")[:1]:
-            now = number(device + "/cur_freq")
-            offered = [int(rate) for rate in (read(device + "/available_frequencies") or "").split() if rate.isdigit()]
-            most = max(offered) if offered else number(device + "/max_freq")
-            if now is not None and most is not None:
-                clocks[os.path.basename(bpu)] = {"cur": now, "max": most}
+    for bpu in find(under, _BPU):
+        for device in find(bpu, "/devfreq/*")[:1]:
+            current = read_int(device + "/cur_freq")
+            rates = [int(rate) for rate in (read(device + "/available_frequencies") or "").split() if rate.isdigit()]
+            maximum = max(rates) if rates else read_int(device + "/max_freq")
+            if current is not None and maximum is not None:
+                clocks[os.path.basename(bpu)] = {"cur": current, "max": maximum}
     return clocks
 
 
 def governors(under: str) -> Dict[str, str]:
-    """Return each governor that the board has, as ``cpu policy0`` or ``bpu bpu0``."""
+    """Return the board's governors by name, ``cpu policy0`` or ``bpu bpu0``."""
     names: Dict[str, Optional[str]] = {}
-    for policy in found(under, _CPU):
+    for policy in find(under, _CPU):
         names["cpu " + os.path.basename(policy)] = read(policy + "/scaling_governor")
-    for bpu in found(under, _BPU):
-        for file in found(bpu, "/devfreq/*/governor")[:1]:
+    for bpu in find(under, _BPU):
+        for file in find(bpu, "/devfreq/*/governor")[:1]:
             names["bpu " + os.path.basename(bpu)] = read(file)
-    return _of(names)
+    return _known(names)

@@ -1,8 +1,8 @@
-"""What ``hrut_somstatus`` prints, as the sensors of a conditions line.
+"""Parse the output of ``hrut_somstatus`` into the sensors of a conditions line.
 
-One tool, three shapes: X3 has a row for each CPU in kHz and for each BPU in Hz; newer X5 images print the same rows in
-MHz, with ``(M)`` in the header and a stray ``-e`` in front (an ``echo -e`` under a plain sh); the S-series has a row
-for each policy, and of the BPU the busy share only. A section is known by its title, a column by its header.
+The format varies: X3 has a row per CPU in kHz and per BPU in Hz; newer X5 images print the same rows in MHz, with
+``(M)`` in the header and a stray ``-e`` in front (an ``echo -e`` under a plain sh); the S series has a row per policy,
+and only utilization for the BPU. Sections are recognized by title, columns by header.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _HEADER = re.compile(r"(?:(?:min|cur|max)(?:\(M\))?|ratio)(?:\s+(?:(?:min|cur|ma
 
 
 def parse(text: str) -> dict[str, dict[str, Any]]:
-    """Return temperatures_c, cpu_khz, bpu_hz and bpu_busy of the last report; what it does not tell is left out.
+    """Return temperatures_c, cpu_khz, bpu_hz and bpu_busy of the last report; missing values are left out.
 
     Raises:
-        ValueError: a line of a section that is read here is not understood; it names the line.
+        ValueError: a line of one of these sections is malformed; the message has the line.
     """
     found: dict[str, dict[str, Any]] = {}
     section = ""
@@ -33,43 +33,43 @@ def parse(text: str) -> dict[str, dict[str, Any]]:
         if not line:
             continue
         if _REPORT.fullmatch(line):
-            found, section, header = _none(), "", []
+            found, section, header = _empty(), "", []
             continue
         title = _TITLE.fullmatch(line)
         if title:
             section, header = title.group(1), []
-            found = found or _none()
+            found = found or _empty()
         elif section in ("cpu frequency", "bpu status information") and not header:
             if not _HEADER.fullmatch(line):
-                raise ValueError(_wrong(number, line))
+                raise _malformed(number, line)
             header = line.split()
         else:
-            _read(found, section, header, line, number)
+            _parse_row(found, section, header, line, number)
     if not found or not any(found.values()):
-        raise ValueError("hrut_somstatus: no report in what it printed")
+        raise ValueError("hrut_somstatus: no report in its output")
     return found
 
 
-def _none() -> dict[str, dict[str, Any]]:
+def _empty() -> dict[str, dict[str, Any]]:
     return {"temperatures_c": {}, "cpu_khz": {}, "bpu_hz": {}, "bpu_busy": {}}
 
 
-def _wrong(number: int, line: str) -> str:
-    return f"hrut_somstatus, line {number}: {line!r} is not understood"
+def _malformed(number: int, line: str) -> ValueError:
+    return ValueError(f"hrut_somstatus, line {number}: cannot parse {line!r}")
 
 
-def _read(found: dict[str, dict[str, Any]], section: str, header: list[str], line: str, number: int) -> None:
-    """Add one row of a section; rows of other sections (voltages, DDR, GPU) are passed over."""
+def _parse_row(found: dict[str, dict[str, Any]], section: str, header: list[str], line: str, number: int) -> None:
+    """Add one row of a section; rows of other sections (voltages, DDR, GPU) are ignored."""
     if section == "temperature":
         match = _TEMPERATURE.fullmatch(line)
         if not match:
-            raise ValueError(_wrong(number, line))
+            raise _malformed(number, line)
         found["temperatures_c"][match.group(1)] = float(match.group(2))
     elif section in ("cpu frequency", "bpu status information"):
         match = _ROW.fullmatch(line)
         values = match.group(2).split() if match else []
         if not match or len(values) != len(header):
-            raise ValueError(_wrong(number, line))
+            raise _malformed(number, line)
         row = {}
         for column, value in zip(header, values):
             in_mega = column.endswith("(M)")
@@ -77,11 +77,11 @@ def _read(found: dict[str, dict[str, Any]], section: str, header: list[str], lin
             row[column[:3] if in_mega else column] = int(value) * unit
         slowest, fastest = row.get("min", 0), row.get("max", row.get("cur", 0))
         if not slowest * 0.98 <= row.get("cur", fastest) <= fastest * 1.02:
-            raise ValueError(_wrong(number, line))
+            raise _malformed(number, line)
         clocks = {name: row[name] for name in ("cur", "max") if name in row}
         if clocks:
             found["cpu_khz" if section == "cpu frequency" else "bpu_hz"][match.group(1)] = clocks
         if "ratio" in row:
             if row["ratio"] > 100:
-                raise ValueError(_wrong(number, line))
+                raise _malformed(number, line)
             found["bpu_busy"][match.group(1)] = row["ratio"]

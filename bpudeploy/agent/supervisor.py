@@ -1,7 +1,6 @@
-"""The supervisor: passes lines between the host and the worker, and ends the worker when either is gone or hangs.
+"""The supervisor: relays lines between host and worker, and kills the worker if either is gone or hangs.
 
-It loads no runtime and waits for nothing but what it polls; should it hang all the same, an alarm ends it, and its end
-ends the worker.
+It loads no runtime and blocks only in poll. If it hangs anyway, an alarm kills it, which also kills the worker.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ from contextlib import suppress
 from types import FrameType
 from typing import Dict, List, Optional, Tuple
 
-from .governors import heal
-from .lines import CLOSING, line
+from .governors import restore_leftover
+from .protocol import CLOSING, line
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-_BY_ITSELF = "the worker ended by itself"
-_START_S = 60.0
-_END_S = 5.0
+_WORKER_EXITED = "the worker exited unexpectedly"
+_START_LIMIT_S = 60.0
+_EXIT_LIMIT_S = 5.0
 _ALARM_S = 30
-_MOST_COMMAND = 32768
-"""Bytes of a command: less than a pipe holds, so handing one to an idle worker never blocks."""
-_MOST_AHEAD = 1 << 20
-"""Bytes that wait for a slow host, until the worker must wait too."""
+_MAX_COMMAND = 32768
+"""Bytes per command: less than a pipe buffers, so writing one to an idle worker never blocks."""
+_MAX_BUFFERED = 1 << 20
+"""Bytes buffered for a slow host before the worker has to wait."""
 
 
-class _Ended(Exception):
-    """Why this agent ends now."""
+class _Shutdown(Exception):
+    """The reason why the agent exits."""
 
 
 def supervise(root: str, under: str, idle_s: float) -> int:
-    """Serve the host on standard input and output; return the exit status. When it returns nothing of us is left."""
+    """Serve the host on stdin and stdout; return the exit status, after ending all processes and removing all files."""
     for number in _SIGNALS:
-        signal.signal(number, _told)
+        signal.signal(number, _on_signal)
     signal.alarm(_ALARM_S)
     worker, why, status = None, None, 0
     folder = os.path.join(root, f"agent-{os.getpid()}.tmp")
@@ -47,7 +46,7 @@ def supervise(root: str, under: str, idle_s: float) -> int:
         os.mkdir(folder)
         worker = _start(root, under, folder)
         _Relay(worker, idle_s).run()
-    except (_Ended, OSError) as error:
+    except (_Shutdown, OSError) as error:
         why = str(error)
     finally:
         for number in _SIGNALS:
@@ -56,16 +55,16 @@ def supervise(root: str, under: str, idle_s: float) -> int:
         if worker is not None:
             status = _kill(worker)
         with suppress(OSError):
-            heal(root, under)
+            restore_leftover(root, under)
         shutil.rmtree(folder, ignore_errors=True)
     if why is not None:
-        how = f" ({_in_words(status)})" if why == _BY_ITSELF else ""
+        how = f" ({_describe(status)})" if why == _WORKER_EXITED else ""
         sys.stderr.write(f"agent: {why}{how}\n")
     return 0 if why is None else 1
 
 
-def _told(number: int, frame: Optional[FrameType]) -> None:
-    raise _Ended(f"it was told to end ({signal.Signals(number).name})")
+def _on_signal(number: int, frame: Optional[FrameType]) -> None:
+    raise _Shutdown(f"received {signal.Signals(number).name}")
 
 
 def _start(root: str, under: str, folder: str) -> subprocess.Popen[bytes]:
@@ -75,19 +74,19 @@ def _start(root: str, under: str, folder: str) -> subprocess.Popen[bytes]:
         bufsize=0,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # one group with all that it starts
+        start_new_session=True,  # to kill it with its children
         env={**os.environ, "TMPDIR": folder},
     )
 
 
 def _kill(worker: subprocess.Popen[bytes]) -> int:
-    """Kill the worker and all that it started; return how it ended, which may have been by itself."""
+    """Kill the worker with its children; return its exit status, which it may have had before."""
     with suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)  # before it is waited for: its number is still its own
+        os.killpg(worker.pid, signal.SIGKILL)  # before wait: the PID cannot be reused yet
     return worker.wait()
 
 
-def _in_words(status: int) -> str:
+def _describe(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
     name = signal.Signals(-status).name
@@ -95,114 +94,114 @@ def _in_words(status: int) -> str:
 
 
 class _Relay:
-    """Bytes both ways, one command at a time, and until when the worker has to have answered.
+    """Relays bytes in both directions, one command at a time, with a deadline for the worker's next output.
 
     Args:
-        idle_s: how long the host may ask for nothing.
+        idle_s: how long the host may send no command.
     """
 
     def __init__(self, worker: subprocess.Popen[bytes], idle_s: float) -> None:
         assert worker.stdin is not None and worker.stdout is not None
-        self._to, self._of = worker.stdin.fileno(), worker.stdout.fileno()
+        self._worker_in, self._worker_out = worker.stdin.fileno(), worker.stdout.fileno()
         self._idle_s = idle_s
-        self._heard = b""  # of the host, no whole line yet
+        self._from_host = b""  # an incomplete line
         self._commands: List[bytes] = []
-        self._said = b""  # by the worker, no whole line yet
-        self._out = bytearray()
-        self._verb: Optional[str] = "start"  # what the worker is at; None: nothing
-        self._within = _START_S
-        self._deadline = time.monotonic() + _START_S
-        self._over = False
+        self._from_worker = b""  # an incomplete line
+        self._to_host = bytearray()
+        self._verb: Optional[str] = "start"  # the running command, or None
+        self._within = _START_LIMIT_S
+        self._deadline = time.monotonic() + _START_LIMIT_S
+        self._worker_done = False
 
     def run(self) -> None:
-        """Return after the worker's last word to a ``bye``.
+        """Return after the worker has completed ``bye``.
 
         Raises:
-            _Ended: it ends in another way.
+            _Shutdown: in all other cases.
         """
-        while not (self._over and not self._out):
+        while not (self._worker_done and not self._to_host):
             signal.alarm(_ALARM_S)
             ready = self._ready()
             if ready.get(1, 0) & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
-                raise _Ended("its output was closed")
+                raise _Shutdown("its output was closed")
             if ready.get(1, 0) & select.POLLOUT:
-                # A pipe that is ready takes so much without blocking. For what else it may be there is the alarm.
-                del self._out[: os.write(1, self._out[: select.PIPE_BUF])]
-                if not self._out and self._verb not in (None, "end"):
-                    self._deadline = time.monotonic() + self._within  # it spoke, and was heard: the limit is on silence
-            if ready.get(self._of):
-                self._hear_worker()
+                # A pipe that is ready accepts PIPE_BUF without blocking; for anything else there is the alarm.
+                del self._to_host[: os.write(1, self._to_host[: select.PIPE_BUF])]
+                if not self._to_host and self._verb not in (None, "end"):
+                    self._deadline = time.monotonic() + self._within  # the limit is on silence
+            if ready.get(self._worker_out):
+                self._read_worker()
             if ready.get(0) and self._verb != "end":
-                self._hear_host()
-            self._next()
+                self._read_host()
+            self._forward()
             if time.monotonic() > self._deadline:
-                raise _Ended(self._late())
+                raise _Shutdown(self._timeout_reason())
 
     def _ready(self) -> Dict[int, int]:
         poll = select.poll()
-        poll.register(1, select.POLLOUT if self._out else 0)
-        if not self._over and len(self._out) < _MOST_AHEAD:
-            poll.register(self._of, select.POLLIN)
+        poll.register(1, select.POLLOUT if self._to_host else 0)
+        if not self._worker_done and len(self._to_host) < _MAX_BUFFERED:
+            poll.register(self._worker_out, select.POLLIN)
         if self._verb != "end":
             poll.register(0, select.POLLIN)
         left = self._deadline - time.monotonic()
-        return dict(poll.poll(max(0.0, min(left + 0.001, _END_S)) * 1000))
+        return dict(poll.poll(max(0.0, min(left + 0.001, _EXIT_LIMIT_S)) * 1000))
 
-    def _hear_host(self) -> None:
+    def _read_host(self) -> None:
         got = os.read(0, 65536)
         if not got:
-            raise _Ended("its input ended: the host is gone")
-        *lines, self._heard = (self._heard + got).split(b"\n")
+            raise _Shutdown("its input was closed: the host is gone")
+        *lines, self._from_host = (self._from_host + got).split(b"\n")
         self._commands += lines
-        if len(self._heard) > _MOST_AHEAD:
-            raise _Ended("what it is told has no lines")
+        if len(self._from_host) > _MAX_BUFFERED:
+            raise _Shutdown("its input has no line breaks")
 
-    def _hear_worker(self) -> None:
-        got = os.read(self._of, 65536)
+    def _read_worker(self) -> None:
+        got = os.read(self._worker_out, 65536)
         if not got:
             if self._verb != "end":
-                raise _Ended(_BY_ITSELF)
-            self._over = True
-            self._deadline = time.monotonic() + _END_S
-        *lines, self._said = (self._said + got).split(b"\n")
-        for said in lines:
-            self._out += said + b"\n"
-            if said.startswith(CLOSING):
-                ends = self._verb == "bye" and said.startswith(CLOSING[1])
+                raise _Shutdown(_WORKER_EXITED)
+            self._worker_done = True
+            self._deadline = time.monotonic() + _EXIT_LIMIT_S
+        *lines, self._from_worker = (self._from_worker + got).split(b"\n")
+        for text in lines:
+            self._to_host += text + b"\n"
+            if text.startswith(CLOSING):
+                ends = self._verb == "bye" and text.startswith(CLOSING[1])
                 self._verb = "end" if ends else None
-                self._deadline = time.monotonic() + (_END_S if ends else self._idle_s)
+                self._deadline = time.monotonic() + (_EXIT_LIMIT_S if ends else self._idle_s)
 
-    def _next(self) -> None:
-        """Hand on the next command, when the worker has closed the one before."""
+    def _forward(self) -> None:
+        """Send the worker its next command if the previous one is closed."""
         while self._verb is None and self._commands:
             command = self._commands.pop(0)
             try:
                 verb, within = _parse(command)
             except (ValueError, RecursionError) as error:
-                self._out += line("failed", why=f"this is no command: {error}", hint="one JSON object a line")
+                self._to_host += line("failed", why=f"invalid command: {error}", hint="send one JSON object per line")
                 continue
-            os.write(self._to, command + b"\n")
+            os.write(self._worker_in, command + b"\n")
             self._verb, self._within = verb, within
             self._deadline = time.monotonic() + within
 
-    def _late(self) -> str:
+    def _timeout_reason(self) -> str:
         if self._verb is None:
-            return f"nothing was asked for {self._idle_s:g} s"
-        return f"{self._verb}: not a word in {self._within:g} s; the worker hung and was killed"
+            return f"no command for {self._idle_s:g} s"
+        return f"{self._verb}: no output for {self._within:g} s; the worker hung and was killed"
 
 
 def _parse(command: bytes) -> Tuple[str, float]:
-    """Return a command's verb, and for how many seconds it may be silent.
+    """Return a command's name, and for how many seconds it may send no output.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
-    said = json.loads(command.decode())
-    if not isinstance(said, dict) or not isinstance(said.get("do"), str):
-        raise ValueError("it has no verb (do)")
-    within = said.get("within")
+    fields = json.loads(command.decode())
+    if not isinstance(fields, dict) or not isinstance(fields.get("do"), str):
+        raise ValueError("do is missing")
+    within = fields.get("within")
     if isinstance(within, bool) or not isinstance(within, (int, float)) or not 0 < within < 1e6:
-        raise ValueError("it does not say within how many seconds")
-    if len(command) > _MOST_COMMAND:
-        raise ValueError("it is too long")
-    return said["do"], float(within)
+        raise ValueError("within (seconds) is missing or invalid")
+    if len(command) > _MAX_COMMAND:
+        raise ValueError("too long")
+    return fields["do"], float(within)

@@ -1,1 +1,1 @@
-"""Boards: one SSH connection each, and an embedded one to try things on."""
+"""SSH connections to boards, and the embedded board for trying things out."""

@@ -1,4 +1,4 @@
-"""Where a board is, and who we are to it."""
+"""Board addresses and SSH credentials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ADDRESS = re.compile(
 
 @dataclass(frozen=True)
 class Address:
-    """Where a board is. What is None comes from ~/.ssh/config, or SSH's defaults."""
+    """The address of a board. Fields that are None come from ~/.ssh/config or SSH's defaults."""
 
     host: str
     user: str | None = None
@@ -24,16 +24,18 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Parse ``[USER@]HOST[:PORT]``; HOST may be an alias of ~/.ssh/config, or [IPv6].
+        """Parse ``[USER@]HOST[:PORT]``; HOST may be an alias from ~/.ssh/config or an [IPv6] address.
 
         Raises:
             UsageError: anything else.
         """
-        found = _ADDRESS.fullmatch(text)
-        port = int(found["port"]) if found and found["port"] else None
-        if not found or (port is not None and not 0 < port < 65536):
-            raise UsageError(f"{text!r} is no board address", hint="write [USER@]HOST[:PORT], such as sunrise@rdk-1:22")
-        return cls(found["v6"] or found["host"], found["user"], port)
+        match = _ADDRESS.fullmatch(text)
+        port = int(match["port"]) if match and match["port"] else None
+        if not match or (port is not None and not 0 < port < 65536):
+            raise UsageError(
+                f"{text!r} is not a board address", hint="write [USER@]HOST[:PORT], such as sunrise@rdk-1:22"
+            )
+        return cls(match["v6"] or match["host"], match["user"], port)
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
@@ -43,8 +45,8 @@ class Address:
 
 @dataclass(frozen=True)
 class Identity:
-    """Keys of our own instead of the user's: for the embedded board. Ignores ~/.ssh and agents."""
+    """The embedded board's own keys, used instead of ~/.ssh and the SSH agent."""
 
     client_key: Path
     host_key: str
-    """The one public host key that is accepted, in OpenSSH's format."""
+    """The only accepted public host key, in OpenSSH format."""

@@ -1,4 +1,4 @@
-"""What a board is to us: one connection that runs commands and moves files."""
+"""The interface to a board: one connection that runs commands and moves files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import AnyStr, Generic, Protocol
 
 
 @dataclass(frozen=True)
-class Output:
-    """What a finished command said."""
+class CommandOutput(Generic[AnyStr]):
+    """Exit status and output of a finished command; ``stdout`` is text or bytes."""
 
     status: int
-    stdout: str
+    stdout: AnyStr
     stderr: str
 
     @property
@@ -22,67 +22,52 @@ class Output:
         return self.status == 0
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What a finished command that was fed said: its stdout as the bytes it is."""
+class RemoteProcess(Protocol):
+    """A running command on a board, with line-based input and output."""
 
-    status: int
-    stdout: bytes
-    stderr: str
-
-    @property
-    def ok(self) -> bool:
-        return self.status == 0
-
-
-class Dialogue(Protocol):
-    """A command that runs on a board, and answers what it is told."""
-
-    def say(self, line: str) -> None:
-        """Send one line.
+    def send(self, line: str) -> None:
+        """Write one line to its standard input.
 
         Raises:
-            BoardError: it takes none any more; ``hear`` tells why.
+            BoardError: the input stays blocked. If the process or the connection has ended, ``receive`` raises.
         """
-        ...
 
-    def hear(self, timeout: float) -> str | None:
-        """Return the next line of its output; None when it has ended well.
+    def receive(self, timeout: float) -> str | None:
+        """Return the next line of its standard output, or None after it exited with status 0.
 
         Raises:
-            ConnectionLost: the connection ended first.
-            BoardError: it ended with a non-zero status (with its last words), or was silent for ``timeout`` seconds.
+            ConnectionLost: the connection was lost.
+            BoardError: it exited with another status (the message has the end of stderr), or sent no line within
+                ``timeout`` seconds.
         """
-        ...
 
 
 class Board(Protocol):
-    """One connection to one board; not safe to call from two threads.
+    """One connection to one board; not thread-safe.
 
-    ``argv`` is a sequence: quoting happens once, in the driver. Every wait has a timeout (seconds).
-    All methods raise BoardError, naming the board and ``step``.
+    ``argv`` is a sequence; the driver quotes it once. Every wait has a timeout in seconds.
+    All methods raise BoardError with the board's name and ``step``.
     """
 
     name: str
     python: str
     root: PurePosixPath
 
-    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> Output:
-        """Run a command to its end; a non-zero status is returned, not raised."""
-        ...
+    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
+        """Run a command to completion; a non-zero status is returned, not raised."""
 
-    def converse(self, argv: Sequence[str], *, step: str) -> AbstractContextManager[Dialogue]:
-        """Start a command and talk with it, line by line; at the end its input closes, and it is ended."""
-        ...
+    def start(self, argv: Sequence[str], *, step: str) -> AbstractContextManager[RemoteProcess]:
+        """Start a command; on exit from the context its input is closed and it is terminated."""
 
-    def feed(self, argv: Sequence[str], pieces: Iterable[bytes], *, timeout: float, step: str) -> Reply:
-        """Run a command with ``pieces`` on its standard input, each asked for when the one before is on its way.
+    def run_with_input(
+        self, argv: Sequence[str], chunks: Iterable[bytes], *, timeout: float, step: str
+    ) -> CommandOutput[bytes]:
+        """Run a command with ``chunks`` as its standard input, each requested after the previous one was sent.
 
-        ``timeout`` is the longest wait for one piece to be taken, and for the end after the last. A command may
-        end before it has read all: its status is returned as ever.
+        ``timeout`` limits the wait for each chunk to be sent, and for the exit after the last one. A command may
+        exit before it has read all input; its status is still returned.
         """
-        ...
 
 
 BoardOpener = Callable[[], AbstractContextManager[Board]]
-"""Opens the connection when entered; nothing happens before."""
+"""Returns a context manager that connects on entry."""

@@ -1,4 +1,4 @@
-"""Connects to a board, through jump hosts where ~/.ssh/config names some, and says what went wrong where it did."""
+"""Connect to a board, through jump hosts if ~/.ssh/config names any; errors name the server that failed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.boards import known_hosts
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.known_hosts import Entry, Role
-from bpudeploy.boards.settings import Settings, settings
+from bpudeploy.boards.known_hosts import Entry, Marker
+from bpudeploy.boards.settings import Settings, resolve
 from bpudeploy.errors import BoardError, Unreachable, UsageError
 
 if TYPE_CHECKING:
@@ -23,118 +23,118 @@ _CLOSE_S = 5.0
 
 
 @dataclass(frozen=True)
-class Hop:
-    """One server on the way to a board, the board included."""
+class SshServer:
+    """A board, or a jump host on the route to it."""
 
     address: Address
     board: str
-    jump: bool
+    is_jump_host: bool = False
 
     def error(self, message: str, hint: str) -> BoardError:
-        """Return the error that names the board, and the jump host where it is one's."""
-        return BoardError(self._through(message), board=self.board, step=CONNECT, hint=hint)
+        """Return an error that names the board, and the jump host if this is one."""
+        return BoardError(self._prefixed(message), board=self.board, step=CONNECT, hint=hint)
 
-    def silence(self, message: str, hint: str) -> Unreachable:
-        """Return the error for a server that does not answer."""
-        return Unreachable(self._through(message), board=self.board, step=CONNECT, hint=hint)
+    def unreachable(self, message: str, hint: str) -> Unreachable:
+        """Return the error for a server that does not respond."""
+        return Unreachable(self._prefixed(message), board=self.board, step=CONNECT, hint=hint)
 
-    def _through(self, message: str) -> str:
-        return f"jump host {str(self.address)!r}: {message}" if self.jump else message
+    def _prefixed(self, message: str) -> str:
+        return f"jump host {str(self.address)!r}: {message}" if self.is_jump_host else message
 
 
 @contextmanager
 def connected(
     address: Address, *, name: str, identity: Identity | None = None, jump: Address | None = None
 ) -> Iterator[tuple[asyncio.Runner, asyncssh.SSHClientConnection]]:
-    """Connect, and disconnect at the end, jump hosts too.
+    """Connect to a server; on exit, close the connection and those to the jump hosts.
 
     Args:
-        jump: a jump host, where ~/.ssh/config does not say how ``address`` is reached.
+        jump: jump host to use if ~/.ssh/config has no ProxyJump or ProxyCommand for ``address``.
 
     Raises:
-        BoardError: refused, no answer in time, unknown or changed host key, no authentication, wrong settings.
+        BoardError: refused, timed out, unknown or changed host key, authentication failed, invalid SSH settings.
     """
     with asyncio.Runner() as runner:
-        way: list[asyncssh.SSHClientConnection] = []
+        connections: list[asyncssh.SSHClientConnection] = []
         try:
-            runner.run(_travel(Hop(address, name, False), way, identity, jump))
-            yield runner, way[-1]
+            runner.run(_connect_all(SshServer(address, name), connections, identity, jump))
+            yield runner, connections[-1]
         finally:
-            runner.run(_close(way))
+            runner.run(_close(connections))
 
 
 def offered_key(address: Address, *, name: str, jump: Address | None = None) -> tuple[Settings, asyncssh.SSHKey]:
-    """Fetch the host key that a server offers, and trust nothing; jump hosts on the way must be trusted.
+    """Fetch a server's host key without trusting it; jump hosts must be trusted already.
 
     Args:
         jump: as for ``connected``.
 
     Raises:
-        BoardError: as ``connected``, for what comes before authentication.
+        BoardError: as ``connected``, except for authentication.
     """
 
     async def fetch() -> tuple[Settings, asyncssh.SSHKey]:
-        way: list[asyncssh.SSHClientConnection] = []
-        hop = Hop(address, name, False)
+        connections: list[asyncssh.SSHClientConnection] = []
+        server = SshServer(address, name)
         try:
-            found = await _to_the_door(hop, way, None, jump)
-            return found, await _fetch(hop, found, way[-1] if way else None)
+            settings = await _connect_jump_hosts(server, connections, None, jump)
+            return settings, await _fetch_key(server, settings, connections)
         finally:
-            await _close(way)
+            await _close(connections)
 
     with asyncio.Runner() as runner:
         return runner.run(fetch())
 
 
-async def _travel(
-    hop: Hop, way: list[asyncssh.SSHClientConnection], identity: Identity | None, jump: Address | None
+async def _connect_all(
+    server: SshServer, connections: list[asyncssh.SSHClientConnection], identity: Identity | None, jump: Address | None
 ) -> None:
-    """Connect to ``hop`` through its own jump hosts, adding each connection to ``way``."""
-    found = await _to_the_door(hop, way, identity, jump)
-    way.append(await _connect(hop, found, way[-1] if way else None))
+    """Connect to ``server`` and its jump hosts, appending each connection to ``connections``."""
+    settings = await _connect_jump_hosts(server, connections, identity, jump)
+    connections.append(await _connect(server, settings, connections))
 
 
-async def _to_the_door(
-    hop: Hop,
-    way: list[asyncssh.SSHClientConnection],
+async def _connect_jump_hosts(
+    server: SshServer,
+    connections: list[asyncssh.SSHClientConnection],
     identity: Identity | None,
     jump: Address | None,
-    seen: tuple[str, ...] = (),
+    visited: tuple[str, ...] = (),
 ) -> Settings:
-    """Connect to the jump hosts on the way to ``hop``. The first's own jump hosts count, as OpenSSH has it."""
-    found = _settings(hop, identity, jump)
-    for number, text in enumerate(found.jumps):
-        if text in (*seen, str(hop.address), hop.address.host):
-            raise hop.error(f"ProxyJump leads back to {text!r}", "give that host `ProxyJump none` in ~/.ssh/config")
+    """Connect to the jump hosts of ``server``; as in OpenSSH, the first one's own jump hosts are used too."""
+    settings = _resolve(server, identity, jump)
+    for number, text in enumerate(settings.jumps):
+        if text in (*visited, str(server.address), server.address.host):
+            raise server.error(f"ProxyJump leads back to {text!r}", "give that host `ProxyJump none` in ~/.ssh/config")
         try:
-            bastion = Hop(Address.parse(text), hop.board, True)
+            jump_host = SshServer(Address.parse(text), server.board, is_jump_host=True)
         except UsageError as error:
-            raise hop.error(
+            raise server.error(
                 f"ProxyJump names {text!r}", "write ProxyJump [USER@]HOST[:PORT] in ~/.ssh/config"
             ) from error
         if number == 0:
-            at = await _to_the_door(bastion, way, None, None, (*seen, str(hop.address)))
+            its = await _connect_jump_hosts(jump_host, connections, None, None, (*visited, str(server.address)))
         else:
-            at = _settings(bastion, None)
-        way.append(await _connect(bastion, at, way[-1] if way else None))
-    return found
+            its = _resolve(jump_host, None)
+        connections.append(await _connect(jump_host, its, connections))
+    return settings
 
 
-def _settings(hop: Hop, identity: Identity | None, jump: Address | None = None) -> Settings:
+def _resolve(server: SshServer, identity: Identity | None, jump: Address | None = None) -> Settings:
     import asyncssh
 
     try:
-        return settings(hop.address, identity, jump)
+        return resolve(server.address, identity, jump)
     except asyncssh.ConfigParseError as error:
-        raise hop.error(f"its SSH settings are wrong: {error}", "correct that line") from error
+        raise server.error(f"invalid SSH settings: {error}", "correct that line") from error
     except (ValueError, OSError) as error:
-        raise hop.error(
-            f"its SSH settings cannot be used: {error}", "look at ~/.ssh/config and the files that it names"
+        raise server.error(
+            f"unusable SSH settings: {error}", "check ~/.ssh/config and the files that it names"
         ) from error
 
 
 async def _connect(
-    hop: Hop, found: Settings, through: asyncssh.SSHClientConnection | None
+    server: SshServer, settings: Settings, connections: list[asyncssh.SSHClientConnection]
 ) -> asyncssh.SSHClientConnection:
     import asyncssh
 
@@ -142,100 +142,98 @@ async def _connect(
 
     class Client(asyncssh.SSHClient):
         def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-            offered.append(key)  # asked only about a key that is not trusted: remembered for the error, and refused
+            offered.append(key)  # called for untrusted keys only: keep it for the error message, and refuse
             return False
 
     try:
-        return await asyncssh.connect(client_factory=Client, **found.options, **_through(through))
+        return await asyncssh.connect(client_factory=Client, **settings.options, **_tunnel(connections))
     except asyncssh.HostKeyNotVerifiable as error:
-        raise _distrust(hop, found, offered, error) from error
+        raise _host_key_error(server, settings, offered, error) from error
     except asyncssh.PermissionDenied as error:
-        raise hop.error(
-            f"it refuses our keys for user {found.user!r}",
-            f"put your public key there with `ssh-copy-id {hop.address}`, name another USER@, or give a key that has "
-            "a passphrase to the agent with `ssh-add`; bpudeploy uses no passwords",
+        raise server.error(
+            f"it rejected your keys for user {settings.user!r}",
+            f"install your public key with `ssh-copy-id {server.address}`, name another USER@, or add a key with a "
+            "passphrase to the agent with `ssh-add`; bpudeploy uses no passwords",
         ) from error
     except (TimeoutError, asyncssh.Error, OSError, ValueError) as error:
-        raise _unreached(hop, found, error) from error
+        raise _connection_error(server, settings, error) from error
 
 
-async def _fetch(hop: Hop, found: Settings, through: asyncssh.SSHClientConnection | None) -> asyncssh.SSHKey:
+async def _fetch_key(
+    server: SshServer, settings: Settings, connections: list[asyncssh.SSHClientConnection]
+) -> asyncssh.SSHKey:
     import asyncssh
 
-    algorithms = known_hosts.algorithms([e.key for e in _known(found) if e.role is Role.HOST])
-    given = {key: value for key, value in found.options.items() if key in ("host", "port", "config")}
+    algorithms = known_hosts.algorithms([entry.key for entry in _known(settings)])
+    options = {key: value for key, value in settings.options.items() if key in ("host", "port", "config")}
     try:
-        fetched = asyncssh.get_server_host_key(**given, **_through(through), server_host_key_algs=algorithms)
-        key = await asyncio.wait_for(fetched, found.timeout_s)
+        request = asyncssh.get_server_host_key(**options, **_tunnel(connections), server_host_key_algs=algorithms)
+        key = await asyncio.wait_for(request, settings.timeout_s)
     except (TimeoutError, asyncssh.Error, OSError, ValueError) as error:
-        raise _unreached(hop, found, error) from error
+        raise _connection_error(server, settings, error) from error
     if key is None:
-        raise hop.error("it shows no host key", "bpudeploy needs a server that has one")
+        raise server.error("it has no host key", "bpudeploy needs a server that has one")
     return key
 
 
-def _through(connection: asyncssh.SSHClientConnection | None) -> dict[str, Any]:
-    """Return what has asyncssh go through a connection of ours, and not make one from ProxyJump by itself."""
-    return {} if connection is None else {"tunnel": connection}
+def _tunnel(connections: list[asyncssh.SSHClientConnection]) -> dict[str, Any]:
+    """Return the option to tunnel through our last connection; otherwise asyncssh connects to the ProxyJump itself."""
+    return {"tunnel": connections[-1]} if connections else {}
 
 
-def _known(found: Settings) -> list[Entry]:
-    return known_hosts.entries(found.files, found.name)
+def _known(settings: Settings) -> list[Entry]:
+    found = known_hosts.entries(settings.files, settings.known_hosts_name)
+    return [entry for entry in found if entry.marker is Marker.HOST]
 
 
-def _distrust(hop: Hop, found: Settings, offered: list[asyncssh.SSHKey], error: Exception) -> BoardError:
-    shown = f"{_in_words(offered[0])} is offered" if offered else str(error)
-    known = [e for e in _known(found) if e.role is Role.HOST]
+def _host_key_error(
+    server: SshServer, settings: Settings, offered: list[asyncssh.SSHKey], error: Exception
+) -> BoardError:
+    shown = f"the server offers {known_hosts.describe(offered[0])}" if offered else str(error)
     if "revoked" in str(error):
-        return hop.error("its host key is revoked in known_hosts", "that key is stolen or retired: do not connect")
-    if known:
-        was = ", ".join(f"{_in_words(e.key)} ({e.place})" for e in known)
-        return hop.error(
-            f"its host key has changed: {was} is known, {shown}",
-            "another machine answers, or the board was installed anew. Compare with `ssh-keygen -lf "
+        return server.error("its host key is revoked in known_hosts", "do not connect: that key is stolen or retired")
+    if known := _known(settings):
+        expected = ", ".join(map(str, known))
+        return server.error(
+            f"its host key has changed: expected {expected}, {shown}",
+            "this is another machine, or the board was reinstalled. Compare with `ssh-keygen -lf "
             "/etc/ssh/ssh_host_ed25519_key.pub` on the board's own screen, then "
-            f"`bpudeploy boards trust {hop.address} --replace`",
+            f"`bpudeploy boards trust {server.address} --replace`",
         )
-    first = f"write `ProxyJump {found.jumps[0]}` for it in ~/.ssh/config; then " if found.told else ""
-    return hop.error(
+    jump = f"add `ProxyJump {settings.jumps[0]}` for it to ~/.ssh/config; then " if settings.jump_from_caller else ""
+    return server.error(
         f"its host key is unknown: {shown}",
-        f"{first}`bpudeploy boards trust {hop.address}` shows the fingerprint, to compare with the board's, and pins "
+        f"{jump}`bpudeploy boards trust {server.address}` shows the fingerprint to compare with the board's, and pins "
         "the key",
     )
 
 
-def kind_of(key: asyncssh.SSHKey) -> str:
-    """Return a key's kind as OpenSSH writes it: ED25519, ECDSA, RSA."""
-    return key.get_algorithm().removeprefix("ssh-").partition("-")[0].upper()
-
-
-def _in_words(key: asyncssh.SSHKey) -> str:
-    return f"{kind_of(key)} {key.get_fingerprint()}"
-
-
-def _unreached(hop: Hop, found: Settings, error: Exception) -> BoardError:
-    where = f"{found.host}, port {found.port}"
+def _connection_error(server: SshServer, settings: Settings, error: Exception) -> BoardError:
+    endpoint = f"{settings.host}, port {settings.port}"
     text = str(error) or type(error).__name__
     if isinstance(error, TimeoutError):
-        return hop.silence(
-            f"no answer from {where} in {found.timeout_s:g} s", "is it on, on this network, and is that SSH's port?"
+        return server.unreachable(
+            f"no answer from {endpoint} within {settings.timeout_s:g} s",
+            "is it on, on this network, and is that the SSH port?",
         )
     if isinstance(error, socket.gaierror):
-        return hop.silence(f"the name {found.host!r} leads nowhere", "check the spelling, or give its IP address")
+        return server.unreachable(
+            f"cannot resolve the host name {settings.host!r}", "check the spelling, or give its IP address"
+        )
     if isinstance(error, ConnectionRefusedError):
-        return hop.silence(f"nothing listens at {where}", "check the address, and that sshd runs there")
+        return server.unreachable(f"connection refused by {endpoint}", "check the address, and that sshd runs there")
     if "too many authentication failures" in text.lower():
-        return hop.error(
-            "it refuses us before the right key came up: too many keys were offered",
+        return server.error(
+            "too many authentication failures: it disconnected before the right key was offered",
             "name the one key for this host in ~/.ssh/config, with IdentityFile and IdentitiesOnly yes",
         )
     if isinstance(error, ValueError) and not isinstance(error, OSError):
-        return hop.error(f"its SSH settings cannot be used: {text}", "look at the key files that ~/.ssh/config names")
-    return hop.silence(f"cannot connect to {where}: {text}", "check the address, and that sshd runs there")
+        return server.error(f"unusable SSH settings: {text}", "check the key files that ~/.ssh/config names")
+    return server.unreachable(f"cannot connect to {endpoint}: {text}", "check the address, and that sshd runs there")
 
 
-async def _close(way: list[asyncssh.SSHClientConnection]) -> None:
-    for connection in reversed(way):
+async def _close(connections: list[asyncssh.SSHClientConnection]) -> None:
+    for connection in reversed(connections):
         connection.close()
         try:
             await asyncio.wait_for(connection.wait_closed(), _CLOSE_S)

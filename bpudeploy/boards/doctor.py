@@ -1,4 +1,4 @@
-"""What a deployment needs of a board, looked at point by point; each finding that is not good has its repair."""
+"""Check that a board meets the requirements of a deployment; each problem comes with a fix."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bpudeploy.errors import BoardError
 from bpudeploy.spec.target import BoardSpec, March, Target
 
 _CLOCK_S = 120.0
-_TIGHT_MB, _NEEDED_MB = 500, 50
-_HOT_C = 85.0  # X3, X5 and S100 slow down at 95
+_LOW_SPACE_MB, _MIN_SPACE_MB = 500, 50
+_HOT_C = 85.0  # X3, X5 and S100 throttle at 95
 _PUSH_NEEDS = "sha256sum mv ln sync df mkdir readlink find rm ls cat chmod sort cut wc dd"
 _SIGNING_NEEDS = "ssh-keygen"
 _MACHINE = "aarch64"
-_MARCHES = {  # soc_name; no RDK Ultra's was seen written
+_MARCHES = {  # by soc_name; that of RDK Ultra is not documented
     "x3": March.BERNOULLI2,
     "x5": March.BAYES_E,
     "s100": March.NASH_E,
@@ -28,8 +28,8 @@ _MARCHES = {  # soc_name; no RDK Ultra's was seen written
 }
 
 
-class State(StrEnum):
-    """How bad a finding is."""
+class Severity(StrEnum):
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -37,38 +37,50 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One point: what it is about, what was found, and the repair where it is not good."""
+class BoardFinding:
+    """Result of one check, with a fix if there is a problem."""
 
     about: str
-    state: State
+    state: Severity
     found: str
     repair: str | None = None
 
 
-def doctor(address: Address, target: Target | None, *, under: str = "") -> list[Finding]:
-    """Look at a board, and for ``target`` at what its runtime needs. Nothing is changed there.
+def doctor(address: Address, target: Target | None, *, under: str = "") -> list[BoardFinding]:
+    """Check a board, and that it meets the runtime requirements of ``target``, without changing anything on it.
 
-    An unreachable board is a finding too: the first error, and the last point. ``under`` as for ``read_facts``.
+    A connection failure is reported as a finding and ends the checks. ``under`` as for ``read_facts``.
     """
     spec = target.board if target is not None else BoardSpec()
-    found: list[Finding] = []
+    found: list[BoardFinding] = []
     try:
         with open_ssh(address, name=str(address), python=spec.python, root=PurePosixPath(spec.root)) as board:
-            found.append(Finding("connection", State.OK, "reached; its host key is known, our key is accepted"))
+            found.append(_ok("connection", "connected; the host key is known, your key is accepted"))
             found.append(_sftp(board))
             found += examine(read_facts(board, under=under), target)
     except BoardError as error:
-        said = error.message.removeprefix(f"board {error.board!r}, {error.step}: ")
-        found.append(Finding(error.step, State.ERROR, said, error.hint))
+        message = error.message.removeprefix(f"board {error.board!r}, {error.step}: ")
+        found.append(_error(error.step, message, error.hint))
     return found
 
 
-def examine(facts: Facts, target: Target | None) -> list[Finding]:
-    """Judge a board's facts."""
+def _ok(about: str, found: str) -> BoardFinding:
+    return BoardFinding(about, Severity.OK, found)
+
+
+def _warning(about: str, found: str, repair: str) -> BoardFinding:
+    return BoardFinding(about, Severity.WARNING, found, repair)
+
+
+def _error(about: str, found: str, repair: str | None) -> BoardFinding:
+    return BoardFinding(about, Severity.ERROR, found, repair)
+
+
+def examine(facts: Facts, target: Target | None) -> list[BoardFinding]:
+    """Evaluate a board's facts."""
     on_cpu = target is not None and target.march is March.CPU
     return [
-        _user(facts),
+        _ok("user", f"{facts.user} on {facts.hostname}"),
         _tools(facts),
         *_signing(facts, target),
         *_folder(facts),
@@ -76,139 +88,136 @@ def examine(facts: Facts, target: Target | None) -> list[Finding]:
         _chip(facts, target),
         _python(facts) if on_cpu else _runtime(facts, target),
         _system(facts),
-        _heat(facts),
+        _temperature(facts),
         _governors(facts),
     ]
 
 
-def _sftp(board: SshBoard) -> Finding:
-    there = board.offers_sftp(step="sftp")
-    return Finding("sftp", State.OK, "there is one" if there else "there is none; push does without")
+def _sftp(board: SshBoard) -> BoardFinding:
+    available = board.offers_sftp(step="sftp")
+    return _ok("sftp", "available" if available else "not available; push does not need it")
 
 
-def _user(facts: Facts) -> Finding:
-    return Finding("user", State.OK, f"{facts.user} on {facts.hostname}")
-
-
-def _tools(facts: Facts) -> Finding:
+def _tools(facts: Facts) -> BoardFinding:
     missing = [name for name in _PUSH_NEEDS.split() if name not in facts.tools]
     if missing:
-        repair = "install coreutils and findutils there, or busybox with these"
-        return Finding("tools", State.ERROR, f"it has no {', '.join(missing)}", repair)
-    return Finding("tools", State.OK, "every command that push needs is there")
+        repair = "install coreutils and findutils there, or a busybox that has these"
+        return _error("tools", f"missing: {', '.join(missing)}", repair)
+    return _ok("tools", "all commands that push needs are installed")
 
 
-def _signing(facts: Facts, target: Target | None) -> Iterator[Finding]:
+def _signing(facts: Facts, target: Target | None) -> Iterator[BoardFinding]:
     if (target is None or target.board.signed) and _SIGNING_NEEDS not in facts.tools:
         repair = "install openssh-client 8.1 or newer there, or turn signing off in the target: board.signed: false"
-        yield Finding("signing", State.ERROR, f"it has no {_SIGNING_NEEDS} to verify releases with", repair)
+        yield _error("signing", f"no {_SIGNING_NEEDS} to verify releases with", repair)
 
 
-def _folder(facts: Facts) -> Iterator[Finding]:
+def _folder(facts: Facts) -> Iterator[BoardFinding]:
     if facts.writable:
-        yield Finding("folder", State.OK, f"{facts.root} is writable for {facts.user}")
+        yield _ok("folder", f"{facts.root} is writable by {facts.user}")
     else:
         repair = (
-            f"as root there: make the folder of the target's board.root below {facts.root} and "
-            f"`chown {facts.user}` it; if the file system is read-only, name another board.root in a target of your own"
+            f"as root there: create the target's board.root below {facts.root} and `chown {facts.user}` it; "
+            "if the file system is read-only, set another board.root in a custom target"
         )
-        yield Finding("folder", State.ERROR, f"{facts.root} is not writable for {facts.user}", repair)
-    state = State.ERROR if facts.free_mb < _NEEDED_MB else State.WARNING if facts.free_mb < _TIGHT_MB else State.OK
-    tight = None if state is State.OK else "remove what is not needed there; `du -xh / | sort -h | tail` finds it"
-    yield Finding("space", state, f"{facts.free_mb} MB free under {facts.root}", tight)
+        yield _error("folder", f"{facts.root} is not writable by {facts.user}", repair)
+    free = f"{facts.free_mb} MB free under {facts.root}"
+    if facts.free_mb >= _LOW_SPACE_MB:
+        yield _ok("space", free)
+    else:
+        found = _error if facts.free_mb < _MIN_SPACE_MB else _warning
+        yield found("space", free, "delete files there; `du -xh / | sort -h | tail` lists the largest folders")
 
 
-def _clock(facts: Facts) -> Finding:
+def _clock(facts: Facts) -> BoardFinding:
     ahead = facts.clock_ahead_s
     if abs(ahead) <= _CLOCK_S:
-        return Finding("clock", State.OK, f"{abs(ahead):.0f} s from this machine's")
-    return Finding(
+        return _ok("clock", f"within {abs(ahead):.0f} s of this machine's")
+    return _warning(
         "clock",
-        State.WARNING,
-        f"{_span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} this machine's; the times in its logs are wrong",
+        f"{_duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} this machine's; its log timestamps are wrong",
         "`timedatectl set-ntp true` there, or `date -s` as root; a board without a battery forgets the time",
     )
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     for size, unit in ((365.25 * 86400, "years"), (86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
 
 
-def _chip(facts: Facts, target: Target | None) -> Finding:
+def _chip(facts: Facts, target: Target | None) -> BoardFinding:
     uid = f", SoC id {facts.soc_uid}" if facts.soc_uid else ""
-    said = f"{facts.chip or facts.machine}{f', {facts.model}' if facts.model else ''}{uid}"
+    chip = f"{facts.chip or facts.machine}{f', {facts.model}' if facts.model else ''}{uid}"
     if target is None or target.march is March.CPU:
-        return Finding("chip", State.OK, said)
+        return _ok("chip", chip)
     march = _MARCHES.get(facts.chip or "")
     if facts.chip is None and facts.machine != _MACHINE:
         repair = "is this the right address?"
-        return Finding("chip", State.ERROR, f"{said}; every board with a BPU is {_MACHINE}", repair)
+        return _error("chip", f"{chip}; every board with a BPU is {_MACHINE}", repair)
     if march is None:
-        told = f"it does not say a chip that is known: {said}"
-        repair = f"look at the board itself: a binary for {target.march} runs on no other march"
-        return Finding("chip", State.WARNING, told, repair)
+        repair = f"check the board's label: a binary for {target.march} runs on no other march"
+        return _warning("chip", f"unknown chip: {chip}", repair)
     if march is not target.march:
-        repair = "name the target of this board, or the board of this target: `bpudeploy targets` lists them"
-        return Finding("chip", State.ERROR, f"{said} is {march}; {target.name} is {target.march}", repair)
-    return Finding("chip", State.OK, f"{said}, {march}")
+        repair = "use the target for this board, or another board; `bpudeploy targets` lists the targets"
+        return _error("chip", f"{chip} is {march}; {target.name} is {target.march}", repair)
+    return _ok("chip", f"{chip}, {march}")
 
 
-def _python(facts: Facts) -> Finding:
+def _python(facts: Facts) -> BoardFinding:
     if facts.python is None:
-        repair = "`apt-get install python3` there, or set board.python in a target of your own"
-        return Finding("python", State.ERROR, "the target's Python does not start", repair)
+        repair = "`apt-get install python3` there, or set board.python in a custom target"
+        return _error("python", "the target's Python does not start", repair)
     missing = [name for name in ("numpy", "onnxruntime") if name not in facts.packages]
     if missing:
         repair = f"`python3 -m pip install {' '.join(missing)}` there, for the Python that the target names"
-        return Finding("python", State.ERROR, f"Python {facts.python} without {' and '.join(missing)}", repair)
+        return _error("python", f"Python {facts.python} without {' and '.join(missing)}", repair)
     versions = ", ".join(f"{name} {facts.packages[name]}" for name in ("numpy", "onnxruntime"))
-    return Finding("python", State.OK, f"Python {facts.python}, {versions}")
+    return _ok("python", f"Python {facts.python}, {versions}")
 
 
 _MODULES = ("hobot-dnn", "hobot_dnn_rdkx5", "hbm_runtime")
-"""The vendor's runtimes for Python, as their packages are called."""
+"""Package names of the vendor's Python runtimes."""
 
 
-def _runtime(facts: Facts, target: Target | None) -> Finding:
-    libraries = f"; {', '.join(PurePosixPath(one).name for one in facts.libdnn)}" if facts.libdnn else ""
+def _runtime(facts: Facts, target: Target | None) -> BoardFinding:
+    libraries = f"; {', '.join(PurePosixPath(path).name for path in facts.libdnn)}" if facts.libdnn else ""
     if facts.runtime is not None:
-        version = f"version {facts.runtime_version}" if facts.runtime_version else "which says no version"
-        return Finding("BPU runtime", State.OK, f"{facts.runtime}, {version}{libraries}")
+        version = f"version {facts.runtime_version}" if facts.runtime_version else "version unknown"
+        return _ok("BPU runtime", f"{facts.runtime}, {version}{libraries}")
     modules = [f"{name} {facts.packages[name]}" for name in _MODULES if name in facts.packages]
     if modules:
-        return Finding("BPU runtime", State.OK, f"{', '.join(modules)} for Python; no hrt_model_exec{libraries}")
+        return _ok("BPU runtime", f"{', '.join(modules)} for Python; no hrt_model_exec{libraries}")
     if target is None:
-        return Finding("BPU runtime", State.OK, f"no hrt_model_exec{libraries}")
+        return _ok("BPU runtime", f"no hrt_model_exec{libraries}")
     repair = (
         "install it from the toolchain's release: package/board/install.sh ADDRESS (S100), install_xj3.sh (X3) or "
         "install_ultra.sh (Ultra)"
     )
-    return Finding("BPU runtime", State.ERROR, f"it has no hrt_model_exec{libraries}", repair)
+    return _error("BPU runtime", f"no hrt_model_exec{libraries}", repair)
 
 
-def _system(facts: Facts) -> Finding:
+def _system(facts: Facts) -> BoardFinding:
     version = f", system {facts.system}" if facts.system else ""
-    return Finding("system", State.OK, f"{facts.os or 'unnamed'}{version}, kernel {facts.kernel}")
+    return _ok("system", f"{facts.os or 'unknown OS'}{version}, kernel {facts.kernel}")
 
 
-def _heat(facts: Facts) -> Finding:
+def _temperature(facts: Facts) -> BoardFinding:
     if not facts.temperatures_c:
-        return Finding("temperature", State.OK, "not told")
-    name, celsius = max(facts.temperatures_c.items(), key=lambda one: one[1])
-    told = f"{celsius:.1f} °C ({name})"
+        return _ok("temperature", "not reported")
+    name, celsius = max(facts.temperatures_c.items(), key=lambda item: item[1])
+    found = f"{celsius:.1f} °C ({name})"
     if celsius < _HOT_C:
-        return Finding("temperature", State.OK, told)
-    return Finding("temperature", State.WARNING, told, "let it cool, or give it a fan: boards slow down at 95 °C")
+        return _ok("temperature", found)
+    return _warning("temperature", found, "let it cool down, or add a fan: boards throttle at 95 °C")
 
 
-def _governors(facts: Facts) -> Finding:
+def _governors(facts: Facts) -> BoardFinding:
     if not facts.governors:
-        return Finding("governor", State.OK, "not told")
-    told = ", ".join(f"{name} {governor}" for name, governor in facts.governors.items())
+        return _ok("governor", "not reported")
+    found = ", ".join(f"{name} {governor}" for name, governor in facts.governors.items())
     if all(governor == "performance" for governor in facts.governors.values()):
-        return Finding("governor", State.OK, told)
-    repair = "for a benchmark, as root there: `echo performance` into each governor file; lost at reboot"
-    return Finding("governor", State.WARNING, told, repair)
+        return _ok("governor", found)
+    repair = "for a benchmark, as root there: `echo performance` into each governor file; reset by a reboot"
+    return _warning("governor", found, repair)

@@ -1,15 +1,14 @@
-"""The embedded board: a real SSH server on loopback, in a folder of its own, for as long as it is used."""
+"""The embedded board: a real SSH server on loopback with its own folder, running only while it is in use."""
 
 from __future__ import annotations
 
 import getpass
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +21,7 @@ _START_TIMEOUT_S = 20
 
 
 class ServerKind(StrEnum):
-    """Which SSH server plays the board."""
+    """SSH server implementation."""
 
     OPENSSH = "openssh"
     PYTHON = "python"
@@ -32,12 +31,12 @@ class ServerKind(StrEnum):
 def open_embedded(
     directory: Path, *, name: str = "local", root: str = "board", server: ServerKind | None = None
 ) -> Iterator[SshBoard]:
-    """Start the server, connect to it, and stop it at the end with everything that it started.
+    """Start the server and connect to it; on exit, stop it and all processes that it started.
 
     Args:
-        directory: holds keys, configuration and the board's file system; made if absent, and kept.
-        root: where releases go, relative to ``directory``.
-        server: None takes OpenSSH's sshd if it is installed and lets us in, else the Python server.
+        directory: for keys, configuration and the board's file system; created if missing, and kept.
+        root: folder for releases, relative to ``directory``.
+        server: by default OpenSSH's sshd if it is installed and accepts this user, else the Python server.
 
     Raises:
         BoardError: no server could be started or reached.
@@ -54,28 +53,27 @@ def _opened(directory: Path, name: str, root: str, server: ServerKind | None) ->
     client_key, host_key = _keys(directory)
     kinds = [server] if server else [ServerKind.OPENSSH, ServerKind.PYTHON]
     for kind in kinds:
-        with _server(directory, kind, name) as port:
+        with ExitStack() as stack:
+            port = stack.enter_context(_server(directory, kind, name))
             if port is None and kind is not kinds[-1]:
                 continue
             if port is None:
-                raise BoardError(f"no {kind} server could be started", board=name, step="start", hint=_log(directory))
-            opened = open_ssh(
-                Address("127.0.0.1", getpass.getuser(), port),
-                name=name,
-                python=sys.executable,
-                root=PurePosixPath(directory / root),
-                identity=Identity(client_key, host_key),
-            )
+                raise BoardError(f"the {kind} server did not start", board=name, step="start", hint=_log(directory))
             try:
-                board = opened.__enter__()
+                board = stack.enter_context(
+                    open_ssh(
+                        Address("127.0.0.1", getpass.getuser(), port),
+                        name=name,
+                        python=sys.executable,
+                        root=PurePosixPath(directory / root),
+                        identity=Identity(client_key, host_key),
+                    )
+                )
             except BoardError:
                 if kind is kinds[-1]:
                     raise
-                continue  # an sshd that will not let this user in (locked account, nologin shell)
-            try:
-                yield board
-            finally:
-                opened.__exit__(None, None, None)
+                continue  # sshd rejects this user (locked account, nologin shell)
+            yield board
             return
 
 
@@ -85,9 +83,9 @@ def _log(directory: Path) -> str:
 
 @contextmanager
 def _server(directory: Path, kind: ServerKind, name: str) -> Iterator[int | None]:
-    """Run the supervisor; yields its port, or None when it could not start this kind of server.
+    """Run the server process; yield its port, or None if this kind of server cannot start.
 
-    The supervisor ends when its standard input closes: also when this process is killed.
+    The server process exits when its standard input closes, even if this process is killed.
     """
     command = [sys.executable, "-m", "bpudeploy.boards.embedded_server", str(directory), kind.value]
     with (directory / "server.log").open("ab") as log:
@@ -105,11 +103,11 @@ def _server(directory: Path, kind: ServerKind, name: str) -> Iterator[int | None
             process.wait(_START_TIMEOUT_S)
         except subprocess.TimeoutExpired as error:
             process.kill()
-            raise BoardError("its server would not stop", board=name, step="stop", hint=_log(directory)) from error
+            raise BoardError("its server did not stop", board=name, step="stop", hint=_log(directory)) from error
 
 
 def _keys(directory: Path) -> tuple[Path, str]:
-    """Return the client's private key file and the host's public key, made on first use."""
+    """Return the client's private key file and the host's public key, generated on first use."""
     for key in ("host_key", "client_key"):
         if not (directory / key).exists() or not (directory / f"{key}.pub").exists():
             _generate(directory, key)
@@ -121,8 +119,8 @@ def _generate(directory: Path, name: str) -> None:
     import asyncssh
 
     key = asyncssh.generate_private_key("ssh-ed25519", comment=f"bpudeploy embedded board {name}")
-    (directory / name).unlink(missing_ok=True)
-    handle = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(key.export_private_key())
-    (directory / f"{name}.pub").write_bytes(key.export_public_key())
+    private = directory / name
+    private.unlink(missing_ok=True)
+    private.touch(mode=0o600, exist_ok=False)
+    private.write_bytes(key.export_private_key())
+    private.with_suffix(".pub").write_bytes(key.export_public_key())

@@ -1,7 +1,7 @@
-"""The embedded board's own process: serves SSH until its standard input closes, then leaves nothing behind.
+"""Server process of the embedded board: serves SSH until its standard input closes, then ends all it started.
 
-Run as ``python -m bpudeploy.boards.embedded_server DIRECTORY openssh|python``; prints one JSON line with
-the port when it is ready, and exits 3 without one when this kind of server cannot run here.
+Run as ``python -m bpudeploy.boards.embedded_server DIRECTORY openssh|python``. Prints one JSON line with the port
+when ready; exits with status 3 if this kind of server cannot run here.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 _UNAVAILABLE = 3
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: orphans of our children become ours, so we can end them
-_POLITE = 25  # rounds of 20 ms
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: adopt orphaned descendants, to be able to end them
+_SIGTERM_ROUNDS = 25  # of 20 ms; then SIGKILL
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def main(directory: Path, kind: str) -> int:
     """Serve until standard input closes; returns the exit code."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run that started us decides when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     try:
         return _openssh(directory) if kind == "openssh" else asyncio.run(_python(directory))
     finally:
@@ -47,7 +47,7 @@ def _openssh(directory: Path) -> int:
     if sshd is None:
         return _UNAVAILABLE
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's privilege separation wants it
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # for sshd's privilege separation
     port = _free_port()
     user = pwd.getpwuid(os.getuid()).pw_name
     config = directory / "sshd_config"
@@ -57,7 +57,7 @@ def _openssh(directory: Path) -> int:
         f"AllowUsers {user}\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
         "KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\nX11Forwarding no\nAllowTcpForwarding no\n"
         "PrintMotd no\nSubsystem sftp internal-sftp\n"
-        f"SetEnv {_quoted(Path(f'HOME={directory}'))}\n"  # the user's own ~/.bashrc is not the board's
+        f"SetEnv {_quoted(Path(f'HOME={directory}'))}\n"  # do not source the user's ~/.bashrc
     )
     server = subprocess.Popen([sshd, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=sys.stderr)
     for _ in range(100):
@@ -74,7 +74,7 @@ def _openssh(directory: Path) -> int:
 
 
 def _quoted(path: Path) -> str:
-    """Quote a path for sshd_config, which has double quotes and no escapes inside them before 8.7."""
+    """Quote a path for sshd_config, which has no escapes within double quotes before 8.7."""
     return f'"{path}"'
 
 
@@ -107,7 +107,7 @@ async def _python(directory: Path) -> int:
 
 
 async def _serve_command(process: Any, directory: Path) -> None:
-    """Run one command as sshd would: the user's shell, its own session, pipes joined to the channel."""
+    """Run one command as sshd does: in a shell and a session of its own, with pipes to the channel."""
     import asyncssh
 
     if process.command is None:
@@ -139,7 +139,7 @@ async def _serve_command(process: Any, directory: Path) -> None:
 
 
 async def _feed(source: Any, child: asyncio.subprocess.Process) -> None:
-    """Pass input on until the channel closes; a signal from the client ends the command."""
+    """Forward input until the channel closes; a signal from the client terminates the command."""
     import asyncssh
 
     assert child.stdin
@@ -166,14 +166,14 @@ def _end_group(child: asyncio.subprocess.Process) -> None:
 
 
 def _end_children() -> None:
-    """End every descendant, first politely. Orphans come to us (subreaper), so looking again finds them all."""
+    """End every descendant, first with SIGTERM. Orphans are reparented to this process, so repeating finds all."""
     for attempt in range(100):
         children = _children(os.getpid())
         if not children:
             return
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM if attempt < _POLITE else signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM if attempt < _SIGTERM_ROUNDS else signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

@@ -1,4 +1,4 @@
-"""What a board says of itself, in one round trip: one constant script there, one strict parser here."""
+"""Facts that a board reports, collected in one round trip by one constant script and parsed strictly."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ _SECTIONS = [
 
 @dataclass(frozen=True)
 class Facts:
-    """What a board says of itself. None, or empty, is what it does not say."""
+    """Facts about a board; None or empty if unknown."""
 
     hostname: str
     user: str
     machine: str
     kernel: str
     clock_ahead_s: float
-    """How far its clock is ahead of this machine's; behind is negative."""
+    """Clock offset to this machine; negative if the board is behind."""
     chip: str | None
-    """The system's own name of it (soc_name): x5, s100, s100p, s600."""
+    """From soc_name: x5, s100, s100p, s600."""
     model: str | None
     soc_uid: str | None
-    """The one name that a board keeps: address, accounts and keys of a new one are like every other's."""
+    """The only stable identifier of a board: addresses, accounts and keys of new boards are all alike."""
     system: str | None
     """/etc/version."""
     os: str | None
     runtime: str | None
-    """Where hrt_model_exec is."""
+    """Path of hrt_model_exec."""
     runtime_version: str | None
-    """What it says of the library (libdnn) that it loads."""
+    """Version of libdnn, as hrt_model_exec reports it."""
     libdnn: tuple[str, ...]
     memory_mb: int | None
     tools: tuple[str, ...]
-    """Which of the commands that push needs are there."""
+    """The installed ones of the commands that push needs."""
     root: str
-    """The folder that was asked about, or the nearest one above it that exists."""
+    """The requested folder, or its nearest existing parent."""
     writable: bool
     free_mb: int
     python: str | None
@@ -59,13 +59,13 @@ class Facts:
 
 
 def read_facts(board: Board, *, under: str = "") -> Facts:
-    """Ask a board for its facts: one command, nothing changed there.
+    """Collect a board's facts with one read-only command.
 
     Args:
-        under: a folder that holds the board's /sys, /etc, /proc and /usr/hobot; empty on a board.
+        under: folder prefix of /sys, /etc, /proc and /usr/hobot, for tests.
 
     Raises:
-        BoardError: the answer is not what the script says.
+        BoardError: the output cannot be parsed.
     """
     argv = ["sh", "-c", _SCRIPT.read_text(), STEP, str(board.root), board.python, under]
     before = time.time()
@@ -73,31 +73,31 @@ def read_facts(board: Board, *, under: str = "") -> Facts:
     try:
         return parse(out.stdout, (before + time.time()) / 2)
     except ValueError as error:
-        said = out.stderr.strip().splitlines()[-1:] or [str(error)]
+        reason = out.stderr.strip().splitlines()[-1:] or [str(error)]
         raise BoardError(
-            f"its answer cannot be read: {said[0][:200]}",
+            f"cannot parse its facts: {reason[0][:200]}",
             board=board.name,
             step=STEP,
-            hint="does `sh` there run a POSIX script? `bpudeploy boards shell` lets you look",
+            hint="does its `sh` run POSIX scripts? Check with `bpudeploy boards shell`",
         ) from error
 
 
 def parse(text: str, now: float) -> Facts:
-    """Read the script's answer; ``now`` is this machine's clock when it ran.
+    """Parse the script's output; ``now`` is this machine's time when it ran.
 
-    Strict about what the script itself writes; what a vendor's tool says in words of its own is None.
+    Strict about what the script itself writes; unknown output of a vendor tool becomes None.
 
     Raises:
-        ValueError: saying which section is wrong, and how.
+        ValueError: names the malformed section.
     """
     found = _sections(text)
-    root = _only(found, "place")
+    root = _single(found, "place")
     return Facts(
-        hostname=_only(found, "host"),
-        user=_only(found, "user"),
-        machine=_only(found, "machine"),
-        kernel=_only(found, "kernel"),
-        clock_ahead_s=round(int(_only(found, "clock")) + 0.5 - now, 1),  # date(1) has whole seconds
+        hostname=_single(found, "host"),
+        user=_single(found, "user"),
+        machine=_single(found, "machine"),
+        kernel=_single(found, "kernel"),
+        clock_ahead_s=round(int(_single(found, "clock")) + 0.5 - now, 1),  # date prints whole seconds
         chip=_chip(_first(found["soc_name"])),
         model=_hardware(found["rdkos"]) or _first(found["model"]),
         soc_uid=_match(r"(?:soc_uid:\s*)?(?:0x)?([0-9a-fA-F]{8,})", found["soc_uid"]),
@@ -109,11 +109,11 @@ def parse(text: str, now: float) -> Facts:
         memory_mb=_memory(found["memory"]),
         tools=tuple(found["tools"]),
         root=root,
-        writable={"yes": True, "no": False}[_one_of(found, "writable", ("yes", "no"))],
+        writable=_yes_no(found, "writable"),
         free_mb=_free(found["space"]),
         python=_pairs(found, "python", " ").get("python"),
         packages={name: v for name, v in _pairs(found, "python", " ").items() if name != "python"},
-        temperatures_c={name: _celsius(v) for name, v in _pairs(found, "temperatures", "=").items()},
+        temperatures_c={name: int(v) / 1000 for name, v in _pairs(found, "temperatures", "=").items()},
         governors=_pairs(found, "governors", "="),
     )
 
@@ -127,22 +127,22 @@ def _sections(text: str) -> dict[str, list[str]]:
         elif line.startswith("|") and found:
             list(found.values())[-1].append(line[1:].rstrip())
         else:
-            raise ValueError(f"{line[:100]!r} is not of the script")
+            raise ValueError(f"unexpected line {line[:100]!r}")
     if list(found) != [*_SECTIONS, "end"] or lines[-1]:
-        raise ValueError(f"it ends after {list(found)[-1] if found else 'nothing'}")
+        raise ValueError(f"output ends after {list(found)[-1] if found else 'nothing'}")
     return found
 
 
-def _only(found: Mapping[str, Sequence[str]], section: str) -> str:
+def _single(found: Mapping[str, Sequence[str]], section: str) -> str:
     if len(found[section]) != 1 or not found[section][0]:
-        raise ValueError(f"{section} is {list(found[section])}, not one line")
+        raise ValueError(f"{section} is {list(found[section])}, expected one line")
     return found[section][0]
 
 
-def _one_of(found: Mapping[str, Sequence[str]], section: str, words: Sequence[str]) -> str:
-    if (word := _only(found, section)) not in words:
-        raise ValueError(f"{section} is {word!r}, not {' or '.join(words)}")
-    return word
+def _yes_no(found: Mapping[str, Sequence[str]], section: str) -> bool:
+    if (word := _single(found, section)) not in ("yes", "no"):
+        raise ValueError(f"{section} is {word!r}, expected yes or no")
+    return word == "yes"
 
 
 def _first(lines: Sequence[str]) -> str | None:
@@ -158,7 +158,7 @@ def _chip(name: str | None) -> str | None:
 
 
 def _hardware(lines: Sequence[str]) -> str | None:
-    """Return the line under rdkos_info's ``[Hardware Model]:``."""
+    """Return the line after ``[Hardware Model]:`` in the output of rdkos_info."""
     for title, line in pairwise(lines):
         if title.strip() == "[Hardware Model]:":
             return line.strip() or None
@@ -166,11 +166,10 @@ def _hardware(lines: Sequence[str]) -> str | None:
 
 
 def _version(lines: Sequence[str]) -> str | None:
-    """Return the library's version among what ``hrt_model_exec -v`` logs: the runtime's own line, else the last."""
-    said = [line for line in lines if re.search(r"\d+\.\d+\.\d+", line)]
-    told = [line for line in said if "dnn" in line.lower() or "runtime version" in line.lower()] or said
-    found = re.search(r"\d+\.\d+\.\d+[A-Za-z0-9]*", told[-1]) if told else None
-    return found[0] if found else None
+    """Return the library version from ``hrt_model_exec -v``: from the last line about libdnn, else the last of all."""
+    versions = [(line.lower(), match[0]) for line in lines if (match := re.search(r"\d+\.\d+\.\d+[A-Za-z0-9]*", line))]
+    of_libdnn = [version for line, version in versions if "dnn" in line or "runtime version" in line]
+    return next(reversed(of_libdnn or [version for _, version in versions]), None)
 
 
 def _memory(lines: Sequence[str]) -> int | None:
@@ -181,7 +180,7 @@ def _memory(lines: Sequence[str]) -> int | None:
 def _free(lines: Sequence[str]) -> int:
     fields = re.fullmatch(r".*?\s(\d+)\s+(\d+)\s+(-?\d+)\s+(\d+%|-)\s.*", lines[-1]) if len(lines) > 1 else None
     if fields is None:
-        raise ValueError(f"space is {list(lines)}, not what `df -Pk` says")
+        raise ValueError(f"space is {list(lines)}, expected the output of `df -Pk`")
     return max(0, int(fields[3])) * 1024 // 1_000_000
 
 
@@ -190,12 +189,8 @@ def _pairs(found: Mapping[str, Sequence[str]], section: str, between: str) -> di
     for line in found[section]:
         name, separator, value = line.rpartition(between)
         if not separator or not name:
-            raise ValueError(f"{section} has {line!r}")
+            raise ValueError(f"{section} has the malformed line {line!r}")
         while name in pairs:
-            name += "'"  # two sensors of one name
+            name += "'"  # two sensors with the same name
         pairs[name] = value
     return pairs
-
-
-def _celsius(millis: str) -> float:
-    return int(millis) / 1000

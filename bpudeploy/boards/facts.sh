@@ -1,5 +1,5 @@
-# Run on the board as: sh -c THIS facts ROOT PYTHON UNDER. Reads only, changes nothing, needs no root.
-# Answers in sections: "@name", then each line of the answer after "|". UNDER is "" on a board, a folder in tests.
+# Run on the board as: sh -c THIS facts ROOT PYTHON UNDER. Read-only; does not need root privileges.
+# Prints sections: "@name", then each line of output after "|". UNDER is "" on a board, a folder prefix in tests.
 root=$1 python=$2 under=$3
 PATH=$PATH:$under/usr/hobot/bin:/usr/sbin:/sbin
 
@@ -10,7 +10,7 @@ say() {
         printf '|%s\n' "$line"
     done
 }
-tool() { # a vendor's tool: only if it is there, and not for long
+tool() { # run a vendor tool, if installed, for up to 10 s
     command -v "$1" >/dev/null || return 0
     if command -v timeout >/dev/null; then timeout 10 "$@"; else "$@"; fi
 }
@@ -20,7 +20,7 @@ tools() {
         command -v "$name" >/dev/null && echo "$name"
     done
 }
-place() { # the folder itself, or the nearest one above that exists
+place() { # ROOT or its nearest existing parent
     found=$root
     while [ ! -e "$found" ]; do found=$(dirname -- "$found"); done
     echo "$found"
@@ -38,7 +38,7 @@ for name in ("numpy", "onnxruntime", "hobot-dnn", "hobot_dnn_rdkx5", "hbm_runtim
     except PackageNotFoundError:
         pass'
 }
-reading() { # NAME FILE: a sensor that is switched off has none
+reading() { # NAME FILE: a switched-off sensor has no value
     value=$(cat "$2") && [ -n "$value" ] && echo "$1=$value"
 }
 temperatures() {

@@ -1,4 +1,4 @@
-"""known_hosts: which host keys are trusted, and how one is pinned there. A file that is missing trusts nobody."""
+"""Read known_hosts files and pin host keys in them. A missing file trusts no host."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _ALGORITHMS = (
 )
 
 
-class Role(StrEnum):
-    """What a line of known_hosts says of its key."""
+class Marker(StrEnum):
+    """Kind of a known_hosts line; the values but HOST are OpenSSH's markers."""
 
     HOST = "host"
     AUTHORITY = "cert-authority"
@@ -35,59 +35,67 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of known_hosts that is about the host in question."""
+    """One line of a known_hosts file that matches a host."""
 
     file: Path
     line: int
-    role: Role
+    marker: Marker
     key: asyncssh.SSHKey
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{self.file}:{self.line}"
+
+    def __str__(self) -> str:
+        return f"{describe(self.key)} ({self.location})"
+
+
+def describe(key: asyncssh.SSHKey) -> str:
+    """Return a key's type and fingerprint as OpenSSH writes them: ``ED25519 SHA256:...``."""
+    return f"{key.get_algorithm().removeprefix('ssh-').partition('-')[0].upper()} {key.get_fingerprint()}"
 
 
 def name_of(host: str, port: int | None) -> str:
-    """Return the name under which known_hosts has a server: HOST, or [HOST]:PORT where the port is not 22."""
+    """Return a server's name in known_hosts: HOST, or [HOST]:PORT if the port is not 22."""
     host = host.lower()
     return host if port in (None, SSH_PORT) else f"[{host}]:{port}"
 
 
 def entries(files: Sequence[Path], name: str) -> list[Entry]:
-    """Return every entry about ``name``, plain, with wildcards or hashed; a line that is not one is passed over.
+    """Return every entry for ``name``: plain, with wildcards or hashed. Malformed lines are skipped.
 
     Raises:
-        OSError: a file is there and cannot be read.
+        OSError: a file exists but cannot be read.
     """
-    return [entry for file in files for entry in _about(file, _lines(file), name)]
+    return [entry for file in files for entry in _matching(file, _lines(file), name)]
 
 
 def trusted(
     files: Sequence[Path], host: str, port: int | None
 ) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
-    """Return the keys of a server, of authorities that may sign it, and the revoked, in asyncssh's form.
+    """Return a server's host keys, CA keys and revoked keys, in asyncssh's form.
 
-    As OpenSSH does, a server on a port of its own that has no key under that name is looked up by its host.
+    As in OpenSSH, a server on a non-default port without keys under [HOST]:PORT is looked up by HOST alone.
     The address that a host resolves to is not looked up: boards share addresses.
     """
     found = entries(files, name_of(host, port))
-    if all(entry.role is Role.REVOKED for entry in found) and port not in (None, SSH_PORT):
+    if all(entry.marker is Marker.REVOKED for entry in found) and port not in (None, SSH_PORT):
         found += entries(files, name_of(host, None))
-    host_keys, authorities, revoked = ([e.key for e in found if e.role is role] for role in Role)
+    host_keys, authorities, revoked = ([e.key for e in found if e.marker is marker] for marker in Marker)
     return host_keys, authorities, revoked
 
 
 def algorithms(known: Sequence[asyncssh.SSHKey]) -> list[str]:
-    """Return the kinds of host key to ask a server for: those that are known first, so that the known key is shown."""
+    """Return host key algorithms to request, those of known keys first, so that the server offers a known key."""
     first = [algorithm.decode() for key in known for algorithm in key.sig_algorithms]
-    return [one for one in dict.fromkeys([*first, *_ALGORITHMS]) if one in _ALGORITHMS]
+    return [name for name in dict.fromkeys([*first, *_ALGORITHMS]) if name in _ALGORITHMS]
 
 
 def pin(file: Path, name: str, key: asyncssh.SSHKey, *, replace: bool) -> list[Entry]:
-    """Write ``key`` as the key of ``name``, atomically; return what stands in its way: then nothing is written.
+    """Add ``key`` for ``name``, atomically. If other keys remain for it, write nothing and return their entries.
 
-    With ``replace``, the name's other keys are taken out of this file; a line with wildcards is never changed.
-    Folder and file are made as OpenSSH wants them (0700, 0600); an existing file keeps its mode.
+    With ``replace``, other keys of ``name`` are removed from this file; lines with wildcards are never changed.
+    A new folder and file get the modes that OpenSSH requires (0700, 0600); an existing file keeps its mode.
 
     Raises:
         OSError: it cannot be written.
@@ -97,8 +105,8 @@ def pin(file: Path, name: str, key: asyncssh.SSHKey, *, replace: bool) -> list[E
     with locked(file.parent, wait=math.inf):
         lines = _lines(file)
         if replace:
-            lines = [kept for line in lines if (kept := _without(line, name)) is not None]
-        others = [e for e in _about(file, lines, name) if e.role is Role.HOST and e.key != key]
+            lines = [rest for line in lines if (rest := _without(line, name)) is not None]
+        others = [e for e in _matching(file, lines, name) if e.marker is Marker.HOST and e.key != key]
         if not others:
             _write(file, [*lines, f"{name} {key.export_public_key().decode().strip()}"])
     return others
@@ -112,20 +120,20 @@ def _lines(file: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _about(file: Path, lines: Sequence[str], name: str) -> Iterator[Entry]:
+def _matching(file: Path, lines: Sequence[str], name: str) -> Iterator[Entry]:
     import asyncssh
 
     for number, line in enumerate(lines, 1):
         try:
             found = asyncssh.import_known_hosts(line).match(name, "", None)
         except ValueError:
-            continue  # as OpenSSH does
-        for role, keys in zip(Role, found[:3], strict=True):
-            yield from (Entry(file, number, role, key) for key in keys)
+            continue  # OpenSSH skips malformed lines too
+        for marker, keys in zip(Marker, found[:3], strict=True):
+            yield from (Entry(file, number, marker, key) for key in keys)
 
 
 def _without(line: str, name: str) -> str | None:
-    """Return a line without ``name``: None where nothing is left. Marked lines and wildcards stay as they are."""
+    """Return a line without ``name``, or None if nothing is left. Lines with markers or wildcards are unchanged."""
     import asyncssh
 
     names, _, rest = line.strip().partition(" ")
@@ -136,8 +144,8 @@ def _without(line: str, name: str) -> str | None:
             return line
     if name not in names.split(","):
         return line
-    left = ",".join(one for one in names.split(",") if one != name)
-    return f"{left} {rest}" if left else None
+    others = ",".join(other for other in names.split(",") if other != name)
+    return f"{others} {rest}" if others else None
 
 
 def _write(file: Path, lines: Sequence[str]) -> None:

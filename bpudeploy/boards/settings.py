@@ -1,4 +1,4 @@
-"""What ~/.ssh/config says about an address, in the form that asyncssh takes. Host keys are always checked."""
+"""Resolve an address with ~/.ssh/config into asyncssh options. Host keys are always verified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.boards import known_hosts
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.ciphers import preferred
 
 if TYPE_CHECKING:
     import asyncssh
@@ -21,71 +20,75 @@ CONNECT_TIMEOUT_S = 15.0
 _KEEPALIVE_S = 15.0
 _USER_FILES = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _SYSTEM_FILES = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
-_OURS: dict[str, Any] = {
-    "password_auth": False,  # no password is asked for, so none can be kept
+_AES_GCM_FIRST = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+_FIXED_OPTIONS: dict[str, Any] = {
+    "password_auth": False,
     "kbdint_auth": False,
     "agent_forwarding": False,
     "x11_forwarding": False,
-    "command": None,  # RemoteCommand and RequestTTY are for people at a prompt
+    "command": None,  # RemoteCommand and RequestTTY are meant for interactive use
     "request_pty": False,
-    "ignore_encrypted": True,  # a key with a passphrase is the agent's to hold
+    "ignore_encrypted": True,  # keys with a passphrase are left to the SSH agent
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """An address, resolved."""
+    """A resolved address."""
 
     host: str
     port: int
     user: str
-    name: str
-    """Under which known_hosts has the server."""
+    known_hosts_name: str
     files: tuple[Path, ...]
-    """Where host keys are looked up; the user's first."""
-    pins: Path | None
-    """Where a key may be pinned; None where the settings keep no such file."""
+    """known_hosts files, the user's first."""
+    pin_file: Path | None
+    """The known_hosts file to write to; None if the settings have none."""
     jumps: tuple[str, ...]
-    told: bool
-    """The jump host is the one that the caller named: ~/.ssh/config says nothing about the way there."""
+    jump_from_caller: bool
+    """The jump host is the caller's; ~/.ssh/config has no ProxyJump or ProxyCommand for this address."""
     timeout_s: float
     options: dict[str, Any]
+    """Options for ``asyncssh.connect``."""
 
 
-def settings(address: Address, identity: Identity | None = None, jump: Address | None = None) -> Settings:
-    """Resolve an address with the user's ~/.ssh/config, keys, agent and known_hosts; or with ``identity`` alone.
+def resolve(address: Address, identity: Identity | None = None, jump: Address | None = None) -> Settings:
+    """Resolve an address with the user's ~/.ssh/config, keys, agent and known_hosts, or with ``identity`` alone.
 
     Args:
-        jump: a jump host, where the config has no ProxyJump and no ProxyCommand for the address; ``none`` is one.
+        jump: jump host if the config has no ProxyJump and no ProxyCommand for the address; ``ProxyJump none`` counts.
 
     Raises:
-        ValueError: the config is wrong, with its file and line (asyncssh.ConfigParseError), or a key file is.
-        OSError: a file is there and cannot be read.
+        ValueError: the config is invalid (asyncssh.ConfigParseError names file and line), or a key file is.
+        OSError: a file exists but cannot be read.
     """
     import asyncssh
 
     given: dict[str, Any] = {"host": address.host}
     given |= {"username": address.user} if address.user is not None else {}
     given |= {"port": address.port} if address.port is not None else {}
-    given |= {"config": () if identity is None else None}  # (): the user's; the class alone takes none
-    only_read: dict[str, Any] = {**given, "client_keys": None, "known_hosts": None}
-    read = asyncssh.SSHClientConnectionOptions(**only_read)
+    given |= {"config": () if identity is None else None}  # (): ~/.ssh/config; None: no config file
+    config_only: dict[str, Any] = {**given, "client_keys": None, "known_hosts": None}
+    read = asyncssh.SSHClientConnectionOptions(**config_only)
     if read.config.has_match_final():
-        read = asyncssh.SSHClientConnectionOptions(**only_read, final=True)
+        read = asyncssh.SSHClientConnectionOptions(**config_only, final=True)
+    config: Any = read.config
     alias = read.host_key_alias
     name = alias.lower() if alias else known_hosts.name_of(read.host, read.port)
     user_files = _files(read, address, "UserKnownHostsFile", _USER_FILES)
     files = (*user_files, *_files(read, address, "GlobalKnownHostsFile", _SYSTEM_FILES)) if identity is None else ()
-    pins = next((file for file in user_files if file != Path(os.devnull)), None)
-    timeout = float(_of(read, "ConnectTimeout") or CONNECT_TIMEOUT_S)
+    pin_file = next((file for file in user_files if file != Path(os.devnull)), None)
+    timeout = float(config.get("ConnectTimeout") or CONNECT_TIMEOUT_S)
     options = (
         given
-        | _OURS
+        | _FIXED_OPTIONS
         | {"connect_timeout": timeout, "login_timeout": timeout}
-        | {"keepalive_interval": float(_of(read, "ServerAliveInterval") or _KEEPALIVE_S)}
+        | {"keepalive_interval": float(config.get("ServerAliveInterval") or _KEEPALIVE_S)}
     )
-    if not _of(read, "Ciphers") and (first := preferred()):
-        options |= {"encryption_algs": first}
+    if not config.get("Ciphers") and _cpu_has_aes():
+        # asyncssh prefers ChaCha20, which is slower and limits the transfer rate of a fast link. The board's CPU is
+        # not checked: the SoCs of all known boards have the ARMv8 AES instructions.
+        options |= {"encryption_algs": _AES_GCM_FIRST}
     if identity is not None:
         known = asyncssh.import_known_hosts(f"{address.host} {identity.host_key}\n")
         options |= {"known_hosts": known, "client_keys": [str(identity.client_key)], "agent_path": None}
@@ -93,32 +96,34 @@ def settings(address: Address, identity: Identity | None = None, jump: Address |
         trusted = known_hosts.trusted(files, alias or read.host, None if alias else read.port)
         options |= {"known_hosts": trusted}
         host_keys, authorities, _ = trusted
-        if host_keys and not authorities and _of(read, "HostKeyAlgorithms") is None:
-            # asyncssh would ask for the known kinds alone, and a server that has none hangs up without a word
+        if host_keys and not authorities and config.get("HostKeyAlgorithms") is None:
+            # by default asyncssh accepts the known key types only, and a server without them just disconnects
             options |= {"server_host_key_algs": known_hosts.algorithms(host_keys)}
-        options |= {"client_keys": keys} if (keys := _identity_files(read)) else {}
-    jumps = tuple(one.strip().removeprefix("ssh://") for one in str(read.tunnel or "").split(",") if one.strip())
-    told = jump is not None and not any(
-        read.config.get(way, False) is not False for way in ("ProxyJump", "ProxyCommand")
+        # asyncssh fails on an IdentityFile that does not exist; OpenSSH skips it
+        keys = [key for key in config.get("IdentityFile") or () if Path(key).expanduser().exists()]
+        options |= {"client_keys": keys} if keys else {}
+    jumps = tuple(part.strip().removeprefix("ssh://") for part in str(read.tunnel or "").split(",") if part.strip())
+    configured = any(config.get(option, False) is not False for option in ("ProxyJump", "ProxyCommand"))
+    jump_from_caller = jump is not None and not configured
+    jumps = (str(jump),) if jump_from_caller else jumps
+    return Settings(
+        read.host, read.port, read.username, name, files, pin_file, jumps, jump_from_caller, timeout, options
     )
-    jumps = (str(jump),) if told else jumps
-    return Settings(read.host, read.port, read.username, name, files, pins, jumps, told, timeout, options)
 
 
-def _of(read: asyncssh.SSHClientConnectionOptions, option: str) -> Any:
-    return read.config.get(option)
-
-
-def _identity_files(read: asyncssh.SSHClientConnectionOptions) -> list[str]:
-    """Return the key files that exist: asyncssh fails on one that does not, OpenSSH passes it over."""
-    return [one for one in _of(read, "IdentityFile") or () if Path(one).expanduser().exists()]
+def _cpu_has_aes() -> bool:
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return bool(re.search(r"^(flags|Features)\s*:.*\baes\b", cpuinfo, re.MULTILINE))
 
 
 def _files(
     read: asyncssh.SSHClientConnectionOptions, address: Address, option: str, default: Sequence[str]
 ) -> tuple[Path, ...]:
-    """Return the files that an option names, its tokens filled in, which asyncssh leaves as they are."""
-    named = _of(read, option)
+    """Return the files that an option names, with %-tokens expanded (asyncssh does not expand them here)."""
+    named: Any = read.config.get(option)
     tokens = {
         "%": "%",
         "d": str(Path.home()),
@@ -131,9 +136,9 @@ def _files(
         "u": getpass.getuser(),
     }
 
-    def filled(found: re.Match[str]) -> str:
-        if found[1] not in tokens:
-            raise ValueError(f"{option} has %{found[1]}, which is not supported")
-        return tokens[found[1]]
+    def expand(match: re.Match[str]) -> str:
+        if match[1] not in tokens:
+            raise ValueError(f"{option} has %{match[1]}, which is not supported")
+        return tokens[match[1]]
 
-    return tuple(Path(re.sub("%(.)", filled, one)).expanduser() for one in (default if named is None else named))
+    return tuple(Path(re.sub("%(.)", expand, one)).expanduser() for one in (default if named is None else named))

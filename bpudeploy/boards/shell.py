@@ -1,4 +1,4 @@
-"""A command or a shell on a board, joined to this terminal, over the settings that push uses."""
+"""Run a command or a login shell on a board, attached to this terminal, with the SSH settings that push uses."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ if TYPE_CHECKING:
     import asyncssh
 
 STEP = "shell"
-_KILLED = 128
+_SIGNAL_STATUS = 128
 
 
 def shell(address: Address, argv: Sequence[str]) -> int:
-    """Run ``argv``, or a login shell where it is empty, with our standard streams; return its exit status.
+    """Run ``argv``, or a login shell if it is empty, with this process's standard streams; return the exit status.
 
-    No word of ``argv`` is seen by a shell there: write ``sh -c '...'`` where one is meant. A terminal is asked for
-    when there is no command and we have one.
+    ``argv`` is not interpreted by a shell: use ``sh -c '...'`` for that. A login shell gets a pseudo-terminal if
+    standard input and output are a terminal.
 
     Raises:
         BoardError: as ``connected``, or the connection was lost.
     """
     with connected(address, name=str(address)) as (runner, connection):
-        return runner.run(_joined(connection, str(address), argv))
+        return runner.run(_attach(connection, str(address), argv))
 
 
-async def _joined(connection: asyncssh.SSHClientConnection, board: str, argv: Sequence[str]) -> int:
+async def _attach(connection: asyncssh.SSHClientConnection, board: str, argv: Sequence[str]) -> int:
     import asyncssh
 
     terminal = not argv and sys.stdin.isatty() and sys.stdout.isatty()
-    asked: dict[str, Any] = {"request_pty": False}
+    options: dict[str, Any] = {"request_pty": False}
     if terminal:
         size = os.get_terminal_size(sys.stdout.fileno())
-        asked = {"request_pty": "force", "term_type": os.environ.get("TERM", "vt100"), "term_size": tuple(size)}
-    streams = {name: os.dup(number) for number, name in enumerate(("stdin", "stdout", "stderr"))}  # theirs to close
-    if os.path.samestat(os.fstat(0), Path(os.devnull).stat()):  # asyncio cannot wait for it
+        options = {"request_pty": "force", "term_type": os.environ.get("TERM", "vt100"), "term_size": tuple(size)}
+    # asyncssh closes what it is given: give it duplicates
+    streams = {name: os.dup(number) for number, name in enumerate(("stdin", "stdout", "stderr"))}
+    if os.path.samestat(os.fstat(0), Path(os.devnull).stat()):  # asyncio cannot poll it
         os.close(streams["stdin"])
         streams["stdin"] = asyncssh.DEVNULL
     try:
         with _raw(terminal):
             process = await connection.create_process(
-                shlex.join(argv) if argv else None, encoding=None, **asked, **streams
+                shlex.join(argv) if argv else None, encoding=None, **options, **streams
             )
             if terminal:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, _resize, process)
@@ -61,9 +62,9 @@ async def _joined(connection: asyncssh.SSHClientConnection, board: str, argv: Se
     except (asyncssh.Error, OSError) as error:
         raise BoardError(str(error), board=board, step=STEP, hint="does this account have a shell?") from error
     if done.exit_signal:
-        return _KILLED + int(getattr(signal, f"SIG{done.exit_signal[0]}", 0))
+        return _SIGNAL_STATUS + int(getattr(signal, f"SIG{done.exit_signal[0]}", 0))
     if done.exit_status is None or done.exit_status < 0:
-        raise BoardError("the connection was lost", board=board, step=STEP, hint="`bpudeploy boards doctor` looks why")
+        raise BoardError("the connection was lost", board=board, step=STEP, hint="run `bpudeploy boards doctor`")
     return int(done.exit_status)
 
 
@@ -74,14 +75,14 @@ def _resize(process: asyncssh.SSHClientProcess[bytes]) -> None:
 
 @contextmanager
 def _raw(terminal: bool) -> Iterator[None]:
-    """Hand every key to the board while we are there; afterwards our streams are as they were."""
+    """Put the terminal into raw mode; on exit, restore it and the streams' blocking mode."""
     before = termios.tcgetattr(0) if terminal else None
     try:
         if terminal:
-            tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is kept, as ssh does
+            tty.setraw(0, termios.TCSADRAIN)  # TCSADRAIN keeps type-ahead, as ssh does
         yield
     finally:
         if before is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, before)
         for number in range(3):
-            os.set_blocking(number, True)  # asyncio took that from the terminal, which others share
+            os.set_blocking(number, True)  # asyncio made the shared terminal non-blocking

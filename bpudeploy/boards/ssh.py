@@ -1,4 +1,4 @@
-"""A board over SSH: commands, streams and files on one connection."""
+"""Boards over SSH: commands and streams on one connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.base import Dialogue, Output, Reply
+from bpudeploy.boards.base import CommandOutput, RemoteProcess
 from bpudeploy.boards.connect import connected
 from bpudeploy.errors import BoardError, ConnectionLost
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LOGIN = "login"
-PIECE = 1 << 19
-"""Bytes that are handed to the channel at a time."""
+CHUNK = 1 << 19
+"""Bytes written to the channel at a time."""
 _STALL_S = 60.0
 _LOGIN_S = 15.0
-_READY = "bpudeploy"
+_ECHO = "bpudeploy"
 
 
 class SshBoard:
-    """Implements ``boards.base.Board``; made by ``open_ssh``."""
+    """Implements ``boards.base.Board``; created by ``open_ssh``."""
 
     def __init__(
         self,
@@ -44,41 +44,40 @@ class SshBoard:
         self._runner = runner
         self._connection = connection
 
-    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> Output:
-        """See ``Board.run``."""
+    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
+        import asyncssh
 
-        async def work() -> Output:
+        async def work() -> CommandOutput[str]:
             done = await self._connection.run(
-                shlex.join(argv), timeout=timeout, encoding="utf-8", errors="replace", stdin=_devnull()
+                shlex.join(argv), timeout=timeout, encoding="utf-8", errors="replace", stdin=int(asyncssh.DEVNULL)
             )
             if done.returncode is None:
                 raise ConnectionResetError("it ended before the command did")
-            return Output(done.returncode, str(done.stdout or ""), str(done.stderr or ""))
+            return CommandOutput(done.returncode, str(done.stdout or ""), str(done.stderr or ""))
 
-        return self._do(work(), step, f"`{argv[0]}` did not end in {timeout:g} s")
+        return self._run_async(work(), step, f"`{argv[0]}` did not finish within {timeout:g} s")
 
     @contextmanager
-    def converse(self, argv: Sequence[str], *, step: str) -> Iterator[Dialogue]:
-        """See ``Board.converse``."""
-
+    def start(self, argv: Sequence[str], *, step: str) -> Iterator[RemoteProcess]:
         async def start() -> Any:
             return await self._connection.create_process(shlex.join(argv), encoding="utf-8", errors="replace")
 
-        process = self._do(asyncio.wait_for(start(), _STALL_S), step, f"`{argv[0]}` did not start in {_STALL_S:g} s")
+        on_timeout = f"`{argv[0]}` did not start within {_STALL_S:g} s"
+        process = self._run_async(asyncio.wait_for(start(), _STALL_S), step, on_timeout)
         try:
-            yield _Talk(self, process, step)
+            yield _SshProcess(self, process, step)
         finally:
             self._end(process)
 
-    def feed(self, argv: Sequence[str], pieces: Iterable[bytes], *, timeout: float, step: str) -> Reply:
-        """See ``Board.feed``."""
-
-        async def work() -> Reply:
+    def run_with_input(
+        self, argv: Sequence[str], chunks: Iterable[bytes], *, timeout: float, step: str
+    ) -> CommandOutput[bytes]:
+        async def work() -> CommandOutput[bytes]:
             process = await self._connection.create_process(shlex.join(argv), encoding=None)
             try:
-                with contextlib.suppress(BrokenPipeError):  # it has ended: its status says why
-                    for piece in pieces:
-                        process.stdin.write(piece)
+                with contextlib.suppress(BrokenPipeError):  # it has exited: the status says why
+                    for chunk in chunks:
+                        process.stdin.write(chunk)
                         await asyncio.wait_for(process.stdin.drain(), timeout)
                     process.stdin.write_eof()
                 done = await asyncio.wait_for(process.wait(), timeout)
@@ -87,12 +86,12 @@ class SshBoard:
             if done.returncode is None or (done.returncode == -1 and not done.exit_signal):
                 raise ConnectionResetError("the channel was closed")
             assert isinstance(done.stdout, bytes) and isinstance(done.stderr, bytes)
-            return Reply(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+            return CommandOutput(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
-        return self._do(work(), step, f"the transfer stalled: nothing moved for {timeout:g} s")
+        return self._run_async(work(), step, f"the transfer stalled: no data sent for {timeout:g} s")
 
     def offers_sftp(self, *, step: str) -> bool:
-        """Return whether the server has an SFTP subsystem; push does without.
+        """Return whether the server has an SFTP subsystem; push does not need it.
 
         Raises:
             BoardError: the connection was lost.
@@ -108,10 +107,10 @@ class SshBoard:
             except (asyncssh.SFTPError, asyncssh.ChannelOpenError):
                 return False
 
-        return self._do(work(), step, "its SFTP subsystem does not answer")
+        return self._run_async(work(), step, "its SFTP subsystem does not respond")
 
     def _end(self, process: Any) -> None:
-        """End the remote process: its input closes (our agent leaves then), and its channel with it."""
+        """Terminate the remote process and close its channel; the agent also exits when its input closes."""
 
         async def work() -> None:
             if process.exit_status is None and not process.is_closing():
@@ -120,7 +119,7 @@ class SshBoard:
 
         self._runner.run(work())
 
-    def _do(self, work: Awaitable[T], step: str, on_timeout: str) -> T:
+    def _run_async(self, work: Awaitable[T], step: str, on_timeout: str) -> T:
         async def wrapped() -> T:
             return await work
 
@@ -130,7 +129,7 @@ class SshBoard:
             return self._runner.run(wrapped())
         except (TimeoutError, asyncssh.TimeoutError) as error:
             raise BoardError(
-                on_timeout, board=self.name, step=step, hint="is the board busy, hung or off the network?"
+                on_timeout, board=self.name, step=step, hint="is the board overloaded, hung or off the network?"
             ) from error
         except asyncssh.ChannelOpenError as error:
             raise BoardError(
@@ -145,53 +144,44 @@ class SshBoard:
             ) from error
 
 
-class _Talk:
-    """Implements ``boards.base.Dialogue`` for one process."""
+class _SshProcess:
+    """Implements ``boards.base.RemoteProcess``."""
 
     def __init__(self, board: SshBoard, process: Any, step: str) -> None:
         self._board, self._process, self._step = board, process, step
 
-    def say(self, line: str) -> None:
-        """See ``Dialogue.say``."""
-
+    def send(self, line: str) -> None:
         async def work() -> None:
             self._process.stdin.write(f"{line}\n")
             await asyncio.wait_for(self._process.stdin.drain(), _STALL_S)
 
-        with contextlib.suppress(ConnectionLost):  # whether it or the connection has ended, the next ``hear`` tells
-            self._board._do(work(), self._step, f"it takes no word for {_STALL_S:g} s")
+        with contextlib.suppress(ConnectionLost):  # the next ``receive`` raises
+            self._board._run_async(work(), self._step, f"it did not read its input for {_STALL_S:g} s")
 
-    def hear(self, timeout: float) -> str | None:
-        """See ``Dialogue.hear``."""
-        silence = f"no word for {timeout:g} s"
+    def receive(self, timeout: float) -> str | None:
+        silence = f"no output for {timeout:g} s"
         process = self._process
-        line = self._board._do(asyncio.wait_for(process.stdout.readline(), timeout), self._step, silence)
+        line = self._board._run_async(asyncio.wait_for(process.stdout.readline(), timeout), self._step, silence)
         if line:
             return str(line).rstrip("\n")
-        done = self._board._do(asyncio.wait_for(process.wait(), timeout), self._step, silence)
+        done = self._board._run_async(asyncio.wait_for(process.wait(), timeout), self._step, silence)
         if done.returncode == 0:
             return None
-        said = "\n".join(str(done.stderr or "").strip().splitlines()[-5:])
+        stderr = "\n".join(str(done.stderr or "").strip().splitlines()[-5:])
         if done.exit_signal:
             reason = f"it was killed by SIG{done.exit_signal[0]}"
         elif done.returncode is None or done.returncode == -1:
             raise ConnectionLost(
-                "the connection was lost", board=self._board.name, step=self._step, hint="is it on the network still?"
+                "the connection was lost", board=self._board.name, step=self._step, hint="is it still on the network?"
             )
         else:
-            reason = f"it exited {done.returncode}"
+            reason = f"it exited with status {done.returncode}"
         raise BoardError(
-            f"{reason}: {said}" if said else reason,
+            f"{reason}: {stderr}" if stderr else reason,
             board=self._board.name,
             step=self._step,
             hint="see the board's own logs",
         )
-
-
-def _devnull() -> int:
-    import asyncssh
-
-    return int(asyncssh.DEVNULL)
 
 
 @contextmanager
@@ -204,42 +194,42 @@ def open_ssh(
     identity: Identity | None = None,
     jump: Address | None = None,
 ) -> Iterator[SshBoard]:
-    """Connect, see that the account runs commands and nothing else, and disconnect at the end.
+    """Connect, check that the account's shell runs commands cleanly, and disconnect on exit.
 
-    With no ``identity``: the user's own ~/.ssh/config, keys, agent and known_hosts. A host key that is
-    unknown or has changed is refused, always, a jump host's too.
+    Without ``identity``, uses the user's ~/.ssh/config, keys, agent and known_hosts. Unknown and changed host keys
+    are always refused, for jump hosts too.
 
     Args:
-        jump: a jump host, used where ~/.ssh/config names neither ProxyJump nor ProxyCommand for the board
-            (``ProxyJump none`` there means directly).
+        jump: jump host if ~/.ssh/config has neither ProxyJump nor ProxyCommand for the board (``ProxyJump none``
+            connects directly).
 
     Raises:
-        BoardError: refused, unknown or changed host key, no authentication, time-out; or, at the step ``login``,
-            a shell that runs no commands or adds words of its own to what they say.
+        BoardError: as ``connected``; or, with the step ``login``, the shell runs no commands, or prints output of its
+            own.
     """
     with connected(address, name=name, identity=identity, jump=jump) as (runner, connection):
         board = SshBoard(runner, connection, name, python, root)
-        _greet(board)
+        _check_shell(board)
         yield board
 
 
-def _greet(board: SshBoard) -> None:
-    """See that a command's output is the command's: every later answer is read as if it were."""
-    out = board.run(["sh", "-c", f"echo {_READY}"], timeout=_LOGIN_S, step=LOGIN)
-    before, found, after = out.stdout.partition(f"{_READY}\n")
+def _check_shell(board: SshBoard) -> None:
+    """Check that a command's output is passed through unchanged: all later parsing relies on it."""
+    out = board.run(["sh", "-c", f"echo {_ECHO}"], timeout=_LOGIN_S, step=LOGIN)
+    before, found, after = out.stdout.partition(f"{_ECHO}\n")
     if not found:
-        said = (out.stderr.strip() or out.stdout.strip() or f"exit status {out.status}").splitlines()[-1]
+        reason = (out.stderr.strip() or out.stdout.strip() or f"exit status {out.status}").splitlines()[-1]
         raise BoardError(
-            f"this account runs no commands: {said[:200]!r}",
+            f"this account cannot run commands: {reason[:200]!r}",
             board=board.name,
             step=LOGIN,
             hint="give it a plain shell (`chsh -s /bin/sh`) and no ForceCommand, or name another USER@",
         )
     if before or after:
         raise BoardError(
-            f"its login prints {(before + after).strip()[:200]!r} before every command's own output",
+            f"its login shell prints {(before + after).strip()[:200]!r} around the output of every command",
             board=board.name,
             step=LOGIN,
-            hint="make that shell's start file silent: put `case $- in *i*) ;; *) return ;; esac` at the top of "
+            hint="silence the shell's startup file: put `case $- in *i*) ;; *) return ;; esac` at the top of "
             f"~/.bashrc there (`bpudeploy boards shell {board.name}`)",
         )

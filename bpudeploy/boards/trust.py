@@ -1,4 +1,4 @@
-"""Pinning a board's host key: what it offers, what is known, and the one step from the one to the other."""
+"""Pin a board's host key in known_hosts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.boards import known_hosts
 from bpudeploy.boards.address import Address
-from bpudeploy.boards.connect import kind_of, offered_key
-from bpudeploy.boards.known_hosts import Role
+from bpudeploy.boards.connect import offered_key
+from bpudeploy.boards.known_hosts import Entry, Marker
 from bpudeploy.errors import BoardError, UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 STEP = "trust"
 
 
-class Standing(StrEnum):
-    """How an offered key stands to known_hosts."""
+class KeyStatus(StrEnum):
+    """Status of an offered host key in known_hosts."""
 
     TRUSTED = "trusted"
     UNKNOWN = "unknown"
@@ -28,122 +28,97 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True)
-class Known:
-    """A key that known_hosts has for the host."""
-
-    kind: str
-    fingerprint: str
-    place: str
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A host key as a server showed it; nobody trusts it for that."""
+class OfferedKey:
+    """A host key that a server offers; not trusted yet."""
 
     board: str
     name: str
-    """Under which known_hosts has the server, or would."""
+    """The server's name in known_hosts."""
     kind: str
     fingerprint: str
-    """``SHA256:...``, as ``ssh-keygen -lf`` prints it."""
-    standing: Standing
-    known: tuple[Known, ...]
+    """``SHA256:...``, as printed by ``ssh-keygen -lf``."""
+    status: KeyStatus
+    known: tuple[Entry, ...]
     file: Path
-    """Where the key is pinned."""
+    """The known_hosts file to pin the key in."""
     key: asyncssh.SSHKey
 
 
-def offer(address: Address) -> Offer:
+def fetch_host_key(address: Address) -> OfferedKey:
     """Fetch a server's host key without trusting it.
 
     Raises:
-        BoardError: it cannot be reached; its key is revoked; the user's settings keep no known_hosts.
+        BoardError: the server is unreachable; its key is revoked; the user's settings have no known_hosts file.
     """
     board = str(address)
-    found, key = offered_key(address, name=board)
+    settings, key = offered_key(address, name=board)
     try:
-        entries = known_hosts.entries(found.files, found.name)
+        entries = known_hosts.entries(settings.files, settings.known_hosts_name)
     except OSError as error:
-        raise _cannot(board, "read", error) from error
-    if any(e.role is Role.REVOKED and e.key == key for e in entries):
-        raise BoardError(
-            "it offers a key that known_hosts revokes",
-            board=board,
-            step=STEP,
-            hint="do not connect: that key is stolen",
+        raise _file_error(board, "read", error) from error
+    if any(e.marker is Marker.REVOKED and e.key == key for e in entries):
+        raise _error(
+            board, "it offers a key that is revoked in known_hosts", "do not connect: that key is stolen or retired"
         )
-    if found.pins is None:
-        raise BoardError(
-            "your SSH settings keep no known_hosts (UserKnownHostsFile)",
-            board=board,
-            step=STEP,
-            hint="name a file there, in ~/.ssh/config",
+    if settings.pin_file is None:
+        raise _error(
+            board,
+            "your SSH settings have no known_hosts file (UserKnownHostsFile)",
+            "set UserKnownHostsFile to a file in ~/.ssh/config",
         )
-    hosts = [e for e in entries if e.role is Role.HOST]
-    standing = Standing.CHANGED if hosts else Standing.UNKNOWN
-    if any(e.key == key for e in hosts):
-        standing = Standing.TRUSTED
-    known = tuple(Known(kind_of(e.key), e.key.get_fingerprint(), e.place) for e in hosts)
-    return Offer(board, found.name, kind_of(key), key.get_fingerprint(), standing, known, found.pins, key)
+    known = tuple(e for e in entries if e.marker is Marker.HOST)
+    status = KeyStatus.CHANGED if known else KeyStatus.UNKNOWN
+    if any(e.key == key for e in known):
+        status = KeyStatus.TRUSTED
+    kind, fingerprint = known_hosts.describe(key).split()
+    return OfferedKey(board, settings.known_hosts_name, kind, fingerprint, status, known, settings.pin_file, key)
 
 
-def require_fingerprint(made: Offer, fingerprint: str) -> None:
-    """See that an offered key is the one that was asked for.
+def require_fingerprint(offered: OfferedKey, fingerprint: str) -> None:
+    """Check that an offered key has the expected fingerprint.
 
     Raises:
-        UsageError: ``fingerprint`` is not one in OpenSSH's form.
+        UsageError: ``fingerprint`` is not in OpenSSH format.
         BoardError: the board offers another key.
     """
     wanted = fingerprint.removesuffix("=")
-    if not wanted.startswith("SHA256:") or len(wanted) != len(made.fingerprint):
-        raise UsageError(f"{fingerprint!r} is no fingerprint", hint="give it as `ssh-keygen -lf` prints it: SHA256:...")
-    if wanted != made.fingerprint:
-        raise BoardError(
-            f"it offers {made.kind} {made.fingerprint}, not {wanted}; nothing is trusted",
-            board=made.board,
-            step=STEP,
-            hint="another machine answers at this address, or the fingerprint is that of another key of the board",
+    if not wanted.startswith("SHA256:") or len(wanted) != len(offered.fingerprint):
+        raise UsageError(f"{fingerprint!r} is not a fingerprint", hint="copy it from `ssh-keygen -lf`: SHA256:...")
+    if wanted != offered.fingerprint:
+        raise _error(
+            offered.board,
+            f"it offers {offered.kind} {offered.fingerprint}, not {wanted}; nothing is trusted",
+            "this is another machine, or the fingerprint is that of another of the board's keys",
         )
 
 
-def pin(made: Offer, *, replace: bool = False) -> None:
-    """Write an offered key to known_hosts, after its fingerprint was compared.
+def pin(offered: OfferedKey, *, replace: bool = False) -> None:
+    """Add an offered key to known_hosts; its fingerprint must have been verified.
 
     Raises:
-        BoardError: another key is known and ``replace`` is not given, or it cannot be taken out, or nothing written.
+        BoardError: another key is known and ``replace`` is not set, that key cannot be removed, or writing failed.
     """
-    if made.standing is Standing.TRUSTED:
+    if offered.status is KeyStatus.TRUSTED:
         return
-    if made.standing is Standing.CHANGED and not replace:
-        raise BoardError(
-            f"another key is known: {_listed(made.known)}; it offers {made.kind} {made.fingerprint}",
-            board=made.board,
-            step=STEP,
-            hint="if the board was installed anew, add --replace",
-        )
-    elsewhere = [k for k in made.known if Path(k.place.rpartition(":")[0]) != made.file]
+    if offered.status is KeyStatus.CHANGED and not replace:
+        known = ", ".join(map(str, offered.known))
+        message = f"known_hosts has another key: {known}; it offers {offered.kind} {offered.fingerprint}"
+        raise _error(offered.board, message, "if the board was reinstalled, add --replace")
+    blocking = [e for e in offered.known if e.file != offered.file]
     try:
-        left = [] if elsewhere else known_hosts.pin(made.file, made.name, made.key, replace=replace)
+        blocking = blocking or known_hosts.pin(offered.file, offered.name, offered.key, replace=replace)
     except OSError as error:
-        raise _cannot(made.board, "write", error) from error
-    if elsewhere or left:
-        places = ", ".join([k.place for k in elsewhere] + [e.place for e in left])
-        raise BoardError(
-            f"another key stands in {places}, which is not ours to change; nothing is written",
-            board=made.board,
-            step=STEP,
-            hint="take it out there",
-        )
+        raise _file_error(offered.board, "write", error) from error
+    if blocking:
+        places = ", ".join(e.location for e in blocking)
+        message = f"another key is in {places}, which bpudeploy does not change; nothing is written"
+        raise _error(offered.board, message, "remove it there")
 
 
-def _listed(known: tuple[Known, ...]) -> str:
-    return ", ".join(f"{k.kind} {k.fingerprint} ({k.place})" for k in known)
+def _file_error(board: str, verb: str, error: OSError) -> BoardError:
+    message = f"cannot {verb} known_hosts: {error.strerror}: {error.filename}"
+    return _error(board, message, "you must own the file and its folder")
 
 
-def _cannot(board: str, what: str, error: OSError) -> BoardError:
-    return BoardError(
-        f"cannot {what} known_hosts: {error.strerror}: {error.filename}",
-        board=board,
-        step=STEP,
-        hint="it must be yours, in a folder of yours",
-    )
+def _error(board: str, message: str, hint: str) -> BoardError:
+    return BoardError(message, board=board, step=STEP, hint=hint)

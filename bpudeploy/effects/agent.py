@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from bpudeploy.boards.base import Board, Dialogue
+from bpudeploy.boards.base import Board, RemoteProcess
 from bpudeploy.digest import Digest, digest_bytes
 from bpudeploy.effects.lines import LINE, PROTOCOL, Done, Failed, Hello, Line, Loaded
 from bpudeploy.effects.packed import packed_agent
@@ -29,8 +29,8 @@ L = TypeVar("L")
 class Agent:
     """A running agent; made by ``agent_on``."""
 
-    def __init__(self, board: Board, dialogue: Dialogue, step: str) -> None:
-        self._board, self._dialogue, self._step = board, dialogue, step
+    def __init__(self, board: Board, process: RemoteProcess, step: str) -> None:
+        self._board, self._process, self._step = board, process, step
         self.hello = self._first()
 
     def ask(self, verb: str, *, within: float, **fields: object) -> Iterator[Line]:
@@ -43,7 +43,7 @@ class Agent:
             ConnectionLost: it ended first, and with it all that ran there.
             BoardError: the board cannot, hangs, or says something that is not the protocol.
         """
-        self._dialogue.say(json.dumps({"do": verb, "within": within, **fields}))
+        self._process.send(json.dumps({"do": verb, "within": within, **fields}))
         while True:
             line = self._hear(within + _GRACE_S)
             if isinstance(line, Failed):
@@ -94,7 +94,7 @@ class Agent:
         """
         for _ in self.ask("bye", within=_BYE_S):
             pass
-        while self._dialogue.hear(_BYE_S) is not None:
+        while self._process.receive(_BYE_S) is not None:
             pass
 
     def error(self, message: str) -> BoardError:
@@ -109,7 +109,7 @@ class Agent:
         return line
 
     def _hear(self, timeout: float) -> Line:
-        text = self._dialogue.hear(timeout)
+        text = self._process.receive(timeout)
         if text is None:
             raise self.error("the agent ended too early")
         try:
@@ -130,7 +130,7 @@ def agent_on(board: Board, emit: Callable[[Event], None], *, step: str) -> Itera
         local.write(packed)
         local.flush()
         there = place(board, Path(local.name), digest_bytes(packed), "zip", emit, step=step)
-    with board.converse([board.python, str(there), "--root", str(board.root)], step=step) as dialogue:
-        agent = Agent(board, dialogue, step)
+    with board.start([board.python, str(there), "--root", str(board.root)], step=step) as process:
+        agent = Agent(board, process, step)
         yield agent
         agent.leave()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from bpudeploy.boards.base import Board, Output
+from bpudeploy.boards.base import Board, CommandOutput
 from bpudeploy.digest import Digest
 from bpudeploy.errors import BoardError
 
@@ -13,7 +13,7 @@ _HASH_S = 300.0
 _SHORT_S = 60.0
 
 
-def do(board: Board, argv: Sequence[str], *, step: str, timeout: float) -> Output:
+def do(board: Board, argv: Sequence[str], *, step: str, timeout: float) -> CommandOutput[str]:
     """Run a command and return what it said.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from bpudeploy.boards.base import Board, Reply
+from bpudeploy.boards.base import Board, CommandOutput
 from bpudeploy.errors import BoardError
 
 _IDLE_TIMEOUT_S = 60.0
@@ -35,10 +35,10 @@ class Channel:
         self._board, self._step = board, step
         self._timeout = _IDLE_TIMEOUT_S + size / _MIN_READ_RATE
 
-    def run(self, argv: Sequence[str], pieces: Iterable[bytes] = ()) -> Reply:
+    def run(self, argv: Sequence[str], pieces: Iterable[bytes] = ()) -> CommandOutput[bytes]:
         """Run a command with ``pieces`` as its input."""
         self.wire_bytes += sum(len(word.encode()) for word in argv)
-        reply = self._board.feed(argv, self._counted(pieces), timeout=self._timeout, step=self._step)
+        reply = self._board.run_with_input(argv, self._counted(pieces), timeout=self._timeout, step=self._step)
         self.wire_bytes += len(reply.stdout) + len(reply.stderr.encode())
         return reply
 
@@ -51,7 +51,7 @@ class Channel:
         """Return an error with the names of the board and the step."""
         return BoardError(message, board=self._board.name, step=self._step, hint=hint)
 
-    def failed(self, reply: Reply) -> BoardError:
+    def failed(self, reply: CommandOutput[bytes]) -> BoardError:
         """Return the error for a command that could not read or write the file."""
         text = reply.stderr.strip() or f"exit status {reply.status}"
         full = "no space" in text.lower() or "quota" in text.lower()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from bpudeploy.boards.ssh import PIECE
+from bpudeploy.boards.ssh import CHUNK
 from bpudeploy.transfer.channel import Channel, RemoteState
 from bpudeploy.transfer.compress import LEVEL, CompressionPolicy
 from bpudeploy.transfer.delta import Copy, Part
@@ -72,8 +72,8 @@ def _orders(
             done += part.length
             progress(done, len(data))
             continue
-        for at in range(part.start, part.end, PIECE):
-            piece: bytes | memoryview = data[at : min(at + PIECE, part.end)]
+        for at in range(part.start, part.end, CHUNK):
+            piece: bytes | memoryview = data[at : min(at + CHUNK, part.end)]
             done += len(piece)
             kind = RAW
             if policy.compress_after(sent):
@@ -92,7 +92,7 @@ def _buffered(orders: Iterator[bytes | memoryview]) -> Iterator[bytes]:
     for order in orders:
         waiting.append(order)
         size += len(order)
-        if size >= PIECE:
+        if size >= CHUNK:
             yield b"".join(waiting)
             waiting, size = [], 0
     yield b"".join(waiting)

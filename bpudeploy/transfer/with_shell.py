@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 
-from bpudeploy.boards.ssh import PIECE
+from bpudeploy.boards.ssh import CHUNK
 from bpudeploy.transfer.channel import Channel, RemoteState
 from bpudeploy.transfer.compress import LEVEL, sample_ratio
 from bpudeploy.transfer.receiver import SPAN
@@ -61,8 +61,8 @@ def receive(channel: Channel, data: memoryview, kept: int, progress: Callable[[i
 
 
 def _pieces(data: memoryview, kept: int, progress: Callable[[int, int], None]) -> Iterator[bytes]:
-    for at in range(kept, len(data), PIECE):
-        piece = bytes(data[at : at + PIECE])
+    for at in range(kept, len(data), CHUNK):
+        piece = bytes(data[at : at + CHUNK])
         yield piece
         progress(at + len(piece), len(data))
 

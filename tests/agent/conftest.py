@@ -1,4 +1,4 @@
-"""A fake board, the real agent as the zip that a board gets, and small networks and images for it."""
+"""A fake board, the packed agent, and small networks and images."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write_model(path: Path, batch: int = 1, bias: list[float] | None = None, wei
 
 
 def expected(pixels: np.ndarray, first: int, last: int) -> np.ndarray:
-    """Return the logits that ``write_model``'s network gives."""
+    """Return the logits of ``write_model``'s network."""
     noise = np.random.default_rng(0)
     linear = noise.normal(size=(SIZE * SIZE * 3, CLASSES)).astype(np.float32)
     return pixels[first:last].reshape(last - first, -1).astype(np.float32) @ linear
@@ -64,7 +64,7 @@ def expected(pixels: np.ndarray, first: int, last: int) -> np.ndarray:
 
 @pytest.fixture
 def tool(board: FakeBoard, model: Path) -> tuple[Board, Path]:
-    """Return an X5 that has the vendor's command line tool and no Python runtime, and a network compiled for it."""
+    """Return an X5 with the vendor's command line tool but no Python runtime, and a network compiled for it."""
     path = board.folder / "model.bin"
     path.write_bytes(runnable(model.read_bytes(), "bin", "bayes-e", "rgb-nhwc"))
     return install(board.folder / "x5", "x5", runtimes=()), path

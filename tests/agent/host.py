@@ -1,4 +1,4 @@
-"""What a test is to the agent: a host that speaks to it over pipes, as ssh would; and a board's files to run it on."""
+"""A host that talks to the agent over pipes, and a fake board's files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import Any
 
 Line = dict[str, Any]
 PYTHON = os.environ.get("BPUDEPLOY_BOARD_PYTHON", sys.executable)
-"""What runs the agent: name a Python 3.8 that has numpy and onnxruntime to test with what boards have."""
+"""The agent's Python; set it to a Python 3.8 with numpy and onnxruntime to test with what boards have."""
 CLOSING = ("hello", "done", "failed")
 
 
 @dataclass(frozen=True)
 class FakeBoard:
-    """A folder with a board's /sys and /proc, a ROOT on it, and the agent."""
+    """A folder with /sys, /proc, ROOT and the agent."""
 
     folder: Path
     agent: Path
@@ -56,6 +56,12 @@ class FakeBoard:
     def start(self, *, idle: float = 60.0, environment: Mapping[str, str] | None = None) -> Agent:
         return Agent(self, idle, environment or {})
 
+    def ready(self, *, idle: float = 60.0, environment: Mapping[str, str] | None = None) -> Agent:
+        """Start the agent and read its hello."""
+        agent = self.start(idle=idle, environment=environment)
+        agent.receive()
+        return agent
+
 
 POLICY = "/sys/devices/system/cpu/cpufreq/policy"
 BOOST = "/sys/devices/system/cpu/cpufreq/boost"
@@ -66,7 +72,7 @@ FAST = dict(zip(GOVERNORS, ("1", "performance", "performance", "performance"), s
 
 
 def furnish(board: FakeBoard) -> None:
-    """Write what an S100 has: two CPU policies, a BPU and some sensors."""
+    """Write the files of an S100: two CPU policies, a BPU and some sensors."""
     board.root.mkdir()
     for policy, governor in ("0", "schedutil"), ("4", "ondemand"):
         board.write(f"{POLICY}{policy}/scaling_governor", governor)
@@ -90,12 +96,12 @@ def furnish(board: FakeBoard) -> None:
 
 @dataclass
 class Agent:
-    """A running agent. Leaving its ``with`` kills what is left."""
+    """A running agent; its processes are killed on exit from the context."""
 
     board: FakeBoard
     idle: float
     environment: Mapping[str, str]
-    _heard: bytes = b""
+    _received: bytes = b""
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,53 +128,53 @@ class Agent:
             assert pipe is not None
             pipe.close()
 
-    def tell(self, do: str, within: float = 20.0, **fields: object) -> None:
-        """Send a command, and wait for nothing."""
+    def send(self, do: str, within: float = 20.0, **fields: object) -> None:
+        """Send a command without waiting."""
         self.write(json.dumps({"do": do, "within": within, **fields}).encode() + b"\n")
 
     def write(self, said: bytes) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(said)
 
-    def hang_up(self) -> None:
+    def close_input(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
 
-    def hear(self, timeout: float = 20.0) -> list[Line]:
-        """Return the lines up to the closing one; what the agent said, if it ended before."""
+    def receive(self, timeout: float = 20.0) -> list[Line]:
+        """Return the lines up to the closing one, or to the end of the agent's output."""
         assert self.process.stdout is not None
         lines: list[Line] = []
         until = time.monotonic() + timeout
         while not lines or lines[-1]["is"] not in CLOSING:
-            while b"\n" not in self._heard:
+            while b"\n" not in self._received:
                 assert select.select([self.process.stdout], [], [], until - time.monotonic())[0], f"silence: {lines}"
                 got = os.read(self.process.stdout.fileno(), 65536)
                 if not got:
                     return lines
-                self._heard += got
-            line, _, self._heard = self._heard.partition(b"\n")
+                self._received += got
+            line, _, self._received = self._received.partition(b"\n")
             lines.append(json.loads(line, parse_constant=lambda name: f"{name} is no number"))
         return lines
 
     def ask(self, do: str, within: float = 20.0, **fields: object) -> list[Line]:
-        """Send a command and return all that answers it."""
-        self.tell(do, within, **fields)
-        return self.hear(within + 5)
+        """Send a command and return its lines."""
+        self.send(do, within, **fields)
+        return self.receive(within + 5)
 
     def done(self, do: str, within: float = 20.0, **fields: object) -> list[Line]:
-        """As ask; it must not fail."""
+        """As ask; the command must succeed."""
         lines = self.ask(do, within, **fields)
         assert lines and lines[-1]["is"] == "done", lines
         return lines
 
-    def why(self, do: str, within: float = 20.0, **fields: object) -> str:
-        """As ask; it must fail: return why."""
+    def failure(self, do: str, within: float = 20.0, **fields: object) -> str:
+        """As ask; the command must fail. Return the reason."""
         *_, line = self.ask(do, within, **fields)
         assert line["is"] == "failed" and line["hint"], line
         return str(line["why"])
 
     def bye(self) -> list[Line]:
-        """Part from it in peace, and wait for its end."""
+        """Send bye and wait for the exit."""
         lines = self.done("bye")
         assert self.process.wait(5) == 0, self.stderr()
         return lines
@@ -178,7 +184,7 @@ class Agent:
         return self.ask("load", model=str(model), samples=str(samples), **fields)
 
     def worker(self) -> int:
-        """Return its process, as soon as it is one of its own."""
+        """Wait for the worker process and return its PID."""
         return wait_for(lambda: next((pid for pid in left(self.board.folder) if b"--worker" in argv_of(pid)), 0))
 
     def guard(self) -> int:
@@ -195,7 +201,7 @@ def round_of(**other: object) -> dict[str, Any]:
 
 
 def wait_for(look: Callable[[], int], seconds: float = 5.0) -> int:
-    """Return what ``look`` finds, or 0 if it found nothing in time."""
+    """Poll ``look`` and return its result, or 0 after a timeout."""
     until = time.monotonic() + seconds
     while not (found := look()) and time.monotonic() < until:
         time.sleep(0.01)
@@ -203,7 +209,7 @@ def wait_for(look: Callable[[], int], seconds: float = 5.0) -> int:
 
 
 def argv_of(pid: int) -> bytes:
-    """Return its arguments; nothing of a process that has ended."""
+    """Return a process's arguments; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -211,7 +217,7 @@ def argv_of(pid: int) -> bytes:
 
 
 def left(folder: Path) -> list[int]:
-    """Return the processes that have a path in ``folder`` among their arguments: the agent's, and what it started."""
+    """Return the processes with a path in ``folder`` among their arguments: the agent and its children."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [pid for pid in pids if os.fsencode(folder) in argv_of(pid)]
 

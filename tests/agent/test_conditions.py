@@ -1,4 +1,4 @@
-"""Conditions: what the sensors say, what they do not, and who else is busy."""
+"""Conditions: sensors, missing sensors, and other busy processes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def conditions(agent: Agent) -> Line:
     return line
 
 
-def test_all_that_a_board_has(board: FakeBoard) -> None:
+def test_conditions_of_a_complete_board(board: FakeBoard) -> None:
     with board.start() as agent:
-        (hello,) = agent.hear()
+        (hello,) = agent.receive()
         line = conditions(agent)
     assert hello["agent"] == 2 and hello["boot"] == "this-boot" and hello["healed"] == []
     assert 0 < hello["t"] <= hello["uptime_s"] + 1 and hello["t"] < line["t"] < hello["t"] + 60
@@ -37,7 +37,7 @@ def test_all_that_a_board_has(board: FakeBoard) -> None:
     assert line["load_1min"] >= 0 and line["others_cores"] is None
 
 
-def test_what_a_board_does_not_say_is_left_out(board: FakeBoard) -> None:
+def test_missing_sensors_are_left_out(board: FakeBoard) -> None:
     board.write("/sys/class/hwmon/hwmon0/temp1_input", "")  # switched off
     board.file("/sys/class/hwmon/hwmon0/temp2_input").unlink()
     board.file("/sys/class/hwmon/hwmon0/temp2_input").mkdir()
@@ -48,8 +48,7 @@ def test_what_a_board_does_not_say_is_left_out(board: FakeBoard) -> None:
     board.file(f"{POLICY}0/cpuinfo_max_freq").unlink()
     board.write(f"{POLICY}0/scaling_max_freq", "1200000")
     board.file(f"{POLICY}4/scaling_governor").unlink()
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         line = conditions(agent)
     assert line["temperatures_c"] == {"pvt_cmn": 38.565, "pvt_cmn thermal_zone1/temp": 40.0}
     assert line["bpu_hz"] == {} and line["bpu_busy"] == {}
@@ -57,9 +56,8 @@ def test_what_a_board_does_not_say_is_left_out(board: FakeBoard) -> None:
     assert set(line["governors"]) == {"cpu policy0", "bpu bpu0"}
 
 
-def test_another_busy_process_shows(board: FakeBoard) -> None:
-    with board.start() as agent:
-        agent.hear()
+def test_other_busy_processes_are_counted(board: FakeBoard) -> None:
+    with board.ready() as agent:
         conditions(agent)
         with subprocess.Popen([sys.executable, "-c", BURN.format(1.6)]):
             time.sleep(1.5)
@@ -68,14 +66,13 @@ def test_another_busy_process_shows(board: FakeBoard) -> None:
 
 
 def busy() -> float:
-    """Return the seconds that all cores were busy so far."""
+    """Return the total busy seconds of all cores."""
     ticks = [int(tick) for tick in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
     return sum(ticks[i] for i in (0, 1, 2, 5, 6, 7)) / os.sysconf("SC_CLK_TCK")
 
 
-def test_our_own_work_is_nobody_elses(board: FakeBoard, model: Path, samples: Path) -> None:
-    with board.start() as agent:
-        agent.hear()
+def test_the_agents_own_cpu_time_is_not_counted(board: FakeBoard, model: Path, samples: Path) -> None:
+    with board.ready() as agent:
         agent.load(model, samples)
         conditions(agent)
         before, began = busy(), time.monotonic()
@@ -85,14 +82,13 @@ def test_our_own_work_is_nobody_elses(board: FakeBoard, model: Path, samples: Pa
     assert others and all_cores - sum(others) / len(others) > 0.4, (all_cores, others)
 
 
-def test_the_work_of_our_children_is_nobody_elses(board: FakeBoard, model: Path, samples: Path) -> None:
-    """A runtime that has a process of its own work for it, and then is none."""
+def test_the_cpu_time_of_child_processes_is_not_counted(board: FakeBoard, model: Path, samples: Path) -> None:
+    """A runtime that starts a busy child process and then fails to import."""
     modules = board.folder / "modules"
     (modules / "hobot_dnn").mkdir(parents=True)
     burn = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BURN.format(1.5)!r}])\n"
     (modules / "hobot_dnn" / "__init__.py").write_text(burn + "raise ImportError('none')\n")
-    with board.start(environment={"PYTHONPATH": str(modules)}) as agent:
-        agent.hear()
+    with board.ready(environment={"PYTHONPATH": str(modules)}) as agent:
         conditions(agent)
         before, began = busy(), time.monotonic()
         (failed,) = agent.load(model, samples, runtime="hobot_dnn", threads=0)

@@ -1,4 +1,4 @@
-"""Governors: all are set or none, and they are given back."""
+"""Governors: all or none are set, and they are restored."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ def full(board: FakeBoard, values: dict[str, str]) -> dict[str, str]:
     return {str(board.file(path)): value for path, value in values.items()}
 
 
-def test_they_are_set_and_given_back_with_bye(board: FakeBoard) -> None:
-    with board.start() as agent:
-        agent.hear()
+def test_governors_are_set_and_restored_by_bye(board: FakeBoard) -> None:
+    with board.ready() as agent:
         governors, _ = agent.done("performance")
         assert governors["refused"] is None
         assert governors["before"] == full(board, BEFORE) and governors["now"] == full(board, FAST)
@@ -29,25 +28,23 @@ def test_they_are_set_and_given_back_with_bye(board: FakeBoard) -> None:
     assert not list(board.root.iterdir())
 
 
-def test_they_are_given_back_when_a_command_failed_and_the_host_left(board: FakeBoard) -> None:
-    with board.start() as agent:
-        agent.hear()
+def test_governors_are_restored_after_a_failed_command_and_disconnect(board: FakeBoard) -> None:
+    with board.ready() as agent:
         agent.done("performance")
-        agent.why("round", warmup=0)
+        agent.failure("round", warmup=0)
         assert board.governors() == FAST, "the agent lives on"
-        agent.hang_up()
+        agent.close_input()
         assert agent.process.wait() == 1
     assert board.governors() == BEFORE and not list(board.root.iterdir())
 
 
 @pytest.mark.parametrize("path", [BOOST, f"{POLICY}4/scaling_governor", f"{DEVFREQ}/governor"])
-def test_what_cannot_be_written_leaves_all_as_it_was(board: FakeBoard, path: str) -> None:
-    """A file of /proc that not even root may write stands for a governor: the first, one between, the last."""
+def test_a_read_only_governor_leaves_all_unchanged(board: FakeBoard, path: str) -> None:
+    """A file in /proc that not even root can write stands for the first, a middle or the last governor."""
     board.file(path).unlink()
     board.file(path).symlink_to("/proc/version")
     before = board.governors()
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         governors, _ = agent.done("performance")
         assert governors["refused"].startswith(str(board.file(path))), governors
         assert governors["now"] == governors["before"] == full(board, before)
@@ -57,27 +54,24 @@ def test_what_cannot_be_written_leaves_all_as_it_was(board: FakeBoard, path: str
     assert board.governors() == before and not list(board.root.iterdir())
 
 
-def test_a_policy_that_does_not_offer_it_leaves_all_as_it_was(board: FakeBoard) -> None:
+def test_a_policy_without_performance_leaves_all_unchanged(board: FakeBoard) -> None:
     board.write(f"{POLICY}4/scaling_available_governors", "ondemand powersave")
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         governors, _ = agent.done("performance")
         assert "policy4/scaling_governor offers ondemand, powersave" in governors["refused"]
     assert board.governors() == BEFORE
 
 
-def test_a_bpu_that_does_not_offer_it_keeps_its_own(board: FakeBoard) -> None:
+def test_a_bpu_without_performance_keeps_its_governor(board: FakeBoard) -> None:
     board.write(f"{DEVFREQ}/available_governors", "simple_ondemand userspace")
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         governors, _ = agent.done("performance")
         assert governors["refused"] is None
         assert str(board.file(f"{DEVFREQ}/governor")) not in governors["before"]
 
 
-def test_a_board_without_governors_says_so(board: FakeBoard, tmp_path: Path) -> None:
+def test_a_board_without_governors_is_refused(board: FakeBoard, tmp_path: Path) -> None:
     (board.under / "sys").rename(tmp_path / "elsewhere")
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         governors, _ = agent.done("performance")
         assert governors == {"is": "governors", "before": {}, "now": {}, "refused": "this board has no governor"}

@@ -1,4 +1,4 @@
-"""Whatever of the agent is killed, and whenever: no process of it is left, and the governors are what they were."""
+"""After killing any of the agent's processes at any time, none is left and the governors are restored."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ KILLS = int(os.environ.get("BPUDEPLOY_KILLS", "30"))
 WAYS = ("supervisor", "worker", "guard", "stdin")
 
 
-def nothing_is_left(board: FakeBoard) -> bool:
+def everything_is_restored(board: FakeBoard) -> bool:
     return bool(wait_for(lambda: not left(board.folder) and board.governors() == BEFORE))
 
 
 def ask_for_all(agent: Agent, model: Path, samples: Path) -> None:
-    """Send about two seconds of work without waiting: the supervisor hands it on, one command after another."""
-    agent.tell("performance")
+    """Send commands for about two seconds of work without waiting."""
+    agent.send("performance")
     load: dict[str, Any] = {"subject": "s", "sha256": None, "runtime": "onnxruntime", "threads": 1}
-    agent.tell("load", model=str(model), samples=str(samples), **load)
+    agent.send("load", model=str(model), samples=str(samples), **load)
     long: dict[str, Any] = {"min_seconds": 0.4, "max_seconds": 1.0}
-    agent.tell("round", **round_of(**long))
-    agent.tell("round", **round_of(**long, streams=2))
+    agent.send("round", **round_of(**long))
+    agent.send("round", **round_of(**long, streams=2))
     for _ in range(20):
-        agent.tell("classify", first=0, last=50, top=5, logits=False)
-    agent.tell("layers", frames=50)
-    agent.tell("load", model=str(model), samples=str(samples), **load)
-    agent.tell("round", **round_of(**long))
+        agent.send("classify", first=0, last=50, top=5, logits=False)
+    agent.send("layers", frames=50)
+    agent.send("load", model=str(model), samples=str(samples), **load)
+    agent.send("round", **round_of(**long))
 
 
 def end(agent: Agent, way: str) -> None:
@@ -45,13 +45,11 @@ def end(agent: Agent, way: str) -> None:
     elif way == "guard":
         kill(agent.guard())
     if way in ("guard", "stdin"):  # an agent without its guard works on: this is about how it ends then
-        agent.hang_up()
+        agent.close_input()
 
 
-def test_killed_at_any_moment_it_leaves_no_process_and_no_governor(
-    board: FakeBoard, model: Path, samples: Path
-) -> None:
-    """KILLS times: a moment out of the first second and a half, and each way in turn."""
+def test_killed_at_any_time_it_leaves_no_process_and_no_governor(board: FakeBoard, model: Path, samples: Path) -> None:
+    """KILLS times, within the first 1.5 s, cycling through the ways."""
     moments = random.Random(8)
     for number, way in zip(range(KILLS), itertools.cycle(WAYS), strict=False):
         moment = moments.uniform(0, 1.5)
@@ -59,26 +57,25 @@ def test_killed_at_any_moment_it_leaves_no_process_and_no_governor(
             ask_for_all(agent, model, samples)
             time.sleep(moment)
             end(agent, way)
-            assert nothing_is_left(board), f"{number}: {way} killed after {moment:.3f} s: {left(board.folder)}"
+            assert everything_is_restored(board), f"{number}: {way} killed after {moment:.3f} s: {left(board.folder)}"
         if way != "supervisor":  # what that one leaves, the next agent sweeps when it says hello
             assert not (board.root / f"agent-{agent.process.pid}.tmp").exists() and not board.record.exists()
 
 
 def started(board: FakeBoard) -> Agent:
-    agent = board.start()
-    agent.hear()
+    agent = board.ready()
     agent.done("performance")
     assert board.governors() == FAST
     return agent
 
 
-def test_worker_and_guard_killed_together_the_supervisor_gives_the_governors_back(board: FakeBoard) -> None:
+def test_the_supervisor_restores_the_governors_if_worker_and_guard_are_killed(board: FakeBoard) -> None:
     with started(board) as agent:
         guard, worker = agent.guard(), agent.worker()
         kill(guard)
         kill(worker)
-        assert nothing_is_left(board)
-        assert agent.process.wait() == 1 and "ended by itself (SIGKILL" in agent.stderr()
+        assert everything_is_restored(board)
+        assert agent.process.wait() == 1 and "exited unexpectedly (SIGKILL" in agent.stderr()
     assert not list(board.root.iterdir())
 
 
@@ -88,12 +85,12 @@ def kill_all(agent: Agent) -> None:
     assert wait_for(lambda: not left(agent.board.folder))
 
 
-def test_all_killed_at_once_the_next_agent_heals(board: FakeBoard) -> None:
+def test_the_next_agent_restores_the_governors_if_all_processes_are_killed(board: FakeBoard) -> None:
     with started(board) as agent:
         kill_all(agent)
     assert board.governors() == FAST and board.record.exists()
     with board.start() as agent:
-        (hello,) = agent.hear()
+        (hello,) = agent.receive()
         assert sorted(hello["healed"]) == sorted(str(board.file(path)) for path in BEFORE)
         assert board.governors() == BEFORE
         assert [path.name for path in board.root.iterdir()] == [f"agent-{agent.process.pid}.tmp"]
@@ -104,7 +101,7 @@ def test_a_record_of_another_boot_is_only_removed(board: FakeBoard) -> None:
         kill_all(agent)
     board.write("/proc/sys/kernel/random/boot_id", "the-next-boot")
     with board.start() as agent:
-        (hello,) = agent.hear()
+        (hello,) = agent.receive()
         assert hello["healed"] == [] and hello["boot"] == "the-next-boot"
     assert board.governors() == FAST and not board.record.exists()
 
@@ -112,17 +109,17 @@ def test_a_record_of_another_boot_is_only_removed(board: FakeBoard) -> None:
 @pytest.mark.parametrize(
     "said", ["", '{"boot": "this-boot", "bef', "[]", '{"boot": "this-boot", "before": {"%s": "x"}}']
 )
-def test_half_a_record_and_one_that_names_other_files_set_nothing(board: FakeBoard, said: str) -> None:
-    """Half a record was being written, so nothing had been changed. And it is no order to write just anywhere."""
+def test_an_incomplete_record_and_one_with_other_files_are_ignored(board: FakeBoard, said: str) -> None:
+    """An incomplete record means that nothing was changed; other paths must not be written."""
     other = board.write("/etc/other", "as it was")
     board.record.write_text(said.replace("%s", str(other)))
     with board.start() as agent:
-        (hello,) = agent.hear()
+        (hello,) = agent.receive()
         assert hello["healed"] == [] and not board.record.exists()
     assert other.read_text() == "as it was\n" and board.governors() == BEFORE
 
 
-def test_an_agent_without_its_guard_gives_the_governors_back_at_its_end(board: FakeBoard) -> None:
+def test_an_agent_whose_guard_was_killed_restores_the_governors_itself(board: FakeBoard) -> None:
     with started(board) as agent:
         kill(agent.guard())
         agent.done("conditions")
@@ -130,9 +127,9 @@ def test_an_agent_without_its_guard_gives_the_governors_back_at_its_end(board: F
     assert board.governors() == BEFORE and not list(board.root.iterdir())
 
 
-def test_two_agents_do_not_undo_each_others_governors(board: FakeBoard) -> None:
+def test_two_agents_do_not_overwrite_each_others_governors(board: FakeBoard) -> None:
     with started(board) as first, board.start() as second:
-        (hello,) = second.hear()
+        (hello,) = second.receive()
         assert hello["healed"] == []
         governors, _ = second.ask("performance")
         # It finds them as it would set them, but by an agent whose end changes them under it.
@@ -144,16 +141,15 @@ def test_two_agents_do_not_undo_each_others_governors(board: FakeBoard) -> None:
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "guard"])
-def test_a_vendors_tool_that_hangs_ends_with_the_agent(
+def test_a_hanging_vendor_tool_ends_with_the_agent(
     board: FakeBoard, samples: Path, tool: tuple[Board, Path], way: str
 ) -> None:
     x5, network = tool
-    with board.start(environment=x5.env()) as agent:
-        agent.hear()
+    with board.ready(environment=x5.env()) as agent:
         agent.done("performance")
         assert agent.load(network, samples, runtime="hobot_dnn", threads=0)[-1] == {"is": "done"}
         x5.set(fail="hang")
-        agent.tell("round", **round_of(warmup=0))
+        agent.send("round", **round_of(warmup=0))
         assert wait_for(lambda: any(b"perf" in argv_of(pid) for pid in left(board.folder)))
         end(agent, way)
-        assert nothing_is_left(board), left(board.folder)
+        assert everything_is_restored(board), left(board.folder)

@@ -1,4 +1,4 @@
-"""The agent as a zip: the same bytes each time, Python 3.8's grammar, and nothing but what a board has."""
+"""The packed agent: reproducible, Python 3.8 syntax, and no imports that a board lacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCES = sorted(AGENT.rglob("*.py"))
 A_BOARD_HAS = {"numpy", "onnxruntime", "hobot_dnn", "hbm_runtime"}
 
 
-def test_two_packs_are_the_same_bytes() -> None:
+def test_packing_is_reproducible() -> None:
     first = packed_agent()
     packed_agent.cache_clear()
     assert packed_agent() == first
@@ -30,7 +30,7 @@ def test_two_packs_are_the_same_bytes() -> None:
     assert len(names) == len(SOURCES) + 1 and not [name for name in names if "__pycache__" in name]
 
 
-def test_it_runs_from_anywhere_with_a_plain_python(agent_zip: Path, tmp_path: Path) -> None:
+def test_it_runs_in_any_folder_with_a_plain_python(agent_zip: Path, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-I", str(agent_zip), "--root", str(tmp_path)],
         cwd="/",
@@ -39,13 +39,13 @@ def test_it_runs_from_anywhere_with_a_plain_python(agent_zip: Path, tmp_path: Pa
         capture_output=True,
         timeout=20,
     )
-    assert ended.returncode == 1 and ended.stderr == b"agent: its input ended: the host is gone\n"
+    assert ended.returncode == 1 and ended.stderr == b"agent: its input was closed: the host is gone\n"
     assert all(json.loads(line)["is"] == "hello" for line in ended.stdout.splitlines())
     assert [path.name for path in agent_zip.parent.iterdir()] == [agent_zip.name], "it leaves no cache beside itself"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(AGENT)))
-def test_a_boards_python_understands_it(path: Path) -> None:
+def test_it_is_valid_python_3_8(path: Path) -> None:
     tree = ast.parse(path.read_text(), feature_version=(3, 8))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Rounds, classify and layers: what is timed is the network and nothing else; answers are those of the images."""
+"""Rounds, classify and layers: only the network is timed; answers match the images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ def of_kind(lines: list[Line], kind: str) -> list[Line]:
     return [line for line in lines if line["is"] == kind]
 
 
-def test_frames_come_about_once_a_second_between_conditions(board: FakeBoard, model: Path, samples: Path) -> None:
-    with board.start() as agent:
-        agent.hear()
+def test_frames_are_reported_every_second_between_conditions(board: FakeBoard, model: Path, samples: Path) -> None:
+    with board.ready() as agent:
         loaded, _ = agent.load(model, samples, sha256=str(digest_file(model)).removeprefix("sha256:"))
         lines = agent.done("round", **round_of(min_seconds=2.3, first=49))
     assert loaded["images"] == 50 and loaded["batch"] == 1 and loaded["frames_timed"] is True
@@ -38,8 +37,8 @@ def test_frames_come_about_once_a_second_between_conditions(board: FakeBoard, mo
     assert first <= done["started"] and last >= done["ended"]
 
 
-def test_reading_the_conditions_falls_into_no_frame(board: FakeBoard, model: Path, samples: Path) -> None:
-    """A sensor that takes 200 ms to read: a pipe. No frame is nearly as long, nor is a round of streams."""
+def test_conditions_are_never_read_during_a_frame(board: FakeBoard, model: Path, samples: Path) -> None:
+    """A sensor that takes 200 ms to read: a pipe. No frame or round of streams takes that long."""
     sensor = board.file("/sys/class/thermal/thermal_zone0/temp")
     sensor.unlink()
     os.mkfifo(sensor)
@@ -52,8 +51,7 @@ def test_reading_the_conditions_falls_into_no_frame(board: FakeBoard, model: Pat
             time.sleep(0.01)  # or the same reader would get the next answer, too
 
     threading.Thread(target=answer, daemon=True).start()
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         agent.load(model, samples)
         single = agent.done("round", **round_of(min_seconds=2.2))
         streams = agent.done("round", **round_of(min_seconds=0.1, streams=2))
@@ -69,8 +67,7 @@ def test_reading_the_conditions_falls_into_no_frame(board: FakeBoard, model: Pat
 def test_it_ends_at_max_seconds_and_never_before_two_frames(
     board: FakeBoard, model: Path, samples: Path, streams: int
 ) -> None:
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         agent.load(model, samples)
         many = agent.done("round", **round_of(min_frames=10**9, max_seconds=0.5, streams=streams))[-1]
         few = agent.done("round", **round_of(min_frames=10**9, max_seconds=0, streams=streams))[-1]
@@ -78,21 +75,19 @@ def test_it_ends_at_max_seconds_and_never_before_two_frames(
     assert few["frames"] >= 2
 
 
-def test_streams_say_what_they_did_together(board: FakeBoard, model: Path, samples: Path) -> None:
-    with board.start() as agent:
-        agent.hear()
+def test_streams_report_their_total(board: FakeBoard, model: Path, samples: Path) -> None:
+    with board.ready() as agent:
         agent.load(model, samples)
         lines = agent.done("round", **round_of(min_frames=50, streams=4))
     assert [line["is"] for line in lines] == ["conditions", "conditions", "done"]
     assert lines[-1]["frames"] >= 50
 
 
-def test_a_tool_that_times_its_own_frames_is_called_several_times(
+def test_a_tool_that_generates_its_frames_is_called_several_times(
     board: FakeBoard, samples: Path, tool: tuple[Board, Path]
 ) -> None:
     x5, network = tool
-    with board.start(environment=x5.env()) as agent:
-        agent.hear()
+    with board.ready(environment=x5.env()) as agent:
         loaded, _ = agent.load(network, samples, runtime="hobot_dnn", threads=0)
         assert loaded["driver"] == "hrt_model_exec" and loaded["frames_timed"] is False
         lines = agent.done("round", **round_of(warmup=0, min_frames=1000, max_seconds=20, streams=2))
@@ -105,25 +100,21 @@ def test_a_tool_that_times_its_own_frames_is_called_several_times(
     assert len(of_kind(short, "timed")) == 1
 
 
-def test_a_stream_that_fails_fails_the_round_and_the_agent_lives_on(board: FakeBoard, model: Path) -> None:
-    """Images of another size than the network's: it loads, and no frame of it runs."""
+def test_a_failed_stream_fails_the_round_but_not_the_agent(board: FakeBoard, model: Path) -> None:
+    """Images of the wrong size: the network loads, but no frame runs."""
     small = board.folder / "small.safetensors"
     save_file({"pixels": np.zeros((3, 4, 4, 3), np.uint8), "labels": np.zeros(3, np.int64)}, small)
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         agent.load(model, small)
         for streams, warmup in (1, 0), (3, 0), (3, 2):
-            assert "InvalidArgument" in agent.why("round", **round_of(streams=streams, warmup=warmup))
+            assert "InvalidArgument" in agent.failure("round", **round_of(streams=streams, warmup=warmup))
         agent.done("conditions")
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_answers_and_logits_are_those_of_the_images(
-    board: FakeBoard, samples: Path, pixels: np.ndarray, batch: int
-) -> None:
+def test_answers_and_logits_match_the_images(board: FakeBoard, samples: Path, pixels: np.ndarray, batch: int) -> None:
     model = write_model(board.folder / "m.onnx", batch)
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         agent.load(model, samples)
         logits = agent.done("classify", first=4, last=50, top=1, logits=True)
         answers = agent.done("classify", first=4, last=50, top=3, logits=False)
@@ -140,29 +131,26 @@ def test_answers_and_logits_are_those_of_the_images(
         at += len(line["classes"])
 
 
-def test_of_equal_scores_the_lowest_class_is_first_and_top_is_what_there_is(board: FakeBoard, samples: Path) -> None:
+def test_ties_are_sorted_by_class_and_top_is_limited_to_the_classes(board: FakeBoard, samples: Path) -> None:
     bias = [0.0, 2.0, 1.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         agent.load(write_model(board.folder / "m.onnx", bias=bias, weights=0.0), samples)
         answers, _ = agent.done("classify", first=0, last=1, top=1000, logits=False)
     assert answers["classes"] == [[1, 3, 2, 4, 0, 5, 6, 7, 8, 9]]
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_logits_that_are_no_numbers_are_refused(board: FakeBoard, samples: Path, wrong: float) -> None:
-    with board.start() as agent:
-        agent.hear()
+def test_logits_that_are_not_finite_are_refused(board: FakeBoard, samples: Path, wrong: float) -> None:
+    with board.ready() as agent:
         agent.load(write_model(board.folder / "m.onnx", bias=[wrong] * CLASSES), samples)
-        assert agent.why("classify", first=7, last=9, top=1, logits=True) == (
+        assert agent.failure("classify", first=7, last=9, top=1, logits=True) == (
             "a logit of image 7 is not a finite number"
         )
-        assert "images 40 to 51 of 50" in agent.why("classify", first=40, last=51, top=1, logits=True)
+        assert "images 40 to 51 of 50" in agent.failure("classify", first=40, last=51, top=1, logits=True)
 
 
-def test_layers_are_named_and_nothing_of_the_profile_stays(board: FakeBoard, model: Path, samples: Path) -> None:
-    with board.start() as agent:
-        agent.hear()
+def test_layers_are_named_and_the_profile_is_removed(board: FakeBoard, model: Path, samples: Path) -> None:
+    with board.ready() as agent:
         agent.load(model, samples)
         line, _ = agent.done("layers", frames=20)
         assert not list(board.root.rglob("*profile*"))
@@ -174,21 +162,19 @@ def test_layers_are_named_and_nothing_of_the_profile_stays(board: FakeBoard, mod
     assert all(layer["where"] == "cpu" and 0 < layer["ms"] < 100 for layer in layers)
 
 
-def test_unload_says_the_peak_and_then_nothing_is_loaded(board: FakeBoard, model: Path, samples: Path) -> None:
-    with board.start() as agent:
-        agent.hear()
-        assert agent.why("round", **round_of()) == "no network is loaded"
+def test_unload_reports_peak_memory(board: FakeBoard, model: Path, samples: Path) -> None:
+    with board.ready() as agent:
+        assert agent.failure("round", **round_of()) == "no network is loaded"
         agent.load(model, samples)
         (done,) = agent.done("unload")
         assert 20 < done["peak_memory_mb"] < 2000
-        assert agent.why("layers", frames=1) == "no network is loaded"
+        assert agent.failure("layers", frames=1) == "no network is loaded"
 
 
-def test_a_model_that_is_another_or_none_is_refused(board: FakeBoard, model: Path, samples: Path) -> None:
+def test_a_wrong_or_missing_model_is_refused(board: FakeBoard, model: Path, samples: Path) -> None:
     text = board.folder / "text.onnx"
     text.write_text("no network")
-    with board.start() as agent:
-        agent.hear()
+    with board.ready() as agent:
         (other,) = agent.load(model, samples, sha256="0" * 64)
         (none,) = agent.load(text, samples)
         (gone,) = agent.load(board.folder / "gone.onnx", samples)
@@ -225,14 +211,13 @@ def mutations(good: bytes) -> dict[str, bytes]:
     }
 
 
-def test_samples_that_do_not_fit_together_are_refused(board: FakeBoard, model: Path, samples: Path) -> None:
-    with board.start() as agent:
-        agent.hear()
+def test_invalid_samples_files_are_refused(board: FakeBoard, model: Path, samples: Path) -> None:
+    with board.ready() as agent:
         for name, content in mutations(samples.read_bytes()).items():
             file = board.folder / "mutated.safetensors"
             file.write_bytes(content)
             (failed,) = agent.load(model, file)
-            assert failed["is"] == "failed" and "is no samples file" in failed["why"], (name, failed)
+            assert failed["is"] == "failed" and "is not a samples file" in failed["why"], (name, failed)
         (gone,) = agent.load(model, board.folder / "gone")
         assert "No such file" in gone["why"]
         agent.done("conditions")

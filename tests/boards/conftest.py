@@ -1,4 +1,4 @@
-"""A home folder with a key, and a real sshd that takes it and that nobody knows yet."""
+"""A home folder with a key, and a real sshd that accepts it but is not in known_hosts."""
 
 from __future__ import annotations
 

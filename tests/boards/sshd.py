@@ -1,4 +1,4 @@
-"""Real OpenSSH servers for tests, one folder each, and a home with a key and a config of its own."""
+"""Real OpenSSH servers with one folder each, and a home folder with a key and a config."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ needs_sshd = pytest.mark.skipif(
 
 
 def keygen(file: Path, *options: str) -> Path:
-    """Make an ed25519 key pair without a passphrase, unless ``options`` say otherwise."""
+    """Generate an ed25519 key pair, by default without a passphrase."""
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(file), *options]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return file
 
 
 def public(key: Path) -> str:
-    """Return a key's public half without its comment."""
+    """Return a public key without its comment."""
     return " ".join(key.with_suffix(".pub").read_text().split()[:2])
 
 
@@ -59,7 +59,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Server:
-    """A running sshd; ``board`` is the HOME of whoever logs in."""
+    """A running sshd; ``board`` is HOME after login."""
 
     port: int
     host_key: Path
@@ -67,13 +67,13 @@ class Server:
     pid: int
 
     def trust(self, key: Path) -> None:
-        """Have the board trust ``key`` for releases in ``bpudeploy`` under its home, as ``keys install`` does."""
+        """Trust ``key`` for releases in ``bpudeploy`` under the board's home, as ``keys install`` does."""
         keys = self.board / "bpudeploy" / "keys"
         keys.mkdir(parents=True)
         (keys / "allowed_signers").write_text(load_key(key).public.allowed_signer + "\n")
 
     def signal_sessions(self, number: int) -> None:
-        """Send a signal to the processes that serve connections now."""
+        """Send a signal to the processes of open connections."""
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
                 if int(stat.read_text().rpartition(")")[2].split()[1]) == self.pid:
@@ -89,7 +89,7 @@ class Server:
 
 
 def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """Return a home with one key; it is $HOME, and there is no agent, until the test ends."""
+    """Return a home with one key, set as $HOME without an SSH agent until the test ends."""
     (folder / ".ssh").mkdir(parents=True, mode=0o700)
     keygen(folder / ".ssh" / "id_ed25519")
     monkeypatch.setenv("HOME", str(folder))
@@ -101,9 +101,9 @@ def make_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def serve(
     folder: Path, home: Home, *options: str, key: Path | None = None, sftp: bool = True, path: Path | None = None
 ) -> Iterator[Server]:
-    """Run an sshd that lets ``home``'s key in (or ``key``); ``options`` come first, so they win.
+    """Run an sshd that accepts ``home``'s key (or ``key``); ``options`` come first and take precedence.
 
-    ``path``: a folder of commands that come before the system's.
+    ``path``: a folder with commands that override the system's.
     """
     board = folder / "board"
     board.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def serve(
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

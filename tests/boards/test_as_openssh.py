@@ -1,4 +1,4 @@
-"""Our reading of ~/.ssh/config, held against `ssh -G`: OpenSSH itself says what a config means."""
+"""~/.ssh/config as resolved by bpudeploy, compared with `ssh -G`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from bpudeploy.boards.address import Address
-from bpudeploy.boards.settings import settings
+from bpudeploy.boards.settings import resolve
 from tests.boards.sshd import Home
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
@@ -52,7 +52,7 @@ def home(home: Home) -> Home:
     return home
 
 
-def told(home: Home, address: Address) -> dict[str, str]:
+def openssh_settings(home: Home, address: Address) -> dict[str, str]:
     command = ["ssh", "-F", str(home.ssh / "config"), "-G"]
     command += ["-p", str(address.port)] if address.port else []
     command += ["-l", address.user] if address.user else []
@@ -62,12 +62,12 @@ def told(home: Home, address: Address) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("text", ADDRESSES)
-def test_a_config_means_what_openssh_says(home: Home, name: str, text: str) -> None:
+def test_a_config_is_resolved_as_by_openssh(home: Home, name: str, text: str) -> None:
     # ssh takes `~` and a relative Include from the account, not from $HOME: both are written out for both
     config = CONFIGS[name].replace("~", str(home.folder)).replace("more/", f"{home.ssh}/more/")
     home.config(config)
     address = Address.parse(text)
-    ours, theirs = settings(address), told(home, address)
+    ours, theirs = resolve(address), openssh_settings(home, address)
     assert (ours.host, str(ours.port), ours.user) == (theirs["hostname"], theirs["port"], theirs["user"])
     assert ",".join(ours.jumps) == theirs.get("proxyjump", "")
     if "KnownHostsFile" in config:
@@ -76,4 +76,4 @@ def test_a_config_means_what_openssh_says(home: Home, name: str, text: str) -> N
     if "ConnectTimeout" in config:
         assert str(int(ours.timeout_s)) == theirs["connecttimeout"]
     if "hostkeyalias" in theirs:
-        assert ours.name == theirs["hostkeyalias"].lower()
+        assert ours.known_hosts_name == theirs["hostkeyalias"].lower()

@@ -1,4 +1,4 @@
-"""Boards over SSH, against real servers: what arrives, what is refused, and what is left behind."""
+"""Boards over SSH, against real servers: commands, keys, and cleanup."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(board: SshBoard, *argv: str) -> tuple[int, str, str]:
     return out.status, out.stdout, out.stderr
 
 
-def test_a_command_s_status_and_both_outputs_come_back(board: SshBoard) -> None:
+def test_a_command_returns_status_and_both_outputs(board: SshBoard) -> None:
     assert run(board, "sh", "-c", "echo out; echo err >&2; exit 3") == (3, "out\n", "err\n")
     assert run(board, "sh", "-c", "kill -9 $$")[0] != 0
     assert run(board, "no such command")[0] == 127
@@ -48,50 +48,51 @@ ODD = ["", " ", "a b", "'", '"', "$(touch /tmp/owned)", "`id`", "; exit 9", "a\n
 
 
 @pytest.mark.parametrize("text", ODD)
-def test_no_argument_reaches_a_shell_as_anything_but_itself(board: SshBoard, text: str) -> None:
+def test_arguments_are_quoted(board: SshBoard, text: str) -> None:
     assert run(board, "printf", "%s|", text, "end") == (0, f"{text}|end|", "")
 
 
-def test_a_dialogue_goes_both_ways_line_by_line(board: SshBoard) -> None:
-    with board.converse(["sh", "-c", 'while read -r x; do echo "got $x"; done; echo end'], step="test") as dialogue:
+def test_a_process_exchanges_lines(board: SshBoard) -> None:
+    with board.start(["sh", "-c", 'while read -r x; do echo "got $x"; done; echo end'], step="test") as process:
         for word in ("one", "it's $HOME", "ü"):
-            dialogue.say(word)
-            assert dialogue.hear(10) == f"got {word}"
+            process.send(word)
+            assert process.receive(10) == f"got {word}"
 
 
-def test_lines_come_as_they_are_said(board: SshBoard) -> None:
-    with board.converse(["sh", "-c", "echo one; sleep 0.5; echo two"], step="test") as dialogue:
-        assert dialogue.hear(10) == "one"
+def test_lines_arrive_as_they_are_written(board: SshBoard) -> None:
+    with board.start(["sh", "-c", "echo one; sleep 0.5; echo two"], step="test") as process:
+        assert process.receive(10) == "one"
         started = time.monotonic()
-        assert dialogue.hear(10) == "two" and time.monotonic() - started > 0.3
-        assert dialogue.hear(10) is None, "it ended well"
+        assert process.receive(10) == "two" and time.monotonic() - started > 0.3
+        assert process.receive(10) is None, "it ended well"
 
 
 @pytest.mark.parametrize(
-    ("script", "says"), [("echo the reason >&2; exit 7", "it exited 7: the reason"), ("kill -9 $$", "board")]
+    ("script", "says"),
+    [("echo the reason >&2; exit 7", "it exited with status 7: the reason"), ("kill -9 $$", "board")],
 )
-def test_a_dialogue_that_fails_says_why(board: SshBoard, script: str, says: str) -> None:
-    with board.converse(["sh", "-c", f"echo fine; {script}"], step="test") as dialogue:
-        assert dialogue.hear(10) == "fine"
+def test_a_failed_process_reports_why(board: SshBoard, script: str, says: str) -> None:
+    with board.start(["sh", "-c", f"echo fine; {script}"], step="test") as process:
+        assert process.receive(10) == "fine"
         with pytest.raises(BoardError, match=says):
-            dialogue.hear(10)
-        dialogue.say("nobody listens, and that is no error of its own")
+            process.receive(10)
+        process.send("nobody listens, and that is no error of its own")
 
 
-def test_silence_has_an_end(board: SshBoard) -> None:
+def test_silence_times_out(board: SshBoard) -> None:
     with (
-        board.converse(["sleep", "60"], step="test") as dialogue,
-        pytest.raises(BoardError, match=r"no word for 0\.3 s"),
+        board.start(["sleep", "60"], step="test") as process,
+        pytest.raises(BoardError, match=r"no output for 0\.3 s"),
     ):
-        dialogue.hear(0.3)
-    with pytest.raises(BoardError, match=r"did not end in 0\.3 s"):
+        process.receive(0.3)
+    with pytest.raises(BoardError, match=r"did not finish within 0\.3 s"):
         board.run(["sleep", "60"], timeout=0.3, step="test")
 
 
-def test_leaving_a_dialogue_ends_what_runs(board: SshBoard) -> None:
+def test_leaving_the_context_ends_the_process(board: SshBoard) -> None:
     script = "import sys, threading, os; print(os.getpid(), flush=True); sys.stdin.read(); os._exit(1)"
-    with board.converse([sys.executable, "-c", script], step="test") as dialogue:
-        pid = int(dialogue.hear(10) or "")
+    with board.start([sys.executable, "-c", script], step="test") as process:
+        pid = int(process.receive(10) or "")
     deadline = time.monotonic() + 5
     while running(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -105,7 +106,7 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_the_user_s_own_shell_settings_are_not_the_board_s(board: SshBoard) -> None:
+def test_the_user_s_shell_settings_are_not_used(board: SshBoard) -> None:
     assert run(board, "sh", "-c", "echo $HOME")[1].strip() != str(Path.home())
 
 
@@ -146,7 +147,7 @@ def test_an_unknown_host_key_is_refused(
         connect(board, None)
 
 
-def test_a_key_that_is_not_ours_is_not_let_in(board: SshBoard, tmp_path: Path) -> None:
+def test_an_unauthorized_key_is_rejected(board: SshBoard, tmp_path: Path) -> None:
     import asyncssh
 
     client = tmp_path / "key"
@@ -158,7 +159,7 @@ def test_a_key_that_is_not_ours_is_not_let_in(board: SshBoard, tmp_path: Path) -
         connect(board, Identity(client, host.export_public_key().decode().strip()))
 
 
-def test_nobody_there_is_a_board_error() -> None:
+def test_a_closed_port_is_a_board_error() -> None:
     with (
         pytest.raises(BoardError, match="board 'b', connect"),
         open_ssh(Address("127.0.0.1", "u", 1), name="b", python="p", root=PurePosixPath("r")),
@@ -211,7 +212,7 @@ def gone(of: Path) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_board_is_stopped_with_all_that_it_runs(tmp_path: Path, kind: ServerKind) -> None:
+def test_the_board_is_stopped_with_all_its_processes(tmp_path: Path, kind: ServerKind) -> None:
     with open_embedded(tmp_path, server=kind) as opened:
         opened.run(["sh", "-c", f"(sleep 1000; : {tmp_path}) >/dev/null 2>&1 &"], timeout=5, step="test")
         assert processes(tmp_path)

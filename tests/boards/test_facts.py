@@ -1,4 +1,4 @@
-"""Facts and doctor: the script runs behind a real sshd, on files in the vendors' formats, and is read strictly."""
+"""Facts and doctor: the script on a real sshd with fake vendor files, and its strict parser."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.boards.address import Address
-from bpudeploy.boards.doctor import Finding, State, doctor, examine
+from bpudeploy.boards.doctor import BoardFinding, Severity, doctor, examine
 from bpudeploy.boards.facts import Facts, parse, read_facts
 from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.errors import BoardError
 from bpudeploy.spec.load import load_target
 from bpudeploy.spec.target import BoardSpec, Target
-from tests.boards.pretended import pretend
+from tests.boards.fake_files import write_fake_files
 from tests.boards.sshd import Home, Server, needs_sshd, serve
 
 
@@ -40,7 +40,7 @@ def target(name: str) -> Target:
 
 @needs_sshd
 def test_an_x5(server: Server, tmp_path: Path) -> None:
-    told = facts(server.address, pretend(tmp_path / "x5", "x5"), root=str(tmp_path / "no" / "such"))
+    told = facts(server.address, write_fake_files(tmp_path / "x5", "x5"), root=str(tmp_path / "no" / "such"))
     assert (told.chip, told.model, told.soc_uid) == ("x5", "D-Robotics RDK X5 V1.0", "2106271200a1b2c3")
     assert (told.system, told.os, told.memory_mb) == ("3.2.1", "Ubuntu 22.04.4 LTS", 8340)
     assert told.runtime == str(tmp_path / "x5/usr/hobot/bin/hrt_model_exec")
@@ -54,11 +54,11 @@ def test_an_x5(server: Server, tmp_path: Path) -> None:
 
 @needs_sshd
 def test_an_s100_and_an_old_x3(server: Server, tmp_path: Path) -> None:
-    told = facts(server.address, pretend(tmp_path / "s100", "s100"))
+    told = facts(server.address, write_fake_files(tmp_path / "s100", "s100"))
     assert (told.chip, told.model) == ("s100", "D-Robotics RDK S100 MCB V1p0 (Board Id = 0x6A84)")
     assert told.soc_uid == "0123456789abcdef0123456789abcdef" and told.runtime is None and told.libdnn == ()
     assert told.temperatures_c == {"pvt_cmn_pvtc1_t1": 38.565, "pvt_bpu_pvtc1_t1": 91.0}
-    told = facts(server.address, pretend(tmp_path / "x3", "x3"))
+    told = facts(server.address, write_fake_files(tmp_path / "x3", "x3"))
     assert told.chip is None and told.temperatures_c == {"thermal_zone0": 61.3} and told.governors == {}
 
 
@@ -71,7 +71,7 @@ def test_an_odd_folder_is_only_a_folder(server: Server, tmp_path: Path, name: st
     folder = tmp_path / name
     folder.mkdir(parents=True)
     if "\n" in name:
-        with pytest.raises(BoardError, match="facts: its answer cannot be read: place is"):
+        with pytest.raises(BoardError, match="facts: cannot parse its facts: place is"):
             facts(server.address, root=str(folder))
     else:
         assert facts(server.address, root=str(folder)).root == str(folder)
@@ -79,7 +79,7 @@ def test_an_odd_folder_is_only_a_folder(server: Server, tmp_path: Path, name: st
 
 
 @needs_sshd
-def test_a_board_without_python_says_so(server: Server) -> None:
+def test_a_board_without_python(server: Server) -> None:
     told = facts(server.address, python="/no/python")
     assert told.python is None and told.packages == {}
 
@@ -102,7 +102,7 @@ def answer(under: str, root: str = "/") -> str:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return answer(pretend(tmp_path_factory.mktemp("x5"), "x5"))
+    return answer(write_fake_files(tmp_path_factory.mktemp("x5"), "x5"))
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
@@ -118,7 +118,7 @@ def test_the_script_is_plain_sh(shell: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_a_damaged_answer_is_refused_never_misread(told: str, data: st.DataObject) -> None:
+def test_damaged_output_is_refused(told: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(told) - 1))
     damaged = told[:at] + data.draw(st.sampled_from(["", "\n", "@", "|", "noise\n"])) + told[at + 1 :]
     cut = data.draw(st.booleans())
@@ -132,14 +132,14 @@ def test_a_damaged_answer_is_refused_never_misread(told: str, data: st.DataObjec
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("@user\n", "Welcome!\n@user\n", "'Welcome!' is not of the script"),
-        ("@end\n", "", "it ends after governors"),
+        ("@user\n", "Welcome!\n@user\n", "unexpected line 'Welcome!'"),
+        ("@end\n", "", "output ends after governors"),
         ("@clock\n|", "@clock\n|x", "invalid literal"),
         ("@writable\n|", "@writable\n|perhaps", "writable is"),
-        ("@space\n|", "@space\n|only this\n@python\n@x\n|", "it ends after"),
+        ("@space\n|", "@space\n|only this\n@python\n@x\n|", "output ends after"),
     ],
 )
-def test_what_is_wrong_is_said(told: str, old: str, new: str, says: str) -> None:
+def test_malformed_sections_are_named(told: str, old: str, new: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse(told.replace(old, new, 1), 0.0)
 
@@ -147,42 +147,42 @@ def test_what_is_wrong_is_said(told: str, old: str, new: str, says: str) -> None
 # --- doctor
 
 
-def of(findings: list[Finding], about: str) -> Finding:
+def of(findings: list[BoardFinding], about: str) -> BoardFinding:
     return next(f for f in findings if f.about == about)
 
 
 @needs_sshd
-def test_a_board_that_is_what_it_should_be(server: Server, tmp_path: Path) -> None:
-    under = pretend(tmp_path / "x5", "x5")
+def test_a_good_board(server: Server, tmp_path: Path) -> None:
+    under = write_fake_files(tmp_path / "x5", "x5")
     found = doctor(Address.parse(server.address), target("rdk-x5"), under=under)
-    assert [f.about for f in found if f.state is State.ERROR] == []
+    assert [f.about for f in found if f.state is Severity.ERROR] == []
     assert of(found, "chip").found.endswith("bayes-e") and "1.24.5" in of(found, "BPU runtime").found
-    assert of(found, "governor").state is State.WARNING and of(found, "governor").repair
-    assert all(f.repair for f in found if f.state is not State.OK)
+    assert of(found, "governor").state is Severity.WARNING and of(found, "governor").repair
+    assert all(f.repair for f in found if f.state is not Severity.OK)
 
 
 @needs_sshd
 def test_a_chip_that_is_not_the_target_s_is_an_error(server: Server, tmp_path: Path) -> None:
-    under = pretend(tmp_path / "x5", "x5")
+    under = write_fake_files(tmp_path / "x5", "x5")
     found = of(doctor(Address.parse(server.address), target("rdk-s100"), under=under), "chip")
-    assert found.state is State.ERROR and "is bayes-e; rdk-s100 is nash-e" in found.found and found.repair
+    assert found.state is Severity.ERROR and "is bayes-e; rdk-s100 is nash-e" in found.found and found.repair
 
 
 @needs_sshd
 def test_a_missing_runtime_and_heat_and_an_unknown_chip(server: Server, tmp_path: Path) -> None:
-    found = doctor(Address.parse(server.address), target("rdk-s100"), under=pretend(tmp_path / "s", "s100"))
-    assert of(found, "BPU runtime").state is State.ERROR and "install.sh" in str(of(found, "BPU runtime").repair)
+    found = doctor(Address.parse(server.address), target("rdk-s100"), under=write_fake_files(tmp_path / "s", "s100"))
+    assert of(found, "BPU runtime").state is Severity.ERROR and "install.sh" in str(of(found, "BPU runtime").repair)
     assert of(found, "temperature").found == "91.0 °C (pvt_bpu_pvtc1_t1)"
-    assert of(found, "temperature").state is State.WARNING
-    old = replace(facts(server.address, pretend(tmp_path / "x", "x3")), machine="aarch64")
+    assert of(found, "temperature").state is Severity.WARNING
+    old = replace(facts(server.address, write_fake_files(tmp_path / "x", "x3")), machine="aarch64")
     found = examine(old, target("rdk-x3"))
-    assert of(found, "chip").state is State.WARNING and "no other march" in str(of(found, "chip").repair)
+    assert of(found, "chip").state is Severity.WARNING and "no other march" in str(of(found, "chip").repair)
 
 
 @needs_sshd
-def test_this_machine_is_no_board_with_a_bpu(server: Server) -> None:
+def test_a_machine_without_a_bpu(server: Server) -> None:
     if os.uname().machine != "aarch64":
-        assert of(doctor(Address.parse(server.address), target("rdk-x5")), "chip").state is State.ERROR
+        assert of(doctor(Address.parse(server.address), target("rdk-x5")), "chip").state is Severity.ERROR
 
 
 @needs_sshd
@@ -194,30 +194,30 @@ def test_a_clock_that_is_years_off(home: Home, tmp_path: Path) -> None:
     with serve(tmp_path / "one", home, path=shim) as server:
         home.know(server)
         found = of(doctor(Address.parse(server.address), None), "clock")
-    assert found.state is State.WARNING and "years behind" in found.found and "set-ntp" in str(found.repair)
+    assert found.state is Severity.WARNING and "years behind" in found.found and "set-ntp" in str(found.repair)
 
 
 @needs_sshd
-def test_no_sftp_and_no_way_in_are_findings(home: Home, tmp_path: Path) -> None:
+def test_missing_sftp_and_connection_failures_are_findings(home: Home, tmp_path: Path) -> None:
     with serve(tmp_path / "one", home, sftp=False) as server:
         (unknown,) = doctor(Address.parse(server.address), None)
-        assert (unknown.about, unknown.state) == ("connect", State.ERROR) and "boards trust" in str(unknown.repair)
+        assert (unknown.about, unknown.state) == ("connect", Severity.ERROR) and "boards trust" in str(unknown.repair)
         home.know(server)
-        assert of(doctor(Address.parse(server.address), None), "sftp").found.startswith("there is none")
+        assert of(doctor(Address.parse(server.address), None), "sftp").found.startswith("not available")
     assert doctor(Address.parse(server.address), None)[0].about == "connect"
 
 
-def test_what_push_needs_is_judged(told: str) -> None:
+def test_the_requirements_of_push_are_checked(told: str) -> None:
     good = parse(told, time.time())
     found = examine(replace(good, tools=("mv",), writable=False, free_mb=10), None)
-    assert "it has no sha256sum, ln" in of(found, "tools").found and of(found, "tools").state is State.ERROR
-    assert of(found, "folder").state is State.ERROR and f"chown {good.user}" in str(of(found, "folder").repair)
-    assert of(found, "space").state is State.ERROR
-    assert of(examine(replace(good, free_mb=400), None), "space").state is State.WARNING
+    assert "missing: sha256sum, ln" in of(found, "tools").found and of(found, "tools").state is Severity.ERROR
+    assert of(found, "folder").state is Severity.ERROR and f"chown {good.user}" in str(of(found, "folder").repair)
+    assert of(found, "space").state is Severity.ERROR
+    assert of(examine(replace(good, free_mb=400), None), "space").state is Severity.WARNING
     unsigned = target("cpu-ssh").model_copy(update={"board": BoardSpec(signed=False)})
     alone = replace(good, tools=tuple(t for t in good.tools if t != "ssh-keygen"))
-    assert of(examine(alone, target("cpu-ssh")), "signing").state is State.ERROR
+    assert of(examine(alone, target("cpu-ssh")), "signing").state is Severity.ERROR
     assert "signing" not in [f.about for f in examine(alone, unsigned)]
     bare = examine(replace(good, packages={"numpy": "2.0"}), target("cpu-ssh"))
-    assert of(bare, "python").state is State.ERROR and "pip install onnxruntime" in str(of(bare, "python").repair)
-    assert of(examine(replace(good, python=None), target("cpu-ssh")), "python").state is State.ERROR
+    assert of(bare, "python").state is Severity.ERROR and "pip install onnxruntime" in str(of(bare, "python").repair)
+    assert of(examine(replace(good, python=None), target("cpu-ssh")), "python").state is Severity.ERROR

@@ -1,4 +1,4 @@
-"""A jump host that the caller names, as a fleet's file does: where ~/.ssh/config says nothing, and checked as ever."""
+"""A jump host named by the caller, as in a fleet file; used if ~/.ssh/config has none."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_a_board_is_reached_through_the_jump_host(home: Home, gate: Server, serv
     assert logins(gate) == 1 and logins(server) == 1
 
 
-def test_without_one_nothing_goes_through_it(home: Home, gate: Server, server: Server) -> None:
+def test_without_a_jump_host_the_connection_is_direct(home: Home, gate: Server, server: Server) -> None:
     home.know(gate, server)
     assert said(server.address, None) == str(server.board)
     assert logins(gate) == 0
 
 
-def test_the_board_is_looked_up_where_the_jump_host_stands(home: Home, gate: Server, server: Server) -> None:
+def test_the_board_s_name_is_resolved_on_the_jump_host(home: Home, gate: Server, server: Server) -> None:
     home.know(gate, server)
     with pytest.raises(BoardError, match=r"board 'rdk', connect: cannot connect to 127\.0\.0\.1, port 1:"):
         said("127.0.0.1:1", gate.address)
@@ -54,7 +54,7 @@ def test_the_board_is_looked_up_where_the_jump_host_stands(home: Home, gate: Ser
 
 
 @pytest.mark.parametrize("way", ["ProxyJump other", "ProxyJump none", "ProxyCommand none", "ProxyCommand relay"])
-def test_what_the_user_s_config_says_about_the_way_counts(
+def test_the_user_s_proxy_settings_take_precedence(
     home: Home, gate: Server, server: Server, tmp_path: Path, way: str
 ) -> None:
     (tmp_path / "relay.py").write_text(RELAY)
@@ -69,7 +69,7 @@ def test_what_the_user_s_config_says_about_the_way_counts(
         assert logins(gate) == 0 and logins(other) == ("other" in way)
 
 
-def test_the_config_counts_for_the_jump_host_itself(home: Home, gate: Server, server: Server, tmp_path: Path) -> None:
+def test_the_config_applies_to_the_jump_host(home: Home, gate: Server, server: Server, tmp_path: Path) -> None:
     for name in ("id_ed25519", "id_ed25519.pub"):
         (home.ssh / name).rename(tmp_path / name.replace("id_ed25519", "elsewhere"))
     with serve(tmp_path / "outer", home, key=tmp_path / "elsewhere") as outer:
@@ -100,22 +100,22 @@ def test_a_jump_host_whose_key_has_changed_is_refused(home: Home, gate: Server, 
     assert logins(gate) == 0
 
 
-def test_an_unknown_board_behind_it_is_refused_and_the_hint_leads_there(
-    home: Home, gate: Server, server: Server
-) -> None:
+def test_an_unknown_board_behind_it_is_refused_with_a_hint(home: Home, gate: Server, server: Server) -> None:
     home.know(gate)
-    with pytest.raises(BoardError, match=r"board 'rdk', connect: its host key is unknown: ED25519 SHA256:") as caught:
+    with pytest.raises(
+        BoardError, match=r"board 'rdk', connect: its host key is unknown: the server offers ED25519 SHA256:"
+    ) as caught:
         said(server.address, gate.address)
     hint = str(caught.value.hint)
     assert f"`ProxyJump {gate.address}`" in hint and f"`bpudeploy boards trust {server.address}`" in hint
     assert logins(server) == 0
 
 
-def test_a_jump_host_that_lets_us_not_in_is_named(home: Home, server: Server, tmp_path: Path) -> None:
+def test_a_jump_host_that_rejects_the_key_is_named(home: Home, server: Server, tmp_path: Path) -> None:
     other = keygen(tmp_path / "other_key")
     with serve(tmp_path / "gate", home, key=other) as gate:
         home.know(gate, server)
-        with pytest.raises(BoardError, match=r"jump host .* refuses our keys"):
+        with pytest.raises(BoardError, match=r"jump host .* rejected your keys"):
             said(server.address, gate.address)
 
 
@@ -129,4 +129,4 @@ def test_a_host_key_is_fetched_through_the_jump_host(home: Home, gate: Server, s
     home.know(gate)
     found, key = offered_key(Address.parse(server.address), name="rdk", jump=Address.parse(gate.address))
     assert key.export_public_key().decode().split()[:2] == public(server.host_key).split()
-    assert found.told and found.jumps == (gate.address,) and logins(gate) == 1
+    assert found.jump_from_caller and found.jumps == (gate.address,) and logins(gate) == 1

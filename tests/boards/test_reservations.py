@@ -1,4 +1,4 @@
-"""boards reserve and release, from the command line, on a real sshd."""
+"""`boards reserve` and `boards release` on a real sshd."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.boards.sshd import Home, Server, needs_sshd
 pytestmark = needs_sshd
 
 
-def test_a_board_is_had_by_one_until_it_is_given_back(
+def test_a_board_has_one_owner_until_it_is_released(
     home: Home, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home.know(server)

@@ -1,4 +1,4 @@
-"""~/.ssh/config, keys, agent and known_hosts, read as OpenSSH reads them, against real servers."""
+"""~/.ssh/config, keys, agent and known_hosts are used as by OpenSSH, against real servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def said(address: str, *argv: str) -> str:
         return board.run(argv or ["sh", "-c", "echo $HOME"], timeout=10, step="test").stdout.strip()
 
 
-def test_an_alias_brings_host_port_user_key_and_known_hosts(home: Home, server: Server, tmp_path: Path) -> None:
+def test_an_alias_sets_host_port_user_key_and_known_hosts(home: Home, server: Server, tmp_path: Path) -> None:
     (home.ssh / "id_ed25519").rename(tmp_path / "elsewhere")
     (home.ssh / "keys").mkdir()
     (home.ssh / "keys" / "rdk").write_text(f"{server.name} {public(server.host_key)}\n")
@@ -53,7 +53,7 @@ def test_a_hashed_known_host_is_known(home: Home, server: Server) -> None:
 
 
 @pytest.mark.parametrize("line", ["not a line", "|1|broken|hash ssh-ed25519 AAAA", "host ssh-ed25519 AAAA", "@x y z"])
-def test_a_broken_line_of_known_hosts_is_passed_over(home: Home, server: Server, line: str) -> None:
+def test_a_malformed_line_of_known_hosts_is_skipped(home: Home, server: Server, line: str) -> None:
     (home.ssh / "known_hosts").write_text(f"{line}\n\n# a comment\n{server.name} {public(server.host_key)}\n")
     assert said(server.address) == str(server.board)
 
@@ -67,11 +67,9 @@ NOBODY = [
 
 
 @pytest.mark.parametrize("setting", NOBODY)
-def test_a_server_that_is_not_known_is_refused_whatever_the_config_says(
-    home: Home, server: Server, setting: str
-) -> None:
+def test_an_unknown_server_is_always_refused(home: Home, server: Server, setting: str) -> None:
     home.config(f"Host *\n{setting}\n")
-    with pytest.raises(BoardError, match="its host key is unknown: ED25519 SHA256:") as caught:
+    with pytest.raises(BoardError, match="its host key is unknown: the server offers ED25519 SHA256:") as caught:
         said(server.address)
     assert caught.value.step == "connect" and f"boards trust {server.address}" in str(caught.value.hint)
     assert not (home.ssh / "known_hosts").exists()
@@ -91,13 +89,13 @@ def test_a_revoked_key_is_refused(home: Home, server: Server) -> None:
         said(server.address)
 
 
-def test_commands_for_people_at_a_prompt_are_not_ours(home: Home, server: Server) -> None:
+def test_remotecommand_is_ignored(home: Home, server: Server) -> None:
     home.know(server)
     home.config("Host *\n  RequestTTY force\n  RemoteCommand tmux attach\n")
     assert said(server.address, "sh", "-c", "test -t 1 || echo plain") == "plain"
 
 
-def test_an_agent_s_key_opens_what_a_passphrase_locks(
+def test_a_key_with_a_passphrase_is_used_from_the_agent(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = keygen(tmp_path / "locked", "-N", "secret")
@@ -105,7 +103,7 @@ def test_an_agent_s_key_opens_what_a_passphrase_locks(
     with serve(tmp_path / "one", home, key=locked) as server:
         home.know(server)
         home.config(f"Host *\n  IdentityFile {locked}\n")
-        with pytest.raises(BoardError, match="refuses our keys") as caught:
+        with pytest.raises(BoardError, match="rejected your keys") as caught:
             said(server.address)
         assert "ssh-add" in str(caught.value.hint)
         socket = tmp_path / "agent"
@@ -130,7 +128,7 @@ def test_an_agent_s_key_opens_what_a_passphrase_locks(
 @pytest.mark.parametrize("line", ["Port many", "Match nonsense x", "IdentityFile"])
 def test_a_wrong_config_is_named_with_its_line(home: Home, line: str) -> None:
     home.config(f"Host *\n  {line}\n")
-    with pytest.raises(BoardError, match=r"its SSH settings are wrong: .*config line 2"):
+    with pytest.raises(BoardError, match=r"invalid SSH settings: .*config line 2"):
         said("rdk-1")
 
 
@@ -161,7 +159,7 @@ def test_a_proxy_command_is_run_and_ends(home: Home, server: Server, tmp_path: P
 
 
 @pytest.mark.parametrize("principal", ["127.0.0.1", "another"])
-def test_an_authority_may_vouch_for_a_board(home: Home, tmp_path: Path, principal: str) -> None:
+def test_a_host_certificate_is_accepted(home: Home, tmp_path: Path, principal: str) -> None:
     authority = keygen(tmp_path / "authority")
     (tmp_path / "one").mkdir()
     key = keygen(tmp_path / "one" / "host_key")
@@ -176,7 +174,7 @@ def test_an_authority_may_vouch_for_a_board(home: Home, tmp_path: Path, principa
                 said(server.address)
 
 
-def test_ten_thousand_known_hosts_are_read_in_a_moment(home: Home, server: Server) -> None:
+def test_ten_thousand_known_hosts_are_read_quickly(home: Home, server: Server) -> None:
     key = public(home.ssh / "id_ed25519")
     home.know(server)
     with (home.ssh / "known_hosts").open("a") as file:
@@ -191,7 +189,7 @@ def test_ten_thousand_known_hosts_are_read_in_a_moment(home: Home, server: Serve
 
 @pytest.fixture
 def behind(tmp_path: Path, home: Home) -> Iterator[tuple[Server, Server]]:
-    """A bastion, and a board that is reached through it as `rdk`."""
+    """A bastion, and a board behind it with the alias `rdk`."""
     with serve(tmp_path / "bastion", home) as bastion, serve(tmp_path / "board", home) as board:
         home.know(bastion, board)
         home.config(

@@ -1,4 +1,4 @@
-"""`boards shell` and the other verbs, as processes with pipes and with a terminal, against a real sshd."""
+"""`boards shell` and the other commands, with pipes and with a terminal, against a real sshd."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def boards(*argv: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]
     return subprocess.run(command, check=False, capture_output=True, input=given, timeout=60)
 
 
-def test_a_command_has_our_streams_and_gives_its_status(server: Server) -> None:
+def test_a_command_uses_the_standard_streams_and_returns_its_status(server: Server) -> None:
     done = boards("shell", server.address, "--", "sh", "-c", "cat; echo err >&2; exit 7", given=b"a\0b\xff")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"a\0b\xff", b"err\n")
 
 
-def test_nothing_is_given_where_there_is_nothing_to_give(server: Server) -> None:
+def test_devnull_as_input(server: Server) -> None:
     command = [sys.executable, "-m", "bpudeploy", "boards", "shell", server.address, "--", "cat"]
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), "epoll takes no /dev/null"
 
 
-def test_a_megabyte_through_and_back(server: Server, tmp_path: Path) -> None:
+def test_a_megabyte_in_and_out(server: Server, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(data := os.urandom(1_000_000))
     with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("wb") as out:
         command = [sys.executable, "-m", "bpudeploy", "boards", "shell", server.address, "--", "cat"]
@@ -57,7 +57,7 @@ def test_a_megabyte_through_and_back(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == data
 
 
-def test_no_word_of_a_command_is_a_shell_s(server: Server) -> None:
+def test_a_command_is_not_interpreted_by_a_shell(server: Server) -> None:
     done = boards("shell", server.address, "--", "printf", "%s|", "$HOME", "; exit 9", "-n", "a b")
     assert (done.returncode, done.stdout) == (0, b"$HOME|; exit 9|-n|a b|")
 
@@ -66,14 +66,14 @@ def test_a_killed_command_has_the_shell_s_status_for_it(server: Server) -> None:
     assert boards("shell", server.address, "--", "sh", "-c", "kill -9 $$").returncode == 128 + 9
 
 
-def test_a_noisy_account_can_still_be_entered_to_repair_it(server: Server) -> None:
+def test_an_account_that_prints_can_still_be_opened(server: Server) -> None:
     (server.board / ".bashrc").write_text("echo Welcome\n")
     assert boards("shell", server.address, "--", "true").returncode == 0
     assert boards("facts", server.address).returncode == ExitCode.BOARD
 
 
 class Terminal:
-    """A process on a terminal of its own."""
+    """A process with its own terminal."""
 
     def __init__(self, *argv: str) -> None:
         self.pid, self.master = pty.fork()
@@ -110,7 +110,7 @@ def test_a_shell_on_a_terminal(server: Server) -> None:
     assert terminal.end() == 5
 
 
-def test_ctrl_c_is_for_the_board(server: Server) -> None:
+def test_ctrl_c_is_sent_to_the_board(server: Server) -> None:
     terminal = Terminal("shell", server.address)
     # One process says it and sleeps: between two commands a shell has no one to give a Ctrl-C to, and drops it.
     terminal.type("sh -c \"echo re''ady; exec sleep 100\"\n")
@@ -130,7 +130,7 @@ def fingerprint(key: Path) -> str:
 
 
 @pytest.mark.parametrize("reply", ["yes", "no", "", "y", "the fingerprint"])
-def test_a_person_is_shown_the_fingerprint_and_asked(home: Home, server: Server, reply: str) -> None:
+def test_the_fingerprint_is_shown_and_confirmed(home: Home, server: Server, reply: str) -> None:
     file = home.ssh / "known_hosts"
     file.unlink()
     terminal = Terminal("trust", server.address)
@@ -143,14 +143,14 @@ def test_a_person_is_shown_the_fingerprint_and_asked(home: Home, server: Server,
     assert not trusted or boards("facts", server.address).returncode == 0
 
 
-def test_nobody_to_ask_trusts_nothing(home: Home, server: Server) -> None:
+def test_nothing_is_trusted_without_a_terminal(home: Home, server: Server) -> None:
     (home.ssh / "known_hosts").unlink()
     done = boards("trust", server.address, given=b"yes\n")
     assert done.returncode == ExitCode.USER and b"--fingerprint" in done.stderr
     assert fingerprint(server.host_key).encode() in done.stderr and not (home.ssh / "known_hosts").exists()
 
 
-def test_a_machine_gives_the_fingerprint(home: Home, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_fingerprint_as_an_argument(home: Home, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     (home.ssh / "known_hosts").unlink()
     wrong = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
     assert main(["boards", "trust", server.address, "--fingerprint", wrong]) == ExitCode.BOARD
@@ -163,7 +163,7 @@ def test_a_machine_gives_the_fingerprint(home: Home, server: Server, capsys: pyt
     assert "already trusted" in capsys.readouterr().out
 
 
-def test_a_changed_key_is_shown_old_and_new(
+def test_a_changed_key_is_shown_with_the_old_one(
     home: Home, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = keygen(tmp_path / "before")
@@ -192,7 +192,7 @@ def test_doctor_and_facts_in_words_and_in_json(server: Server, capsys: pytest.Ca
     assert os.uname().nodename in capsys.readouterr().out
 
 
-def test_the_list_is_what_runs_reached(
+def test_the_list_has_the_boards_of_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bpudeploy.boards.base import Board, Output
+from bpudeploy.boards.base import Board, CommandOutput
 from bpudeploy.digest import digest_file
 from bpudeploy.effects.lock import Patience
 from bpudeploy.effects.push import Policy
@@ -84,13 +84,13 @@ class Between:
         self.calls += 1
         return self.around(self.calls, work)
 
-    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> Output:
+    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
         self.argvs.append(list(argv))
-        made: Output = self._call(lambda: self.board.run(argv, timeout=timeout, step=step))
+        made: CommandOutput[str] = self._call(lambda: self.board.run(argv, timeout=timeout, step=step))
         return made
 
-    def feed(self, argv: Sequence[str], *args: Any, **kwargs: Any) -> Any:
-        return self._call(lambda: self.board.feed(argv, *args, **kwargs))
+    def run_with_input(self, argv: Sequence[str], *args: Any, **kwargs: Any) -> Any:
+        return self._call(lambda: self.board.run_with_input(argv, *args, **kwargs))
 
 
 @dataclass
@@ -106,7 +106,7 @@ class OnPath:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.board, name)
 
-    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> Output:
+    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
         path = str(self.folder) if self.only else f"{self.folder}:/usr/local/bin:/usr/bin:/bin"
         settings = [f"{name}={value}" for name, value in ({"PATH": path} | self.variables).items()]
         shell = str(self.folder / "sh") if self.only and argv[0] == "sh" else argv[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bpudeploy.boards.base import Board, Dialogue
+from bpudeploy.boards.base import Board, RemoteProcess
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.digest import digest_file
 from bpudeploy.effects.bench import Binary, bench
@@ -237,22 +237,22 @@ def test_the_agent_refuses_samples_that_make_no_sense(
 
 
 @dataclass
-class Heard:
-    """A dialogue whose connection is lost after so many lines; every word in it is kept."""
+class FailingProcess:
+    """A process whose connection is lost after a number of lines; records the lines sent to it."""
 
-    inner: Dialogue
+    inner: RemoteProcess
     left: int
     said: list[str]
 
-    def say(self, line: str) -> None:
+    def send(self, line: str) -> None:
         self.said.append(line)
-        self.inner.say(line)
+        self.inner.send(line)
 
-    def hear(self, timeout: float) -> str | None:
+    def receive(self, timeout: float) -> str | None:
         if self.left == 0:
             raise ConnectionLost("the connection was lost", board="b", step="benchmark")
         self.left -= 1
-        return self.inner.hear(timeout)
+        return self.inner.receive(timeout)
 
 
 @dataclass
@@ -267,9 +267,9 @@ class Frail:
         return getattr(self.board, name)
 
     @contextmanager
-    def converse(self, argv: Sequence[str], *, step: str) -> Iterator[Heard]:
-        with self.board.converse(argv, step=step) as dialogue:
-            yield Heard(dialogue, self.lasts, self.said)
+    def start(self, argv: Sequence[str], *, step: str) -> Iterator[FailingProcess]:
+        with self.board.start(argv, step=step) as process:
+            yield FailingProcess(process, self.lasts, self.said)
 
 
 def test_one_that_is_cut_again_and_again_does_nothing_twice(

@@ -99,7 +99,7 @@ def test_a_board_without_the_tool_measures_one_stream_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("fail", "message"), [("infer", "forward failed"), ("crash", "SIGSEGV"), ("hang", "not a word in")]
+    ("fail", "message"), [("infer", "forward failed"), ("crash", "SIGSEGV"), ("hang", "no output for")]
 )
 def test_a_runtime_that_fails_crashes_or_hangs(
     home: Home,

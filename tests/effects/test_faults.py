@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.base import Output
+from bpudeploy.boards.base import CommandOutput
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.effects.push import push
 from bpudeploy.effects.script import Script, text
@@ -105,7 +105,7 @@ class Flips(Between):
     place: int
     bit: int
 
-    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> Output:
+    def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
         argv = list(argv)
         if argv[:3] == ["sh", "-c", text(Script.INSTALL)]:
             data = bytearray(argv[self.place].encode())

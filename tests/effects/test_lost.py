@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bpudeploy.boards.address import Address
-from bpudeploy.boards.base import Board, Output
+from bpudeploy.boards.base import Board, CommandOutput
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.effects.lost import watched
 from bpudeploy.errors import BoardError, ConnectionLost
@@ -56,9 +56,9 @@ class Rebooted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.board, name)
 
-    def run(self, argv: list[str], **how: Any) -> Output:
+    def run(self, argv: list[str], **how: Any) -> CommandOutput[str]:
         if self.times > 1 and "boot_id" in argv[-1]:
-            return Output(0, "another-boot\n12.5\n", "")
+            return CommandOutput(0, "another-boot\n12.5\n", "")
         return self.board.run(argv, **how)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.boards.base import Output
+from bpudeploy.boards.base import CommandOutput
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.effects.push import Policy, push
 from bpudeploy.effects.script import Script, text
@@ -221,9 +221,9 @@ def test_what_a_login_prints_is_not_taken_for_an_answer(
     board: SshBoard, root: Path, tmp_path: Path, key: SigningKey
 ) -> None:
     class Noisy(Between):
-        def run(self, argv: object, *, timeout: float, step: str) -> Output:
+        def run(self, argv: object, *, timeout: float, step: str) -> CommandOutput[str]:
             out = super().run(argv, timeout=timeout, step=step)  # type: ignore[arg-type]
-            return Output(out.status, f"Welcome to Ubuntu!\nstate current\n{out.stdout}", f"motd\n{out.stderr}")
+            return CommandOutput(out.status, f"Welcome to Ubuntu!\nstate current\n{out.stdout}", f"motd\n{out.stderr}")
 
     assert push(Noisy(board, lambda call, work: work()), release(tmp_path, b"x"), policy(key), quiet).changed
     assert served(root, key.public) == b"x"

@@ -93,7 +93,7 @@ def test_a_stall_is_detected(server: Server, tmp_path: Path, monkeypatch: pytest
     local.write_bytes(os.urandom(2 * SIZE))
     with (
         Proxy(server.port, fault=Fault(stall_after=SIZE)) as proxy,
-        pytest.raises(BoardError, match=r"board 'b', push: the transfer stalled: nothing moved for 1\.0\d* s"),
+        pytest.raises(BoardError, match=r"board 'b', push: the transfer stalled: no data sent for 1\.0\d* s"),
         server.reached(proxy.port, python=python) as board,
     ):
         push(board, local, remote)
@@ -280,6 +280,6 @@ class LimitedPath(SshBoard):
         super().__init__(board._runner, board._connection, board.name, board.python, board.root)
         self._tools = tools
 
-    def feed(self, argv, pieces, *, timeout, step):  # type: ignore[no-untyped-def]
-        """See ``Board.feed``."""
-        return super().feed(["env", f"PATH={self._tools}", *argv], pieces, timeout=timeout, step=step)
+    def run_with_input(self, argv, chunks, *, timeout, step):  # type: ignore[no-untyped-def]
+        """See ``Board.run_with_input``."""
+        return super().run_with_input(["env", f"PATH={self._tools}", *argv], chunks, timeout=timeout, step=step)

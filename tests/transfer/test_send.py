@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.transfer import edited
-from bpudeploy.boards.base import Reply
+from bpudeploy.boards.base import CommandOutput
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.errors import BoardError
 from bpudeploy.transfer import receiver
@@ -149,16 +149,18 @@ def test_a_base_that_changes_after_it_was_read_is_detected(
     old, local, remote = tmp_path / "old", tmp_path / "l", tmp_path / "r"
     old.write_bytes(os.urandom(4 * SPAN))
     local.write_bytes(edited(old.read_bytes(), 4, 1000, seed=4))
-    feed = SshBoard.feed
+    feed = SshBoard.run_with_input
 
-    def damage(board: SshBoard, argv: list[str], pieces: Iterable[bytes], *, timeout: float, step: str) -> Reply:
+    def damage(
+        board: SshBoard, argv: list[str], pieces: Iterable[bytes], *, timeout: float, step: str
+    ) -> CommandOutput[bytes]:
         if "receive" in argv:
             data = bytearray(old.read_bytes())
             data[2 * SPAN + 5] ^= 1
             old.write_bytes(data)
         return feed(board, argv, pieces, timeout=timeout, step=step)
 
-    monkeypatch.setattr(SshBoard, "feed", damage)
+    monkeypatch.setattr(SshBoard, "run_with_input", damage)
     with server.reached() as board:
         sent = send(board, local, PurePosixPath(remote), bases=[PurePosixPath(old)], step="push")
     assert remote.read_bytes() == local.read_bytes()
@@ -171,9 +173,11 @@ def test_a_flipped_bit_in_received_data_is_detected(
 ) -> None:
     local, remote = tmp_path / "l", tmp_path / "r"
     local.write_bytes(os.urandom(2 * SPAN))
-    feed, left = SshBoard.feed, times
+    feed, left = SshBoard.run_with_input, times
 
-    def flip(board: SshBoard, argv: list[str], pieces: Iterable[bytes], *, timeout: float, step: str) -> Reply:
+    def flip(
+        board: SshBoard, argv: list[str], pieces: Iterable[bytes], *, timeout: float, step: str
+    ) -> CommandOutput[bytes]:
         nonlocal left
         whole = bytearray(b"".join(pieces))
         if len(whole) > SPAN and left:
@@ -181,7 +185,7 @@ def test_a_flipped_bit_in_received_data_is_detected(
             whole[len(whole) // 3] ^= 8
         return feed(board, argv, [bytes(whole)], timeout=timeout, step=step)
 
-    monkeypatch.setattr(SshBoard, "feed", flip)
+    monkeypatch.setattr(SshBoard, "run_with_input", flip)
     if times == 1:
         send(board, local, PurePosixPath(remote), step="push")
     else:

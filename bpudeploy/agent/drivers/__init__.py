@@ -1,1 +1,1 @@
-"""The runtimes of boards, one file each; a board needs the one of its binary."""
+"""Drivers for the runtimes of boards, one file each."""

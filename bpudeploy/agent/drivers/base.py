@@ -1,4 +1,4 @@
-"""What a runtime is to the agent: a network that was loaded, and is run on one frame or timed by its own tool."""
+"""The interface of a driver: a loaded network that runs one frame, or is timed by the runtime's own tool."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Optional, Protocol, Sequence
 
 
 class Refused(Exception):
-    """The board cannot do what it was asked; ``hint`` says what would help. The agent lives on."""
+    """The board cannot run a command; ``hint`` says how to fix that. The agent continues."""
 
     def __init__(self, why: str, hint: str) -> None:
         super().__init__(why)
@@ -15,12 +15,12 @@ class Refused(Exception):
 
 
 class Unsuitable(Refused):
-    """This runtime is not there or cannot run the file; another one of the board may."""
+    """This runtime is missing or cannot run the file; another one on the board may."""
 
 
 @dataclass(frozen=True)
-class Timed:
-    """What a tool says of ``frames`` frames that it ran itself, ``streams`` at a time: milliseconds a frame."""
+class ToolTiming:
+    """Timing by the runtime's tool of ``frames`` frames, with ``streams`` in parallel; ms per frame."""
 
     frames: int
     streams: int
@@ -32,7 +32,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one part of the network takes, in ms a frame: a node, or a vendor's subgraph on the BPU or the CPU."""
+    """Time of one part of the network, in ms per frame: a node, or a vendor's subgraph on the BPU or the CPU."""
 
     name: str
     op: Optional[str]
@@ -41,52 +41,46 @@ class Layer:
 
 
 class Session(Protocol):
-    """A network that a runtime has loaded. Used by one thread, but for ``infer``, which ``streams`` of them may call.
+    """A loaded network. Not thread-safe, except for ``infer``, which ``streams`` threads may call.
 
-    A driver is a function ``open_session(model: str, threads: int) -> Session``; it raises Refused where the board
-    lacks the runtime or the file is none of it.
+    A driver is a function ``open_session(model: str, threads: int) -> Session``; it raises Refused if the board has
+    no such runtime, or the runtime cannot load the file.
     """
 
     driver: str
-    """Its name: onnxruntime, hobot_dnn, hbm_runtime or hrt_model_exec."""
+    """onnxruntime, hobot_dnn, hbm_runtime or hrt_model_exec."""
     runtime: str
-    """The runtime and its version, as it says it of itself."""
+    """Name and version, as the runtime reports them."""
     batch: int
-    """Images a frame."""
+    """Images per frame."""
     times_frames: bool
-    """``infer`` can be timed from here; where not, only ``timed`` says anything of latency."""
+    """Timing ``infer`` gives the latency; if false, only ``timed`` does."""
     parallel: bool
-    """Several threads' ``infer`` run at once; where not, only ``timed`` says anything of several frames at once."""
+    """``infer`` runs in parallel in several threads; if false, only ``timed`` measures parallel streams."""
     has_tool: bool
-    """``timed`` works here."""
+    """``timed`` is available."""
 
     def prepare(self, pixels: Any) -> Any:
-        """Return what ``infer`` takes, of RGB uint8 (batch, H, W, 3). Never part of a latency."""
-        ...
+        """Convert RGB uint8 (batch, H, W, 3) to the input of ``infer``. Never part of a latency."""
 
-    def infer(self, fed: Any) -> Any:
+    def infer(self, inputs: Any) -> Any:
         """Return the logits, float32 (batch, classes)."""
-        ...
 
     def reserve(self, streams: int) -> None:
-        """Get ready for so many calls of ``infer`` at once."""
-        ...
+        """Allocate what ``streams`` parallel calls of ``infer`` need."""
 
-    def timed(self, frames: int, streams: int) -> Timed:
-        """Have the runtime's own tool run frames of its own making.
+    def timed(self, frames: int, streams: int) -> ToolTiming:
+        """Have the runtime's own tool time frames that it generates itself.
 
         Raises:
-            Refused: it has none.
+            Refused: there is no such tool.
         """
-        ...
 
     def layers(self, frames: Sequence[Any]) -> list[Layer]:
-        """Return what each part takes, over ``frames`` as ``prepare`` gives them; empty where nothing tells.
+        """Return the time of each part over ``frames`` (outputs of ``prepare``); empty if there is no profiler.
 
-        It may load the network again, and is never asked between timed frames.
+        It may load the network again, and is never called between timed frames.
         """
-        ...
 
     def close(self) -> None:
-        """Give the network's memory back."""
-        ...
+        """Free the network's memory."""

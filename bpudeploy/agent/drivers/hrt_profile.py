@@ -1,8 +1,8 @@
-"""``profiler.log`` of ``hrt_model_exec perf --profile_path``: two JSON documents, ``***`` between them.
+"""Parse ``profiler.log`` of ``hrt_model_exec perf --profile_path``: two JSON documents, separated by ``***``.
 
-On B each node is one timing (``BPU_<subgraph>``, ``Dequantize_..``, ``.._layout_convert``, ``Preprocess``,
-``Softmax_..``), and all but the first add up to the CPU's cost. On the S-series each BPU segment has stages, and a line
-with the runtime's version stands in front.
+On Bernoulli and Bayes each node is one timing (``BPU_<subgraph>``, ``Dequantize_..``, ``.._layout_convert``,
+``Preprocess``, ``Softmax_..``); all but the BPU's add up to the CPU's time. On the S series each BPU segment has
+stages, and a line with the runtime's version comes first.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _STAGES = {"Stage1-GenerateBpuTask", "Stage2-BpuCoreProcess", "Total"}
 
 
 def layers(text: str, streams: int, frames: int) -> list[Layer]:
-    """Return what each part takes, ms a frame.
+    """Return the time of each part, in ms per frame.
 
-    A log of a run that kept more frames in flight than it had threads is refused: its times hold waiting.
+    A log of a run with more frames in flight than threads is refused: its times include waiting.
 
     Raises:
-        ValueError: it is not understood, contradicts itself, or is of another run.
+        ValueError: it is malformed, inconsistent, or from another run.
     """
     run, nodes = _documents(text)
     if set(run) != {"perf_result", "running_condition"} or "model_latency" not in nodes:
@@ -40,7 +40,7 @@ def layers(text: str, streams: int, frames: int) -> list[Layer]:
     found = [layer for name, entry in nodes["model_latency"].items() for layer in _node(name, entry)]
     if not found:
         raise ValueError("profiler.log lists no nodes")
-    _adds_up(found, nodes)
+    _check_sums(found, nodes)
     pending = nodes.get("task_latency", {}).get("TaskPendingTime")
     if pending is not None:
         found.append(Layer("TaskPendingTime", None, "runtime", _timing("TaskPendingTime", pending)))
@@ -49,27 +49,30 @@ def layers(text: str, streams: int, frames: int) -> list[Layer]:
 
 def _documents(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if re.search(r"[0-9]\s+,|:\s{2,}", text):
-        raise ValueError("profiler.log has a gap beside a number")
+        raise ValueError("profiler.log has a gap next to a number")
     lines = text.splitlines()
     if lines and re.fullmatch(r"ucp_version: \S+", lines[0].strip()):
         lines = lines[1:]
     marks = [i for i, line in enumerate(lines) if line.strip() == "***"]
     if len(marks) != 1:
-        raise ValueError(f"profiler.log has {len(marks)} lines of ***, not one")
-    both = [json.loads("\n".join(part), object_pairs_hook=_once) for part in (lines[: marks[0]], lines[marks[0] + 1 :])]
-    if any(not isinstance(value, dict) for document in both for value in document.values()):
-        raise ValueError("profiler.log is not made of objects")
-    return both[0], both[1]
+        raise ValueError(f"profiler.log has {len(marks)} lines of ***, expected one")
+    documents = [
+        json.loads("\n".join(part), object_pairs_hook=_unique_keys)
+        for part in (lines[: marks[0]], lines[marks[0] + 1 :])
+    ]
+    if any(not isinstance(value, dict) for document in documents for value in document.values()):
+        raise ValueError("profiler.log has values that are not objects")
+    return documents[0], documents[1]
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key for key, _ in pairs}) != len(pairs):
-        raise ValueError(f"profiler.log says one of {[key for key, _ in pairs]} twice")
+        raise ValueError(f"profiler.log has a duplicate among {[key for key, _ in pairs]}")
     return dict(pairs)
 
 
-def _positive(of: dict[str, Any], key: str) -> float:
-    value = of.get(key)
+def _positive(values: dict[str, Any], key: str) -> float:
+    value = values.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
         raise ValueError(f"profiler.log has {key} {value!r}")
     return float(value)
@@ -86,7 +89,7 @@ def _timing(name: str, entry: Any) -> float:
             raise ValueError(f"profiler.log: {name} has {key} {value!r}")
         times.append(float(value))
     if not times[0] - 1e-3 <= times[1] <= times[2] + 1e-3:
-        raise ValueError(f"profiler.log: {name} takes {times[0]} at least, {times[1]} on average, {times[2]} at most")
+        raise ValueError(f"profiler.log: {name} has min {times[0]}, average {times[1]}, max {times[2]}")
     return times[1]
 
 
@@ -99,23 +102,23 @@ def _node(name: str, entry: Any) -> list[Layer]:
             raise ValueError(f"profiler.log: {name} has the stages {sorted(stages)}")
         core = stages.get("Stage2-BpuCoreProcess", total)
         if core > total * 1.05 + 0.02:
-            raise ValueError(f"profiler.log: {name} takes {total} ms, its stage {core}")
+            raise ValueError(f"profiler.log: {name} takes {total} ms, but its stage {core}")
         parts = [Layer(name, None, segment.group(1).lower(), min(core, total))]
         return [*parts, Layer(f"{name} (around it)", None, "runtime", total - core)] if core < total else parts
-    took = _timing(name, entry)
+    ms = _timing(name, entry)
     if not re.fullmatch(r"[\w./:-]+", name, re.ASCII):
         raise ValueError(f"profiler.log has a node {name!r}")
     if segment:
-        return [Layer(name, None, segment.group(1).lower(), took)]
+        return [Layer(name, None, segment.group(1).lower(), ms)]
     if name.startswith("BPU_"):
-        return [Layer(name, None, "bpu", took)]
+        return [Layer(name, None, "bpu", ms)]
     if name == "Preprocess" or name.endswith("_layout_convert"):
-        return [Layer(name, None, "runtime", took)]
-    return [Layer(name, name.split("_")[0], "cpu", took)]
+        return [Layer(name, None, "runtime", ms)]
+    return [Layer(name, name.split("_")[0], "cpu", ms)]
 
 
-def _adds_up(found: list[Layer], nodes: dict[str, Any]) -> None:
-    """Hold the nodes to the two sums that stand beside them, where they do."""
+def _check_sums(found: list[Layer], nodes: dict[str, Any]) -> None:
+    """Check the nodes' times against the totals in the log."""
     costs = nodes.get("chip_latency", nodes.get("processor_latency"))
     if costs is None:
         raise ValueError("profiler.log has no chip_latency and no processor_latency")
@@ -123,8 +126,8 @@ def _adds_up(found: list[Layer], nodes: dict[str, Any]) -> None:
     for part in ("BPU", "CPU"):
         cost = _timing(part, costs.get(f"{part}_inference_time_cost"))
         if staged:
-            mine = sum(layer.ms for layer in found if re.match(rf"Node-\d+-{part}-", layer.name))
+            total = sum(layer.ms for layer in found if re.match(rf"Node-\d+-{part}-", layer.name))
         else:
-            mine = sum(layer.ms for layer in found if (layer.where == "bpu") == (part == "BPU"))
-        if not (staged and part == "CPU") and abs(mine - cost) > 0.02 + 0.05 * cost:
-            raise ValueError(f"profiler.log: the {part}'s nodes take {mine:.3f} ms, and the {part} {cost:.3f}")
+            total = sum(layer.ms for layer in found if (layer.where == "bpu") == (part == "BPU"))
+        if not (staged and part == "CPU") and abs(total - cost) > 0.02 + 0.05 * cost:
+            raise ValueError(f"profiler.log: the {part}'s nodes take {total:.3f} ms, but the {part} {cost:.3f}")

@@ -1,4 +1,4 @@
-"""onnxruntime on the board's CPU: what a network costs where no BPU helps, and how the agent is tested anywhere."""
+"""onnxruntime on the board's CPU: a network's latency without a BPU, and a runtime for tests on any machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import tempfile
 from typing import Any, Dict, List, Sequence, Tuple
 
-from .base import Layer, Refused, Session, Timed
+from .base import Layer, Refused, Session, ToolTiming
 
 
 class Ort:
-    """A network in onnxruntime that takes RGB uint8 (batch, H, W, 3), and gives one output."""
+    """An ONNX model with one input, RGB uint8 (batch, H, W, 3), and one output."""
 
     driver = "onnxruntime"
     times_frames = True
@@ -25,36 +25,36 @@ class Ort:
         self._threads = threads
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self._session = self._open(self._options())
-        given, wanted = self._session.get_inputs(), self._session.get_outputs()
-        if len(given) != 1 or len(wanted) != 1:
-            raise Refused(f"{model} has {len(given)} inputs and {len(wanted)} outputs, not one each", _EXPORT)
-        shape = given[0].shape
-        if given[0].type != "tensor(uint8)" or len(shape) != 4 or shape[3] != 3 or not isinstance(shape[0], int):
-            raise Refused(f"{model} takes {given[0].type} {shape}, not uint8 (batch, H, W, 3)", _EXPORT)
-        self._given, self._wanted = given[0].name, wanted[0].name
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise Refused(f"{model} has {len(inputs)} inputs and {len(outputs)} outputs, not one each", _EXPORT)
+        shape = inputs[0].shape
+        if inputs[0].type != "tensor(uint8)" or len(shape) != 4 or shape[3] != 3 or not isinstance(shape[0], int):
+            raise Refused(f"{model} takes {inputs[0].type} {shape}, not uint8 (batch, H, W, 3)", _EXPORT)
+        self._input, self._output = inputs[0].name, outputs[0].name
         self.batch: int = shape[0]
 
     def prepare(self, pixels: Any) -> Any:
         return pixels
 
-    def infer(self, fed: Any) -> Any:
-        return self._run(self._session, fed)
+    def infer(self, inputs: Any) -> Any:
+        return self._run(self._session, inputs)
 
     def reserve(self, streams: int) -> None:
-        """One session serves any number of threads."""
+        """Nothing to allocate: a session is thread-safe."""
 
-    def timed(self, frames: int, streams: int) -> Timed:
-        raise Refused("onnxruntime has no tool that times frames", "time them with a round")
+    def timed(self, frames: int, streams: int) -> ToolTiming:
+        raise Refused("onnxruntime has no benchmark tool", "use a round")
 
     def layers(self, frames: Sequence[Any]) -> List[Layer]:
-        """Run the frames in a session that profiles; its file is gone when this returns."""
+        """Run the frames in a separate session with profiling enabled."""
         with tempfile.TemporaryDirectory() as folder:
             options = self._options()
             options.enable_profiling = True
             options.profile_file_prefix = os.path.join(folder, "profile")
             session = self._open(options)
-            for fed in (frames[0], *frames):  # the first run also allocates, and does not count
-                self._run(session, fed)
+            for inputs in (frames[0], *frames):  # the first run is the warm-up
+                self._run(session, inputs)
             with open(session.end_profiling()) as stream:
                 events = json.load(stream)
         return _layers(events, len(frames))
@@ -62,8 +62,8 @@ class Ort:
     def close(self) -> None:
         del self._session
 
-    def _run(self, session: Any, fed: Any) -> Any:
-        return session.run([self._wanted], {self._given: fed})[0].reshape(self.batch, -1)
+    def _run(self, session: Any, inputs: Any) -> Any:
+        return session.run([self._output], {self._input: inputs})[0].reshape(self.batch, -1)
 
     def _options(self) -> Any:
         import onnxruntime
@@ -78,29 +78,25 @@ class Ort:
 
         try:
             return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a class of its own for each status, none with a common base
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             raise Refused(f"onnxruntime cannot load {self._model}: {error}", _EXPORT) from error
 
 
-_EXPORT = "bring the network to the board with bpudeploy deploy"
+_EXPORT = "deploy the network with bpudeploy deploy"
 
 
 def _layers(events: List[Dict[str, Any]], frames: int) -> List[Layer]:
-    """Return ms a frame of each node, in the order they ran; the first run of each is the warm-up."""
-    took: Dict[Tuple[str, str], List[float]] = {}
+    """Return ms per frame of each node, in execution order; each node's first run is the warm-up."""
+    times: Dict[Tuple[str, str], List[float]] = {}
     for event in events:
-        name, _, what = event["name"].rpartition("_kernel_")
-        if event.get("cat") == "Node" and what == "time":
-            took.setdefault((name, event["args"]["op_name"]), []).append(event["dur"] / 1000)
-    return [Layer(name, op, "cpu", sum(ms[1:]) / frames) for (name, op), ms in took.items()]
+        name, _, suffix = event["name"].rpartition("_kernel_")
+        if event.get("cat") == "Node" and suffix == "time":
+            times.setdefault((name, event["args"]["op_name"]), []).append(event["dur"] / 1000)
+    return [Layer(name, op, "cpu", sum(ms[1:]) / frames) for (name, op), ms in times.items()]
 
 
 def open_session(model: str, threads: int) -> Session:
-    """Load an ONNX file; ``threads`` 0 leaves their number to onnxruntime.
-
-    Raises:
-        Refused: onnxruntime is not there, or cannot load the file.
-    """
+    """Load an ONNX file; ``threads`` 0 is onnxruntime's default."""
     try:
         return Ort(model, threads)
     except ImportError as error:

@@ -1,25 +1,47 @@
-"""What the vendor's drivers share: pictures as an input wants them, and logits out of an output."""
+"""Shared by the vendor drivers: input formats, output formats, and importing the vendor's Python packages."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .base import Refused
+from .base import Refused, Unsuitable
 
-INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")
+DTYPES = {"F32": "float32", "S8": "int8", "U8": "uint8", "S16": "int16", "U16": "uint16", "S32": "int32"}
+"""NumPy dtypes by the vendor's type names."""
+WRONG_CHIP = "an artifact runs only on the chip that it was compiled for: compile for this board's march"
+ONE_MODEL = "build one network into one file"
+ONE_OUTPUT = "only classifiers are evaluated: one output with a score per class"
+KEEP_DEQUANTIZE = "keep the network's last Dequantize, so that it outputs float32"
+NV12_OR_RGB = "build the network with input_type_rt nv12 or rgb"
+_REBUILD = "build the network for one RGB image: input_type_rt nv12 or rgb, batch size 1"
 
 
-def own_threads(threads: int, runtime: str) -> None:
-    """Refuse a number of CPU threads: the vendor's runtimes take none."""
+def import_runtime(package: str, module: str) -> Any:
+    """Import a vendor's module.
+
+    Raises:
+        Unsuitable: it is missing, or its libraries are.
+    """
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # missing libraries are not always an ImportError
+        raise Unsuitable(
+            f"this Python has no {package}: {error}", "it is in the system's python3, not in a virtual environment"
+        ) from error
+
+
+def refuse_threads(threads: int, runtime: str) -> None:
+    """Refuse a number of CPU threads: the vendor's runtimes have no such setting."""
     if threads:
         raise Refused(f"{runtime} has no setting for CPU threads", "leave `threads` out of the recipe's benchmark")
 
 
 def checked(pixels: Any, batch: int, height: int, width: int) -> Any:
-    """Return the pictures, or refuse what the network does not take."""
+    """Return the images, C-contiguous, or refuse another shape or dtype."""
     if pixels.dtype != np.uint8 or tuple(pixels.shape) != (batch, height, width, 3):
         raise Refused(
             f"the network takes uint8 ({batch}, {height}, {width}, 3), the samples are {pixels.dtype} "
@@ -29,59 +51,92 @@ def checked(pixels: Any, batch: int, height: int, width: int) -> Any:
     return np.ascontiguousarray(pixels)
 
 
-def picture(shape: Sequence[int], layout: str, where: str) -> tuple[int, int, int]:
+def image_size(shape: Sequence[int], layout: str, where: str) -> tuple[int, int, int]:
     """Return batch, height and width of a three-channel input."""
     axes = {"NHWC": (1, 2, 3), "NCHW": (2, 3, 1)}.get(layout)
     if len(shape) != 4 or axes is None or shape[axes[2]] != 3 or min(shape) < 1:
-        raise Refused(f"{where} is {tuple(shape)} in layout {layout}, not pictures of three channels", _REBUILD)
+        raise Refused(f"{where} is {tuple(shape)} in layout {layout}, not three-channel images", _REBUILD)
     return shape[0], shape[axes[0]], shape[axes[1]]
 
 
-def one_nv12(batch: int, height: int, width: int, where: str) -> None:
-    """Refuse what a packed NV12 buffer cannot be, or what no public document says the form of."""
+def check_nv12(batch: int, height: int, width: int, where: str) -> None:
+    """Refuse a packed NV12 input with an odd side, or with a batch, whose format is undocumented."""
     if batch != 1:
-        raise Refused(f"{where} is NV12 with a batch of {batch}; how that is packed is not documented", _REBUILD)
-    even(height, width, where)
+        raise Refused(f"{where} is NV12 with batch size {batch}; its format is not documented", _REBUILD)
+    check_even(height, width, where)
 
 
-def even(height: int, width: int, where: str) -> None:
+def check_even(height: int, width: int, where: str) -> None:
     """Refuse NV12 with an odd side."""
     if height % 2 or width % 2:
         raise Refused(f"{where} is NV12 of {height}x{width}: both sides must be even", _REBUILD)
 
 
-def ordered(pixels: Any, layout: str) -> Any:
-    """Return NHWC pictures in ``layout``."""
+def two_planes(inputs: Sequence[tuple[str, Sequence[int]]]) -> tuple[int, int, int]:
+    """Return batch, height and width of NV12 in two inputs, Y first; refuse anything else."""
+    (y, luma), (uv, chroma) = inputs
+    if y.endswith("_y") and uv.endswith("_uv") and y[:-2] == uv[:-3] and len(luma) == 4 and luma[3] == 1:
+        batch, height, width = luma[0], luma[1], luma[2]
+        check_even(height, width, f"the input {y}")
+        if tuple(chroma) == (batch, height // 2, width // 2, 2):
+            return batch, height, width
+    raise Refused(
+        f"the inputs {y} {tuple(luma)} and {uv} {tuple(chroma)} are not the Y and UV planes of NV12", NV12_OR_RGB
+    )
+
+
+def to_layout(pixels: Any, layout: str) -> Any:
+    """Convert NHWC images to ``layout``."""
     return np.ascontiguousarray(pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))
 
 
-def classes_axis(shape: Sequence[int], batch: int, where: str) -> int:
-    """Return the axis of the classes: (N, C), (N, C, 1, 1), (N, 1, 1, C); refuse another shape."""
-    wide = [axis for axis in range(1, len(shape)) if shape[axis] != 1]
-    if len(shape) < 2 or shape[0] != batch or len(wide) != 1 or min(shape) < 1:
-        raise Refused(f"{where} is {tuple(shape)}, not one row of logits for each of {batch} images", _CLASSIFIER)
-    return wide[0]
+class LogitsOutput:
+    """A network's output: one row of logits per image, as float32 or as integers with one scale or one per class."""
 
+    def __init__(
+        self,
+        where: str,
+        shape: Sequence[int],
+        dtype: str,
+        batch: int,
+        scales: Any = None,
+        zeros: Any = (),
+        axis: Any = None,
+    ) -> None:
+        """Refuse another shape than (N, C), (N, C, 1, 1) or (N, 1, 1, C), and scales that do not fit ``axis``.
 
-def dequantized(values: Any, scales: Any, zeros: Any, axis: int, where: str) -> Any:
-    """Return float32 of integers that have one scale, or one for each entry of ``axis``."""
-    scale, zero = np.asarray(scales, dtype=np.float32).reshape(-1), np.asarray(zeros, dtype=np.float32).reshape(-1)
-    size = values.shape[axis]
-    if scale.size not in (1, size) or zero.size not in (0, 1, size) or not (np.isfinite(scale) & (scale > 0)).all():
-        raise Refused(f"{where} holds integers and has {scale.size} scales for {size} classes", _FLOAT)
-    along = [1] * values.ndim
-    along[axis] = -1
-    shifted = values.astype(np.float32) - (zero.reshape(along if zero.size > 1 else [1]) if zero.size else 0)
-    return shifted * scale.reshape(along if scale.size > 1 else [1])
+        Args:
+            axis: axis of the scales; by default that of the classes.
+        """
+        wide = [i for i in range(1, len(shape)) if shape[i] != 1]
+        if len(shape) < 2 or shape[0] != batch or len(wide) != 1 or min(shape) < 1:
+            raise Refused(f"{where} is {tuple(shape)}, not one row of logits for each of {batch} images", ONE_OUTPUT)
+        self.where, self.shape, self.dtype, self.classes_axis = where, tuple(shape), np.dtype(dtype), wide[0]
+        self._batch, self._scale = batch, None
+        if scales is None:
+            return
+        axis = self.classes_axis if axis is None else axis
+        if not 0 <= axis < len(shape):
+            raise Refused(f"{where} is quantized along axis {axis}", KEEP_DEQUANTIZE)
+        scale, zero = np.array(scales, np.float32).reshape(-1), np.array(zeros, np.float32).reshape(-1)
+        size = shape[axis]
+        if scale.size not in (1, size) or zero.size not in (0, 1, size) or not (np.isfinite(scale) & (scale > 0)).all():
+            raise Refused(f"{where} has integers and {scale.size} scales for {size} classes", KEEP_DEQUANTIZE)
+        along = [1] * len(shape)
+        along[axis] = -1
+        self._scale = scale.reshape(along if scale.size > 1 else [1])
+        self._zero = zero.reshape(along if zero.size > 1 else [1]) if zero.size else 0
 
+    def check(self, values: Any, function: str) -> None:
+        """Refuse values of another shape or dtype, as returned by ``function`` of the runtime."""
+        if values.dtype != self.dtype or values.shape != self.shape:
+            expected = f"{self.dtype} {self.shape}"
+            raise Refused(f"{function} returned {values.dtype} {values.shape}, not {expected}", WRONG_CHIP)
 
-def rows(values: Any, batch: int, where: str) -> Any:
-    """Return the logits as float32 (batch, classes), of the caller's own memory."""
-    if not np.isfinite(values).all():
-        raise Refused(f"{where} holds values that are no finite numbers", "build the network again; look at its log")
-    return np.array(values, dtype=np.float32).reshape(batch, -1)
-
-
-_REBUILD = "build the network for one RGB picture: input_type_rt nv12 or rgb, a batch of 1"
-_CLASSIFIER = "only classifiers are evaluated: one output with a score for each class"
-_FLOAT = "keep the network's last Dequantize, so that it gives float32"
+    def logits(self, values: Any) -> Any:
+        """Return a copy of the values as float32 (batch, classes), dequantized."""
+        if self._scale is not None:
+            values = (values.astype(np.float32) - self._zero) * self._scale
+        if not np.isfinite(values).all():
+            raise Refused(f"{self.where} has values that are not finite", "build the network again, and check its log")
+        return np.array(values, dtype=np.float32).reshape(self._batch, -1)

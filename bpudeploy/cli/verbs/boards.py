@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 
 from bpudeploy.boards.address import Address
-from bpudeploy.boards.doctor import Finding, State, doctor
+from bpudeploy.boards.doctor import BoardFinding, Severity, doctor
 from bpudeploy.boards.facts import Facts, read_facts
 from bpudeploy.boards.shell import shell
 from bpudeploy.boards.ssh import SshBoard, open_ssh
-from bpudeploy.boards.trust import Offer, Standing, offer, pin, require_fingerprint
+from bpudeploy.boards.trust import KeyStatus, OfferedKey, fetch_host_key, pin, require_fingerprint
 from bpudeploy.cli.arguments import add_json, target_named
 from bpudeploy.cli.output import Output, table, wrap
 from bpudeploy.digest import short
@@ -114,10 +114,10 @@ def _doctor(args: Namespace, out: Output) -> ExitCode:
     findings = doctor(Address.parse(args.address), target_named(args.target) if args.target else None)
     document = {"board": args.address, "findings": [asdict(one) for one in findings]}
     out.show(document, _findings(args.address, findings))
-    return ExitCode.BOARD if any(f.state is State.ERROR for f in findings) else ExitCode.OK
+    return ExitCode.BOARD if any(f.state is Severity.ERROR for f in findings) else ExitCode.OK
 
 
-def _findings(address: str, findings: Sequence[Finding]) -> Iterator[str]:
+def _findings(address: str, findings: Sequence[BoardFinding]) -> Iterator[str]:
     for one in findings:
         yield wrap(f"  {one.state:<8} {one.about:<12} ", one.found)
         if one.repair:
@@ -144,25 +144,25 @@ def _fact_lines(facts: Facts) -> Iterator[str]:
 
 
 def _trust(args: Namespace, out: Output) -> ExitCode:
-    made = offer(Address.parse(args.address))
+    made = fetch_host_key(Address.parse(args.address))
     if args.fingerprint is not None:
         require_fingerprint(made, args.fingerprint)
-    if made.standing is not Standing.TRUSTED:
+    if made.status is not KeyStatus.TRUSTED:
         if args.fingerprint is None:
             _show_offer(made)
-            if made.standing is Standing.UNKNOWN or args.replace:
+            if made.status is KeyStatus.UNKNOWN or args.replace:
                 _ask(made.fingerprint)
         pin(made, replace=args.replace)
     key = {"board": made.board, "name": made.name, "kind": made.kind, "fingerprint": made.fingerprint}
-    already = "already " if made.standing == "trusted" else ""
+    already = "already " if made.status == "trusted" else ""
     text = f"{made.board}: {made.kind} {made.fingerprint} is {already}trusted ({made.name} in {made.file})"
-    out.show({**key, "before": made.standing, "file": str(made.file)}, [text])
+    out.show({**key, "before": made.status, "file": str(made.file)}, [text])
     return ExitCode.OK
 
 
-def _show_offer(made: Offer) -> None:
+def _show_offer(made: OfferedKey) -> None:
     """Print the key that a board offers, and the known one if it differs; on standard error."""
-    lines = [f"known    {one.kind} {one.fingerprint}  {one.place}" for one in made.known]
+    lines = [f"known    {one}" for one in made.known]
     lines.append(f"offered  {made.kind} {made.fingerprint}  by {made.board}")
     if made.known:
         lines.append("The keys differ: another machine answers, or the board was reinstalled.")

@@ -1,4 +1,4 @@
-"""The drivers' tests run on fake boards: tests/fakes/board."""
+"""Fake boards for the driver tests; see tests/fakes/board."""
 
 from __future__ import annotations
 

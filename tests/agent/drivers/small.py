@@ -1,7 +1,8 @@
-"""A small classifier to put into fake artifacts, and what onnxruntime itself says of it."""
+"""A small classifier for fake artifacts, and its reference output from onnxruntime."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.fakes.board.artifact import FAMILY, runnable
 
 CLASSES = 10
 NV12_ERROR = 0.1
-"""How far NV12 moves a logit of the small network on these pictures; the logits spread by about 1.1."""
+"""Error of a logit from NV12 conversion; the logits have a spread of about 1.1."""
 
 
 @lru_cache
@@ -57,7 +58,7 @@ def artifact(folder: Path, march: str, input_type: str = "nv12", **more: Any) ->
 
 
 def pictures(count: int = 1, height: int = 16, width: int = 24, seed: int = 0) -> Any:
-    """Return smooth RGB pictures, uint8: every 2x2 pixels nearly agree, as in photographs."""
+    """Return smooth RGB images, uint8: each 2x2 block is nearly uniform, as in photographs."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, height // 2, width // 2, 3))
     fine = coarse.repeat(2, axis=1).repeat(2, axis=2) + rng.integers(-2, 3, (count, height, width, 3))
@@ -65,7 +66,7 @@ def pictures(count: int = 1, height: int = 16, width: int = 24, seed: int = 0) -
 
 
 def expected(pixels: Any, **sides: int) -> Any:
-    """Return what onnxruntime gives for RGB pictures."""
+    """Return onnxruntime's logits for RGB images."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(network(**sides), providers=["CPUExecutionProvider"])
@@ -74,7 +75,19 @@ def expected(pixels: Any, **sides: int) -> Any:
 
 
 def same_answer(logits: Any, right: Any) -> bool:
-    """Tell whether the best class is the same, in each row where NV12 may not decide it: the second is far behind."""
+    """Return whether the top-1 classes match, except where the margin is within the error of NV12."""
     best = np.sort(right, axis=1)
     clear = best[:, -1] - best[:, -2] > 2 * NV12_ERROR
     return bool((logits.argmax(1) == right.argmax(1))[clear].all())
+
+
+def assert_streams_are_independent(session: Any) -> None:
+    """Run four streams in parallel; each must get the logits of its own image."""
+
+    def stream(seed: int) -> bool:
+        pixels = pictures(seed=seed)
+        inputs, right = session.prepare(pixels), expected(pixels)
+        return all(np.allclose(session.infer(inputs), right, atol=1e-5) for _ in range(25))
+
+    with ThreadPoolExecutor(4) as streams:
+        assert all(streams.map(stream, range(4)))

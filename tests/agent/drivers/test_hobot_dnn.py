@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,14 @@ import pytest
 from bpudeploy.agent.drivers import choose
 from bpudeploy.agent.drivers.base import Refused
 from bpudeploy.agent.drivers.hobot_dnn import open_session
-from tests.agent.drivers.small import NV12_ERROR, artifact, expected, pictures, same_answer
+from tests.agent.drivers.small import (
+    NV12_ERROR,
+    artifact,
+    assert_streams_are_independent,
+    expected,
+    pictures,
+    same_answer,
+)
 from tests.fakes.board.fixtures import Board
 
 On = Callable[..., Board]
@@ -23,7 +29,7 @@ On = Callable[..., Board]
     ("name", "input_type", "error"),
     [("x5", "nv12", NV12_ERROR), ("x3", "nv12", NV12_ERROR), ("x3", "rgb-nhwc", 1e-5), ("x3", "rgb-nchw", 1e-5)],
 )
-def test_logits_are_the_networks_own(name: str, input_type: str, error: float, fake_board: On, tmp_path: Path) -> None:
+def test_logits_match_the_network(name: str, input_type: str, error: float, fake_board: On, tmp_path: Path) -> None:
     board = fake_board(name)
     session = open_session(artifact(tmp_path, board.march, input_type), 0)
     assert (session.driver, session.batch, session.times_frames) == ("hobot_dnn", 1, True)
@@ -36,7 +42,7 @@ def test_logits_are_the_networks_own(name: str, input_type: str, error: float, f
     session.close()
 
 
-def test_a_frame_is_copied_out_before_the_next_overwrites_it(fake_board: On, tmp_path: Path) -> None:
+def test_outputs_are_copied_before_the_next_frame(fake_board: On, tmp_path: Path) -> None:
     session = open_session(artifact(tmp_path, fake_board("x3").march, "rgb-nhwc"), 0)
     first, second = pictures(seed=1), pictures(seed=2)
     kept = session.infer(session.prepare(first))
@@ -44,21 +50,9 @@ def test_a_frame_is_copied_out_before_the_next_overwrites_it(fake_board: On, tmp
     assert np.allclose(kept, expected(first), atol=1e-5)
 
 
-def test_streams_get_their_own_answers(fake_board: On, tmp_path: Path) -> None:
+def test_parallel_streams_get_their_own_outputs(fake_board: On, tmp_path: Path) -> None:
     session = open_session(artifact(tmp_path, fake_board("x3").march, "rgb-nhwc"), 0)
-    wrong: list[int] = []
-
-    def stream(seed: int) -> None:
-        pixels = pictures(seed=seed)
-        fed, right = session.prepare(pixels), expected(pixels)
-        wrong.extend(i for i in range(25) if not np.allclose(session.infer(fed), right, atol=1e-5))
-
-    threads = [threading.Thread(target=stream, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert_streams_are_independent(session)
 
 
 @pytest.mark.parametrize(("output", "scale"), [("int32", 1e-3), ("int8", 0.05)])
@@ -85,19 +79,21 @@ def test_a_batch_of_rgb_is_one_frame(fake_board: On, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "why"),
     [
-        ({"input_type": "nv12", "batch": 2}, "NV12 with a batch of 2"),
+        ({"input_type": "nv12", "batch": 2}, "NV12 with batch size 2"),
         ({"output": "int16"}, "the output is int16"),
-        ({"input_type": "rgb-nhwc"}, "makes 0 of RGB values below 128"),
+        ({"input_type": "rgb-nhwc"}, "sets RGB values below 128 to 0"),
         ({"output": "int32", "scales": (0.1, 0.2)}, "2 scales for 10 classes"),
     ],
 )
-def test_what_it_cannot_read_is_refused(made: dict[str, Any], why: str, fake_board: On, tmp_path: Path) -> None:
+def test_unsupported_inputs_and_outputs_are_refused(
+    made: dict[str, Any], why: str, fake_board: On, tmp_path: Path
+) -> None:
     with pytest.raises(Refused, match=why):
         session = open_session(artifact(tmp_path, fake_board("x5").march, **made), 0)
         session.infer(session.prepare(pictures()))
 
 
-def test_other_pictures_are_refused(fake_board: On, tmp_path: Path) -> None:
+def test_images_of_another_size_or_dtype_are_refused(fake_board: On, tmp_path: Path) -> None:
     session = open_session(artifact(tmp_path, fake_board("x5").march), 0)
     with pytest.raises(Refused, match=r"takes uint8 \(1, 16, 24, 3\), the samples are uint8 \(1, 24, 16, 3\)"):
         session.prepare(np.zeros((1, 24, 16, 3), np.uint8))
@@ -122,7 +118,7 @@ def test_a_missing_runtime_and_a_missing_file_are_refused(fake_board: On, tmp_pa
     assert "system" in refused.value.hint
 
 
-def test_a_file_that_is_none_is_refused(fake_board: On, tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(fake_board: On, tmp_path: Path) -> None:
     fake_board("x5")
     with pytest.raises(Refused, match="hbDNNInitializeFromFiles failed"):
         open_session(str(tmp_path / "none.bin"), 0)
@@ -140,7 +136,9 @@ def test_the_tool_times_and_profiles(fake_board: On, tmp_path: Path) -> None:
     assert [layer.where for layer in session.layers([fed])] == ["bpu", "cpu", "runtime", "runtime", "runtime"]
 
 
-def test_without_the_tool_it_tells_frames_only(fake_board: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_tool_only_frames_are_timed(
+    fake_board: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board = fake_board("x5", tools=())
     monkeypatch.setenv("PATH", str(board.bin))
     session = open_session(artifact(tmp_path, board.march), 0)
@@ -149,7 +147,7 @@ def test_without_the_tool_it_tells_frames_only(fake_board: On, tmp_path: Path, m
         session.timed(200, 1)
 
 
-def test_the_same_binding_from_a_registry_is_taken_by_its_name(fake_board: On, tmp_path: Path) -> None:
+def test_the_binding_from_pypi_is_found_by_its_name(fake_board: On, tmp_path: Path) -> None:
     board = fake_board("x5", runtimes=("hobot_dnn_rdkx5",))
     session = choose.open_session("hobot_dnn", artifact(tmp_path, board.march), 0)
     assert session.driver == "hobot_dnn" and session.runtime.startswith("hobot_dnn_rdkx5")

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from bpudeploy.agent.drivers.base import Refused
-from bpudeploy.agent.drivers.hrt_model_exec import Tool, find, open_session
+from bpudeploy.agent.drivers.hrt_model_exec import Tool, open_session
+from bpudeploy.agent.processes import find_tool
 from tests.agent.drivers.small import NV12_ERROR, artifact, expected, network, pictures, same_answer
 from tests.fakes.board.artifact import runnable
 from tests.fakes.board.fixtures import Board
@@ -34,7 +35,7 @@ On = Callable[..., Board]
         ("s100", "rgb-nhwc", 1e-5),
     ],
 )
-def test_logits_are_the_networks_own(name: str, input_type: str, error: float, fake_board: On, tmp_path: Path) -> None:
+def test_logits_match_the_network(name: str, input_type: str, error: float, fake_board: On, tmp_path: Path) -> None:
     board = fake_board(name, runtimes=())
     session = open_session(artifact(tmp_path, board.march, input_type), 0)
     assert (session.driver, session.batch, session.times_frames) == ("hrt_model_exec", 1, False)
@@ -69,7 +70,7 @@ def test_nothing_is_left_in_the_temporary_folder(
 
 
 @pytest.mark.parametrize(("asked", "ran"), [(1, 1), (199, 199), (200, 200), (201, 400), (1000, 1000)])
-def test_the_spread_is_always_told(asked: int, ran: int, fake_board: On, tmp_path: Path) -> None:
+def test_min_and_max_are_always_reported(asked: int, ran: int, fake_board: On, tmp_path: Path) -> None:
     said = open_session(artifact(tmp_path, fake_board("x5").march), 0).timed(asked, 1)
     assert said.frames == ran and said.min_ms < said.mean_ms < said.max_ms
 
@@ -84,14 +85,14 @@ def test_more_streams_than_the_tool_has_are_refused(fake_board: On, tmp_path: Pa
 @pytest.mark.parametrize(
     ("fail", "act", "why"),
     [
-        ("contradict", "timed", "perf contradicts itself"),
+        ("contradict", "timed", "inconsistent perf output"),
         ("new", "open", "'something new: 1' after the model's end"),
         ("infer", "timed", "task failed, error code: -100001"),
         ("infer", "infer", "task failed, error code: -100001"),
         ("crash", "infer", "status -11|status 139"),
     ],
 )
-def test_what_goes_wrong_is_said(fail: str, act: str, why: str, fake_board: On, tmp_path: Path) -> None:
+def test_failures_are_reported(fail: str, act: str, why: str, fake_board: On, tmp_path: Path) -> None:
     board = fake_board("x5")
     path = artifact(tmp_path, board.march)
     session = open_session(path, 0)
@@ -110,22 +111,24 @@ def test_an_artifact_of_another_chip(name: str, march: str, at: str, fake_board:
     fake_board(name)
     with pytest.raises(Refused, match=f"{at} failed: .*latform") as refused:
         open_session(artifact(tmp_path, march), 0).timed(200, 1)
-    assert "another chip" in refused.value.hint
+    assert "compile for this board's march" in refused.value.hint
 
 
 @pytest.mark.parametrize(
     ("made", "why"),
     [
-        ({"batch": 2}, "NV12 with a batch of 2"),
+        ({"batch": 2}, "NV12 with batch size 2"),
         ({"input_type": "rgb-nhwc", "output": "int32", "scales": ()}, "S32 with no scale"),
     ],
 )
-def test_what_it_cannot_feed_is_refused(made: dict[str, Any], why: str, fake_board: On, tmp_path: Path) -> None:
+def test_unsupported_inputs_are_refused(made: dict[str, Any], why: str, fake_board: On, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=why):
         open_session(artifact(tmp_path, fake_board("x5").march, **made), 0)
 
 
-def test_no_tool_and_no_file(fake_board: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tool_and_a_missing_file_are_refused(
+    fake_board: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board = fake_board("x5")
     with pytest.raises(Refused, match=r"open model file .*none\.bin failed"):
         open_session(str(tmp_path / "none.bin"), 0)
@@ -133,12 +136,12 @@ def test_no_tool_and_no_file(fake_board: On, tmp_path: Path, monkeypatch: pytest
         open_session("net.bin", 1)
     (board.bin / "hrt_model_exec").unlink()
     monkeypatch.setenv("PATH", str(board.bin))
-    assert find() is None
+    assert find_tool("hrt_model_exec") is None
     with pytest.raises(Refused, match="the board has no hrt_model_exec"):
         open_session("net.bin", 0)
 
 
-def test_it_is_killed_at_its_limit(fake_board: On, tmp_path: Path) -> None:
+def test_the_tool_is_killed_at_its_time_limit(fake_board: On, tmp_path: Path) -> None:
     board = fake_board("x5")
     path = artifact(tmp_path, board.march)
     board.set(fail="hang")
@@ -150,7 +153,7 @@ def test_it_is_killed_at_its_limit(fake_board: On, tmp_path: Path) -> None:
 
 
 def processes(path: str) -> list[int]:
-    """Return the fakes that have ``path`` on their command line."""
+    """Return the fake tools with ``path`` on their command line."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -203,7 +206,7 @@ def test_the_fakes_flags_are_those_of_the_tool(fake_board: On, tmp_path: Path) -
     assert "1.24.5" in run(board, "--version").stdout
 
 
-def test_a_runnable_artifact_still_tells_its_facts(tmp_path: Path) -> None:
+def test_a_runnable_artifact_keeps_its_facts(tmp_path: Path) -> None:
     from tests.fakes.board.artifact import MAGIC
     from tests.fakes.products import MAGIC as THEIRS
     from tests.fakes.products import facts_of

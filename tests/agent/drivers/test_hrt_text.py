@@ -1,4 +1,4 @@
-"""The tool's text, in every form that was found; and what is damaged never reads as something else."""
+"""Parsing the tool's output in all known formats; damaged text never parses to other values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from bpudeploy.agent import somstatus
 from bpudeploy.agent.drivers import hrt_model_exec, hrt_profile, hrt_text
-from bpudeploy.agent.drivers.base import Layer, Timed
+from bpudeploy.agent.drivers.base import Layer, ToolTiming
 
 HERE = Path(__file__).parent / "fixtures"
 
@@ -31,21 +31,21 @@ def text(name: str) -> str:
         ("perf_h_8threads.txt", 200, 8, (5.26216, 1.636, 5.498, 1465.845793)),
     ],
 )
-def test_perf_reads_in_every_form(name: str, frames: int, streams: int, said: tuple[float, ...]) -> None:
-    assert hrt_model_exec.timed_of(text(name), frames, streams) == Timed(frames, streams, *said)
+def test_perf_is_parsed_in_every_format(name: str, frames: int, streams: int, said: tuple[float, ...]) -> None:
+    assert hrt_model_exec.parse_timing(text(name), frames, streams) == ToolTiming(frames, streams, *said)
 
 
 @pytest.mark.parametrize("name", ["perf_x3.txt", "perf_condensed.txt", "perf_condensed_3threads.txt"])
-def test_a_summary_alone_reads_and_does_not_say_the_spread(name: str) -> None:
+def test_a_summary_without_progress_has_no_min_and_max(name: str) -> None:
     said = hrt_text.perf(text(name))
     assert said.frames == 200 and said.min_ms is None and said.max_ms is None
     with pytest.raises(ValueError, match="the fastest and the slowest"):
-        hrt_model_exec.timed_of(text(name), 200, said.streams)
+        hrt_model_exec.parse_timing(text(name), 200, said.streams)
 
 
-def test_an_answer_to_another_question_is_refused() -> None:
+def test_a_result_of_another_run_is_refused() -> None:
     with pytest.raises(ValueError, match="200 frames ran in 8 threads, not 200 in 16"):
-        hrt_model_exec.timed_of(text("perf_h_8threads.txt"), 200, 16)
+        hrt_model_exec.parse_timing(text("perf_h_8threads.txt"), 200, 16)
 
 
 @pytest.mark.parametrize(
@@ -53,22 +53,22 @@ def test_an_answer_to_another_question_is_refused() -> None:
     [
         ("80.263811 FPS", "160.527622 FPS", r"200 frames in 2491\.783000 ms, 160"),
         ("is: 12.428570 ms", "is: 6.214285 ms", r"2485\.713867 ms over 200 frames"),
-        ("Thread number is: 1", "Thread number is: 2", r"1\.00 frames at once, and 2 threads"),
-        ("min latency: 6.258000", "min latency: 12.900000", "12.9 ms at least, 12.42857 on average"),
-        ("Frame count: 200,", "Frame count: 100,", "not of its last frame"),
-        ("Perf result:", "Perf results:", "line 13: 'Perf results:' is not understood"),
+        ("Thread number is: 1", "Thread number is: 2", r"1\.00 frames in flight, but 2 threads"),
+        ("min latency: 6.258000", "min latency: 12.900000", "min 12.9, average 12.42857"),
+        ("Frame count: 200,", "Frame count: 100,", "not of the last frame"),
+        ("Perf result:", "Perf results:", "line 13: cannot parse 'Perf results:'"),
         ("  Frame count   is: 200\n", "", "no line"),
-        ("Frame      rate", "Frame      rate       is: 1.0 FPS\n  Frame      rate", "contradicts|twice"),
+        ("Frame      rate", "Frame      rate       is: 1.0 FPS\n  Frame      rate", "inconsistent|duplicate"),
     ],
 )
-def test_a_perf_that_contradicts_itself_is_refused(old: str, new: str, why: str) -> None:
+def test_inconsistent_perf_output_is_refused(old: str, new: str, why: str) -> None:
     assert text("perf_x5.txt").count(old) == 1
     with pytest.raises(ValueError, match=why):
         hrt_text.perf(text("perf_x5.txt").replace(old, new))
 
 
-def test_a_users_broken_summary_names_the_line() -> None:
-    with pytest.raises(ValueError, match=r"line 7: 'Average    latency    is: 40\.36\.3396 ms'"):
+def test_a_malformed_summary_names_the_line() -> None:
+    with pytest.raises(ValueError, match=r"line 7: cannot parse 'Average    latency    is: 40\.36\.3396 ms'"):
         hrt_text.perf(text("perf_broken.txt"))
 
 
@@ -95,7 +95,7 @@ def test_model_info_of_the_s_series_has_two_planes() -> None:
     assert (out.shape, out.aligned_bytes, out.stride, out.layout) == ((1, 1000), 4096, (4000, 4), None)
 
 
-def test_model_info_of_newer_images_has_no_comma_at_the_end() -> None:
+def test_model_info_of_newer_images_has_no_trailing_comma() -> None:
     info = hrt_text.model_info(text("model_info_h_scale.txt"))
     assert info.inputs[0].scales == (0.00771821,) and info.outputs[0].shape == (1, 200, 200, 16)
 
@@ -103,21 +103,21 @@ def test_model_info_of_newer_images_has_no_comma_at_the_end() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ("stride: (4000,4,)", "stride: (4000,4,)\ncolour: red", "line 30: 'colour: red' is not understood"),
-        ("has 1 model:", "has 2 models:", "lists 1 models, or was cut off"),
+        ("stride: (4000,4,)", "stride: (4000,4,)\ncolour: red", "line 30: cannot parse 'colour: red'"),
+        ("has 1 model:", "has 2 models:", "does not describe exactly one model"),
         ("TYPE_F32", "TYPE_F8", "tensor type 'HB_DNN_TENSOR_TYPE_F8'"),
-        ("output[0]:", "output[1]:", "out of its turn"),
+        ("output[0]:", "output[1]:", "out of order"),
         ("size: 4096", "size: 3996", "3996 bytes do not hold"),
         ("quanti type: NONE\nstride: (4000", "quanti type: SCALE\nstride: (4000", "quantized by 'SCALE'"),
     ],
 )
-def test_a_model_info_that_is_not_understood_is_refused(old: str, new: str, why: str) -> None:
+def test_malformed_model_info_is_refused(old: str, new: str, why: str) -> None:
     assert text("model_info_h.txt").count(old) == 1
     with pytest.raises(ValueError, match=why):
         hrt_text.model_info(text("model_info_h.txt").replace(old, new))
 
 
-def test_the_profile_of_x3_says_where_each_part_runs() -> None:
+def test_the_profile_of_x3_has_a_device_for_each_part() -> None:
     assert hrt_profile.layers(text("profiler_x3.log"), 1, 200) == [
         Layer("BPU_MOBILENET_subgraph_0", None, "bpu", 3.42556),
         Layer("Dequantize_fc7_1_HzDequantize", "Dequantize", "cpu", 0.12307),
@@ -134,9 +134,9 @@ def test_the_profile_of_the_s_series_has_stages() -> None:
     assert around.where == "runtime" and around.ms == pytest.approx(0.213)
 
 
-def test_a_profile_with_frames_waiting_is_refused() -> None:
-    """The vendor's document shows it as of one thread; its BPU time is three times that of the fastest frame."""
-    with pytest.raises(ValueError, match=r"7\.80 frames at once, and 1 threads ran"):
+def test_a_profile_with_queued_frames_is_refused() -> None:
+    """The vendor's document claims one thread; its BPU time is three times that of the fastest frame."""
+    with pytest.raises(ValueError, match=r"7\.80 frames in flight, but 1 threads ran"):
         hrt_profile.layers(text("profiler_x3_env.log"), 1, 200)
 
 
@@ -144,14 +144,14 @@ def test_a_profile_with_frames_waiting_is_refused() -> None:
     ("old", "new", "why"),
     [
         ("***", "**", "0 lines of"),
-        ('"avg_time": 0.12307', '"avg_time": 0.18307', "takes|nodes take"),
+        ('"avg_time": 0.12307', '"avg_time": 0.18307', "has min|nodes take"),
         ('"thread_num": 1', '"thread_num": 4', "in 4 threads, not of 200 in 1"),
-        ('"avg_time": 0.04952', '"avg_time": 0.54952', "TaskPendingTime takes"),
-        ('"Preprocess"', '"Softmax_prob"', "twice"),
+        ('"avg_time": 0.04952', '"avg_time": 0.54952', "TaskPendingTime has min"),
+        ('"Preprocess"', '"Softmax_prob"', "duplicate"),
         ('"avg_time": 0.009245', '"avg_time": "0.009245"', "has avg_time '0.009245'"),
     ],
 )
-def test_a_profile_that_contradicts_itself_is_refused(old: str, new: str, why: str) -> None:
+def test_an_inconsistent_profile_is_refused(old: str, new: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         hrt_profile.layers(text("profiler_x3.log").replace(old, new), 1, 200)
 
@@ -168,12 +168,12 @@ def test_a_profile_that_contradicts_itself_is_refused(old: str, new: str, why: s
         ("ERROR: unknown command line flag 'x'", "unknown command line flag"),
     ],
 )
-def test_failures_are_known_by_their_line(said: str, line: str) -> None:
+def test_failures_are_recognized(said: str, line: str) -> None:
     assert line in (hrt_text.failure(said) or "")
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("perf_*.txt")), ids=lambda p: p.name)
-def test_a_good_run_has_no_failure_in_it(path: Path) -> None:
+def test_a_successful_run_has_no_failure(path: Path) -> None:
     assert hrt_text.failure(path.read_text()) is None
 
 
@@ -186,11 +186,11 @@ def _perf(said: str) -> Any:
 
 def _timed(said: str) -> Any:
     loose = hrt_text.perf(said)
-    return hrt_model_exec.timed_of(said, loose.frames, loose.streams)
+    return hrt_model_exec.parse_timing(said, loose.frames, loose.streams)
 
 
 def _info(said: str) -> Any:
-    """Everything but names and the library's version: nothing else says those, and no number hangs on them."""
+    """Everything but names and the library's version, which have no redundancy."""
     info = hrt_text.model_info(said)
     return [
         (t.shape, t.kind, t.layout, t.aligned_shape, t.aligned_bytes, t.scales, t.zeros, t.axis)
@@ -211,7 +211,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 
 def damaged(original: str, dice: random.Random) -> str:
-    """Return a text with one to three of: a line dropped, doubled or cut, a character overwritten, the end lost."""
+    """Return a text with up to three defects: a line dropped, doubled or cut, a character overwritten, the end lost."""
     made = original
     for _ in range(dice.randint(1, 3)):
         lines = made.splitlines(keepends=True)
@@ -235,7 +235,7 @@ def damaged(original: str, dice: random.Random) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
-def test_what_is_damaged_reads_the_same_or_not_at_all(name: str) -> None:
+def test_damaged_text_parses_to_the_same_values_or_not_at_all(name: str) -> None:
     original, read, dice = text(name), READERS[name], random.Random(name)
     right = read(original)
     refused = 0
@@ -251,8 +251,8 @@ def test_what_is_damaged_reads_the_same_or_not_at_all(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["perf_x5.txt", "perf_s100.txt", "perf_s600.txt", "perf_condensed.txt"])
-def test_a_wrong_digit_moves_no_number_by_much(name: str) -> None:
-    """One of mean, rate, frames and streams cannot change alone: the others say it too."""
+def test_a_wrong_digit_changes_no_number_much(name: str) -> None:
+    """None of mean, rate, frames and streams can change alone: they are redundant."""
     original, dice = text(name), random.Random(name)
     right = hrt_text.perf(original)
     digits = [i for i, c in enumerate(original) if c.isdigit() and i > original.index("Running condition")]
@@ -268,7 +268,7 @@ def test_a_wrong_digit_moves_no_number_by_much(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("somstatus_*.txt")), ids=lambda p: p.name)
-def test_a_damaged_status_leaves_sensors_out_and_changes_none(path: Path) -> None:
+def test_a_damaged_status_may_lose_sensors_but_changes_none(path: Path) -> None:
     original, dice = path.read_text(), random.Random(path.name)
     right = somstatus.parse(original)
     for _ in range(1500):

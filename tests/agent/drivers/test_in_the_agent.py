@@ -1,4 +1,4 @@
-"""The vendor's Python runtimes in the agent as a board gets it: what they print never gets among its lines."""
+"""The vendor's Python runtimes in the packed agent; their output does not mix with the protocol."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def test_the_agent_runs_a_compiled_network(
     has, march = install(board.folder / name, name), MARCHES[name]
     path = board.folder / f"net.{FAMILY[march]}"
     path.write_bytes(runnable(model.read_bytes(), FAMILY[march], march, "rgb-nhwc"))
-    with board.start(environment=has.env()) as agent:
-        agent.hear()
+    with board.ready(environment=has.env()) as agent:
         loaded, done = agent.load(path, samples, runtime=RUNTIMES[name], threads=0)
         assert done["is"] == "done" and loaded["driver"] == RUNTIMES[name] and loaded["frames_timed"]
         lines = agent.done("classify", first=0, last=5, top=3, logits=True)

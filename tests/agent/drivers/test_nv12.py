@@ -1,4 +1,4 @@
-"""NV12 is BT.601 full range, and back again nearly the same."""
+"""NV12 is BT.601 full range, and nearly lossless."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def test_a_packed_picture_is_y_then_u_and_v_in_turn() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 3), (1, 4, 5, 3), (1, 4, 4, 1)])
-def test_what_has_no_nv12_is_an_error(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="no RGB uint8"):
+def test_unsupported_shapes_are_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="not an RGB uint8"):
         nv12.planes(np.zeros(shape, np.uint8))

@@ -1,6 +1,6 @@
-"""The names that the drivers use are in the vendors' own wheels. The wheels are for aarch64: they are read, never run.
+"""The vendors' wheels have the names that the drivers use. The wheels are for aarch64: they are read, not run.
 
-Nothing of them is kept: they say that they are confidential.
+Nothing of them is kept: they are marked confidential.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _name(item: ast.stmt) -> str:
     return item.target.id if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) else ""
 
 
-def test_hbm_runtime_has_the_names_that_the_driver_reads(tmp_path: Path) -> None:
+def test_hbm_runtime_has_the_names_that_the_driver_uses(tmp_path: Path) -> None:
     stub = _member("hbm-runtime==0.1.0.post1", "hbm_runtime/HB_HBMRuntime.pyi", tmp_path)
     classes = _classes(stub)
     assert classes["HB_HBMRuntime"] >= _RUNTIME
@@ -58,6 +58,6 @@ def test_hbm_runtime_has_the_names_that_the_driver_reads(tmp_path: Path) -> None
     assert "compile_bpu_core_num" not in classes["HB_HBMRuntime"], "this release holds the interpreter's lock"
 
 
-def test_x5s_hobot_dnn_has_the_names_that_the_driver_reads(tmp_path: Path) -> None:
+def test_x5s_hobot_dnn_has_the_names_that_the_driver_uses(tmp_path: Path) -> None:
     library = _member("hobot-dnn-rdkx5==3.0.6", "hobot_dnn_rdkx5/pyeasy_dnn.so", tmp_path)
     assert [name for name in _BINDING if name.encode() + b"\0" not in library] == []

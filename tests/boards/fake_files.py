@@ -1,4 +1,4 @@
-"""Boards' /sys, /proc, /etc and tools, in the formats that vendors' documents show. Recorded on no board."""
+"""Fake /sys, /proc, /etc and tools, in the formats of the vendors' documents; not recorded on boards."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ FILES = {
 }
 
 
-def pretend(folder: Path, name: str) -> str:
-    """Write a board's files under ``folder`` and return it, as ``read_facts(under=...)`` takes it."""
+def write_fake_files(folder: Path, name: str) -> str:
+    """Write a board's files under ``folder`` and return it, for ``read_facts(under=...)``."""
     for path, text in FILES[name].items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
