@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,15 @@ def test_a_matrix_is_several_recipes(tiny: Path, tmp_path: Path) -> None:
 def test_a_board_for_tests_is_a_real_connection(tmp_path: Path) -> None:
     with embedded_board(tmp_path) as board:
         assert board.run(["uname"], timeout=10, step="test").stdout == "Linux\n"
+
+
+def test_the_how_to_runs_as_it_is_written(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "python-api.md").read_text()
+    (tiny.parent / "recipe.yaml").write_text(tiny.read_text())
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "python-api.md", "exec"), namespace)
+    out = capsys.readouterr().out
+    assert "quantize miss" in out and "(float " in out and "quantize hit" in out

@@ -73,7 +73,7 @@ def test_a_wrong_recipe_is_shown_with_place_field_and_fix(tiny: Path, tmp_path: 
         (["run", "{tiny}", "--set", "target=rdk-x5", "--board", "b"], "hb_mapper is neither"),
         (["run", "{tiny}", "--set", "target=rdk-x5", "--until", "compile"], "hb_mapper is neither"),
         (["plan", "{tiny}", "--set", "target=rdk-s100", "--until", "compile"], "hb_compile is neither"),
-        (["run", "{tiny}", "--set", "target=cpu-ssh", "--board", "a b"], "no board address"),
+        (["run", "{tiny}", "--set", "target=cpu-ssh", "--board", "a b"], "is not a board address"),
         (["run", "{tiny}", "--until", "quantise"], "no stage or step is named"),
         (["plan", "{tiny}x"], "there is no file"),
         (["report", "nowhere"], "cannot read"),

@@ -175,8 +175,8 @@ def test_what_a_run_requires_is_an_error_of_run_only(here: Path, capsys: pytest.
     for verb in ("validate", "plan"):
         assert main([verb, "r.yaml"]) == 0
         out = capsys.readouterr().out
-        assert "a run lacks: r.yaml:3:3: there are no trained weights for net.py:Net" in out
-        assert "a run lacks: r.yaml:7:10: the recipe names no images" in out and "--set dataset.source=FOLDER" in out
+        assert "missing: r.yaml:3:3: there are no trained weights for net.py:Net" in out
+        assert "missing: r.yaml:7:10: the recipe names no images" in out and "--set dataset.source=FOLDER" in out
     for argv in (["run", "r.yaml"], ["run", "r.yaml", "--dry-run"], ["fit-head", "r.yaml"], ["explain", "r.yaml", "x"]):
         assert main(argv) == 2
         error = capsys.readouterr().err
