@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Json = Mapping[str, Any]
+_NAMES = {"string": "text", "boolean": "true or false"}
 
 
 def reference_page(schema: Json, title: str, command: str) -> str:
@@ -65,8 +66,7 @@ def _type(field: Json, schema: Json) -> str:
         return f"list of {_type(field['items'], schema)}" if "items" in field else "list"
     if kind == "object":
         return "section" if "properties" in field else "mapping"
-    names = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
-    return names.get(kind, kind) + _limits(field)
+    return _NAMES.get(kind, str(kind)) + _limits(field)
 
 
 def _limits(field: Json) -> str:

@@ -76,7 +76,7 @@ def test_a_board_for_tests_is_a_real_connection(tmp_path: Path) -> None:
 
 def test_the_how_to_runs_as_it_is_written(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "python-api.md").read_text()
-    (tiny.parent / "recipe.yaml").write_text(tiny.read_text())
+    Path("recipe.yaml").write_text(f"extends: {tiny}\n")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 3
     namespace: dict[str, object] = {}
