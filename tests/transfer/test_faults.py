@@ -268,7 +268,7 @@ def test_busybox_works(server: Server, tmp_path: Path) -> None:
         with server.reached(python="no-python") as plain:
             board = LimitedPath(plain, tools)
             assert push(board, local, remote).method is SendMethod.WHOLE
-            remote.write_bytes(data[: SPAN + 3] + b"?")
+            remote.write_bytes(data[: SPAN + 3] + bytes([data[SPAN + 3] ^ 1]))
             sent = push(board, local, remote)
         assert remote.read_bytes() == data and sent.reused_bytes == SPAN and sent.wire_bytes < len(data)
 
