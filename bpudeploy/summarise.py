@@ -247,7 +247,8 @@ def _placement(resolved: LoadedRecipe, products: Products) -> Inspection:
 
     from bpudeploy.conformance.placement import placement
 
-    target = resolved.target if resolved.target.march is not March.CPU else load_target(WHAT_IF, Path())[0]
+    own = resolved.target
+    target = own if own.march.is_known and own.march is not March.CPU else load_target(WHAT_IF, Path())[0]
     changed = approximations(resolved.recipe.restructure.approximate)
     step = changed[-1].step if changed else GRAPH
     graph = products.approximated(step)[0] if changed else products.graph

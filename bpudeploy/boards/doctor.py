@@ -150,7 +150,7 @@ def _duration(seconds: float) -> str:
 def _chip(facts: Facts, target: Target | None) -> BoardFinding:
     uid = f", SoC id {facts.soc_uid}" if facts.soc_uid else ""
     chip = f"{facts.chip or facts.machine}{f', {facts.model}' if facts.model else ''}{uid}"
-    if target is None or target.march is March.CPU:
+    if target is None or target.march is March.CPU or not target.march.is_known:
         return _ok("chip", chip)
     march = _MARCHES.get(facts.chip or "")
     if facts.chip is None and facts.machine != _MACHINE:

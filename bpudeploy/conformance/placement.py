@@ -59,6 +59,7 @@ class _Verdict:
 
 
 _FOLDED = _Verdict(Device.FOLDED, "constant-folded: it depends on no input", (), "the graph", "certain")
+_NO_TABLE = _Verdict(Device.UNKNOWN, "there is no operator table of this march", (), "", "unknown")
 _NO_BPU = _Verdict(Device.CPU, "this target has no BPU: onnxruntime runs it on the CPU", (), "the target", "certain")
 
 
@@ -84,7 +85,7 @@ def placement(
 
 def cpu_only_nodes(model: onnx.ModelProto, march: March) -> frozenset[str]:
     """Return the nodes that a BPU's compiler never puts on the BPU; none if the target has no BPU."""
-    if march is March.CPU:
+    if march is March.CPU or not march.is_known:
         return frozenset()
     nodes = placement(model, march).nodes
     return frozenset(n.name for n in nodes if n.device is not Device.BPU and not n.bpu_on_request)
@@ -102,6 +103,9 @@ def place_nodes(
     if march is March.CPU:
         verdicts = [_FOLDED if n.folded else _NO_BPU for n in nodes]
         return _placement(nodes, verdicts, march, "CPU", form, ("this target has no BPU: everything runs on its CPU",))
+    if not march.is_known:
+        verdicts = [_FOLDED if n.folded else _NO_TABLE for n in nodes]
+        return _placement(nodes, verdicts, march, march, form, (f"there are no operator tables of {march}",))
     table = op_table(march)
     verdicts = _with_neighbours(nodes, [_verdict(node, table, form) for node in nodes], table)
     if checked is None:

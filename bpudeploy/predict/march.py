@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from bpudeploy.spec.frozen import Frozen
-from bpudeploy.spec.target import March
+from bpudeploy.spec.target import March, Target
 from bpudeploy.spec.validate import validate
 from bpudeploy.spec.yamlmarks import load_yaml
 
@@ -71,6 +71,17 @@ class MarchModel(Frozen):
     basis: str
     """The basis of the rates; shown with every prediction."""
     sources: dict[str, str]
+
+
+def model_of(target: Target) -> MarchModel | None:
+    """Return the latency model that a target names, or the package's own for its march; None if there is none.
+
+    Raises:
+        SpecError: the file that the target names is invalid.
+    """
+    if target.latency_model is not None:
+        return read_model(Path(target.latency_model))
+    return march_model(target.march) if target.march in modelled_marches() else None
 
 
 @cache

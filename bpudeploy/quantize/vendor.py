@@ -268,8 +268,8 @@ def _checked_precisions(
 def _alternative(march: March) -> str:
     if march is March.BERNOULLI2:
         return "it supports int8 only; use run_on_cpu and run_on_bpu for placement"
-    if march is March.CPU:
-        return "a CPU has only the scale file"
+    if march not in _INTEGERS:
+        return "it has only the scale file"
     return "use node_info for hb_mapper" if march in HB_MAPPER else "use quant_config for hb_compile"
 
 

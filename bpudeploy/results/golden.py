@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from bpudeploy.results.measurement import FrozenModel
 
@@ -29,19 +31,24 @@ class SelfCheck(FrozenModel):
 def self_check(expected: Sequence[Sequence[float]], got: Sequence[Sequence[float]]) -> SelfCheck:
     """Compare a board's logits (images, classes) with the host's.
 
-    The deviation is over all logits together: per image it would be meaningless with two classes.
+    The deviation is over all logits together: per image it would be meaningless with two classes. No numpy, which a
+    base installation that rolls out releases does not have.
 
     Raises:
         ValueError: the shapes differ.
     """
-    import numpy as np
-
     if [len(row) for row in expected] != [len(row) for row in got] or not expected:
         raise ValueError("the board's logits are of another shape than the host's")
-    host, board = np.array(expected, np.float64), np.array(got, np.float64)
-    spread, difference = float(host.std()), float(np.sqrt(np.mean((host - board) ** 2)))
+    host, board = ([value for row in rows for value in row] for rows in (expected, got))
+    mean = fmean(host)
+    spread = math.fsum((value - mean) ** 2 for value in host)
+    difference = math.fsum((a - b) ** 2 for a, b in zip(host, board, strict=True))
     return SelfCheck(
-        images=len(host),
-        same=int((host.argmax(axis=1) == board.argmax(axis=1)).sum()),
-        deviation=difference / spread if spread else float(difference > 0),
+        images=len(expected),
+        same=sum(_top1(a) == _top1(b) for a, b in zip(expected, got, strict=True)),
+        deviation=math.sqrt(difference / spread) if spread else float(difference > 0),
     )
+
+
+def _top1(row: Sequence[float]) -> int:
+    return max(range(len(row)), key=row.__getitem__)

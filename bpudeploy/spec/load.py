@@ -13,10 +13,11 @@ from bpudeploy.spec.compose import compose, did_you_mean, expand, with_value
 from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.recipe import Recipe
 from bpudeploy.spec.source import Source, SourceKind
-from bpudeploy.spec.target import Target
+from bpudeploy.spec.target import March, Target
 from bpudeploy.spec.validate import all_of, problem, validate
 from bpudeploy.spec.yamlmarks import Node, load_yaml
 
+_OWN_BACKENDS = ("ort", "bpu_sim", "hb_mapper", "hb_compile")
 _SOURCES = (
     ("model", "source"),
     ("model", "onnx"),
@@ -167,4 +168,9 @@ def load_target(name: str, folder: Path) -> tuple[Target, Path]:
     target = validate(Target, root)
     if not is_file(name) and target.name != path.stem:
         raise problem(root, ("name",), f"{path.name} has the name {target.name!r}", "the name must equal the file name")
+    if target.backend in _OWN_BACKENDS and not target.march.is_known:
+        hint = did_you_mean(target.march, list(March), f"marches: {', '.join(March)}")
+        raise problem(root, ("march",), f"backend {target.backend} has no march {target.march!r}", hint)
+    if target.latency_model is not None:
+        target = target.model_copy(update={"latency_model": os.path.normpath(path.parent / target.latency_model)})
     return target, path

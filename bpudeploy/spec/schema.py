@@ -52,6 +52,8 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return a model's schema, the docstring of each field as its description."""
     schema = model.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    if "March" in schema["$defs"]:
+        schema["$defs"]["March"] = {"type": "string", "examples": schema["$defs"]["March"]["enum"], "title": "March"}
     models = {cls.__name__: cls for cls in _spec_models(Frozen)}
     for name, part in {model.__name__: schema, **schema["$defs"]}.items():
         for field, text in _field_docstrings(models[name]).items() if name in models else ():

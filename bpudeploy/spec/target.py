@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -10,9 +11,14 @@ from pydantic import Field
 from bpudeploy.spec.frozen import Frozen
 from bpudeploy.spec.precision import PrecisionRules
 
+_MARCH_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+
 
 class March(StrEnum):
-    """A BPU architecture, or the board's CPU."""
+    """An accelerator's architecture by its vendor's name, or the board's CPU.
+
+    The members are those that this package has data for. The set is open: a third-party backend has marches of its own.
+    """
 
     CPU = "cpu"
     BERNOULLI2 = "bernoulli2"
@@ -21,6 +27,19 @@ class March(StrEnum):
     NASH_E = "nash-e"
     NASH_M = "nash-m"
     NASH_P = "nash-p"
+
+    @classmethod
+    def _missing_(cls, value: object) -> March | None:
+        if not isinstance(value, str) or _MARCH_NAME.fullmatch(value) is None:
+            return None
+        march = str.__new__(cls, value)
+        march._name_ = march._value_ = value
+        return march
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this package has data for it: operator tables, or that a CPU needs none."""
+        return self.name in March.__members__ or self.value in tuple(March)
 
 
 class Connection(StrEnum):
@@ -53,13 +72,15 @@ class Target(Frozen):
     description: str
     """One line for ``bpudeploy targets``."""
     march: Annotated[March, Field(strict=False)]
-    """BPU architecture, or cpu."""
+    """Architecture that the backend compiles for: a BPU's, cpu, or that of a third-party backend."""
     backend: str
     """Name of a compile backend (``bpudeploy backends``)."""
     board: BoardSpec = BoardSpec()
     """How boards of this kind are reached, and where releases are installed on them."""
     precision: PrecisionRules = PrecisionRules()
     """Number formats and rounding of this march."""
+    latency_model: str | None = None
+    """File with the latency model of this march, for ``bpudeploy estimate``; default: the package's own."""
     allowed: dict[str, list[str | int] | Literal["any"]] = Field(default_factory=dict)
     """Allowed values of each backend option on this march, or ``any``; options not listed do not exist."""
     sources: dict[str, str] = Field(default_factory=dict)

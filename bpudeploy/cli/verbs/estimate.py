@@ -14,7 +14,7 @@ from bpudeploy.cli.output import Output, table, wrap
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.inspection import subjects
 from bpudeploy.predict.estimate import Estimate, NodeTime
-from bpudeploy.predict.march import Term, march_model, modelled_marches
+from bpudeploy.predict.march import Term, model_of
 from bpudeploy.predict.prediction import Prediction, predict
 from bpudeploy.predict.workload import Workload, count_workload
 from bpudeploy.spec.load import is_file, list_targets, load_recipe, load_target
@@ -95,7 +95,8 @@ def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequenc
     """
     from bpudeploy.quantize.taps import find_quantization_points
 
-    model = march_model(target.march)
+    model = model_of(target)
+    assert model is not None  # _require_model
 
     def count(of: Subject) -> Workload:
         return count_workload(of.model, target.march, model.array, of.constants, of.form, trained=of.trained)
@@ -110,7 +111,7 @@ def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequenc
 
 def _require_model(target: Target) -> None:
     """Refuse a target whose latency cannot be predicted."""
-    if target.march in modelled_marches():
+    if model_of(target) is not None:
         return
     where = f"add --target NAME: {', '.join(_predictable())}"
     if target.march is March.CPU:
@@ -118,12 +119,15 @@ def _require_model(target: Target) -> None:
             f"target {target.name} has no BPU: there is nothing to predict",
             hint=f"`bpudeploy run` measures there; {where}",
         )
-    raise UsageError(f"there is no latency model of {target.march}, the march of {target.name}", hint=where)
+    raise UsageError(
+        f"there is no latency model of {target.march}, the march of {target.name}",
+        hint=f"set latency_model in the target's file, or {where}",
+    )
 
 
 def _predictable() -> list[str]:
-    known = modelled_marches()
-    return [name for name in sorted(list_targets(Path())) if load_target(name, Path())[0].march in known]
+    targets = {name: load_target(name, Path())[0] for name in sorted(list_targets(Path()))}
+    return [name for name, target in targets.items() if model_of(target) is not None]
 
 
 def _text(one: Prediction, top: int) -> Iterator[str]:

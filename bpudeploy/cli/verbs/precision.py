@@ -74,8 +74,8 @@ def _export(products: Products, march: March) -> _Exported:
 
     graph, model = products.prepared, onnx.load(products.quantized.path)
     files = {"scales.json": vendor.scale_file(model).model_dump_json() + "\n"}
-    if march is March.CPU:
-        return _Exported(files, ("a CPU has no vendor compiler: scales only",))
+    if march is March.CPU or not march.is_known:
+        return _Exported(files, (f"{march} has no vendor compiler with a format of its own: scales only",))
     on_cpu = cpu_only_nodes(onnx.load(graph.path), march)
     of = f"Node names are those of the float graph with sha256 {graph.digest}."
     if march in vendor.HB_MAPPER:
