@@ -109,7 +109,7 @@ def test_an_image_size_changes_the_shapes(tmp_path: Path, capsys: pytest.Capture
     [
         (["tset_vit", "--target", "rdk-x5"], "no architecture 'tset_vit'", "did you mean test_vit"),
         (["test_vit", "--target", "rdk-x6"], "no target is named 'rdk-x6'", "did you mean rdk-x"),
-        (["test_vit"], "on which target?", "--target NAME"),
+        (["test_vit"], "--target is missing", "--target NAME"),
         (["nowhere.onnx", "--target", "rdk-x5"], "there is no file", "path of an .onnx"),
         (["{bad}", "--target", "rdk-x5"], "not an ONNX file", ".onnx model"),
         (["weights.pth", "--target", "rdk-x5"], "no model that can be inspected", "an architecture of timm"),
