@@ -152,7 +152,7 @@ def _infer(reader: _Reader, node: onnx.NodeProto) -> None:
     from onnx import defs, numpy_helper, shape_inference
 
     known = {
-        name: numpy_helper.from_array(reader.values[name])  # type: ignore[no-untyped-call, unused-ignore]
+        name: numpy_helper.from_array(reader.values[name])
         for name in node.input
         if name in reader.values and reader.values[name].size <= _FOLDED_ELEMENTS
     }

@@ -98,7 +98,8 @@ def _contracted(ctx: Lowering, left: Value, right: Value) -> tuple[Value, Value]
     left, transposed = ctx.align([left, _transposed(right)], skip=(len(left.axes) - 2,))
     right = _transposed(transposed)
     needed = {a for v in (left, right) for axis in v.axes[-2:] for a in axis}
-    return tuple(ctx.materialize(v) if needed & (set(flat(v.axes)) - v.stored) else v for v in (left, right))  # type: ignore[return-value]
+    left, right = (ctx.materialize(v) if needed & (set(flat(v.axes)) - v.stored) else v for v in (left, right))
+    return left, right
 
 
 def _batch_groups(batch: Atoms, left: Value, right: Value) -> tuple[Atoms, Atoms] | None:

@@ -139,9 +139,9 @@ def _rows(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int]) 
 def _sliced(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int]) -> Value:
     """Return a Slice of the physical axis that contains ``axis``, moved if it is not a slice there."""
     atoms = value.axes[axis]
-    runs = isinstance(index, range)
+    contiguous = isinstance(index, range) and index.step == 1
     g = next((g for g, group in enumerate(value.dims) if group[: len(atoms)] == atoms), None)
-    if g is None or (value.dims[g] != atoms and not (runs and index.step == 1)):  # type: ignore[union-attr]
+    if g is None or (value.dims[g] != atoms and not contiguous):
         value = exposed(ctx, value, atoms)
         g = value.dims.index(atoms)
     inner = value.dims[g][len(atoms) :]
