@@ -191,16 +191,17 @@ def _techniques(spec: QuantizeSpec, centred: int, splits: int, migrations: Seque
     """Describe the techniques applied; the texts are stored in the artifact (``levers``)."""
     found = [f"{spec.observer.value} thresholds"]
     if centred:
-        found.append(f"values of {centred} attentions centred")
+        found.append(f"values of {centred} attention blocks centred")
     if splits:
-        found.append(f"{splits} softmaxes in two ranges, for a MatMul that takes int8 only")
+        found.append(f"{splits} softmaxes split into two ranges, for a MatMul that takes int8 only")
     if spec.migrate:
         free = sum(not m.added for m in migrations)
         found.append(
-            f"scales migrated at {len(migrations)} tensors ({free} for nothing, {len(migrations) - free} by a Mul)"
+            f"scales migrated at {len(migrations)} tensors ({free} folded at no cost, {len(migrations) - free} with an "
+            "added Mul)"
         )
-    channels = "an output channel" if spec.weights.per_channel else "a tensor"
-    found.append(f"{spec.weights.scale.value} weight scales, one {channels}")
+    channels = "output channel" if spec.weights.per_channel else "tensor"
+    found.append(f"{spec.weights.scale.value} weight scales, one per {channels}")
     found.append(f"weights rounded by {spec.weights.rounding.value}")
     if spec.weights.correct_bias:
         found.append("biases corrected")

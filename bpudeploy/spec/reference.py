@@ -1,4 +1,4 @@
-"""The reference page of a file format: a table of fields for each section, written from its JSON Schema."""
+"""The reference page of a file format: the fields of each section, written from its JSON Schema."""
 
 from __future__ import annotations
 
@@ -21,11 +21,8 @@ def reference_page(schema: Json, title: str, command: str) -> str:
         lines += [f"## `{path}:`" if path else "## Top level", ""]
         if path and section.get("description"):
             lines += [_line(section["description"]), ""]
-        lines += ["| field | type | default | |", "|---|---|---|---|"]
-        required = section.get("required", ())
         for name, field in section["properties"].items():
-            default = "required" if name in required else _default(field)
-            lines.append(f"| `{name}` | {_type(field, schema)} | {default} | {_line(field.get('description', ''))} |")
+            lines.append(f"- `{name}` ({_type(field, schema)}{_default(field)}): {_line(field.get('description', ''))}")
         lines.append("")
     return "\n".join(lines)
 
@@ -56,7 +53,7 @@ def _type(field: Json, schema: Json) -> str:
     if "$ref" in field:
         return _type(schema["$defs"][field["$ref"].rpartition("/")[2]], schema)
     if "anyOf" in field:
-        return " or ".join(dict.fromkeys(_type(one, schema) for one in field["anyOf"]))
+        return " or ".join(dict.fromkeys(_type(one, schema) for one in field["anyOf"] if one.get("type") != "null"))
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:
@@ -76,10 +73,10 @@ def _limits(field: Json) -> str:
 
 
 def _default(field: Json) -> str:
-    if "default" not in field or isinstance(field["default"], dict):
+    if not field.get("default") or isinstance(field["default"], dict):
         return ""
-    return f"`{json.dumps(field['default'])}`"
+    return f", default `{json.dumps(field['default'])}`"
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+    return " ".join(text.split()).replace("``", "`")

@@ -118,7 +118,7 @@ def score(model: str | bytes, images: Samples, normalise: Normalisation, progres
 
 QUANTIZE = Stage(
     "quantize",
-    version=3,
+    version=4,
     takes=(Kind.GRAPH, Kind.SAMPLES, Kind.PREPROCESS),
     gives={"prepared": Kind.GRAPH, "quantized": Kind.QUANTIZED},
     run=quantize,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from bpudeploy.errors import StageError, UsageError
@@ -25,8 +26,15 @@ SHAPE = (1, 4, 8, 8)
 class Net(QdqBuilder):
     """A QDQ graph whose tensors are all (1, 4, 8, 8); the output of node N is N:0."""
 
+    output_shape = SHAPE
+
     def __init__(self) -> None:
         super().__init__(pixels=SHAPE)
+
+    def model(self, *outputs: str) -> Any:
+        model = super().model(*outputs)
+        onnx.checker.check_model(model)
+        return model
 
     def node(self, op: str, name: str, *inputs: str, **attributes: Any) -> str:
         return self.op(op, list(inputs), f"{name}:0", name, **attributes)
@@ -241,8 +249,6 @@ def test_each_compiler_has_its_own_format(export: Callable[..., Any], marches: l
 
 
 def test_a_model_that_is_not_what_its_record_says_is_refused() -> None:
-    import onnx
-
     model = mixed()
     del model.metadata_props[:]
     with pytest.raises(StageError, match="no quantization record"):
