@@ -43,9 +43,11 @@ def _objects(field: Json, schema: Json) -> Iterator[tuple[Json, str]]:
             yield target, ""
     for one in field.get("anyOf", ()):
         yield from _objects(one, schema)
-    for key, suffix in (("items", "[]"), ("additionalProperties", ".*")):
-        if isinstance(field.get(key), Mapping):
-            for below, more in _objects(field[key], schema):
+    inside = [(field.get("items"), "[]"), (field.get("additionalProperties"), ".*")]
+    inside += [(one, ".*") for one in field.get("patternProperties", {}).values()]
+    for part, suffix in inside:
+        if isinstance(part, Mapping):
+            for below, more in _objects(part, schema):
                 yield below, suffix + more
 
 
