@@ -12,7 +12,7 @@ import xmlschema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpudeploy.fleet.events import Ended
+from bpudeploy.fleet.events import BoardEnded
 from bpudeploy.fleet.junit import to_junit
 from tests.fleet import journals
 
@@ -71,7 +71,7 @@ def test_what_went_back_because_of_others_is_no_failure() -> None:
 
 def test_what_failed_and_then_went_back_is_a_failure_that_says_why() -> None:
     events = journals.hundred(2)
-    failed = next(e.board for e in events if isinstance(e, Ended) and e.ending == "failed")
+    failed = next(e.board for e in events if isinstance(e, BoardEnded) and e.ending == "failed")
     story = journals.Story([p for p in events[0].places if p.board == failed], events[0].policy)  # type: ignore[union-attr]
     story.now = events[-2].at + 1
     story.events = []

@@ -244,7 +244,7 @@ def test_a_killed_controller_is_gone_on_with(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     said = fleet(capsys, "status")
-    assert "`bpudeploy fleet resume` goes on" in said or "complete" in said
+    assert "`bpudeploy fleet resume` continues it" in said or "complete" in said
     fleet(capsys, "resume")
     assert lab.serves() == [new] * COUNT
     (journal,) = set(rollouts.glob("*/journal.jsonl")) - known
@@ -272,7 +272,7 @@ def test_from_another_terminal(lab: Lab, built: tuple[Path, list[str]], capsys: 
     time.sleep(1)
     assert lab.serves() == [new, "", "", ""] and process.poll() is None
     assert "approv" in fleet(capsys, "status")
-    assert "told" in fleet(capsys, "pause") and "told" in fleet(capsys, "approve", "--wave", "2")
+    assert "sent to" in fleet(capsys, "pause") and "sent to" in fleet(capsys, "approve", "--wave", "2")
     time.sleep(1.5)
     assert lab.serves() == [new, "", "", ""], "paused"
     fleet(capsys, "resume")
@@ -298,7 +298,7 @@ def test_each_kind_of_board_gets_its_own_artifact_of_one_recipe(
     assert [m["target"] for m in manifests] == ["cpu-ssh", "cpu-two"]
     path = lab.mixed(["cpu-ssh", "cpu-two", "rdk-x5"])
     rows = json.loads(fleet(capsys, "plan", "mixed", "--fleet", path, "--json"))["boards"]
-    assert [row["wave"] for row in rows] == [1, 1, None] and "nothing is built for target rdk-x5" in rows[2]["note"]
+    assert [row["wave"] for row in rows] == [1, 1, None] and "no release for target rdk-x5" in rows[2]["note"]
     assert [row["bytes_to_send"] for row in rows[:2]] == [0, 0]
 
 
@@ -316,5 +316,5 @@ def test_gates_are_held_against_the_board_s_own_release_before(
     said = fleet(capsys, "rollout", "tiny", "--fleet", lab.fleet(gates, only=1), "--json")
     reached = [json.loads(line) for line in said.splitlines() if '"reached"' in line]
     (measured,) = [one["detail"] for one in reached if one["step"] == "measured"]
-    assert "top-1 lost" in measured and "p99" in measured and "against its release before" in measured
+    assert "top-1 lost" in measured and "p99" in measured and "against the previous release" in measured
     assert lab.serves()[0] == new
