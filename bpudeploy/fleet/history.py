@@ -23,7 +23,7 @@ from bpudeploy.fleet.events import (
     TaskStatus,
     WaveEnded,
 )
-from bpudeploy.fleet.view import BoardState, BoardView, RolloutView, replay
+from bpudeploy.fleet.view import IN_PROGRESS, BoardState, BoardView, RolloutView, replay
 
 _TONES = {
     BoardState.FAILED: "bad",
@@ -115,6 +115,12 @@ class BoardHistory:
     def updates(self) -> int:
         """How often its update was started."""
         return sum(a.work is TaskKind.UPDATE for a in self.attempts)
+
+    @property
+    def differs(self) -> bool:
+        """Whether a task ended and the board does not serve the planned release."""
+        tried = bool(self.attempts) and self.board.state not in IN_PROGRESS
+        return tried and self.board.serves != self.board.plan.release
 
     def seconds(self, now: float) -> float:
         """Return how long all its attempts took until ``now``."""

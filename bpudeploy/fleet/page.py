@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpudeploy.digest import short
@@ -20,52 +19,8 @@ from bpudeploy.fleet.history import (
     utc,
 )
 from bpudeploy.fleet.timeline import timeline
-from bpudeploy.fleet.view import IN_PROGRESS
 from bpudeploy.results.drawing import page
 from bpudeploy.spec.fleet import GatesSpec, OnFailure, Reserved, Share, Wave
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A board in the table of its wave."""
-
-    board: str
-    target: str
-    before: str
-    release: str
-    serves: str
-    """What it serves, if that is not the planned release."""
-    megabytes: str
-    duration: str
-    attempts: str
-    label: str
-    tone: str
-    detail: str
-
-    @classmethod
-    def of(cls, history: BoardHistory, now: float) -> _Row:
-        board, plan, tried = history.board, history.board.plan, bool(history.attempts)
-        other = tried and board.state not in IN_PROGRESS and board.serves != plan.release
-        return cls(
-            board=plan.board,
-            target=plan.target,
-            before="" if board.before is None else release_label(board.before),
-            release="" if plan.release is None else release_label(plan.release),
-            serves=release_label(board.serves) if other else "",
-            megabytes=f"{board.bytes_sent / 1e6:,.2f}" if tried else "",
-            duration=format_duration(history.seconds(now)) if tried else "",
-            attempts=str(history.updates) if tried else "",
-            label=history.label,
-            tone=history.tone,
-            detail=history.detail,
-        )
-
-
-@dataclass(frozen=True)
-class _Table:
-    title: str
-    subtitle: str
-    rows: tuple[_Row, ...]
 
 
 def write_rollout(events: Sequence[Event], path: Path) -> None:
@@ -103,7 +58,8 @@ def _releases(history: RolloutHistory) -> list[tuple[str, str, int]]:
     return [(target, release, count) for (target, release), count in sorted(counts.items())]
 
 
-def _tables(history: RolloutHistory) -> list[_Table]:
+def _tables(history: RolloutHistory) -> list[tuple[str, str, list[BoardHistory]]]:
+    """Return title, subtitle and boards of each table."""
     tables = []
     for wave, boards in history.waves.items():
         began, ended = history.began(wave), history.wave_ends.get(wave)
@@ -115,14 +71,10 @@ def _tables(history: RolloutHistory) -> list[_Table]:
             sent = sum(board.board.bytes_sent for board in boards) / 1e6
             duration = format_duration((history.last if ended is None else ended) - began)
             subtitle += f", from {utc(began):%H:%M:%S} {until} UTC, {duration}, {sent:,.2f} MB"
-        tables.append(_Table(f"Wave {wave + 1}", subtitle, _rows(boards, history)))
+        tables.append((f"Wave {wave + 1}", subtitle, boards))
     if history.skipped:
-        tables.append(_Table("In no wave", f"{_boards(len(history.skipped))} skipped", _rows(history.skipped, history)))
+        tables.append(("In no wave", f"{_boards(len(history.skipped))} skipped", history.skipped))
     return tables
-
-
-def _rows(boards: Sequence[BoardHistory], history: RolloutHistory) -> tuple[_Row, ...]:
-    return tuple(_Row.of(board, history.last) for board in boards)
 
 
 def _boards(count: int) -> str:
@@ -190,4 +142,5 @@ _FILTERS: Mapping[str, Callable[..., object]] = {
     "clock": lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S}",
     "duration": format_duration,
     "short": short,
+    "release": lambda digest: "" if digest is None else release_label(digest),
 }
