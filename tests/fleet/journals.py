@@ -1,4 +1,4 @@
-"""Journals as rollouts leave them, made up but for their form."""
+"""Invented journals in the form that rollouts write."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def board_plan(i: int, wave: int, **other: object) -> BoardPlan:
 
 @dataclass
 class Story:
-    """Writes a journal; the boards of a wave share so many places at work."""
+    """Writes a journal; ``at_once`` boards of a wave are updated concurrently."""
 
     plans: Sequence[BoardPlan]
     policy: RolloutSpec

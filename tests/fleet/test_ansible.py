@@ -65,7 +65,7 @@ def test_a_recorded_ini_inventory_becomes_a_fleet(tmp_path: Path) -> None:
     assert SECRET not in imported.text and SECRET not in str(imported.left_out)
 
 
-def test_what_is_left_out_is_said_and_written_at_the_top(tmp_path: Path) -> None:
+def test_omissions_are_reported_and_written_at_the_top(tmp_path: Path) -> None:
     imported = from_ansible((RECORDED / "plant.json").read_text(), target_of={"x5": "rdk-x5"})
     said = "\n".join(imported.left_out)
     for part in (
@@ -177,7 +177,7 @@ def test_a_target_that_is_not_decided_is_an_error(targets: dict[str, str], messa
 # --- names, labels and addresses
 
 
-def test_names_that_are_no_words_are_converted_and_said() -> None:
+def test_invalid_names_are_converted_and_reported() -> None:
     hosts: dict[str, dict[str, object]] = {
         "büro 1": {"ansible_host": "h1"},
         "b-ro-1": {"ansible_host": "h2"},

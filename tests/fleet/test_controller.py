@@ -1,4 +1,4 @@
-"""The controller with real threads and a real journal: errors, orders, Ctrl-C, kills, and who waits for whom."""
+"""The controller with real threads and a real journal: errors, commands, Ctrl-C and kills."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_errors_of_work_are_a_boards_and_never_the_controllers(tmp_path: Path) -
     assert seen.result is RolloutResult.INCOMPLETE
 
 
-def test_an_error_with_no_words_is_still_named() -> None:
+def test_an_error_without_a_message_is_named_by_its_type() -> None:
     assert result_of_error(TimeoutError()).detail == "TimeoutError: TimeoutError"
     assert result_of_error(UsageError("no such key")).detail == "no such key"
 
@@ -136,7 +136,7 @@ def test_a_dead_board_delays_no_other(tmp_path: Path) -> None:
     never.set()
 
 
-def test_a_worker_goes_on_only_when_what_it_said_is_on_the_disk(tmp_path: Path) -> None:
+def test_a_worker_continues_only_when_its_report_is_on_disk(tmp_path: Path) -> None:
     path = create(tmp_path, planned(0))
 
     def worker(task: BoardTask, report: ReportProgress) -> TaskResult:
@@ -264,7 +264,7 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     assert run(path, fine).result is RolloutResult.COMPLETE
 
 
-def test_a_killed_controller_is_gone_on_from_and_no_board_is_forgotten(tmp_path: Path) -> None:
+def test_the_next_controller_resumes_after_a_kill_and_forgets_no_board(tmp_path: Path) -> None:
     path = create(tmp_path, planned(0, 0))
     process = start(path, seconds=60, grace=60)
     os.kill(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a rollout does next: waves, thresholds, and never more out of service than may be."""
+"""What a rollout does next: waves, thresholds and ``max_unavailable``."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_pause_and_windows_begin_nothing_and_end_what_has_ended() -> None:
     assert finish(ask(planned(0), *done("a"), WaveEnded(at=5, wave=0), in_window=False))[0] is RolloutResult.COMPLETE
 
 
-def test_a_board_that_takes_too_long_is_late_and_holds_up_its_wave_no_more() -> None:
+def test_a_board_over_its_time_limit_is_late_and_its_wave_continues() -> None:
     plan = planned(0, 1, policy=MANY)
     assert ask(plan, started("a", 1), now=900).until == 901
     assert ask(plan, started("a", 1), now=901).events == (BoardLate(at=901, board="a"),)
@@ -149,7 +149,7 @@ def test_late_boards_whose_controller_is_gone_are_looked_at_again_wave_by_wave()
     assert begun(ask(plan, *late, *done("a", 1806), now=1807)) == ["b"]
 
 
-def test_a_late_board_holds_up_the_end_for_as_long_again_and_no_longer() -> None:
+def test_a_late_board_delays_the_end_by_at_most_its_time_limit_again() -> None:
     events = [started("a", 1), BoardLate(at=901, board="a"), WaveEnded(at=902, wave=0)]
     held = ask(planned(0, policy=MANY), *events, now=1800)
     assert (held.waits, held.until) == ("boards late: 1", 1801)
@@ -166,7 +166,7 @@ def stops(how: OnFailure, *waves: int) -> RolloutPlanned:
 TWO_WAVES = [*done("a"), WaveEnded(at=4, wave=0), *done("b"), *failed("c", serves="old")]
 
 
-def test_too_many_failures_let_end_what_runs_before_boards_go_back() -> None:
+def test_running_updates_end_before_boards_are_rolled_back() -> None:
     plan = stops(OnFailure.ROLLBACK_ALL, 0, 0, 0)
     events = [*done("a"), started("b"), *failed("c", serves="old")]
     assert ask(plan, *events).waits == "stopped: running updates end"
@@ -174,14 +174,14 @@ def test_too_many_failures_let_end_what_runs_before_boards_go_back() -> None:
     assert begun(back) == ["a"] and back.start[0].work is ROLLBACK and back.start[0].before == "old"
 
 
-def test_those_go_back_that_the_policy_says() -> None:
+def test_the_policy_decides_which_boards_are_rolled_back() -> None:
     assert begun(ask(stops(OnFailure.ROLLBACK_ALL, 0, 1, 1, 1), *TWO_WAVES)) == ["a", "b"]
     assert begun(ask(stops(OnFailure.ROLLBACK_WAVE, 0, 1, 1, 1), *TWO_WAVES)) == ["b"]
     result, why = finish(ask(stops(OnFailure.STOP, 0, 1, 1, 1), *TWO_WAVES))
     assert (result, why) == (RolloutResult.FAILED, "boards failed: 1, allowed: 0; 1 waiting, 2 done, 1 failed")
 
 
-def test_a_board_goes_back_where_it_may_have_been_changed_and_stays_where_it_was_not() -> None:
+def test_a_board_is_rolled_back_if_it_may_have_been_changed() -> None:
     same = [started("b"), reached("b", "new"), ended("b", TaskStatus.DONE, serves="new")]
     events = [*lost("a"), *same, *failed("c", touched=False)]
     assert begun(ask(stops(OnFailure.ROLLBACK_WAVE, 0, 0, 0), *events, now=3 + RETRY_S)) == ["a"]
@@ -191,7 +191,7 @@ def test_a_board_goes_back_where_it_may_have_been_changed_and_stays_where_it_was
     )
 
 
-def test_going_back_waits_for_no_window_and_no_pause_but_for_room() -> None:
+def test_rollbacks_wait_for_no_window_and_no_pause_but_for_max_unavailable() -> None:
     plan = stops(OnFailure.ROLLBACK_ALL, 0, 0, 0)
     events = [*done("a"), *done("b"), *failed("c", touched=False), order(RolloutCommand.PAUSE)]
     assert begun(ask(plan, *events, in_window=False)) == ["a", "b"]
@@ -214,7 +214,7 @@ def test_a_rollback_that_did_not_reach_its_board_is_tried_again_and_then_given_u
     )
 
 
-def test_abort_lets_end_what_runs_and_leaves_boards_as_they_are() -> None:
+def test_abort_lets_running_tasks_end_and_leaves_boards_as_they_are() -> None:
     plan = stops(OnFailure.ROLLBACK_ALL, 0, 0, 0)
     events = [*done("a"), started("b"), order(RolloutCommand.ABORT)]
     assert ask(plan, *events).waits == "aborted: running tasks end"

@@ -233,7 +233,7 @@ def test_a_board_may_be_named_key_and_a_label_monkey(tmp_path: Path) -> None:
 @given(
     st.sampled_from(["password", "passwd", "token", "secret", "private_key", "apikey"]), st.text("abcXYZ", max_size=5)
 )
-def test_a_secret_s_name_is_known_with_words_around_it(name: str, around: str) -> None:
+def test_the_name_of_a_secret_is_recognized_within_longer_names(name: str, around: str) -> None:
     words = [f"{around}_{name}", f"{around}.{name}-x", name.upper(), f"my{name.capitalize()}"]
     assert all(is_secret(word) for word in words)
     assert holds_password(f"{around}:{name}@host") and not holds_password(f"{around}@host:22")

@@ -1,4 +1,4 @@
-"""The journal: one controller, orders from anywhere, and nothing is lost or believed that was cut."""
+"""The journal: one controller, commands from any process, and truncated lines."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ with take_control(Path(sys.argv[1])):
 """
 
 
-def test_a_second_controller_is_refused_and_told_who_the_first_is_until_that_one_is_killed(
+def test_a_second_controller_is_refused_with_the_name_of_the_first_until_that_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journals, "_LOCK_WAIT_S", 0.1)

@@ -62,7 +62,7 @@ def test_failed_is_a_failure_unreachable_an_error_and_the_rest_is_skipped() -> N
     assert found["x5-lab2-001"] == ("", ""), "it was reserved, waited for, and updated"
 
 
-def test_what_went_back_because_of_others_is_no_failure() -> None:
+def test_a_board_rolled_back_without_failing_is_not_a_failure() -> None:
     found = cases(to_junit(journals.hundred(2)))
     assert found["x5-lab1-015"] == ("skipped", "rolled back")
     assert found["s100-lab3-044"] == ("skipped", "not begun")
@@ -83,7 +83,7 @@ def test_what_failed_and_then_went_back_is_a_failure_that_says_why() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(ANYTHING, ANYTHING, ANYTHING)
-def test_no_name_and_no_words_break_it(name: str, detail: str, by: str) -> None:
+def test_no_name_and_no_detail_breaks_the_xml(name: str, detail: str, by: str) -> None:
     report = to_junit(journals.hostile(name, detail, by))
     report.encode()
     schema().validate(report)

@@ -89,7 +89,7 @@ def test_why_by_whom_and_by_which_policy(tmp_path: Path) -> None:
         assert part in words, part
 
 
-def test_pauses_approvals_and_takeovers_are_history_with_who_said_so(tmp_path: Path) -> None:
+def test_pauses_approvals_and_takeovers_name_who_gave_the_command(tmp_path: Path) -> None:
     resumed = words_of(page_of(journals.resumed(), tmp_path))
     assert "paused grace@desk" in resumed and "resumed grace@desk" in resumed
     assert "another controller took over ada@build-7 pid 4822" in resumed
@@ -99,7 +99,7 @@ def test_pauses_approvals_and_takeovers_are_history_with_who_said_so(tmp_path: P
     assert {"1 h", "11 h 20 min"} <= set(re.findall(r'font-style="italic"[^>]*>([^<]*)<', approved))
 
 
-def test_what_a_board_serves_is_said_where_it_is_not_what_it_was_to_get(tmp_path: Path) -> None:
+def test_what_a_board_serves_is_shown_if_it_is_not_the_planned_release(tmp_path: Path) -> None:
     page = page_of(journals.troubled(), tmp_path)
     rows = {m[1]: m[0] for m in re.finditer(r'<tr><td class="board">([^<]*)</td>.*?</tr>', page, re.DOTALL)}
     assert "serves unknown" in words_of("<body>" + rows["x5-lab3-002"]), "unreachable"
@@ -128,7 +128,7 @@ HOSTILE = st.one_of(
 
 @settings(max_examples=120, deadline=None)
 @given(HOSTILE, HOSTILE, HOSTILE)
-def test_no_name_and_no_words_become_markup(
+def test_no_name_and_no_detail_becomes_markup(
     tmp_path_factory: pytest.TempPathFactory, name: str, detail: str, by: str
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -155,7 +155,7 @@ def test_every_beginning_of_a_journal_can_be_drawn(name: str, tmp_path: Path) ->
         write_rollout(events[1:], tmp_path / "no.html")
 
 
-def test_what_was_lost_with_its_controller_is_no_work() -> None:
+def test_a_lost_attempt_counts_only_until_its_last_step() -> None:
     history = rollout_history(journals.resumed())
     lost = [b for b in history.boards if any(s.lost for s in b.attempts)]
     assert lost and all(b.label == "done" and b.updates == 2 for b in lost)

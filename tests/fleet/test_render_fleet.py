@@ -87,7 +87,7 @@ def test_the_status_of_one_that_ended() -> None:
     )
 
 
-def test_a_hundred_boards_on_forty_lines_those_to_look_at_first() -> None:
+def test_a_hundred_boards_on_forty_lines_with_those_that_need_attention_first() -> None:
     events = journals.running()
     known = replay(events)
     lines = [text for text, _ in frame(known, events[-1].at, 40)]
@@ -139,7 +139,7 @@ def test_many_waves_leave_room_for_boards() -> None:
     assert len(lines) == 24
 
 
-def test_where_no_terminal_is_there_is_a_line_for_each_event() -> None:
+def test_without_a_terminal_each_event_is_a_line() -> None:
     out = io.StringIO()
     with FleetLive(as_json=False, out=out) as live:
         for event in journals.troubled():
@@ -189,7 +189,7 @@ def test_no_picture_is_wider_or_higher_than_the_terminal(monkeypatch: pytest.Mon
         assert len(lines) <= 40 and all(len(line.rstrip("\r")) <= 120 for line in lines)
 
 
-def test_after_an_error_there_stays_what_is_not_well_and_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_error_the_boards_that_need_attention_stay_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     out = Terminal()
     with pytest.raises(KeyboardInterrupt), FleetLive(as_json=False, out=out) as live:
@@ -202,7 +202,7 @@ def test_after_an_error_there_stays_what_is_not_well_and_the_sums(monkeypatch: p
     assert left.rstrip().endswith("1 board failed in wave 3, and none may: s100-lab3-029")
 
 
-def test_a_terminal_that_cannot_do_it_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     out = Terminal()
     with FleetLive(as_json=False, out=out) as live:
@@ -214,7 +214,7 @@ def test_a_terminal_that_cannot_do_it_gets_lines(monkeypatch: pytest.MonkeyPatch
 EVIL = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202e\nsecond [bold red]x[/]"
 
 
-def test_no_words_of_a_board_are_obeyed_by_the_terminal(
+def test_output_of_a_board_cannot_control_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = journals.hostile("b", EVIL, EVIL)
@@ -237,7 +237,7 @@ def test_what_is_printable_is_one_line_that_can_be_encoded(text: str) -> None:
     printable(text).encode()
 
 
-def test_a_board_that_waits_for_another_try_says_why() -> None:
+def test_a_board_that_waits_for_a_retry_shows_why() -> None:
     events = journals.troubled()
     known = replay(events[: next(i for i, e in enumerate(events) if isinstance(e, WaveEnded)) - 5])
     (text, tone) = board_line(known.boards["x5-lab2-001"], known, events[-1].at)

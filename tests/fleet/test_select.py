@@ -77,7 +77,7 @@ def test_what_a_selector_means(text: str, names: str) -> None:
         ("zone=a", "'zone' in the selector", "keys: name, group, target, chip, owner, rack"),
     ],
 )
-def test_what_is_wrong_is_named_and_the_keys_are_listed(text: str, part: str, hint: str) -> None:
+def test_the_wrong_part_is_named_and_the_keys_are_listed(text: str, part: str, hint: str) -> None:
     fleet = Fleet(boards={name: board for name, (board, _) in BOARDS.items()})
     with pytest.raises(UsageError) as caught:
         parse(text, labels_of(fleet))

@@ -1,4 +1,4 @@
-"""The sum of a rollout: its keys stay, and nothing in it tells how a board is reached."""
+"""The summary of a rollout: its keys stay, and it does not reveal how a board is reached."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_says_what_each_board_came_to() -> None:
     assert boards["x5-lab2-007"]["wave"] is None
 
 
-def test_one_that_goes_on_has_no_result() -> None:
+def test_a_running_rollout_has_no_result() -> None:
     found = to_json(journals.running())
     assert (found["result"], found["why"], found["phase"]) == (None, None, "running")
     assert "updating" in json.dumps(found["states"])

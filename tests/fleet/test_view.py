@@ -1,4 +1,4 @@
-"""A rollout as a fold of its events: what is known of each board, and what is not."""
+"""The state of a rollout, replayed from its events."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_does_not_begin_with_a_plan_is_no_rollout(events: list[Event]) -> N
         replay(events)
 
 
-def test_a_board_in_a_wave_that_there_is_not_would_be_forgotten_so_it_is_refused() -> None:
+def test_a_board_in_a_wave_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="'b' is not in exactly one of 1 waves"):
         replay([planned(0, 0).model_copy(update={"places": (board_plan("a", 0), board_plan("b", 1))})])
     with pytest.raises(ValueError, match="'a' is not in exactly one"):
@@ -113,7 +113,7 @@ def test_a_board_that_failed_is_out_of_service_unless_it_is_known_what_it_serves
     assert seen.state is BoardState.FAILED and seen.failed and seen.unavailable is uncertain
 
 
-def test_unreachable_is_not_failed_and_is_tried_again_before_it_is_said() -> None:
+def test_unreachable_is_not_failed_and_is_retried_first() -> None:
     lost = [started("a"), ended("a", TaskStatus.UNREACHABLE, touched=False)]
     once = board(*lost)
     assert once.state is BoardState.WAITING and once.lost_attempts == 1 and once.tried_at == 3
@@ -121,7 +121,7 @@ def test_unreachable_is_not_failed_and_is_tried_again_before_it_is_said() -> Non
     assert twice.state is BoardState.UNREACHABLE and not twice.failed and not twice.unavailable and twice.attempts == 2
 
 
-def test_a_board_lost_in_its_update_stays_in_doubt_until_somebody_saw_what_it_serves() -> None:
+def test_a_board_lost_in_its_update_stays_uncertain_until_it_is_asked_what_it_serves() -> None:
     lost = [started("a"), reached("a", "old"), ended("a", TaskStatus.UNREACHABLE)]
     away = [*lost, started("a", attempt=2), ended("a", TaskStatus.UNREACHABLE, touched=False)]
     assert board(*away).unavailable and board(*away).needs_rollback
@@ -138,14 +138,14 @@ def test_before_is_what_it_served_when_it_was_first_touched() -> None:
     assert seen.before == "theirs"
 
 
-def test_work_whose_controller_is_gone_is_to_be_looked_at_again_and_its_attempt_counts() -> None:
+def test_a_task_whose_controller_is_gone_is_repeated_and_its_attempt_counts() -> None:
     seen = board(started("a"), reached("a", "old"), taken_up())
     assert seen.state is BoardState.WAITING and seen.attempts == 1 and seen.tried_at is None
     assert seen.unavailable and seen.serves is None and seen.needs_rollback
     assert "controller stopped at step: connect" in seen.detail
 
 
-def test_work_whose_controller_was_stopped_is_to_be_looked_at_again_too() -> None:
+def test_a_task_whose_controller_was_stopped_is_repeated_too() -> None:
     seen = board(started("a"), ended("a", TaskStatus.ABANDONED), taken_up())
     assert seen.state is BoardState.WAITING and seen.uncertain and seen.tried_at is None
 

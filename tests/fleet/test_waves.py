@@ -1,4 +1,4 @@
-"""Layouts: who is in which wave, what is skipped, and laws that hold for any fleet."""
+"""Waves: which board is in which wave, which is skipped, and properties that hold for any fleet."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_boards_that_were_not_chosen_are_not_in_it() -> None:
     assert [p.board for p in layout.plans] == ["a", "c"] and waves_of(layout) == ["a", "c"]
 
 
-def test_a_wave_that_nobody_is_in_is_left_out_with_a_note() -> None:
+def test_a_wave_without_boards_is_skipped_with_a_note() -> None:
     waves = (Wave(select="group=canary"), Wave(select="group=canary,target=rdk-x5"), Wave(count=9), Wave(percent=0.5))
     layout = assign_waves(fleet(*FIVE, waves=waves), None, RELEASES, MARCHES)
     assert waves_of(layout) == ["bd", "ace"]

@@ -1,4 +1,4 @@
-"""A webhook on a real server: what arrives, what is tried again, and what no error tells."""
+"""A webhook on a real server: delivery, retries, and no secrets in errors."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_what_does_not_speak_http_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("status", [307, 308])
-def test_a_redirect_on_the_same_host_is_followed_with_all_that_is_to_be_told(status: int) -> None:
+def test_a_redirect_on_the_same_host_is_followed_with_the_whole_payload(status: int) -> None:
     with serving((status, {"Location": "/new?x=1"}), OK) as server:
         post(server.url(user="a:b@"), {"rollout": "r"})
     assert [s.path for s in server.seen] == ["/hook", "/new?x=1"]

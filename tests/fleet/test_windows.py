@@ -132,7 +132,7 @@ def test_an_hour_that_is_shown_twice_is_open_twice() -> None:
         ("mon 08:00-17:00 /etc/localtime", "is not a time zone", ""),
     ],
 )
-def test_what_is_wrong_is_named(text: str, message: str, hint: str) -> None:
+def test_the_wrong_part_is_named(text: str, message: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(text)
     assert message in caught.value.message and hint in str(caught.value.hint)
