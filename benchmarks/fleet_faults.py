@@ -25,7 +25,7 @@ from pathlib import Path
 from pytest import MonkeyPatch
 
 from bpudeploy.fleet.events import BoardEnded, BoardStarted, Event, RolloutFinished, RolloutPlanned, TaskStatus
-from bpudeploy.fleet.journal import Journal, rollouts
+from bpudeploy.fleet.journal import Journal, list_journals
 from bpudeploy.fleet.launch import ROLLOUTS
 from bpudeploy.releases import find_release
 from bpudeploy.signing import new_key
@@ -155,7 +155,7 @@ def rollout(folder: Path, home: Home, key: Path, args: argparse.Namespace, fault
         started = time.perf_counter()
         run(folder, args.release, fleet)
         seconds = time.perf_counter() - started
-        events = Journal(rollouts(ROLLOUTS)[0]).read_new()
+        events = Journal(list_journals(ROLLOUTS)[0]).read_new()
         links = [server.board / "bpudeploy" / "current" for server in servers]
         serving = [link.readlink().name if link.is_symlink() else "" for link in links]
         return row(events, fault, allowed, serving, wanted, before, seconds)

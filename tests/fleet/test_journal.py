@@ -14,7 +14,7 @@ from bpudeploy.effects.lock import owner
 from bpudeploy.errors import UsageError
 from bpudeploy.fleet import journal as journals
 from bpudeploy.fleet.events import BoardStarted, CommandGiven, Event, RolloutCommand, TaskKind
-from bpudeploy.fleet.journal import Journal, append, controller, create, rollouts, take_control
+from bpudeploy.fleet.journal import Journal, append, controller, create, list_journals, take_control
 from tests.fleet.test_view import order, planned, started, taken_up
 
 
@@ -41,8 +41,8 @@ def test_rollouts_are_listed_the_newest_first(tmp_path: Path) -> None:
     for name, at in [("b", 3.0), ("a", 2.0), ("c", 1.0)]:
         create(tmp_path, planned(0).model_copy(update={"rollout": name, "at": at}))
     (tmp_path / "begun").mkdir()
-    assert [path.parent.name for path in rollouts(tmp_path)] == ["b", "a", "c"]
-    assert rollouts(tmp_path / "none") == ()
+    assert [path.parent.name for path in list_journals(tmp_path)] == ["b", "a", "c"]
+    assert list_journals(tmp_path / "none") == ()
 
 
 @pytest.mark.parametrize("cut", [b'{"at":3.0,"event":"star', b"{", b"\0\0\0\0", b'{"by":"\xc3'])

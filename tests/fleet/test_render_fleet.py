@@ -26,7 +26,7 @@ OLD, NEW = "a" * 64, "b" * 64
 
 def row(board: str, target: str, wave: int | None, serves: str | None, size: int | None, note: str) -> BoardPreview:
     gets = {"release": NEW} if wave is not None else {"release": None, "skipped": note}
-    return BoardPreview(journals.plan(0, (wave or 1) - 1, board=board, target=target, **gets), serves, size, note)
+    return BoardPreview(journals.board_plan(0, (wave or 1) - 1, board=board, target=target, **gets), serves, size, note)
 
 
 ROWS = (
@@ -130,7 +130,7 @@ def test_a_bar_loses_no_board(count: int) -> None:
 
 
 def test_many_waves_leave_room_for_boards() -> None:
-    plans = [journals.plan(i, i) for i in range(60)]
+    plans = [journals.board_plan(i, i) for i in range(60)]
     story = journals.Story(plans, RolloutSpec())
     for wave in range(30):
         story.wave(wave)
