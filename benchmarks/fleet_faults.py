@@ -24,8 +24,8 @@ from pathlib import Path
 
 from pytest import MonkeyPatch
 
-from bpudeploy.fleet.events import Ended, Ending, Event, Finished, Planned, Started
-from bpudeploy.fleet.journal import Journal, rollouts
+from bpudeploy.fleet.events import BoardEnded, BoardStarted, Event, RolloutFinished, RolloutPlanned, TaskStatus
+from bpudeploy.fleet.journal import Journal, list_journals
 from bpudeploy.fleet.launch import ROLLOUTS
 from bpudeploy.releases import find_release
 from bpudeploy.signing import new_key
@@ -54,7 +54,7 @@ TOOLS = {
         'case "$*" in *.current.*) kill -9 "$(ps -o ppid= -p $PPID | tr -d " ")" $PPID;; esac; exec /bin/ln "$@"',
     ),
 }
-"""A command of the board, and what stands in its place."""
+"""A command of the board and its replacement."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def unavailable(events: Sequence[Event]) -> int:
     now: set[str] = set()
     most = 0
     for event in events:
-        if isinstance(event, Started):
+        if isinstance(event, BoardStarted):
             now.add(event.board)
-        elif isinstance(event, Ended) and (
-            event.ending is Ending.DONE or event.serves is not None or not event.touched
+        elif isinstance(event, BoardEnded) and (
+            event.ending is TaskStatus.DONE or event.serves is not None or not event.touched
         ):
             now.discard(event.board)
         most = max(most, len(now))
@@ -155,7 +155,7 @@ def rollout(folder: Path, home: Home, key: Path, args: argparse.Namespace, fault
         started = time.perf_counter()
         run(folder, args.release, fleet)
         seconds = time.perf_counter() - started
-        events = Journal(rollouts(ROLLOUTS)[0]).read_new()
+        events = Journal(list_journals(ROLLOUTS)[0]).read_new()
         links = [server.board / "bpudeploy" / "current" for server in servers]
         serving = [link.readlink().name if link.is_symlink() else "" for link in links]
         return row(events, fault, allowed, serving, wanted, before, seconds)
@@ -171,20 +171,20 @@ def row(
     seconds: float,
 ) -> Row:
     """Hold the journal against what the boards really serve."""
-    last = {event.board: event for event in events if isinstance(event, Ended)}
-    planned = next(event for event in events if isinstance(event, Planned))
+    last = {event.board: event for event in events if isinstance(event, BoardEnded)}
+    planned = next(event for event in events if isinstance(event, RolloutPlanned))
     wrong = 0
-    for place, serves in zip(planned.places, serving, strict=True):
-        end = last.get(place.board)
-        told = before if end is None else end.serves
-        wrong += serves not in (before, wanted) or (told is not None and told != serves)
-    finished = next((event for event in events if isinstance(event, Finished)), None)
+    for plan, serves in zip(planned.places, serving, strict=True):
+        end = last.get(plan.board)
+        recorded = before if end is None else end.serves
+        wrong += serves not in (before, wanted) or (recorded is not None and recorded != serves)
+    finished = next((event for event in events if isinstance(event, RolloutFinished)), None)
     return Row(
         fault,
         allowed,
         finished.result.value if finished is not None else "not finished",
         Counter(end.ending.value if end.work.value == "update" else f"rollback {end.ending}" for end in last.values()),
-        sum(isinstance(event, Started) and event.work.value == "update" for event in events),
+        sum(isinstance(event, BoardStarted) and event.work.value == "update" for event in events),
         unavailable(events),
         wrong,
         seconds,

@@ -1,1 +1,1 @@
-"""Rollouts to a fleet: a journal of what happened, a pure decision on what is next, and the work on one board."""
+"""Rollouts to a fleet: a journal of events, a pure decision on what is next, and the tasks on each board."""

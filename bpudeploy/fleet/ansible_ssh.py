@@ -1,4 +1,4 @@
-"""The jump host in the arguments that Ansible gives to ssh. Their values may hold secrets, and are never shown."""
+"""Find the jump host in Ansible's SSH arguments. Their values may contain secrets and are never shown."""
 
 from __future__ import annotations
 
@@ -11,51 +11,53 @@ from bpudeploy.boards.address import Address
 from bpudeploy.errors import UsageError
 
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpQRSWw"
-"""Letters of ssh's options that take a value."""
-_NOTHING_LOST = {"controlmaster", "controlpersist", "controlpath", "-S", "-q", "-v", "batchmode"}
-"""Options that mean nothing to bpudeploy, which keeps one connection and asks for nothing."""
+"""The options of ssh that take a value."""
+_IGNORED = {"controlmaster", "controlpersist", "controlpath", "-S", "-q", "-v", "batchmode"}
+"""Options without effect in bpudeploy, which keeps one connection and never prompts."""
 _CHECKS = {"stricthostkeychecking", "checkhostip"}
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a host is reached."""
+class SshArguments:
+    """What bpudeploy reads from SSH arguments."""
 
     jump: str | None
     left_out: tuple[str, ...]
-    """What the arguments say beyond that, without its values."""
+    """Warnings about all other options, without their values."""
 
 
-def way_of(args: str) -> Way:
+def read_ssh_arguments(args: str) -> SshArguments:
     """Read ``-J HOST``, ``-o ProxyJump=HOST`` and ``-o ProxyCommand="ssh -W %h:%p HOST"``; as in ssh, the first counts.
 
-    What else there is, is left to ~/.ssh/config, and named in ``left_out``.
+    Other options belong into ~/.ssh/config and are named in ``left_out``.
     """
     try:
         options = list(_options(shlex.split(args)))
     except ValueError:
-        return Way(None, ("its SSH arguments cannot be read; write what they say in ~/.ssh/config",))
+        return SshArguments(None, ("its SSH arguments cannot be parsed; move them to ~/.ssh/config",))
     jump: str | None = None
-    decided = False
+    found = False
     left_out: list[str] = []
     for name, value in options:
         if name in _CHECKS:
-            left_out.append(f"the option {name} is left out: bpudeploy checks host keys, always")
-        elif name not in ("proxyjump", "proxycommand", *_NOTHING_LOST):
-            left_out.append(f"{_named(name)} of its SSH arguments is left out; write it in ~/.ssh/config")
-        elif name not in _NOTHING_LOST and not decided:
-            decided = True
+            left_out.append(f"option {name} is ignored: bpudeploy always checks host keys")
+        elif name not in ("proxyjump", "proxycommand", *_IGNORED):
+            left_out.append(f"{_option_label(name)} of its SSH arguments is ignored; move it to ~/.ssh/config")
+        elif name not in _IGNORED and not found:
+            found = True
             jump = None if value.lower() == "none" else _jump(name, value)
             if jump is None and value.lower() != "none":
                 what = (
-                    "jump hosts are not one [USER@]HOST[:PORT]" if name == "proxyjump" else "ProxyCommand is left out"
+                    "ProxyJump is not one [USER@]HOST[:PORT]"
+                    if name == "proxyjump"
+                    else "ProxyCommand is not supported"
                 )
-                left_out.append(f"its {what}; write it in ~/.ssh/config")
-    return Way(jump, tuple(dict.fromkeys(left_out)))
+                left_out.append(f"its {what}; move it to ~/.ssh/config")
+    return SshArguments(jump, tuple(dict.fromkeys(left_out)))
 
 
 def _options(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield each option by its lower-case name and its value; one that has only a letter by that, as ``-C``."""
+    """Yield each option as its lower-case name, or letter such as ``-C``, and its value."""
     rest = iter(words)
     for word in rest:
         if not word.startswith("-") or len(word) < 2:
@@ -75,13 +77,13 @@ def _options(words: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _jump(name: str, value: str) -> str | None:
-    """Return the jump host that an option names, where it is one and nothing but that."""
+    """Return the jump host of an option that specifies exactly one, and nothing else."""
     if name == "proxyjump":
         text = value.removeprefix("ssh://")
     else:
         try:
             text = _stdio_forward(shlex.split(value)) or ""
-        except ValueError:  # a quotation without an end
+        except ValueError:  # an unterminated quote
             return None
     try:
         return str(Address.parse(text))
@@ -90,7 +92,7 @@ def _jump(name: str, value: str) -> str | None:
 
 
 def _stdio_forward(words: list[str]) -> str | None:
-    """Return ``USER@HOST:PORT`` of ``ssh -W %h:%p -p PORT -l USER HOST``, the old way to write a jump host."""
+    """Return ``USER@HOST:PORT`` of ``ssh -W %h:%p -p PORT -l USER HOST``, the form used before ProxyJump existed."""
     if not words or words[0].rpartition("/")[2] != "ssh":
         return None
     host = port = user = None
@@ -105,12 +107,11 @@ def _stdio_forward(words: list[str]) -> str | None:
         elif name == "-W":
             forwards = value in ("%h:%p", "[%h]:%p")
         elif name not in ("-q", "-T", "-x", "-a", "-n"):
-            return None  # another command, or settings that ~/.ssh/config should have
+            return None  # another command, or settings for ~/.ssh/config
     if host is None or not forwards:
         return None
     return (f"{user}@" if user and "@" not in host else "") + host + (f":{port}" if port else "")
 
 
-def _named(name: str) -> str:
-    known = re.fullmatch(r"-[A-Za-z]|[a-z]+", name)
-    return f"the option {name}" if known else "a word"
+def _option_label(name: str) -> str:
+    return f"option {name}" if re.fullmatch(r"-[A-Za-z]|[a-z]+", name) else "a word"

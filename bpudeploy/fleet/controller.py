@@ -1,6 +1,7 @@
-"""The controller of a rollout: it writes down what is about to be done, has it done, and writes down how it ended.
+"""The controller of a rollout: it journals what is about to start, starts it, and journals how it ended.
 
-It knows nothing that is not in the journal, so it may be killed at any moment: the next one reads, and goes on.
+It knows nothing that is not in the journal, so it may be killed at any time: the next controller replays the journal
+and continues.
 """
 
 from __future__ import annotations
@@ -20,45 +21,54 @@ from bpudeploy.boards.connect import CONNECT
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import BoardError, BpudeployError, ConnectionLost, Unreachable
 from bpudeploy.fleet.decide import RETRY_S, decide
-from bpudeploy.fleet.events import Controlled, Ended, Ending, Event, Job, Outcome, Reached, Tell
-from bpudeploy.fleet.view import IN_WORK, RolloutView, after, view
+from bpudeploy.fleet.events import (
+    BoardEnded,
+    BoardTask,
+    ControllerStarted,
+    Event,
+    ReportProgress,
+    StepReached,
+    TaskResult,
+    TaskStatus,
+)
+from bpudeploy.fleet.view import IN_PROGRESS, RolloutView, apply, replay
 
-Works = Callable[[Job, Tell], Outcome]
-"""Does a piece of work on a board, in a thread of its own."""
+Worker = Callable[[BoardTask, ReportProgress], TaskResult]
+"""Runs one task, in a thread of its own."""
 
 
-class Book(Protocol):
+class EventLog(Protocol):
     """Where events are kept: a ``Journal``."""
 
     def read_new(self) -> Sequence[Event]:
-        """Return what was added since the last call; the first call returns all."""
+        """Return the events added since the last call; the first call returns all."""
         ...
 
     def append(self, *events: Event) -> None:
-        """Add events; they are kept for good when this returns."""
+        """Add events; they are durable when this returns."""
         ...
 
 
-class Crew(Protocol):
-    """Those who do the work: ``Threads``."""
+class WorkerPool(Protocol):
+    """Runs tasks concurrently: ``WorkerThreads``."""
 
-    def begin(self, job: Job) -> None:
-        """Begin a piece of work, and return at once."""
+    def start(self, task: BoardTask) -> None:
+        """Start a task and return at once."""
         ...
 
-    def hear(self, timeout: float) -> Sequence[Reached | Ended]:
-        """Return what the workers say, as soon as one of them does, or nothing after ``timeout`` seconds.
+    def poll(self, timeout: float) -> Sequence[StepReached | BoardEnded]:
+        """Return the workers' events as soon as there are any, or none after ``timeout`` seconds.
 
-        Who said something before is told that it is written down now, and goes on.
+        The call also confirms that the events of the previous call are journaled; their workers then continue.
         """
         ...
 
     def close(self) -> None:
-        """Nothing more is heard; workers that want to say something are told to stop."""
+        """Accept no more events; workers that report progress are told to stop."""
         ...
 
 
-def _nobody(event: Event) -> None:
+def _ignore(event: Event) -> None:
     pass
 
 
@@ -67,112 +77,113 @@ def _always(now: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a controller goes by, beside the policy in the journal."""
+class ControllerSettings:
+    """Settings of a controller, besides the policy in the journal."""
 
     max_unavailable: int
     in_window: Callable[[float], bool] = _always
-    """Whether boards may be updated at a time."""
+    """Whether boards may be updated at a given time."""
     clock: Callable[[], float] = time.time
     retry_seconds: float = RETRY_S
     poll_seconds: float = 0.5
-    """How soon an order is noticed."""
+    """Within how long a command is noticed."""
     grace_seconds: float = 30.0
-    """How long work in progress may go on after Ctrl-C."""
+    """How long running tasks may continue after Ctrl-C."""
 
 
-def run_rollout(book: Book, crew: Crew, terms: Terms, tell: Callable[[Event], None] = _nobody) -> RolloutView:
-    """Take a rollout up and bring it to its end; one that has ended is left alone.
+def run_rollout(
+    log: EventLog, pool: WorkerPool, settings: ControllerSettings, listener: Callable[[Event], None] = _ignore
+) -> RolloutView:
+    """Run a rollout to its end, from wherever it is; a finished one is left alone.
 
-    The book is to be this controller's alone (``journal.controlled``), but for orders.
+    Only this controller may write to the log (``journal.take_control``), except for commands.
 
     Args:
-        tell: hears every event, those of earlier controllers first.
+        listener: receives every event, starting with those of earlier controllers.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, when what ran has ended or its time is over. A second one ends it at once.
+        KeyboardInterrupt: after Ctrl-C, when the running tasks have ended or the grace period is over. A second
+            Ctrl-C ends it at once.
     """
-    return _Controller(book, crew, terms, tell).run()
+    return _Controller(log, pool, settings, listener).run()
 
 
 class _Controller:
-    def __init__(self, book: Book, crew: Crew, terms: Terms, tell: Callable[[Event], None]) -> None:
-        self._book, self._crew, self._terms, self._tell = book, crew, terms, tell
+    def __init__(
+        self, log: EventLog, pool: WorkerPool, settings: ControllerSettings, listener: Callable[[Event], None]
+    ) -> None:
+        self._log, self._pool, self._settings, self._listener = log, pool, settings, listener
         self._view: RolloutView | None = None
 
     def run(self) -> RolloutView:
-        now = self._read()
-        if now.result is not None:
-            return now
-        self._book.append(Controlled(at=self._terms.clock(), by=owner()))
+        view = self._read()
+        if view.result is not None:
+            return view
+        self._log.append(ControllerStarted(at=self._settings.clock(), by=owner()))
         try:
             with _ctrl_c() as pressed:
                 try:
-                    while (now := self._read()).result is None:
+                    while (view := self._read()).result is None:
                         if pressed.is_set():
                             raise KeyboardInterrupt
-                        self._step(now)
-                    return now
+                        self._step(view)
+                    return view
                 except KeyboardInterrupt:
-                    self._let_end()
+                    self._drain()
                     raise
         finally:
-            self._crew.close()
+            self._pool.close()
 
     def _read(self) -> RolloutView:
-        """Return what is known, with all that was written since the last time: our own events, and orders."""
-        new = self._book.read_new()
-        self._view = view(new) if self._view is None else self._with(self._view, new)
-        for event in new:
-            self._say(event)
+        """Return the view after all events written since the last call, our own and commands."""
+        for event in self._log.read_new():
+            self._view = replay([event]) if self._view is None else apply(self._view, event)
+            self._notify(event)
+        assert self._view is not None
         return self._view
 
-    def _say(self, event: Event) -> None:
-        """Tell who listens; a listener that fails is told no more, and is no reason to stop."""
+    def _notify(self, event: Event) -> None:
+        """Pass an event to the listener; one that raises is dropped and does not stop the rollout."""
         try:
-            self._tell(event)
+            self._listener(event)
         except Exception as error:
-            self._tell = _nobody
-            warnings.warn(f"the rollout goes on, but is shown no more: {error!r}", RuntimeWarning, stacklevel=2)
+            self._listener = _ignore
+            warnings.warn(
+                f"the rollout continues, but its progress is no longer shown: {error!r}", RuntimeWarning, stacklevel=2
+            )
 
-    @staticmethod
-    def _with(known: RolloutView, new: Sequence[Event]) -> RolloutView:
-        for event in new:
-            known = after(known, event)
-        return known
-
-    def _step(self, known: RolloutView) -> None:
-        terms, now = self._terms, self._terms.clock()
-        decision = decide(known, now, terms.in_window(now), terms.max_unavailable, retry_seconds=terms.retry_seconds)
+    def _step(self, view: RolloutView) -> None:
+        settings, now = self._settings, self._settings.clock()
+        in_window = settings.in_window(now)
+        decision = decide(view, now, in_window, settings.max_unavailable, retry_seconds=settings.retry_seconds)
         if decision.events:
-            self._book.append(*decision.events)
-            for job in decision.start:
-                self._crew.begin(job)
+            self._log.append(*decision.events)
+            for task in decision.start:
+                self._pool.start(task)
             return
-        wait = terms.poll_seconds if decision.until is None else min(terms.poll_seconds, decision.until - now)
-        self._book.append(*self._crew.hear(max(0.0, wait)))
+        wait = settings.poll_seconds if decision.until is None else min(settings.poll_seconds, decision.until - now)
+        self._log.append(*self._pool.poll(max(0.0, wait)))
 
-    def _let_end(self) -> None:
-        """Begin nothing more, write down what still ends, and what is left behind."""
-        deadline = self._terms.clock() + self._terms.grace_seconds
-        while (known := self._read()).result is None:
-            running = [b for b in known.boards.values() if b.state in IN_WORK]
+    def _drain(self) -> None:
+        """Start nothing more, journal the tasks that still end, and mark the rest as abandoned."""
+        deadline = self._settings.clock() + self._settings.grace_seconds
+        while (view := self._read()).result is None:
+            running = [b for b in view.boards.values() if b.state in IN_PROGRESS]
             if not running:
                 return
-            left = deadline - self._terms.clock()
-            if left <= 0:
-                at = self._terms.clock()
-                what = {"ending": Ending.ABANDONED, "detail": "the controller was stopped"}
-                self._book.append(*(Ended(at=at, board=b.place.board, work=b.work, **what) for b in running))
+            now = self._settings.clock()
+            if now >= deadline:
+                result = {"ending": TaskStatus.ABANDONED, "detail": "the controller was stopped"}
+                self._log.append(*(BoardEnded(at=now, board=b.plan.board, work=b.work, **result) for b in running))
                 return
-            self._book.append(*self._crew.hear(min(left, self._terms.poll_seconds)))
+            self._log.append(*self._pool.poll(min(deadline - now, self._settings.poll_seconds)))
 
 
 @contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """Only note a first Ctrl-C: as an exception, it could fall between what a worker says and its being written down.
+    """Turn the first Ctrl-C into a flag: as an exception it could strike between an event and its journal entry.
 
-    A second one is the exception. Where Ctrl-C means something else already, it goes on to mean that.
+    A second Ctrl-C raises. If the process has its own handler for Ctrl-C, it stays in place.
     """
     pressed = threading.Event()
 
@@ -181,85 +192,85 @@ def _ctrl_c() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         pressed.set()
 
-    usual = signal.default_int_handler
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+    default = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not default:
         yield pressed
         return
     signal.signal(signal.SIGINT, note)
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, default)
 
 
-class _Gone(BpudeployError):
+class _ControllerGone(BpudeployError):
     """The controller is gone."""
 
 
 @dataclass(frozen=True)
-class _Said:
-    event: Reached | Ended
+class _Message:
+    event: StepReached | BoardEnded
     written: threading.Event = field(default_factory=threading.Event)
 
 
-class Threads:
-    """Workers, each a thread that does not hold up the end of the process.
+class WorkerThreads:
+    """Runs each task in a daemon thread of its own, so that a worker that hangs delays neither others nor the exit."""
 
-    There is one a board: a worker that hangs takes nobody's place, and as many as may be out of service are at work.
-    """
-
-    def __init__(self, works: Works, clock: Callable[[], float] = time.time) -> None:
-        self._works, self._clock = works, clock
-        self._said: queue.SimpleQueue[_Said] = queue.SimpleQueue()
-        self._heard: list[_Said] = []
+    def __init__(self, worker: Worker, clock: Callable[[], float] = time.time) -> None:
+        self._worker, self._clock = worker, clock
+        self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._received: list[_Message] = []
         self._closed = threading.Event()
 
-    def begin(self, job: Job) -> None:
-        """Begin a piece of work in a new thread."""
-        threading.Thread(target=self._work, args=(job,), name=f"fleet {job.place.board}", daemon=True).start()
+    def start(self, task: BoardTask) -> None:
+        """Start a task in a new thread."""
+        threading.Thread(target=self._run, args=(task,), name=f"fleet {task.plan.board}", daemon=True).start()
 
-    def hear(self, timeout: float) -> tuple[Reached | Ended, ...]:
-        """Return what the workers say; see ``Crew``."""
-        for said in self._heard:
-            said.written.set()
-        self._heard.clear()
+    def poll(self, timeout: float) -> tuple[StepReached | BoardEnded, ...]:
+        """Return the workers' events; see ``WorkerPool``."""
+        self._confirm()
+        self._received.clear()
         try:
-            self._heard.append(self._said.get(timeout=timeout))
+            self._received.append(self._messages.get(timeout=timeout))
             while True:
-                self._heard.append(self._said.get_nowait())
+                self._received.append(self._messages.get_nowait())
         except queue.Empty:
-            return tuple(said.event for said in self._heard)
+            return tuple(message.event for message in self._received)
 
     def close(self) -> None:
-        """Let nobody go on whose words are not written down."""
+        """Stop every worker that reports progress: nothing is journaled any more."""
         self._closed.set()
-        for said in self._heard:
-            said.written.set()
+        self._confirm()
 
-    def _work(self, job: Job) -> None:
-        board, work = job.place.board, job.work
+    def _confirm(self) -> None:
+        for message in self._received:
+            message.written.set()
 
-        def tell(step: str, detail: str = "", serves: str | None = None) -> None:
-            said = _Said(Reached(at=self._clock(), board=board, step=step, detail=detail, serves=serves))
-            self._said.put(said)
-            while not said.written.wait(0.5):
-                if self._closed.is_set():
-                    break
+    def _run(self, task: BoardTask) -> None:
+        board = task.plan.board
+
+        def report(step: str, detail: str = "", serves: str | None = None) -> None:
+            message = _Message(StepReached(at=self._clock(), board=board, step=step, detail=detail, serves=serves))
+            self._messages.put(message)
+            while not message.written.wait(0.5) and not self._closed.is_set():
+                pass
             if self._closed.is_set():
-                raise _Gone("the controller of the rollout is gone", hint="`bpudeploy fleet resume` goes on")
+                raise _ControllerGone(
+                    "the controller of the rollout is gone", hint="`bpudeploy fleet resume` continues it"
+                )
 
         try:
-            outcome = self._works(job, tell)
-        except Exception as error:  # whatever it is: it is one board's, and not the rollout's end
-            outcome = outcome_of(error)
-        self._said.put(_Said(Ended(at=self._clock(), board=board, work=work, **outcome.model_dump())))
+            result = self._worker(task, report)
+        except Exception as error:  # an error on one board must not end the rollout
+            result = result_of_error(error)
+        self._messages.put(_Message(BoardEnded(at=self._clock(), board=board, work=task.work, **result.model_dump())))
 
 
-def outcome_of(error: Exception) -> Outcome:
-    """Return what became of a board whose work ended with an error: unless it did not get there, nobody knows."""
+def result_of_error(error: Exception) -> TaskResult:
+    """Return the result of a task that raised; unless connecting failed, the board may have been changed."""
     detail = str(error) or type(error).__name__
     if not isinstance(error, BpudeployError):
         detail = f"{type(error).__name__}: {detail}"
     lost = isinstance(error, Unreachable | ConnectionLost)
     touched = not isinstance(error, BoardError) or error.step != CONNECT
-    return Outcome(ending=Ending.UNREACHABLE if lost else Ending.FAILED, detail=detail, touched=touched)
+    return TaskResult(ending=TaskStatus.UNREACHABLE if lost else TaskStatus.FAILED, detail=detail, touched=touched)

@@ -1,4 +1,4 @@
-"""A rollout as the list of what happened. Everything that is known of it follows from this list (``fleet.view``)."""
+"""The events of a rollout, as its journal stores them. ``fleet.view`` derives the rollout's state from them."""
 
 from __future__ import annotations
 
@@ -10,67 +10,67 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from bpudeploy.spec.fleet import RolloutSpec
 
 
-class Work(StrEnum):
-    """What is done to a board."""
+class TaskKind(StrEnum):
+    """What a worker does on a board."""
 
     UPDATE = "update"
     ROLLBACK = "rollback"
 
 
-class _Value(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _EventBase(_Frozen):
     at: float
-    """Seconds since 1970, by the clock of who wrote it."""
+    """Seconds since 1970, by the writer's clock."""
 
 
-class Place(BaseModel):
-    """A board's part in a rollout, fixed when it was planned."""
+class BoardPlan(_Frozen):
+    """A board's part in a rollout, fixed when the rollout is planned."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     board: str
     address: str
     jump: str | None
     board_id: str | None
     root: str | None = None
-    """Where releases are installed there; None: where its target says."""
+    """Where releases are installed on the board; None: the target's folder."""
     target: str
     release: str | None
-    """What it is to serve; None where nothing is built for its target."""
+    """The release to install; None if nothing is built for the target."""
     wave: int
     """From 0."""
     skipped: str | None
-    """Why it gets nothing; None where it gets its release."""
+    """Why the board gets no release; None if it gets one."""
 
 
-class Job(BaseModel):
-    """A piece of work, as it is handed to a worker."""
+class BoardTask(_Frozen):
+    """One update or rollback of one board, as handed to a worker."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    place: Place
-    work: Work
+    plan: BoardPlan
+    work: TaskKind
     before: str | None
-    """What the board served when this rollout first met it: what a rollback goes back to. None: it is not known;
-    empty: it served none."""
+    """The release served before this rollout, which a rollback restores; None: unknown; empty: none."""
 
 
-class Tell(Protocol):
-    """How a worker says how far it has got; what it says is on the disk when this returns.
+class ReportProgress(Protocol):
+    """Record a step of a task in the journal; the record is on disk when this returns.
 
-    A worker tells what a board ``serves`` before it changes anything there: without it, nobody who takes over from a
-    controller that was killed could know what to go back to.
+    A worker reports what a board ``serves`` before it changes the board, so that the next controller knows what to
+    restore if this one is killed.
     """
 
     def __call__(self, step: str, detail: str = "", serves: str | None = None) -> None:
-        """Say it.
+        """Record the step.
 
         Raises:
-            BpudeployError: the controller is gone: nothing more is to be changed on the board.
+            BpudeployError: the controller is gone; change nothing more on the board.
         """
         ...
 
 
-class Planned(_Value):
-    """The first event: what the rollout is."""
+class RolloutPlanned(_EventBase):
+    """The first event: what is to be rolled out, where and how."""
 
     event: Literal["planned"] = "planned"
     rollout: str
@@ -78,93 +78,92 @@ class Planned(_Value):
     """The recipe's."""
     by: str
     policy: RolloutSpec
-    places: tuple[Place, ...]
+    places: tuple[BoardPlan, ...]
     approvals: tuple[int, ...]
-    """Waves that wait for an approval."""
+    """Waves that need an approval."""
     soaks: tuple[float, ...]
-    """Seconds, by wave."""
+    """Seconds, one per wave."""
 
 
-class Controlled(_Value):
-    """A controller took the rollout up; those before it are gone."""
+class ControllerStarted(_EventBase):
+    """A controller took over the rollout; earlier ones are gone."""
 
     event: Literal["controlled"] = "controlled"
     by: str
     """user@host pid N."""
 
 
-class Started(_Value):
-    """Work on a board is about to begin. From here on it may have been touched, until its end says otherwise."""
+class BoardStarted(_EventBase):
+    """A task on a board is about to start. The board may have been changed until ``BoardEnded`` says otherwise."""
 
     event: Literal["started"] = "started"
     board: str
-    work: Work
+    work: TaskKind
     attempt: int
 
 
-class Reached(_Value):
-    """A board got so far in its work: connected, pushed, checked."""
+class StepReached(_EventBase):
+    """A task reached a step: connected, pushed, checked."""
 
     event: Literal["reached"] = "reached"
     board: str
     step: str
     detail: str = ""
     serves: str | None = None
-    """The release that it serves at this step, where that is known; empty: none."""
+    """The release that the board serves at this step, if known; empty: none."""
 
 
-class Late(_Value):
-    """Work on a board takes longer than it may: it counts as failed, and holds up its wave no more.
+class BoardLate(_EventBase):
+    """A task exceeded its time limit: the board counts as failed and its wave no longer waits for it.
 
-    Its worker may still end, and say how.
+    The worker may still finish and report a result.
     """
 
     event: Literal["late"] = "late"
     board: str
 
 
-class Ending(StrEnum):
-    """How work on a board ended."""
+class TaskStatus(StrEnum):
+    """How a task ended."""
 
     DONE = "done"
-    """It serves what it should, and passed its gates."""
+    """The board serves the intended release and passed its gates."""
     FAILED = "failed"
-    """It refused, or did not pass a gate; what it serves now is in the detail."""
+    """The board refused the release or failed a gate; the detail says what it serves now."""
     UNREACHABLE = "unreachable"
-    """It could not be reached, or was lost: nobody knows what it serves."""
+    """No connection, or it was lost: what the board serves is unknown."""
     RESERVED = "reserved"
-    """Somebody has it."""
+    """Somebody else has reserved the board."""
     ABANDONED = "abandoned"
-    """The controller stopped before it was done."""
+    """The controller stopped before the task ended."""
 
 
-class Outcome(BaseModel):
-    """What came of work on a board."""
+class TaskResult(_Frozen):
+    """The result of a task."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    ending: Ending
+    ending: TaskStatus
     detail: str = ""
     changed: bool = False
-    """Another release was activated there (by an update), or made current again (by a rollback)."""
+    """Another release was activated (update), or the previous one restored (rollback)."""
     touched: bool = True
-    """False: it is certain that nothing was changed there."""
+    """False: certainly nothing was changed on the board."""
     serves: str | None = None
-    """The release that it serves now, verified, where that is known; empty: none."""
+    """The verified release that the board serves now, if known; empty: none."""
     before: str | None = None
-    """What it served before, where that is known; empty: none."""
+    """The release that the board served before the task, if known; empty: none."""
     bytes_sent: int = 0
 
 
-class Ended(_Value, Outcome):
-    """Work on a board ended."""
+class BoardEnded(_EventBase, TaskResult):
+    """A task on a board ended."""
 
     event: Literal["ended"] = "ended"
     board: str
-    work: Work
+    work: TaskKind
 
 
-class Order(StrEnum):
-    """What a person tells a rollout, from any terminal."""
+class RolloutCommand(StrEnum):
+    """What an operator can tell a rollout, from any terminal."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -172,42 +171,52 @@ class Order(StrEnum):
     APPROVE = "approve"
 
 
-class Ordered(_Value):
-    """A person said something."""
+class CommandGiven(_EventBase):
+    """An operator gave a command."""
 
     event: Literal["ordered"] = "ordered"
-    order: Order
+    order: RolloutCommand
     by: str
     wave: int | None = None
-    """Of an approval; None: the first that waits for one."""
+    """For an approval; None: the first wave that waits for one."""
 
 
-class WaveEnded(_Value):
-    """All boards of a wave have ended, or are late; its soak begins."""
+class WaveEnded(_EventBase):
+    """All boards of a wave have ended or are late; its soak begins."""
 
     event: Literal["wave_ended"] = "wave_ended"
     wave: int
 
 
-class Result(StrEnum):
+class RolloutResult(StrEnum):
     """How a rollout ended."""
 
     COMPLETE = "complete"
     """Every board that was to be updated serves its release."""
     INCOMPLETE = "incomplete"
-    """Some are unreachable, reserved or failed within what is allowed: ``fleet reconcile`` goes on."""
+    """Boards are unreachable, reserved, or failed within ``max_failures``; ``fleet reconcile`` continues."""
     FAILED = "failed"
-    """It stopped at its threshold of failures."""
+    """More boards failed than ``max_failures`` allows."""
     ABORTED = "aborted"
 
 
-class Finished(_Value):
+class RolloutFinished(_EventBase):
     """The last event."""
 
     event: Literal["finished"] = "finished"
-    result: Result
+    result: RolloutResult
     why: str
 
 
-Event = Planned | Controlled | Started | Reached | Late | Ended | Ordered | WaveEnded | Finished
+Event = (
+    RolloutPlanned
+    | ControllerStarted
+    | BoardStarted
+    | StepReached
+    | BoardLate
+    | BoardEnded
+    | CommandGiven
+    | WaveEnded
+    | RolloutFinished
+)
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])

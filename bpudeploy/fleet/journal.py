@@ -1,7 +1,7 @@
-"""The journal of a rollout: a file of events that is only ever added to, each on the disk before what it announces.
+"""The journal of a rollout: an append-only file of events, each on disk before what it announces happens.
 
-One controller at a time holds its lock. Orders come from other processes without one: every event is a single write to
-the end of the file, and the file's order is the order of things, for all who read it.
+Only one controller at a time holds the lock. Commands are added by other processes without it: every event is a single
+write to the end of the file, and all readers see the same order.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from pydantic import ValidationError
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import UsageError
 from bpudeploy.files import Locked, append_lines, locked, sync
-from bpudeploy.fleet.events import EVENT, Event, Planned
+from bpudeploy.fleet.events import EVENT, Event, RolloutPlanned
 
 _NAME = "journal.jsonl"
 _LOCK = "controller"
-_PATIENCE_S = 1.0
-"""How long somebody who only asks who the controller is may have the lock."""
+_LOCK_WAIT_S = 1.0
+"""How long a process that only reads the controller's name may hold the lock."""
 
 
 class Journal:
-    """The events of one rollout, as far as they were read; not safe to call from two threads."""
+    """Reads and writes the events of one rollout; not thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
 
     def read_new(self) -> tuple[Event, ...]:
-        """Return the events that were added since the last call, whoever wrote them; the first call returns all.
+        """Return the events added by any process since the last call; the first call returns all.
 
-        A last line without an end is left for later: it is being written, or was cut off.
+        A last line without a newline is not read yet: it is being written, or was truncated.
 
         Raises:
-            UsageError: there is an event that this version does not know.
+            UsageError: an event is unknown to this version.
         """
         with self.path.open("rb") as stream:
             stream.seek(self._offset)
@@ -48,7 +48,7 @@ class Journal:
         return events
 
     def append(self, *events: Event) -> None:
-        """Add events; they are on the disk when this returns."""
+        """Add events; they are on disk when this returns."""
         append(self.path, *events)
 
     def _event(self, line: bytes) -> Event | None:
@@ -56,25 +56,24 @@ class Journal:
             return EVENT.validate_json(line)
         except ValidationError as error:
             if error.errors()[0]["type"] == "json_invalid":
-                return None  # it was cut off, when a controller or its machine died: what it announced never began
+                return None  # truncated by a crash: what it announced never began
             raise UsageError(
                 f"{self.path} has an event that this version does not know: {line[:80]!r}",
-                hint="go on with the version that wrote it",
+                hint="use the version that wrote it",
             ) from error
 
 
 def append(path: Path, *events: Event) -> None:
-    """Add events to a journal, from any process; they are on the disk when this returns."""
-    if not events:
-        return
-    append_lines(path, [event.model_dump_json() for event in events])
+    """Add events to a journal, from any process; they are on disk when this returns."""
+    if events:
+        append_lines(path, [event.model_dump_json() for event in events])
 
 
-def create(folder: Path, planned: Planned) -> Path:
-    """Begin a journal in ``folder``/ROLLOUT, and return its path; whoever finds it finds it with its first event.
+def create(folder: Path, planned: RolloutPlanned) -> Path:
+    """Create the journal ``folder``/ROLLOUT/journal.jsonl and return its path; it appears with its first event.
 
     Raises:
-        UsageError: there is one of that name.
+        UsageError: a rollout of that name exists.
     """
     path = folder / planned.rollout / _NAME
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +83,7 @@ def create(folder: Path, planned: Planned) -> Path:
         append(draft, planned)
         os.link(draft, path)
     except FileExistsError as error:
-        raise UsageError(f"there is a rollout {planned.rollout!r} already", hint="give it another name") from error
+        raise UsageError(f"rollout {planned.rollout!r} already exists", hint="choose another name") from error
     finally:
         draft.unlink()
     for made in (path.parent, folder):
@@ -92,8 +91,8 @@ def create(folder: Path, planned: Planned) -> Path:
     return path
 
 
-def rollouts(folder: Path) -> tuple[Path, ...]:
-    """Return the journals in a folder, that of the newest rollout first."""
+def list_journals(folder: Path) -> tuple[Path, ...]:
+    """Return the journals in a folder, newest first."""
     found = [(_planned_at(path), path) for path in folder.glob(f"*/{_NAME}")]
     return tuple(path for _, path in sorted(found, reverse=True))
 
@@ -102,43 +101,43 @@ def _planned_at(path: Path) -> float:
     with path.open("rb") as stream:
         try:
             return EVENT.validate_json(stream.readline()).at
-        except ValidationError:  # of another version; whoever reads it is told
+        except ValidationError:  # of another version, which reading the journal reports
             return path.stat().st_mtime
 
 
-def planned(path: Path) -> Planned:
-    """Return what a rollout is: the first event of its journal, which is there from the beginning.
+def read_plan(path: Path) -> RolloutPlanned:
+    """Return the first event of a journal.
 
     Raises:
-        UsageError: this version does not know it.
+        UsageError: an event is unknown to this version.
     """
     first = Journal(path).read_new()[0]
-    assert isinstance(first, Planned)
+    assert isinstance(first, RolloutPlanned)
     return first
 
 
 @contextmanager
-def controlled(path: Path) -> Iterator[Journal]:
-    """Be the one controller of a rollout, until the end of the block or of the process, however it comes.
+def take_control(path: Path) -> Iterator[Journal]:
+    """Be the only controller of a rollout until the block or the process ends.
 
     Raises:
-        UsageError: there is another; it is named.
+        UsageError: another process controls it; the message names it.
     """
     lock = path.with_name(_LOCK)
     try:
-        with locked(lock, wait=_PATIENCE_S) as handle:
+        with locked(lock, wait=_LOCK_WAIT_S) as handle:
             os.ftruncate(handle, 0)
             os.pwrite(handle, owner().encode(), 0)
             yield Journal(path)
     except Locked as error:
         raise UsageError(
-            f"rollout {path.parent.name!r} is already controlled by {_text(lock)}",
+            f"rollout {path.parent.name!r} is already controlled by {_name(lock)}",
             hint="`bpudeploy fleet status` shows it; pause, resume, abort and approve work from here",
         ) from error
 
 
 def controller(path: Path) -> str | None:
-    """Return who controls a rollout at this moment (user@host pid N); None: nobody does."""
+    """Return the process that controls a rollout now (user@host pid N), or None."""
     lock = path.with_name(_LOCK)
     if not lock.exists():
         return None
@@ -146,9 +145,9 @@ def controller(path: Path) -> str | None:
         with locked(lock, shared=True):
             return None
     except Locked:
-        return _text(lock)
+        return _name(lock)
 
 
-def _text(lock: Path) -> str:
+def _name(lock: Path) -> str:
     with lock.open("rb") as stream:
-        return stream.read(200).decode(errors="replace") or "a process that has only just started"
+        return stream.read(200).decode(errors="replace") or "a process that has just started"

@@ -1,79 +1,82 @@
-"""A rollout as a JUnit report: a test suite a wave, a test case a board."""
+"""A rollout as a JUnit report: one test suite per wave, one test case per board."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bpudeploy.fleet.chronicle import Chronicle, Told, chronicle, utc
 from bpudeploy.fleet.events import Event
-from bpudeploy.fleet.view import State
+from bpudeploy.fleet.history import BoardHistory, RolloutHistory, rollout_history, utc
+from bpudeploy.fleet.view import BoardState
 from bpudeploy.results.junit import Case, CaseStatus, Suite, report
 
 _VERDICTS = {
-    State.DONE: CaseStatus.PASSED,
-    State.FAILED: CaseStatus.FAILURE,
-    State.LATE: CaseStatus.FAILURE,
-    State.UNREACHABLE: CaseStatus.ERROR,
+    BoardState.DONE: CaseStatus.PASSED,
+    BoardState.FAILED: CaseStatus.FAILURE,
+    BoardState.LATE: CaseStatus.FAILURE,
+    BoardState.UNREACHABLE: CaseStatus.ERROR,
 }
-"""What is not here has none: it was skipped, reserved, taken back because of others, or its turn did not come."""
+"""All other states are reported as skipped."""
 
 
 def to_junit(events: Sequence[Event]) -> str:
     """Return a JUnit report, in the form that Ant's, Jenkins's and GitLab's readers agree on.
 
-    ===================================================  =======================================================
-    done                                                 passed
-    failed, or late; also when it was rolled back after  ``failure``
-    unreachable                                          ``error``: nobody knows what it serves
-    skipped, reserved, rolled back because of others     ``skipped``
-    waiting, at work, or never begun                     ``skipped``
-    ===================================================  =======================================================
+    ==============================================  ===========================================
+    done                                            passed
+    failed or late, even if rolled back afterwards  ``failure``
+    unreachable                                     ``error``: what the board serves is unknown
+    skipped, reserved, rolled back without failing  ``skipped``
+    waiting, in progress, not begun                 ``skipped``
+    ==============================================  ===========================================
 
-    A character that XML cannot hold is replaced by U+FFFD. Boards that are in no wave are a suite of their own.
+    Boards that are in no wave get a suite of their own. Characters that XML does not allow are replaced by U+FFFD.
 
     Raises:
-        ValueError: the first event does not say what the rollout is.
+        ValueError: the first event is not ``RolloutPlanned``.
     """
-    told = chronicle(events)
-    suites = [_suite(told, f"wave {wave + 1}", told.began(wave), boards) for wave, boards in told.waves.items()]
-    if told.skipped:
-        suites.append(_suite(told, "in no wave", None, told.skipped))
+    history = rollout_history(events)
+    suites = [_suite(history, f"wave {wave + 1}", history.began(wave), bs) for wave, bs in history.waves.items()]
+    if history.skipped:
+        suites.append(_suite(history, "in no wave", None, history.skipped))
     return report(suites)
 
 
-def _suite(told: Chronicle, name: str, began: float | None, boards: Sequence[Told]) -> Suite:
-    planned = told.planned
+def _suite(history: RolloutHistory, name: str, began: float | None, boards: Sequence[BoardHistory]) -> Suite:
+    planned = history.planned
     return Suite(
         name=name,
         package=planned.name,
         began=utc(planned.at if began is None else began),
-        properties={"rollout": planned.rollout, "by": planned.by, "result": told.result, "why": told.view.why},
-        cases=[_case(told, one) for one in boards],
+        properties={
+            "rollout": planned.rollout,
+            "by": planned.by,
+            "result": history.result,
+            "why": history.view.why,
+        },
+        cases=[_case(history, board) for board in boards],
     )
 
 
-def _case(told: Chronicle, one: Told) -> Case:
-    place, board = one.board.place, one.board
-    words = f"{one.words}: {one.detail}" if one.detail else one.words
-    return Case(
-        name=place.board,
-        classname=f"{told.planned.name}.{place.target}",
-        seconds=one.seconds(told.last),
-        status=CaseStatus.FAILURE if board.failed else _VERDICTS.get(board.state, CaseStatus.SKIPPED),
-        message=words,
-        type=board.state.value,
-        text="\n".join([words, *_facts(one)]),
-    )
-
-
-def _facts(one: Told) -> list[str]:
-    def named(release: str | None) -> str:
-        return "not known" if release is None else release or "nothing"
-
-    board = one.board
-    return [
-        f"was to serve: {named(board.place.release)}",
-        f"serves: {named(board.serves)}",
-        f"served before: {named(board.before)}",
-        f"tries: {one.tries}",
+def _case(history: RolloutHistory, board: BoardHistory) -> Case:
+    view, plan = board.board, board.board.plan
+    message = f"{board.label}: {board.detail}" if board.detail else board.label
+    facts = [
+        f"release: {_release(plan.release)}",
+        f"serves: {_release(view.serves)}",
+        f"before: {_release(view.before)}",
+        f"attempts: {board.updates}",
     ]
+    return Case(
+        name=plan.board,
+        classname=f"{history.planned.name}.{plan.target}",
+        seconds=board.seconds(history.last),
+        status=CaseStatus.FAILURE if view.failed else _VERDICTS.get(view.state, CaseStatus.SKIPPED),
+        message=message,
+        type=view.state.value,
+        text="\n".join([message, *facts]),
+    )
+
+
+def _release(digest: str | None) -> str:
+    """Return a release with its whole digest."""
+    return "unknown" if digest is None else digest or "none"

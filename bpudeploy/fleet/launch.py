@@ -1,4 +1,4 @@
-"""From an inventory and releases to a rollout: who gets what, what each target's boards need, what comes at the end."""
+"""Plan a rollout from an inventory and releases, preview it on the boards, and run it to its end."""
 
 from __future__ import annotations
 
@@ -14,140 +14,132 @@ from bpudeploy.boardjob import opener_of
 from bpudeploy.effects.lock import owner
 from bpudeploy.effects.push import Policy
 from bpudeploy.effects.remote import is_file
-from bpudeploy.effects.served import Served, served
+from bpudeploy.effects.served import served
 from bpudeploy.effects.verify import installed
 from bpudeploy.errors import BpudeployError
-from bpudeploy.fleet.controller import Terms, Threads, run_rollout
-from bpudeploy.fleet.events import Event, Place, Planned
-from bpudeploy.fleet.journal import controlled
-from bpudeploy.fleet.journal import planned as planned_at
+from bpudeploy.fleet.controller import ControllerSettings, WorkerThreads, run_rollout
+from bpudeploy.fleet.events import BoardPlan, Event, RolloutPlanned
+from bpudeploy.fleet.journal import read_plan, take_control
 from bpudeploy.fleet.select import Selector
-from bpudeploy.fleet.view import RolloutView, State, view
-from bpudeploy.fleet.waves import Layout, lay_out, max_unavailable
+from bpudeploy.fleet.view import BoardState, RolloutView, replay
+from bpudeploy.fleet.waves import Layout, assign_waves, max_unavailable
 from bpudeploy.fleet.windows import open_at, parse
-from bpudeploy.fleet.work import Deployment, worker
+from bpudeploy.fleet.worker import Deployment, make_worker
 from bpudeploy.measure import candidate
 from bpudeploy.releases import PROJECT, BuiltRelease, find_release
 from bpudeploy.spec.fleet import Fleet, RolloutSpec
 from bpudeploy.spec.target import Target
 
 ROLLOUTS = PROJECT / "rollouts"
-_LOOKERS = 32
-"""Boards that are asked at once what they serve."""
+_PREVIEW_THREADS = 32
 _STEP = "plan"
+_LEFT = (BoardState.UNREACHABLE, BoardState.RESERVED, BoardState.WAITING, BoardState.LATE)
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What a board said when a rollout was planned: what it serves, or why it could not be asked."""
+class BoardPreview:
+    """A board's plan, and what the board serves now or why it could not be asked."""
 
-    place: Place
+    plan: BoardPlan
     serves: str | None
     bytes_to_send: int | None
-    """At most: what it has of the binary under another release is found when it is sent. None: not known."""
+    """At most: parts that the board has under another release are found when sending. None: unknown."""
     note: str
 
 
-def planned(
+def plan_rollout(
     name: str,
     fleet: Fleet,
-    chosen: Selector | None,
+    selector: Selector | None,
     releases: Mapping[str, BuiltRelease],
     targets: Mapping[str, Target],
-) -> tuple[Planned, Layout]:
-    """Lay a rollout out; nothing is asked and nothing is written.
+) -> tuple[RolloutPlanned, Layout]:
+    """Plan a rollout; contacts no board and writes nothing.
 
     Args:
-        releases: target name to what its boards are to serve.
+        selector: the boards to update; None: all.
+        releases: target name to the release for its boards.
     """
     marches = {target: one.march.value for target, one in targets.items()}
-    layout = lay_out(fleet, chosen, {target: known.digest for target, known in releases.items()}, marches)
+    digests = {target: release.digest for target, release in releases.items()}
+    layout = assign_waves(fleet, selector, digests, marches)
     return _planned(name, fleet.rollout, layout), layout
 
 
-def _planned(name: str, policy: RolloutSpec, layout: Layout) -> Planned:
+def _planned(name: str, policy: RolloutSpec, layout: Layout) -> RolloutPlanned:
     now = time.time()
-    return Planned(
+    return RolloutPlanned(
         at=now,
         rollout=f"{datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H%M%S}-{name}-{secrets.token_hex(2)}",
         name=name,
         by=owner(),
         policy=policy,
-        places=layout.places,
+        places=layout.plans,
         approvals=layout.approvals,
         soaks=layout.soaks,
     )
 
 
-def deployments(
-    places: Sequence[Place], targets: Mapping[str, Target], policy: Callable[[Target], Policy], store: Path
+def load_deployments(
+    plans: Sequence[BoardPlan], targets: Mapping[str, Target], policy: Callable[[Target], Policy], store: Path
 ) -> dict[str, Deployment]:
-    """Return what the boards of each target need, found again by the digests of their releases.
+    """Return what to deploy to the boards of each target, by the digests of the planned releases.
 
     Raises:
         BpudeployError: a release is not of this project, or is no longer in the store.
     """
-    wanted = {place.target: place.release for place in places if place.release is not None and place.skipped is None}
-    found = {}
-    for name, digest in wanted.items():
-        known = find_release(digest)
-        target = targets[name]
-        found[name] = Deployment(candidate(known, store), target.board, policy(target), known.built.method, store)
-    return found
+    digests = {plan.target: plan.release for plan in plans if plan.release is not None and plan.skipped is None}
+    deployments = {}
+    for name, digest in digests.items():
+        built, target = find_release(digest), targets[name]
+        deployments[name] = Deployment(candidate(built, store), target.board, policy(target), built.built.method, store)
+    return deployments
 
 
-def look(places: Sequence[Place], deployments: Mapping[str, Deployment]) -> list[Looked]:
-    """Ask every board that gets something what it serves, many at once; one that cannot be asked says why."""
+def preview(plans: Sequence[BoardPlan], deployments: Mapping[str, Deployment]) -> list[BoardPreview]:
+    """Ask every board that gets a release what it serves, concurrently; errors become notes."""
 
-    def ask(place: Place) -> Looked:
-        if place.skipped is not None or place.release is None:
-            return Looked(place, None, None, place.skipped or "nothing is built for it")
-        deployment = deployments[place.target]
+    def ask(plan: BoardPlan) -> BoardPreview:
+        if plan.skipped is not None or plan.release is None:
+            return BoardPreview(plan, None, None, plan.skipped or "no release for its target")
+        deployment = deployments[plan.target]
         release = deployment.candidate.release
         try:
-            with opener_of(place.board, place, deployment.board)() as board:
-                now = served(board, step=_STEP)
+            with opener_of(plan.board, plan, deployment.board)() as board:
+                current = served(board, step=_STEP).current
                 there = is_file(board, installed(board, release), step=_STEP)
         except BpudeployError as error:
-            return Looked(place, None, None, error.message)
-        size = release.binary.path.stat().st_size
-        return Looked(place, now.current, 0 if there else size, _said(now, place.release))
+            return BoardPreview(plan, None, None, error.message)
+        note = "already up to date" if current == plan.release else "" if current else "its first release"
+        return BoardPreview(plan, current, 0 if there else release.binary.path.stat().st_size, note)
 
-    with ThreadPoolExecutor(_LOOKERS) as pool:
-        return list(pool.map(ask, places))
-
-
-def _said(now: Served, release: str) -> str:
-    if now.current == release:
-        return "has it already"
-    return "" if now.current else "its first release"
+    with ThreadPoolExecutor(_PREVIEW_THREADS) as pool:
+        return list(pool.map(ask, plans))
 
 
-def control(path: Path, deployments: Mapping[str, Deployment], tell: Callable[[Event], None]) -> RolloutView:
-    """Bring the rollout at ``path`` to its end, from wherever it is.
+def control(path: Path, deployments: Mapping[str, Deployment], listener: Callable[[Event], None]) -> RolloutView:
+    """Run the rollout of a journal to its end, from wherever it is.
 
     Raises:
-        UsageError: somebody else controls it.
+        UsageError: another process controls it.
     """
-    first = planned_at(path)
-    policy = first.policy
+    planned = read_plan(path)
+    policy = planned.policy
     windows = [parse(text) for text in policy.windows]
-    boards = sum(place.skipped is None for place in first.places)
+    boards = sum(plan.skipped is None for plan in planned.places)
 
     def in_window(now: float) -> bool:
         return open_at(windows, datetime.fromtimestamp(now, UTC))
 
-    terms = Terms(max_unavailable(policy.max_unavailable, boards), in_window)
-    with controlled(path) as journal:
-        return run_rollout(journal, Threads(worker(deployments, policy.gates)), terms, tell)
+    settings = ControllerSettings(max_unavailable(policy.max_unavailable, boards), in_window)
+    with take_control(path) as journal:
+        return run_rollout(journal, WorkerThreads(make_worker(deployments, policy.gates)), settings, listener)
 
 
-def left_over(events: Sequence[Event]) -> Planned | None:
-    """Return a rollout of one wave for the boards that an earlier one did not reach; None: there are none."""
-    before = view(events)
-    open_ = (State.UNREACHABLE, State.RESERVED, State.WAITING, State.LATE)
-    left = [one.place for one in before.boards.values() if one.state in open_]
-    if not left:
+def plan_reconcile(events: Sequence[Event]) -> RolloutPlanned | None:
+    """Plan a rollout of one wave for the boards that an earlier rollout did not reach; None if there are none."""
+    view = replay(events)
+    plans = tuple(b.plan.model_copy(update={"wave": 0}) for b in view.boards.values() if b.state in _LEFT)
+    if not plans:
         return None
-    places = tuple(place.model_copy(update={"wave": 0}) for place in left)
-    return _planned(before.planned.name, before.policy, Layout(places, approvals=(), soaks=(0.0,), notes=()))
+    return _planned(view.planned.name, view.policy, Layout(plans, approvals=(), soaks=(0.0,), notes=()))

@@ -1,4 +1,4 @@
-"""Selectors: which boards of a fleet are meant, in one line of text."""
+"""Selectors: expressions that choose boards of a fleet."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from bpudeploy.spec.compose import nearest
 from bpudeploy.spec.fleet import Fleet, FleetBoard
 
 KEYS = ("name", "group", "target", "chip")
-"""What every board has; any other key is a label. ``chip`` is the target's march."""
+"""Keys that every board has; any other key is a label. ``chip`` is the target's march."""
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VALUE = re.compile(r"[A-Za-z0-9_.*?-]+")
 
 
 @dataclass(frozen=True)
 class Term:
-    """One condition: a board has one of ``values`` under ``key``; or, not ``wanted``, it has none of them."""
+    """One condition: ``key`` has one of ``values``, or none of them if not ``wanted``."""
 
     key: str
     wanted: bool
     values: tuple[str, ...]
-    """``*`` and ``?`` in them stand for any text and any character."""
+    """Patterns with ``*`` and ``?``, as in file names."""
 
     def matches(self, name: str, board: FleetBoard, march: str) -> bool:
-        """Return whether the board is meant. ``march`` is its target's."""
-        has = self.of(name, board, march)
-        return self.wanted == any(fnmatchcase(one, value) for one in has for value in self.values)
+        """Return whether the board meets the condition; ``march`` is its target's."""
+        found = self.values_of(name, board, march)
+        return self.wanted == any(fnmatchcase(one, value) for one in found for value in self.values)
 
-    def of(self, name: str, board: FleetBoard, march: str) -> tuple[str, ...]:
-        """Return what the board has under the key."""
+    def values_of(self, name: str, board: FleetBoard, march: str) -> tuple[str, ...]:
+        """Return the board's values for the key."""
         match self.key:
             case "name":
                 return (name,)
@@ -51,27 +51,27 @@ class Term:
 
 @dataclass(frozen=True)
 class Selector:
-    """A conjunction of terms; none: every board."""
+    """A conjunction of terms; without terms it matches every board."""
 
     text: str
     terms: tuple[Term, ...]
 
     def matches(self, name: str, board: FleetBoard, march: str) -> bool:
-        """Return whether the board is meant. ``march`` is its target's."""
+        """Return whether the board meets all terms; ``march`` is its target's."""
         return all(term.matches(name, board, march) for term in self.terms)
 
 
 def parse(text: str, labels: Collection[str] | None = None) -> Selector:
     """Parse ``group=canary|lab,chip=bayes-e,rack!=b``.
 
-    A comma is *and*, ``|`` between values is *or*, ``!=`` is *none of these* (and true of a board without that
-    label); ``name=rack-*`` is a pattern; ``*`` alone means every board.
+    A comma means *and*, ``|`` between values means *or*, and ``!=`` means *none of these*, which includes boards
+    without that label. Values are patterns such as ``rack-*``; ``*`` alone matches every board.
 
     Args:
-        labels: those that there are; given, another key is an error. Without, any key may be a label.
+        labels: the labels of the fleet; any other key is an error. None accepts every key as a label.
 
     Raises:
-        UsageError: it is none; the message names the part that is wrong.
+        UsageError: the selector is invalid; the message names the wrong part.
     """
     if text.strip() == "*":
         return Selector("*", ())
@@ -80,7 +80,7 @@ def parse(text: str, labels: Collection[str] | None = None) -> Selector:
 
 
 def labels_of(fleet: Fleet) -> tuple[str, ...]:
-    """Return the labels that a fleet's boards have."""
+    """Return the labels used in a fleet, sorted."""
     return tuple(sorted({label for board in fleet.boards.values() for label in board.labels}))
 
 
@@ -94,19 +94,21 @@ def _term(part: str, text: str, labels: Collection[str] | None) -> Term:
     key = key.removesuffix("!").strip()
     if not sign or not _KEY.fullmatch(key):
         raise UsageError(
-            f"{part!r} in the selector {text!r} is no condition", hint=f"write KEY=VALUE or KEY!=VALUE; {listed}"
+            f"{part!r} in the selector {text!r} is not a condition", hint=f"write KEY=VALUE or KEY!=VALUE; {listed}"
         )
     if labels is not None and key not in keys:
         near = nearest(key, keys)
         raise UsageError(
-            f"{key!r} in the selector {text!r} is no key, and no board has such a label",
+            f"{key!r} in the selector {text!r} is neither a key nor a label of a board",
             hint=f"did you mean {near}? {listed}" if near else listed,
         )
     values = tuple(value.strip() for value in after.split("|"))
     for value in values:
         if not _VALUE.fullmatch(value):
             raise UsageError(
-                f"{value!r} in {part!r} of the selector {text!r} is no value" if value else f"{part!r} has no value",
-                hint="a value is letters, digits, `_`, `.`, `-`, with * and ? as in file names; `|` between two",
+                f"{value!r} in {part!r} of the selector {text!r} is not a valid value"
+                if value
+                else f"{part!r} has no value",
+                hint="use letters, digits, `_`, `.`, `-`, * and ?; write `|` between values",
             )
     return Term(key, wanted, values)

@@ -1,4 +1,4 @@
-"""Who gets what, and in which wave: a fleet, a selector and the releases at hand, laid out as a rollout's places."""
+"""Assign the selected boards of a fleet to releases and waves."""
 
 from __future__ import annotations
 
@@ -6,54 +6,56 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from bpudeploy.fleet.events import Place
+from bpudeploy.fleet.events import BoardPlan
 from bpudeploy.fleet.select import Selector, parse
 from bpudeploy.spec.fleet import Fleet, Wave
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A rollout's boards in its waves; the first three are those of ``events.Planned``."""
+    """The boards of a rollout in its waves; see ``events.RolloutPlanned``."""
 
-    places: tuple[Place, ...]
-    """In the order of the fleet's file. A board that is skipped says why, and stands in wave 0."""
+    plans: tuple[BoardPlan, ...]
+    """In the order of the fleet file. A skipped board is in wave 0 and says why it is skipped."""
     approvals: tuple[int, ...]
     soaks: tuple[float, ...]
-    """Seconds, one a wave: there are as many waves."""
+    """Seconds, one per wave."""
     notes: tuple[str, ...]
-    """What became of waves that no board is in."""
+    """About waves of the policy that have no board."""
 
 
 @dataclass(frozen=True)
-class _Filled:
+class _FilledWave:
     boards: tuple[str, ...]
     approve: bool
     soak_seconds: float
 
 
-def lay_out(fleet: Fleet, chosen: Selector | None, releases: Mapping[str, str], marches: Mapping[str, str]) -> Layout:
-    """Return every chosen board in exactly one wave, or skipped for a reason; other boards are not in it.
+def assign_waves(
+    fleet: Fleet, selector: Selector | None, releases: Mapping[str, str], marches: Mapping[str, str]
+) -> Layout:
+    """Put every selected board into exactly one wave, or skip it with a reason.
 
-    Waves are filled in their order. Each takes from the boards that no earlier wave has: all that its selector
-    matches, or so many (``count``, ``percent`` of all that are updated, rounded up) in the order of the fleet's file.
-    What is left is the last wave. A wave that nobody is in is left out, with a note; if it was to be approved, the
-    next one is instead, for somebody wanted to be asked before the rollout goes on.
+    Waves are filled in order, from the boards that no earlier wave has: all that the selector matches, or a number of
+    them (``count``, or ``percent`` of all updated boards, rounded up) in the order of the fleet file. The rest is the
+    last wave. A wave without boards is dropped with a note; an approval that it needs moves to the next wave, because
+    somebody wanted to be asked before the rollout continues.
 
     Args:
-        chosen: which boards; None: all.
-        releases: a target's name to the release that was built for it.
-        marches: a target's name to its march, of every target in the fleet.
+        selector: the boards to update; None: all.
+        releases: target name to the release built for it.
+        marches: target name to march, for every target in the fleet.
     """
     names = [
         name
         for name, board in fleet.boards.items()
-        if chosen is None or chosen.matches(name, board, marches[board.target])
+        if selector is None or selector.matches(name, board, marches[board.target])
     ]
     updated = [name for name in names if fleet.boards[name].target in releases]
     waves, notes = _fill(fleet, updated, marches)
     wave_of = {name: number for number, wave in enumerate(waves) for name in wave.boards}
     return Layout(
-        places=tuple(_place(fleet, name, releases, wave_of) for name in names),
+        plans=tuple(_board_plan(fleet, name, releases, wave_of) for name in names),
         approvals=tuple(number for number, wave in enumerate(waves) if wave.approve),
         soaks=tuple(wave.soak_seconds for wave in waves),
         notes=tuple(notes),
@@ -61,36 +63,36 @@ def lay_out(fleet: Fleet, chosen: Selector | None, releases: Mapping[str, str], 
 
 
 def max_unavailable(share: int | str, boards: int) -> int:
-    """Return how many of ``boards`` may be out of service at once: a percentage is rounded up, and it is 1 at least."""
+    """Return how many of ``boards`` may be out of service at once, at least 1; a percentage is rounded up."""
     if isinstance(share, int):
         return max(1, share)
-    return max(1, _part(Fraction(share.removesuffix("%")), boards))
+    return max(1, _percent_of(Fraction(share.removesuffix("%")), boards))
 
 
-def _part(percent: Fraction, boards: int) -> int:
+def _percent_of(percent: Fraction, boards: int) -> int:
     return -int(-percent * boards // 100)  # rounded up
 
 
-def _fill(fleet: Fleet, updated: list[str], marches: Mapping[str, str]) -> tuple[list[_Filled], list[str]]:
-    rollout, left, waves, notes = fleet.rollout, updated, list[_Filled](), list[str]()
-    asked = False
+def _fill(fleet: Fleet, updated: list[str], marches: Mapping[str, str]) -> tuple[list[_FilledWave], list[str]]:
+    rollout, left, waves, notes = fleet.rollout, updated, list[_FilledWave](), list[str]()
+    approve = False
     for number, wave in enumerate(rollout.waves, 1):
-        taken = _taken(fleet, wave, left, len(updated), marches)
-        asked = asked or wave.approve
+        taken = _take(fleet, wave, left, len(updated), marches)
+        approve = approve or wave.approve
         if not taken:
-            goes_on = ", and its approval is asked for before the next one" if wave.approve and left else ""
-            notes.append(f"wave {number} of the policy ({_named(wave)}) has no board left to take: left out{goes_on}")
+            moved = "; the next wave needs its approval" if wave.approve and left else ""
+            notes.append(f"wave {number} of the policy ({_label(wave)}) has no boards and is skipped{moved}")
             continue
         soak = rollout.soak_seconds if wave.soak_seconds is None else wave.soak_seconds
-        waves.append(_Filled(tuple(taken), asked, soak))
-        asked, gone = False, set(taken)
-        left = [name for name in left if name not in gone]
+        waves.append(_FilledWave(tuple(taken), approve, soak))
+        approve, done = False, set(taken)
+        left = [name for name in left if name not in done]
     if left:
-        waves.append(_Filled(tuple(left), asked, rollout.soak_seconds))
+        waves.append(_FilledWave(tuple(left), approve, rollout.soak_seconds))
     return waves, notes
 
 
-def _taken(fleet: Fleet, wave: Wave, left: list[str], of: int, marches: Mapping[str, str]) -> list[str]:
+def _take(fleet: Fleet, wave: Wave, left: list[str], updated: int, marches: Mapping[str, str]) -> list[str]:
     if wave.select is not None:
         selector = parse(wave.select)
         boards = fleet.boards
@@ -98,19 +100,19 @@ def _taken(fleet: Fleet, wave: Wave, left: list[str], of: int, marches: Mapping[
     if wave.count is not None:
         return left[: wave.count]
     assert wave.percent is not None
-    return left[: _part(Fraction(str(wave.percent)), of)]
+    return left[: _percent_of(Fraction(str(wave.percent)), updated)]
 
 
-def _named(wave: Wave) -> str:
+def _label(wave: Wave) -> str:
     if wave.select is not None:
         return wave.select
     return f"count {wave.count}" if wave.count is not None else f"{wave.percent:g} %"
 
 
-def _place(fleet: Fleet, name: str, releases: Mapping[str, str], wave_of: Mapping[str, int]) -> Place:
+def _board_plan(fleet: Fleet, name: str, releases: Mapping[str, str], wave_of: Mapping[str, int]) -> BoardPlan:
     board = fleet.boards[name]
     release = releases.get(board.target)
-    return Place(
+    return BoardPlan(
         board=name,
         address=board.address,
         jump=board.jump,
@@ -119,5 +121,5 @@ def _place(fleet: Fleet, name: str, releases: Mapping[str, str], wave_of: Mappin
         target=board.target,
         release=release,
         wave=wave_of.get(name, 0),
-        skipped=None if release is not None else f"nothing is built for target {board.target}",
+        skipped=None if release is not None else f"no release for target {board.target}",
     )

@@ -1,4 +1,4 @@
-"""Tells another machine how a rollout ended: one POST of its sum."""
+"""Deliver the summary of a rollout to a webhook with one POST."""
 
 from __future__ import annotations
 
@@ -16,39 +16,38 @@ from bpudeploy.errors import BpudeployError, UsageError
 
 TRIES = 3
 TIMEOUT_S = 10.0
-"""For each wait on the network."""
-_HOPS = 3
+"""Timeout of each network operation."""
+_MAX_REQUESTS = 3
 _BACKOFF_S = 1.0
 _PORTS = {"http": 80, "https": 443}
 
 
 class WebhookError(BpudeployError):
-    """A webhook was not delivered. It is a warning to whoever rolls out, and changes no exit code.
+    """A webhook was not delivered; the command only warns about it.
 
-    Neither it nor its causes hold more of the address than scheme, host and port: paths and queries are often secrets.
+    The message and its causes contain only scheme, host and port of the URL: paths and queries are often secrets.
     """
 
 
-class _Again(Exception):
-    """It may go better later."""
+class _Retryable(Exception):
+    """A failure that is worth a retry."""
 
 
-def check_url(url: str) -> str:
-    """Return ``url`` where a webhook can be posted to it; to be asked before a rollout begins.
+def check_url(url: str) -> None:
+    """Check the URL of a webhook before a rollout starts.
 
     Raises:
-        UsageError: it is no http or https address.
+        UsageError: it is not an http or https URL.
     """
     _parts(url)
-    return url
 
 
 def _parts(url: str) -> SplitResult:
     found = _split(url)
-    if found is None:  # no cause is chained: those of urllib quote the address
+    if found is None:  # without a cause: those of urllib quote the URL
         raise UsageError(
-            "the webhook's address is no http or https URL",
-            hint="https://HOST/PATH or http://HOST/PATH; other characters than ASCII are percent-encoded",
+            "the webhook address is not an http or https URL",
+            hint="use https://HOST/PATH or http://HOST/PATH; percent-encode non-ASCII characters",
         )
     return found
 
@@ -70,11 +69,11 @@ def post(
     timeout: float = TIMEOUT_S,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Post ``payload`` as JSON. A user and password in ``url`` are sent as basic authentication.
+    """Post ``payload`` as JSON, with a user and password in ``url`` as basic authentication.
 
-    After an answer of 5xx or trouble with the connection it is tried again, ``TRIES`` times in all; so what takes it
-    may see it twice, and knows it by its ``rollout``. A redirect is followed when it is a 307 or 308 to the same
-    scheme, host and port: what is told is for the one who was named.
+    After a 5xx response or a connection error it retries, ``TRIES`` attempts in all; the receiver may therefore see
+    the payload twice and should recognize it by its ``rollout``. Redirects are followed only if they are a 307 or 308
+    to the same scheme, host and port.
 
     Raises:
         WebhookError: it was not delivered.
@@ -85,35 +84,35 @@ def post(
     for left in reversed(range(TRIES)):
         try:
             return _once(parts, body, timeout)
-        except _Again as error:
+        except _Retryable as error:
             if not left:
                 raise WebhookError(
-                    f"webhook {_origin(parts)}: not delivered in {TRIES} tries: {error}",
-                    hint="the rollout is not affected; `bpudeploy fleet status --json` prints what was to be sent",
+                    f"webhook {_origin(parts)}: not delivered in {TRIES} attempts: {error}",
+                    hint="the rollout is not affected; `bpudeploy fleet status --json` prints the payload",
                 ) from error
             wait(_BACKOFF_S * 2 ** (TRIES - 1 - left))
 
 
 def _once(parts: SplitResult, body: bytes, timeout: float) -> None:
-    """Post once, over as many redirects as are allowed."""
+    """Post once, following redirects."""
     at = parts
-    for _ in range(_HOPS):
-        status, location = _answer(at, parts, body, timeout)
+    for _ in range(_MAX_REQUESTS):
+        status, location = _send(at, parts, body, timeout)
         if 200 <= status < 300:
             return
         if status >= 500:
-            raise _Again(f"it answered {status}")
+            raise _Retryable(f"status {status}")
         if status not in (307, 308) or location is None:
-            raise WebhookError(f"webhook {_origin(parts)}: not delivered: it answered {status}{_moved(status)}")
-        at = _followed(at, location, parts)
-    raise WebhookError(f"webhook {_origin(parts)}: not delivered: more than {_HOPS - 1} redirects")
+            raise WebhookError(f"webhook {_origin(parts)}: not delivered: status {status}{_redirect_text(status)}")
+        at = _follow(at, location, parts)
+    raise WebhookError(f"webhook {_origin(parts)}: not delivered: more than {_MAX_REQUESTS - 1} redirects")
 
 
-def _answer(at: SplitResult, first: SplitResult, body: bytes, timeout: float) -> tuple[int, str | None]:
-    """Return status and Location.
+def _send(at: SplitResult, first: SplitResult, body: bytes, timeout: float) -> tuple[int, str | None]:
+    """Send one request and return the status and ``Location`` of the response.
 
     Raises:
-        _Again: nothing answered.
+        _Retryable: there was no response.
     """
     request = urllib.request.Request(urlunsplit(at._replace(netloc=_host(at), fragment="")), data=body, method="POST")
     request.add_header("Content-Type", "application/json")
@@ -128,13 +127,13 @@ def _answer(at: SplitResult, first: SplitResult, body: bytes, timeout: float) ->
         with error:
             return error.code, error.headers.get("Location")
     except urllib.error.URLError as error:
-        raise _Again(_why(error.reason)) from error
+        raise _Retryable(_reason(error.reason)) from error
     except (OSError, http.client.HTTPException) as error:
-        raise _Again(_why(error)) from error
+        raise _Retryable(_reason(error)) from error
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Return what opens an address by the proxies of the environment, and hands a redirect back as it is."""
+    """Return an opener that uses the proxies of the environment and does not follow redirects."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -147,27 +146,33 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _followed(at: SplitResult, location: str, first: SplitResult) -> SplitResult:
-    to = _joined(at, location)
+def _follow(at: SplitResult, location: str, first: SplitResult) -> SplitResult:
+    to = _join(at, location)
     if to is None:
-        raise WebhookError(f"webhook {_origin(first)}: not delivered: it redirects to what is no http or https URL")
+        raise WebhookError(
+            f"webhook {_origin(first)}: not delivered: it redirects to something that is not an http or https URL"
+        )
     if _origin(to) != _origin(first):
         raise WebhookError(
             f"webhook {_origin(first)}: not delivered: it redirects to {_origin(to)}, which is not followed",
-            hint="give the address that it redirects to, if that is the one you mean",
+            hint="pass the redirect target as --webhook if you trust it",
         )
     return to
 
 
-def _joined(at: SplitResult, location: str) -> SplitResult | None:
+def _join(at: SplitResult, location: str) -> SplitResult | None:
     try:
         return _split(urljoin(urlunsplit(at), location))
     except ValueError:
         return None
 
 
-def _moved(status: int) -> str:
-    return ", a redirect that does not keep a POST; give the address that it leads to" if 300 <= status < 400 else ""
+def _redirect_text(status: int) -> str:
+    return (
+        ", a redirect that does not preserve the POST; pass the redirect target as --webhook"
+        if 300 <= status < 400
+        else ""
+    )
 
 
 def _host(parts: SplitResult) -> str:
@@ -176,17 +181,17 @@ def _host(parts: SplitResult) -> str:
 
 
 def _origin(parts: SplitResult) -> str:
-    """Return all of an address that may be printed."""
+    """Return the part of a URL that may be printed."""
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
     port = parts.port
     return f"{parts.scheme}://{host}" + ("" if port in (None, _PORTS[parts.scheme]) else f":{port}")
 
 
-def _why(reason: object) -> str:
-    """Return a reason without the address, which some errors quote."""
+def _reason(reason: object) -> str:
+    """Return the reason of an error without the URL that some errors quote."""
     if isinstance(reason, TimeoutError):
-        return "no answer in time"
+        return "timed out"
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror
     return type(reason).__name__ if isinstance(reason, BaseException) else "the connection failed"

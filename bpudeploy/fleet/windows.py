@@ -1,11 +1,11 @@
-"""Maintenance windows: when boards may be touched. A window is open while a wall clock there shows a time in it."""
+"""Maintenance windows: when boards may be updated, in local wall-clock time."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime
 from functools import cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -15,27 +15,23 @@ from bpudeploy.spec.compose import nearest
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIMES = re.compile(r"(\d{1,2}):(\d\d)-(\d{1,2}):(\d\d)")
 _FORM = "write [DAYS] HH:MM-HH:MM [ZONE], such as `mon-fri 20:00-06:00 Europe/Berlin` or `sat,sun 00:00-24:00`"
-_MINUTE = timedelta(minutes=1)
-_DAY = timedelta(days=1)
-_AHEAD_DAYS = 15
-"""A window opens every week; it may be missed once where the clocks go forward over it."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Times of day, on some days of the week, in a time zone."""
+    """A time of day on some days of the week, in a time zone."""
 
     text: str
     days: frozenset[int]
-    """0 is Monday. A window over midnight belongs to the day on which it begins."""
+    """0 is Monday. A window across midnight belongs to the day on which it begins."""
     begin: int
     """Minutes of the day."""
     end: int
-    """Minutes of the day, 1440 at most; not after ``begin``: of the next day."""
+    """Minutes of the day, at most 1440; if not after ``begin``, of the next day."""
     zone: ZoneInfo
 
-    def shows(self, local: datetime) -> bool:
-        """Return whether a wall clock and calendar that show ``local`` show a time in the window."""
+    def contains(self, local: datetime) -> bool:
+        """Return whether the local time is in the window."""
         minutes, today = local.hour * 60 + local.minute, local.weekday()
         if self.begin < self.end:
             return today in self.days and self.begin <= minutes < self.end
@@ -46,68 +42,29 @@ class Window:
 def parse(text: str) -> Window:
     """Parse ``[DAYS] HH:MM-HH:MM [ZONE]``.
 
-    DAYS are names, ranges or lists of both (``mon-fri``, ``sat,sun``, ``fri-mon,wed``), every day when left out; an
-    end that is not after the beginning is on the next day; ZONE is an IANA name, UTC when left out.
+    DAYS are names, ranges or lists of both (``mon-fri``, ``sat,sun``, ``fri-mon,wed``); the default is every day. An
+    end that is not after the beginning is on the next day. ZONE is an IANA name; the default is UTC.
 
     Raises:
-        UsageError: it is none; the message names the part that is wrong.
+        UsageError: the window is invalid; the message names the wrong part.
     """
     parts = text.split()
     at = next((i for i, part in enumerate(parts) if _TIMES.fullmatch(part)), None)
     if at is None or at > 1 or len(parts) > at + 2:
-        raise UsageError(f"{text!r} is no window", hint=_FORM)
+        raise UsageError(f"{text!r} is not a maintenance window", hint=_FORM)
     begin, end = _times(parts[at], text)
     days = _days(parts[0], text) if at == 1 else frozenset(range(7))
     return Window(text, days, begin, end, _zone(parts[at + 1] if len(parts) > at + 1 else "UTC", text))
 
 
 def open_at(windows: Sequence[Window], when: datetime) -> bool:
-    """Return whether one of the windows is open; without any, it always is.
+    """Return whether any of the windows is open; without windows, always True.
 
-    ``when`` has a time zone. Where clocks go back, an hour is shown twice, and a window in it is open twice.
+    ``when`` has a time zone. A window in the hour that repeats when clocks go back is open twice.
     """
     if when.tzinfo is None:
-        raise ValueError("a moment needs a time zone")
-    return not windows or any(window.shows(when.astimezone(window.zone)) for window in windows)
-
-
-def next_opening(windows: Sequence[Window], when: datetime) -> datetime | None:
-    """Return the first moment from ``when`` on at which a window is open: ``when`` itself, or later, in UTC.
-
-    None: they do not open in the next two weeks, as one that clocks go forward over on its only day.
-    """
-    if open_at(windows, when):
-        return when.astimezone(UTC)
-    now = when.astimezone(UTC)
-    moments = sorted({moment for window in windows for moment in _candidates(window, now) if moment > now})
-    return next((moment for moment in moments if open_at(windows, moment)), None)
-
-
-def _candidates(window: Window, now: datetime) -> Iterator[datetime]:
-    """Yield every moment in the days to come at which the window may open: its beginnings, and changes of clocks."""
-    first = now.astimezone(window.zone).date()
-    for ahead in range(_AHEAD_DAYS):
-        midnight = datetime.combine(first + timedelta(days=ahead), time(), tzinfo=window.zone)
-        begins = midnight + timedelta(minutes=window.begin)  # by the wall clock
-        yield begins.astimezone(UTC)
-        yield begins.replace(fold=1).astimezone(UTC)
-        day = now + timedelta(days=ahead)
-        if _offset(day, window.zone) != _offset(day + _DAY, window.zone):
-            yield _change(day, window.zone)
-
-
-def _change(day: datetime, zone: ZoneInfo) -> datetime:
-    """Return the minute of the change of clocks in the 24 hours from ``day`` on."""
-    before, low = _offset(day, zone), day.replace(second=0, microsecond=0)
-    high = low + _DAY + _MINUTE
-    while high - low > _MINUTE:
-        middle = low + timedelta(minutes=(high - low) // _MINUTE // 2)
-        low, high = (middle, high) if _offset(middle, zone) == before else (low, middle)
-    return high
-
-
-def _offset(when: datetime, zone: ZoneInfo) -> timedelta | None:
-    return when.astimezone(zone).utcoffset()
+        raise ValueError("the time needs a time zone")
+    return not windows or any(window.contains(when.astimezone(window.zone)) for window in windows)
 
 
 def _times(part: str, text: str) -> tuple[int, int]:
@@ -116,11 +73,11 @@ def _times(part: str, text: str) -> tuple[int, int]:
     begin_hour, begin_minute, end_hour, end_minute = (int(number) for number in found.groups())
     begin, end = begin_hour * 60 + begin_minute, end_hour * 60 + end_minute
     if begin >= 1440 or end > 1440 or begin_minute > 59 or end_minute > 59:
-        raise UsageError(f"{part!r} in the window {text!r} is no time of day", hint="times are 00:00 to 24:00")
+        raise UsageError(f"{part!r} in the window {text!r} is not a time of day", hint="times are 00:00 to 24:00")
     if begin == end:
         raise UsageError(
-            f"the window {text!r} begins when it ends",
-            hint="write 00:00-24:00 for a whole day; leave it out for always",
+            f"the window {text!r} is empty",
+            hint="write 00:00-24:00 for a whole day",
         )
     return begin, end
 
@@ -134,7 +91,7 @@ def _days(part: str, text: str) -> frozenset[int]:
                 near = nearest(name[:3], DAYS)
                 hint = f"did you mean {near}? " if near else ""
                 raise UsageError(
-                    f"{name!r} in the window {text!r} is no day", hint=f"{hint}days: {', '.join(DAYS)}; {_FORM}"
+                    f"{name!r} in the window {text!r} is not a day", hint=f"{hint}days: {', '.join(DAYS)}; {_FORM}"
                 )
         begin, end = DAYS.index(first), DAYS.index(last if dash else first)
         found |= {(begin + i) % 7 for i in range((end - begin) % 7 + 1)}
@@ -142,17 +99,17 @@ def _days(part: str, text: str) -> frozenset[int]:
 
 
 @cache
-def _known(name: str) -> ZoneInfo | None:
+def _load_zone(name: str) -> ZoneInfo | None:
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown; no name at all; a folder of the database
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown; not a name; a folder of the database
         return None
 
 
 def _zone(name: str, text: str) -> ZoneInfo:
-    zone = _known(name)
+    zone = _load_zone(name)
     if zone is None:
         near = nearest(name, sorted(available_timezones()))
-        hint = f"did you mean {near}?" if near else "a zone is an IANA name, such as Europe/Berlin or Asia/Shanghai"
-        raise UsageError(f"{name!r} in the window {text!r} is no time zone", hint=hint)
+        hint = f"did you mean {near}?" if near else "use an IANA name such as Europe/Berlin or Asia/Shanghai"
+        raise UsageError(f"{name!r} in the window {text!r} is not a time zone", hint=hint)
     return zone

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from bpudeploy.digest import short
 from bpudeploy.errors import ExitCode
-from bpudeploy.fleet.chronicle import lasting
+from bpudeploy.fleet.history import format_duration as lasting
 from bpudeploy.nightly.history import History
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Fault, Finding, JobResult, JobState, Night, Outcome

@@ -1,4 +1,4 @@
-"""A fleet that exists in memory: boards with fates, a clock that jumps, and workers who die with their controller.
+"""A fleet that exists in memory: boards with faults, a simulated clock, and workers that die with their controller.
 
 Only time, the boards and the disk are simulated. The controller, ``decide`` and ``view`` are the real ones.
 """
@@ -10,43 +10,53 @@ import itertools
 import random
 from collections.abc import Callable, Generator, Sequence
 
-from bpudeploy.fleet.events import Ended, Ending, Event, Job, Order, Ordered, Outcome, Reached, Work
+from bpudeploy.fleet.events import (
+    BoardEnded,
+    BoardTask,
+    CommandGiven,
+    Event,
+    RolloutCommand,
+    StepReached,
+    TaskKind,
+    TaskResult,
+    TaskStatus,
+)
 from bpudeploy.fleet.view import Phase
-from tests.fleet.witness import NEW, Fate, SimBoard, Witness
+from tests.fleet.oracle import NEW, Fault, Oracle, SimBoard
 
 
 class Killed(BaseException):
-    """The controller's process is no more."""
+    """The controller process was killed."""
 
 
-Life = Generator[float | Reached, None, Outcome]
+Life = Generator[float | StepReached, None, TaskResult]
 
 
-class SimBook:
-    """A journal in memory, that the controller may be killed over."""
+class SimEventLog:
+    """A journal in memory; the controller may be killed at each write."""
 
-    def __init__(self, witness: Witness, kills: Callable[[], bool]) -> None:
-        self.witness, self._kills, self.read = witness, kills, 0
+    def __init__(self, oracle: Oracle, kills: Callable[[], bool]) -> None:
+        self.oracle, self._kills, self.read = oracle, kills, 0
 
     def read_new(self) -> Sequence[Event]:
-        new = self.witness.events[self.read :]
-        self.read = len(self.witness.events)
+        new = self.oracle.events[self.read :]
+        self.read = len(self.oracle.events)
         return new
 
     def append(self, *events: Event) -> None:
         for event in events:
             if self._kills():
                 raise Killed
-            self.witness.sees(event)
+            self.oracle.record(event)
         if self._kills():
             raise Killed
 
 
 class World:
-    """Time, the boards, and what is going to happen."""
+    """Simulated time and scheduled events."""
 
-    def __init__(self, rng: random.Random, witness: Witness) -> None:
-        self.rng, self.witness, self.now = rng, witness, 1000.0
+    def __init__(self, rng: random.Random, oracle: Oracle) -> None:
+        self.rng, self.oracle, self.now = rng, oracle, 1000.0
         self.agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._number = itertools.count()
 
@@ -57,7 +67,7 @@ class World:
         heapq.heappush(self.agenda, (when, next(self._number), then))
 
     def goes_down(self, board: SimBoard, seconds: float) -> None:
-        """It is out of service for so long because of what we did."""
+        """Take a board out of service for some seconds because of the rollout."""
         board.broken, board.down_until = True, self.now + seconds
         if seconds < 1e8:
             self.at(board.down_until, lambda: self._up(board))
@@ -67,56 +77,56 @@ class World:
             board.broken = False
 
 
-class SimCrew:
-    """Workers of one controller; they die with it."""
+class SimWorkers:
+    """The workers of one controller; they die with it."""
 
     def __init__(self, world: World, kills: Callable[[], bool], interrupts: Callable[[], bool]) -> None:
         self.world, self._kills, self._interrupts = world, kills, interrupts
         self.workers: dict[str, Life] = {}
-        self._jobs: dict[str, Job] = {}
-        self._said: list[Reached | Ended] = []
-        self._to_go_on: list[str] = []
+        self._tasks: dict[str, BoardTask] = {}
+        self._events: list[StepReached | BoardEnded] = []
+        self._confirmed: list[str] = []
         self.dead = False
         self._idle = 0
 
-    def begin(self, job: Job) -> None:
+    def start(self, task: BoardTask) -> None:
         if self._kills():
             raise Killed
-        name = job.place.board
-        self.world.witness.begins(job, list(self.workers))
-        board = self.world.witness.boards[name]
-        self.workers[name] = life(self.world, board, job)
-        self._jobs[name] = job
+        name = task.plan.board
+        self.world.oracle.check_start(task, list(self.workers))
+        board = self.world.oracle.boards[name]
+        self.workers[name] = life(self.world, board, task)
+        self._tasks[name] = task
         self._on(name)
-        self.world.witness.checks(list(self.workers))
+        self.world.oracle.check_always(list(self.workers))
 
-    def hear(self, timeout: float) -> tuple[Reached | Ended, ...]:
+    def poll(self, timeout: float) -> tuple[StepReached | BoardEnded, ...]:
         if self._kills():
             raise Killed
         if self._interrupts():
             raise KeyboardInterrupt
-        going, self._to_go_on = self._to_go_on, []
+        going, self._confirmed = self._confirmed, []
         for name in going:
             self._on(name)
         world, until = self.world, self.world.now + timeout
-        if not self._said:
-            assert world.agenda or timeout < 1e9, "it waits for what never comes"
+        if not self._events:
+            assert world.agenda or timeout < 1e9, "it waits forever"
             if world.agenda and world.agenda[0][0] <= until:
                 when, _, then = heapq.heappop(world.agenda)
                 world.now = max(world.now, when)
                 then()
             else:
                 world.now = until
-        said, self._said = tuple(self._said), []
-        self._idle = 0 if said else self._idle + 1
-        assert self._idle < 300, "it waits for what never comes"
-        return said
+        events, self._events = tuple(self._events), []
+        self._idle = 0 if events else self._idle + 1
+        assert self._idle < 300, "it waits forever"
+        return events
 
     def close(self) -> None:
-        """The process ends: what runs on boards may go on there for a moment, unheard."""
+        """The process ends: what runs on boards may continue there for a moment, unnoticed."""
         self.dead = True
         for name in self.workers:
-            board = self.world.witness.boards[name]
+            board = self.world.oracle.boards[name]
             if board.activating:
                 if self.world.rng.random() < 0.5 and not board.going_back and board.serves != NEW:
                     board.activate()
@@ -131,90 +141,95 @@ class SimCrew:
             what = next(self.workers[name])
         except StopIteration as end:
             del self.workers[name]
-            outcome: Outcome = end.value
-            self._said.append(Ended(at=self.world.now, board=name, work=self._jobs[name].work, **outcome.model_dump()))
+            outcome: TaskResult = end.value
+            self._events.append(
+                BoardEnded(at=self.world.now, board=name, work=self._tasks[name].work, **outcome.model_dump())
+            )
             return
-        if isinstance(what, Reached):
-            self._said.append(what)
-            self._to_go_on.append(name)  # not before it is written down
+        if isinstance(what, StepReached):
+            self._events.append(what)
+            self._confirmed.append(name)  # only after it is journaled
         else:
             self.world.at(self.world.now + what, lambda: self._on(name))
 
 
-def life(world: World, board: SimBoard, job: Job) -> Life:
-    """What a worker does, and meets, on a board."""
+def life(world: World, board: SimBoard, task: BoardTask) -> Life:
+    """Run a task on a board, including its faults."""
     rng = world.rng
 
-    def reached(step: str, serves: str | None = None) -> Reached:
-        return Reached(at=world.now, board=board.name, step=step, serves=serves)
+    def reached(step: str, serves: str | None = None) -> StepReached:
+        return StepReached(at=world.now, board=board.name, step=step, serves=serves)
 
     yield rng.uniform(0.1, 3)
-    if board.fate is Fate.WRONG_KEY or world.now < board.down_until:
+    if board.fault is Fault.WRONG_KEY or world.now < board.down_until:
         yield rng.choice([0.0, 10.0])
-        return Outcome(ending=Ending.UNREACHABLE, touched=False)
+        return TaskResult(ending=TaskStatus.UNREACHABLE, touched=False)
     if world.now < board.reserved_until:
-        return Outcome(ending=Ending.RESERVED, touched=False)
+        return TaskResult(ending=TaskStatus.RESERVED, touched=False)
     yield reached("connect", board.serves)
-    if job.work is Work.ROLLBACK:
-        return (yield from _goes_back(world, board, job))
+    if task.work is TaskKind.ROLLBACK:
+        return (yield from _roll_back(world, board, task))
     before = board.serves
-    if board.fate in (Fate.REFUSES, Fate.FULL):
+    if board.fault in (Fault.REFUSES, Fault.FULL):
         yield 0.2
-        return Outcome(ending=Ending.FAILED, touched=False, serves=before if board.fate is Fate.FULL else None)
-    if board.fate is Fate.STALLS:
+        return TaskResult(ending=TaskStatus.FAILED, touched=False, serves=before if board.fault is Fault.FULL else None)
+    if board.fault is Fault.STALLS:
         yield rng.choice([150.0, 190.0, 260.0, 1e7])
-    yield rng.uniform(1, 90) if board.fate is Fate.SLOW else rng.uniform(0.5, 5)
+    yield rng.uniform(1, 90) if board.fault is Fault.SLOW else rng.uniform(0.5, 5)
     yield reached("push")
     changed = before != NEW
     if changed:
         board.activating = True
         yield rng.uniform(0.1, 2)
-        if board.fate is Fate.DIES_BEFORE:
+        if board.fault is Fault.DIES_BEFORE:
             return (yield from _dies(world, board))
         board.activate()
-        if board.fate is Fate.DIES_AFTER:
+        if board.fault is Fault.DIES_AFTER:
             return (yield from _dies(world, board))
         yield reached("activate", NEW)
         board.activating = False
         yield rng.uniform(0.1, 4)
-    if board.fate in (Fate.BAD_GATE, Fate.DIES_GOING_BACK) and changed:
+    if board.fault in (Fault.BAD_GATE, Fault.DIES_GOING_BACK) and changed:
         board.activating = board.going_back = True
         yield reached("go back")
         board.serves, board.gone_back = before, board.gone_back + 1
         yield 0.5
-        if board.fate is Fate.DIES_GOING_BACK:
+        if board.fault is Fault.DIES_GOING_BACK:
             yield from _dies(world, board)
-            return Outcome(ending=Ending.FAILED, before=before)
+            return TaskResult(ending=TaskStatus.FAILED, before=before)
         board.activating = board.going_back = False
-        return Outcome(ending=Ending.FAILED, serves=before, before=before)
-    return Outcome(ending=Ending.DONE, changed=changed, serves=NEW, before=before)
+        return TaskResult(ending=TaskStatus.FAILED, serves=before, before=before)
+    return TaskResult(ending=TaskStatus.DONE, changed=changed, serves=NEW, before=before)
 
 
-def _goes_back(world: World, board: SimBoard, job: Job) -> Life:
-    if board.serves == job.before:
-        return Outcome(ending=Ending.DONE, serves=board.serves)
-    assert job.before is not None, "nobody knows what it goes back to"
+def _roll_back(world: World, board: SimBoard, task: BoardTask) -> Life:
+    if board.serves == task.before:
+        return TaskResult(ending=TaskStatus.DONE, serves=board.serves)
+    assert task.before is not None, "the release to restore is unknown"
     board.activating = board.going_back = True
     yield world.rng.choice([0.3, 0.3, 3, 200])
-    if board.fate is Fate.DIES_AFTER and world.rng.random() < 0.5:
+    if board.fault is Fault.DIES_AFTER and world.rng.random() < 0.5:
         return (yield from _dies(world, board))
-    board.serves = job.before
+    board.serves = task.before
     board.activating = board.going_back = False
-    return Outcome(ending=Ending.DONE, changed=True, serves=board.serves)
+    return TaskResult(ending=TaskStatus.DONE, changed=True, serves=board.serves)
 
 
 def _dies(world: World, board: SimBoard) -> Life:
     world.goes_down(board, world.rng.choice([20.0, 45.0, 300.0, 1e9]))
     board.activating = board.going_back = False
-    if board.fate is not Fate.DIES_GOING_BACK:
-        board.fate = world.rng.choice([board.fate, Fate.WELL])
+    if board.fault is not Fault.DIES_GOING_BACK:
+        board.fault = world.rng.choice([board.fault, Fault.WELL])
     yield 15.0
-    return Outcome(ending=Ending.UNREACHABLE, detail="the connection was lost")
+    return TaskResult(ending=TaskStatus.UNREACHABLE, detail="the connection was lost")
 
 
-def operator(world: World, book: Callable[[Ordered], None], phase: Callable[[], tuple[Phase, int]]) -> None:
-    """Give an order or two, and what is waited for in the end."""
-    rng, orders = world.rng, iter(world.rng.choices([None, *3 * [Order.PAUSE], Order.RESUME, Order.ABORT], k=2))
+def operator(world: World, give: Callable[[CommandGiven], None], phase: Callable[[], tuple[Phase, int]]) -> None:
+    """Give a command or two, and the approvals that are waited for."""
+    rng, orders = (
+        world.rng,
+        iter(world.rng.choices([None, *3 * [RolloutCommand.PAUSE], RolloutCommand.RESUME, RolloutCommand.ABORT], k=2)),
+    )
 
     def comes_by() -> None:
         now, wave = phase()
@@ -222,13 +237,13 @@ def operator(world: World, book: Callable[[Ordered], None], phase: Callable[[], 
         if now is Phase.FINISHED:
             return
         if now is Phase.APPROVAL:
-            order, of = Order.APPROVE, rng.choice([None, wave])
+            order, of = RolloutCommand.APPROVE, rng.choice([None, wave])
         elif now is Phase.PAUSED:
-            order = Order.RESUME
+            order = RolloutCommand.RESUME
         elif rng.random() < 0.2:
             order = next(orders, None)
         if order is not None:
-            book(Ordered(at=world.now, order=order, by="somebody", wave=of))
+            give(CommandGiven(at=world.now, order=order, by="somebody", wave=of))
         world.at(world.now + rng.expovariate(1 / 60), comes_by)
 
     world.at(world.now + rng.expovariate(1 / 60), comes_by)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bpudeploy.boards.address import Address
 from bpudeploy.errors import UsageError
 from bpudeploy.fleet.ansible import Imported, from_ansible, read_ansible
-from bpudeploy.fleet.ansible_ssh import way_of
+from bpudeploy.fleet.ansible_ssh import read_ssh_arguments
 from bpudeploy.fleet.inventory import load_fleet
 from bpudeploy.spec.fleet import Fleet, FleetBoard
 from bpudeploy.spec.validate import validate
@@ -65,17 +65,17 @@ def test_a_recorded_ini_inventory_becomes_a_fleet(tmp_path: Path) -> None:
     assert SECRET not in imported.text and SECRET not in str(imported.left_out)
 
 
-def test_what_is_left_out_is_said_and_written_at_the_top(tmp_path: Path) -> None:
+def test_omissions_are_reported_and_written_at_the_top(tmp_path: Path) -> None:
     imported = from_ansible((RECORDED / "plant.json").read_text(), target_of={"x5": "rdk-x5"})
     said = "\n".join(imported.left_out)
     for part in (
-        "win-1: not taken over: its connection is winrm",
-        "localhost: not taken over: its connection is local",
-        "line-1, line-2: ansible_become_password is left out",
-        "line-1, line-2: ansible_ssh_pass is left out: no secret",
-        "line-1, line-2: the option stricthostkeychecking is left out: bpudeploy checks host keys, always",
-        "rdk-x5-01, rdk-x5-02, rdk-x5-03 and 4 more: http_proxy_url is left out",
-        "desk-x3: rack is left out: it becomes a label where that is asked for",
+        "win-1: not imported: its connection is winrm",
+        "localhost: not imported: its connection is local",
+        "line-1, line-2: ansible_become_password is ignored",
+        "line-1, line-2: ansible_ssh_pass is ignored: secrets",
+        "line-1, line-2: option stricthostkeychecking is ignored: bpudeploy always checks host keys",
+        "rdk-x5-01, rdk-x5-02, rdk-x5-03 and 4 more: http_proxy_url is ignored",
+        "desk-x3: rack is ignored: use bpudeploy_labels for labels",
     ):
         assert part in said
     head = imported.text.partition("boards:\n")[0].splitlines()
@@ -100,12 +100,12 @@ def test_a_recorded_yaml_inventory_becomes_a_fleet(tmp_path: Path) -> None:
     assert SECRET not in imported.text and "ANSIBLE_VAULT" not in imported.text
     said = "\n".join(imported.left_out)
     for part in (
-        "10.0.0.5: label wifi_psk is left out",
-        "10.0.0.5: ansible_ssh_private_key_file is left out: name the key in ~/.ssh/config, with IdentityFile",
-        "templated: not taken over: ansible_host is a template",
-        "vaulted: ansible_password is left out",
-        "far: its jump hosts are not one",
-        "sshpassed: its ProxyCommand is left out",
+        "10.0.0.5: label wifi_psk is ignored",
+        "10.0.0.5: ansible_ssh_private_key_file is ignored: use IdentityFile in ~/.ssh/config",
+        "templated: not imported: ansible_host is a template",
+        "vaulted: ansible_password is ignored",
+        "far: its ProxyJump is not one",
+        "sshpassed: its ProxyCommand is not supported",
     ):
         assert part in said
 
@@ -125,7 +125,7 @@ def test_what_the_real_tool_cannot_read_is_an_error_that_quotes_nothing(tmp_path
     (tmp_path / "bad.yaml").write_text(f"all:\n  hosts:\n    a: {{ansible_password: {SECRET}\n")
     with pytest.raises(UsageError, match="ansible-inventory cannot read") as caught:
         read_ansible(tmp_path / "bad.yaml")
-    assert SECRET not in str(caught.value) and "--list` says why" in str(caught.value.hint)
+    assert SECRET not in str(caught.value) and "--list` shows the error" in str(caught.value.hint)
 
 
 def test_without_ansible_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_without_ansible_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UsageError, match="ansible-inventory is not on PATH") as caught:
         read_ansible(RECORDED / "plant.ini")
     assert "--list > fleet.json`" in str(caught.value.hint)
-    with pytest.raises(UsageError, match="there is no"):
+    with pytest.raises(UsageError, match="does not exist"):
         read_ansible(tmp_path / "none.ini")
 
 
@@ -162,9 +162,9 @@ def test_the_most_particular_target_counts() -> None:
 @pytest.mark.parametrize(
     ("targets", "message", "hint"),
     [
-        ({}, "the target of a, b is not known", "bpudeploy_target"),
-        ({"x3": "rdk-x3", "x5": "rdk-x5"}, "the groups of a name several targets: rdk-x3, rdk-x5", "bpudeploy_target"),
-        ({"x33": "rdk-x3"}, "no group with a host in it is named 'x33'", "did you mean x3?"),
+        ({}, "no target for a, b", "bpudeploy_target"),
+        ({"x3": "rdk-x3", "x5": "rdk-x5"}, "the groups of a have several targets: rdk-x3, rdk-x5", "bpudeploy_target"),
+        ({"x33": "rdk-x3"}, "no group with hosts is named 'x33'", "did you mean x3?"),
         ({"plant": "rdk-x3"}, "is named 'plant'", "groups: all, x3, x5"),
     ],
 )
@@ -177,7 +177,7 @@ def test_a_target_that_is_not_decided_is_an_error(targets: dict[str, str], messa
 # --- names, labels and addresses
 
 
-def test_names_that_are_no_words_are_converted_and_said() -> None:
+def test_invalid_names_are_converted_and_reported() -> None:
     hosts: dict[str, dict[str, object]] = {
         "büro 1": {"ansible_host": "h1"},
         "b-ro-1": {"ansible_host": "h2"},
@@ -187,11 +187,11 @@ def test_names_that_are_no_words_are_converted_and_said() -> None:
     assert imported.boards == ("b-ro-1", "b-ro-1-2", "board")
     assert "groups: [my-group]" in imported.text
     assert set(imported.left_out) == {
-        "büro 1: written b-ro-1",
-        "b-ro-1: written b-ro-1-2",
-        "ü: written board",
-        "group my group is written my-group",
-        "group µ is written not at all",
+        "büro 1: renamed to b-ro-1",
+        "b-ro-1: renamed to b-ro-1-2",
+        "ü: renamed to board",
+        "group my group is renamed to my-group",
+        "group µ is dropped",
     }
 
 
@@ -224,16 +224,16 @@ def test_where_a_board_is(variables: dict[str, object], address: str) -> None:
         ({"ansible_user": "{{ me }}"}, "ansible_user is a template"),
         ({"ansible_host": "{% if x %}a{% endif %}"}, "ansible_host is a template"),
         ({"ansible_host": {"__ansible_vault": SECRET}}, "ansible_host is encrypted"),
-        ({"ansible_host": [SECRET]}, "ansible_host is no text"),
-        ({"ansible_port": "many"}, "make no address: write [USER@]HOST[:PORT]"),
-        ({"ansible_host": f"me:{SECRET}@h"}, "make no address: it holds a password"),
+        ({"ansible_host": [SECRET]}, "ansible_host is not text"),
+        ({"ansible_port": "many"}, "are not an address: it is not [USER@]HOST[:PORT]"),
+        ({"ansible_host": f"me:{SECRET}@h"}, "are not an address: it contains a password"),
     ],
 )
 def test_a_host_that_cannot_be_a_board_is_left_out(variables: dict[str, object], why: str) -> None:
     imported = from_ansible(listing({"a": {}, "b": variables}), target_of={"all": "rdk-x5"})
     assert imported.boards == ("a",) and SECRET not in str(imported)
-    assert why in imported.left_out[0] and imported.left_out[0].startswith("b: not taken over: ")
-    with pytest.raises(UsageError, match="no board is in the inventory; b: not taken over") as caught:
+    assert why in imported.left_out[0] and imported.left_out[0].startswith("b: not imported: ")
+    with pytest.raises(UsageError, match="the inventory has no boards; b: not imported") as caught:
         from_ansible(listing({"b": variables}))
     assert SECRET not in str(caught.value)
 
@@ -243,7 +243,7 @@ def test_labels_are_those_that_were_asked_for() -> None:
     made = board({"bpudeploy_labels": labels, "rack": 7, "serial": "s"})
     assert made.labels == {"os": "Ubuntu-22.04", "on": "true", "rack": "7"}
     url = from_ansible(listing({"a": {"rack": f"http://me:{SECRET}@h"}}), target_of={"all": "x"}, labels=["rack"])
-    assert SECRET not in str(url) and "label rack is left out" in url.left_out[0]
+    assert SECRET not in str(url) and "label rack is ignored" in url.left_out[0]
 
 
 @pytest.mark.parametrize(
@@ -271,28 +271,28 @@ def test_what_is_not_such_a_listing_is_an_error(text: str) -> None:
         ("-o 'proxyjump = gate'", "gate", ""),
         ("-o ProxyJump=none -J gate", None, ""),
         ("-J one -J two", "one", ""),
-        ("-J one,two", None, "jump hosts are not one"),
+        ("-J one,two", None, "ProxyJump is not one"),
         ("-qJ gate", "gate", ""),
-        ("-C -J gate", "gate", "the option -C"),
+        ("-C -J gate", "gate", "option -C"),
         ("-o ControlMaster=auto -o ControlPersist=60s -J gate", "gate", ""),
-        ("-o StrictHostKeyChecking=no", None, "bpudeploy checks host keys, always"),
+        ("-o StrictHostKeyChecking=no", None, "bpudeploy always checks host keys"),
         ("-o ProxyCommand='ssh -W %h:%p gate'", "gate", ""),
         ("-o ProxyCommand='/usr/bin/ssh -q -p 2200 -l me -W [%h]:%p gate'", "me@gate:2200", ""),
-        ("-o ProxyCommand='ssh -i k -W %h:%p gate'", None, "its ProxyCommand is left out"),
-        ("-o ProxyCommand='ssh gate nc %h %p'", None, "its ProxyCommand is left out"),
-        ("-o ProxyCommand='ssh -W other:22 gate'", None, "its ProxyCommand is left out"),
-        (f"-o ProxyCommand='sshpass -p {SECRET} ssh -W %h:%p gate'", None, "its ProxyCommand is left out"),
-        ('-o ProxyCommand="ssh -W %h:%p \'gate"', None, "its ProxyCommand is left out"),
-        (f"-i {SECRET} -o Foo={SECRET} {SECRET}", None, "the option -i"),
-        ("-J 'gate", None, "cannot be read"),
-        ("-J", None, "jump hosts are not one"),
+        ("-o ProxyCommand='ssh -i k -W %h:%p gate'", None, "its ProxyCommand is not supported"),
+        ("-o ProxyCommand='ssh gate nc %h %p'", None, "its ProxyCommand is not supported"),
+        ("-o ProxyCommand='ssh -W other:22 gate'", None, "its ProxyCommand is not supported"),
+        (f"-o ProxyCommand='sshpass -p {SECRET} ssh -W %h:%p gate'", None, "its ProxyCommand is not supported"),
+        ('-o ProxyCommand="ssh -W %h:%p \'gate"', None, "its ProxyCommand is not supported"),
+        (f"-i {SECRET} -o Foo={SECRET} {SECRET}", None, "option -i"),
+        ("-J 'gate", None, "cannot be parsed"),
+        ("-J", None, "ProxyJump is not one"),
         ("-o", None, "a word"),
     ],
 )
 def test_the_jump_host_of_ssh_arguments(args: str, jump: str | None, left_out: str) -> None:
-    way = way_of(args)
-    assert way.jump == jump and left_out in str(way.left_out) and (left_out != "" or not way.left_out)
-    assert SECRET not in str(way.left_out)
+    arguments = read_ssh_arguments(args)
+    assert arguments.jump == jump and left_out in str(arguments.left_out) and (left_out != "" or not arguments.left_out)
+    assert SECRET not in str(arguments.left_out)
 
 
 # --- laws
@@ -331,5 +331,5 @@ parts = st.sampled_from(
 
 @given(st.lists(parts | st.text(max_size=3)).map("".join))
 def test_any_ssh_arguments_are_read(args: str) -> None:
-    way = way_of(args)
-    assert way.jump is None or str(Address.parse(way.jump)) == way.jump
+    arguments = read_ssh_arguments(args)
+    assert arguments.jump is None or str(Address.parse(arguments.jump)) == arguments.jump

@@ -1,4 +1,4 @@
-"""The journal: one controller, orders from anywhere, and nothing is lost or believed that was cut."""
+"""The journal: one controller, commands from any process, and truncated lines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import UsageError
 from bpudeploy.fleet import journal as journals
-from bpudeploy.fleet.events import Event, Order, Ordered, Started, Work
-from bpudeploy.fleet.journal import Journal, append, controlled, controller, create, rollouts
+from bpudeploy.fleet.events import BoardStarted, CommandGiven, Event, RolloutCommand, TaskKind
+from bpudeploy.fleet.journal import Journal, append, controller, create, list_journals, take_control
 from tests.fleet.test_view import order, planned, started, taken_up
 
 
@@ -23,8 +23,8 @@ def test_what_is_written_is_read_once_whoever_wrote_it(tmp_path: Path) -> None:
     book, other = Journal(path), Journal(path)
     assert book.read_new() == (planned(0, 1),)
     book.append(taken_up(), started("a"))
-    append(path, order(Order.PAUSE))
-    assert book.read_new() == (taken_up(), started("a"), order(Order.PAUSE))
+    append(path, order(RolloutCommand.PAUSE))
+    assert book.read_new() == (taken_up(), started("a"), order(RolloutCommand.PAUSE))
     assert book.read_new() == ()
     assert len(other.read_new()) == 4
     assert path.read_bytes().count(b"\n") == 4
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_once_whoever_wrote_it(tmp_path: Path) -> None:
 
 def test_a_rollout_is_found_whole_or_not_at_all_and_its_name_is_its_own(tmp_path: Path) -> None:
     create(tmp_path, planned(0))
-    with pytest.raises(UsageError, match="there is a rollout 'r' already"):
+    with pytest.raises(UsageError, match="rollout 'r' already exists"):
         create(tmp_path, planned(0))
     assert [p.name for p in (tmp_path / "r").iterdir()] == ["journal.jsonl"]
 
@@ -41,8 +41,8 @@ def test_rollouts_are_listed_the_newest_first(tmp_path: Path) -> None:
     for name, at in [("b", 3.0), ("a", 2.0), ("c", 1.0)]:
         create(tmp_path, planned(0).model_copy(update={"rollout": name, "at": at}))
     (tmp_path / "begun").mkdir()
-    assert [path.parent.name for path in rollouts(tmp_path)] == ["b", "a", "c"]
-    assert rollouts(tmp_path / "none") == ()
+    assert [path.parent.name for path in list_journals(tmp_path)] == ["b", "a", "c"]
+    assert list_journals(tmp_path / "none") == ()
 
 
 @pytest.mark.parametrize("cut", [b'{"at":3.0,"event":"star', b"{", b"\0\0\0\0", b'{"by":"\xc3'])
@@ -53,9 +53,9 @@ def test_a_line_that_was_cut_is_not_believed_and_harms_none_after_it(tmp_path: P
     with path.open("ab") as stream:
         stream.write(cut)
     assert reader.read_new() == ()
-    append(path, order(Order.ABORT))
-    assert reader.read_new() == (order(Order.ABORT),)
-    assert Journal(path).read_new() == (planned(0), order(Order.ABORT))
+    append(path, order(RolloutCommand.ABORT))
+    assert reader.read_new() == (order(RolloutCommand.ABORT),)
+    assert Journal(path).read_new() == (planned(0), order(RolloutCommand.ABORT))
 
 
 def test_a_journal_cut_at_any_byte_reads_as_the_events_before(tmp_path: Path) -> None:
@@ -83,46 +83,46 @@ def test_a_disk_that_takes_half_a_line_is_an_error_before_any_work(
     with pytest.raises(OSError, match="20 of"):
         append(path, started("a"))
     monkeypatch.undo()
-    append(path, order(Order.PAUSE))
-    assert Journal(path).read_new() == (planned(0), order(Order.PAUSE))
+    append(path, order(RolloutCommand.PAUSE))
+    assert Journal(path).read_new() == (planned(0), order(RolloutCommand.PAUSE))
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from bpudeploy.fleet.journal import controlled
-with controlled(Path(sys.argv[1])):
+from bpudeploy.fleet.journal import take_control
+with take_control(Path(sys.argv[1])):
     print("mine", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_second_controller_is_refused_and_told_who_the_first_is_until_that_one_is_killed(
+def test_a_second_controller_is_refused_with_the_name_of_the_first_until_that_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(journals, "_LOCK_WAIT_S", 0.1)
     path = create(tmp_path, planned(0))
     assert controller(path) is None
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE)
     try:
         assert first.stdout is not None and first.stdout.readline() == b"mine\n"
         name = f"{owner().rpartition(' ')[0]} {first.pid}"
-        with pytest.raises(UsageError, match=f"controlled already, by {name}"), controlled(path):
+        with pytest.raises(UsageError, match=f"already controlled by {name}"), take_control(path):
             raise AssertionError("two controllers")
         assert controller(path) == name
-        append(path, order(Order.PAUSE))  # orders need no lock
+        append(path, order(RolloutCommand.PAUSE))  # orders need no lock
         assert len(Journal(path).read_new()) == 2
     finally:
         first.kill()
         first.communicate()
-    with controlled(path):
+    with take_control(path):
         assert controller(path) == owner()
     assert controller(path) is None
 
 
 def _writes(path: Path, who: str) -> None:
     for i in range(200):
-        append(path, Ordered(at=i, order=Order.APPROVE, by=who * 50, wave=i))
+        append(path, CommandGiven(at=i, order=RolloutCommand.APPROVE, by=who * 50, wave=i))
 
 
 def test_many_who_write_at_once_lose_and_mix_nothing(tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_many_who_write_at_once_lose_and_mix_nothing(tmp_path: Path) -> None:
         seen += reader.read_new()
     seen += reader.read_new()
     for who in "xyz":
-        assert [e.at for e in seen if isinstance(e, Ordered) and e.by[0] == who] == list(range(200))
+        assert [e.at for e in seen if isinstance(e, CommandGiven) and e.by[0] == who] == list(range(200))
 
 
 def test_events_survive_their_way_through_the_file(tmp_path: Path) -> None:
     path = create(tmp_path, planned(0, 0, 1, approvals=(1,), soak=2.5))
-    append(path, Started(at=1.25, board="a", work=Work.ROLLBACK, attempt=3))
-    assert Journal(path).read_new()[1] == Started(at=1.25, board="a", work=Work.ROLLBACK, attempt=3)
+    append(path, BoardStarted(at=1.25, board="a", work=TaskKind.ROLLBACK, attempt=3))
+    assert Journal(path).read_new()[1] == BoardStarted(at=1.25, board="a", work=TaskKind.ROLLBACK, attempt=3)

@@ -12,7 +12,7 @@ import xmlschema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpudeploy.fleet.events import Ended
+from bpudeploy.fleet.events import BoardEnded
 from bpudeploy.fleet.junit import to_junit
 from tests.fleet import journals
 
@@ -62,7 +62,7 @@ def test_failed_is_a_failure_unreachable_an_error_and_the_rest_is_skipped() -> N
     assert found["x5-lab2-001"] == ("", ""), "it was reserved, waited for, and updated"
 
 
-def test_what_went_back_because_of_others_is_no_failure() -> None:
+def test_a_board_rolled_back_without_failing_is_not_a_failure() -> None:
     found = cases(to_junit(journals.hundred(2)))
     assert found["x5-lab1-015"] == ("skipped", "rolled back")
     assert found["s100-lab3-044"] == ("skipped", "not begun")
@@ -71,7 +71,7 @@ def test_what_went_back_because_of_others_is_no_failure() -> None:
 
 def test_what_failed_and_then_went_back_is_a_failure_that_says_why() -> None:
     events = journals.hundred(2)
-    failed = next(e.board for e in events if isinstance(e, Ended) and e.ending == "failed")
+    failed = next(e.board for e in events if isinstance(e, BoardEnded) and e.ending == "failed")
     story = journals.Story([p for p in events[0].places if p.board == failed], events[0].policy)  # type: ignore[union-attr]
     story.now = events[-2].at + 1
     story.events = []
@@ -83,7 +83,7 @@ def test_what_failed_and_then_went_back_is_a_failure_that_says_why() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(ANYTHING, ANYTHING, ANYTHING)
-def test_no_name_and_no_words_break_it(name: str, detail: str, by: str) -> None:
+def test_no_name_and_no_detail_breaks_the_xml(name: str, detail: str, by: str) -> None:
     report = to_junit(journals.hostile(name, detail, by))
     report.encode()
     schema().validate(report)

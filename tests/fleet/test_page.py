@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bpudeploy.fleet.chronicle import chronicle, lasting, roughly
-from bpudeploy.fleet.events import Ended, Event, Planned, Started
+from bpudeploy.fleet.events import BoardEnded, BoardStarted, Event, RolloutPlanned
+from bpudeploy.fleet.history import format_duration, format_round_duration, rollout_history
 from bpudeploy.fleet.page import policy_in_words, write_rollout
 from bpudeploy.fleet.scale import Scale
 from bpudeploy.fleet.timeline import timeline
@@ -49,21 +49,21 @@ def test_it_is_the_same_each_time_and_has_every_board_and_release(name: str, tmp
     page = page_of(events, tmp_path)
     assert page == page_of(journals.EVERY[name](), tmp_path)
     planned = events[0]
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, RolloutPlanned)
     tables = page[page.index("<h2>Wave 1</h2>") :]
-    for place in planned.places:
-        assert tables.count(f'<td class="board">{place.board}</td>') == 1
-        assert place.release is None or place.release in page
+    for plan in planned.places:
+        assert tables.count(f'<td class="board">{plan.board}</td>') == 1
+        assert plan.release is None or plan.release in page
 
 
 @pytest.mark.parametrize("name", journals.EVERY)
 def test_the_timeline_has_a_row_for_every_board_of_a_wave_that_began(name: str) -> None:
-    told = chronicle(journals.EVERY[name]())
-    drawn = ET.fromstring(timeline(told))
+    history = rollout_history(journals.EVERY[name]())
+    drawn = ET.fromstring(timeline(history))
     space = "{http://www.w3.org/2000/svg}"
     labels = [t.text or (t[-1].tail if len(t) else "") for t in drawn.iter(f"{space}text") if t.get("x") == "0"]
-    rows = [b.board.place.board for wave, boards in told.waves.items() if told.began(wave) for b in boards]
-    heads = [f"wave {wave + 1}" for wave in told.waves] + ["in no wave"] * bool(told.skipped)
+    rows = [b.board.plan.board for wave, boards in history.waves.items() if history.began(wave) for b in boards]
+    heads = [f"wave {wave + 1}" for wave in history.waves] + ["in no wave"] * bool(history.skipped)
     assert sorted(label for label in labels if label and "failed" not in label) == sorted(rows + heads)
     high = float(drawn.attrib["viewBox"].split()[3])
     for rect in drawn.iter(f"{space}rect"):
@@ -82,27 +82,27 @@ def test_why_by_whom_and_by_which_policy(tmp_path: Path) -> None:
         "55 not begun",
         "grace has it until 23:00 UTC: burn-in",
         "Wave 1: 4 boards; then 5 min of soak.",
-        "It stops at the first failure; then the wave that failed goes back to its releases before.",
+        "It stops at the first failure; then the wave that failed is rolled back.",
         "loses at most 1 points of top-1 against float",
         "nothing is built for rdk-x3-md",
     ):
         assert part in words, part
 
 
-def test_pauses_approvals_and_takeovers_are_told_with_who_said_so(tmp_path: Path) -> None:
+def test_pauses_approvals_and_takeovers_name_who_gave_the_command(tmp_path: Path) -> None:
     resumed = words_of(page_of(journals.resumed(), tmp_path))
     assert "paused grace@desk" in resumed and "resumed grace@desk" in resumed
-    assert "another controller takes over ada@build-7 pid 4822" in resumed
+    assert "another controller took over ada@build-7 pid 4822" in resumed
     approved = page_of(journals.approved(), tmp_path)
     assert "approved, wave 3 grace@desk" in words_of(approved)
     assert "Wave 3: 3 boards, after an approval." in words_of(approved)
     assert {"1 h", "11 h 20 min"} <= set(re.findall(r'font-style="italic"[^>]*>([^<]*)<', approved))
 
 
-def test_what_a_board_serves_is_said_where_it_is_not_what_it_was_to_get(tmp_path: Path) -> None:
+def test_what_a_board_serves_is_shown_if_it_is_not_the_planned_release(tmp_path: Path) -> None:
     page = page_of(journals.troubled(), tmp_path)
     rows = {m[1]: m[0] for m in re.finditer(r'<tr><td class="board">([^<]*)</td>.*?</tr>', page, re.DOTALL)}
-    assert "serves not known" in words_of("<body>" + rows["x5-lab3-002"]), "unreachable: nobody knows"
+    assert "serves unknown" in words_of("<body>" + rows["x5-lab3-002"]), "unreachable"
     assert "serves" not in rows["x5-lab2-001"]
 
 
@@ -128,7 +128,7 @@ HOSTILE = st.one_of(
 
 @settings(max_examples=120, deadline=None)
 @given(HOSTILE, HOSTILE, HOSTILE)
-def test_no_name_and_no_words_become_markup(
+def test_no_name_and_no_detail_becomes_markup(
     tmp_path_factory: pytest.TempPathFactory, name: str, detail: str, by: str
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -141,9 +141,9 @@ def test_a_clock_that_was_set_back_makes_no_time_negative(tmp_path: Path) -> Non
     events = journals.six()
     middle = len(events) // 2
     back = [*events[:middle], *(e.model_copy(update={"at": e.at - 3600}) for e in events[middle:])]
-    told = chronicle(back)
-    assert all(s.seconds(told.last) >= 0 for b in told.boards for s in b.spells)
-    assert told.seconds >= 0 and 'width="-' not in page_of(back, tmp_path)
+    history = rollout_history(back)
+    assert all(s.seconds(history.last) >= 0 for b in history.boards for s in b.attempts)
+    assert history.seconds >= 0 and 'width="-' not in page_of(back, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["six", "resumed", "troubled", "approved"])
@@ -155,23 +155,23 @@ def test_every_beginning_of_a_journal_can_be_drawn(name: str, tmp_path: Path) ->
         write_rollout(events[1:], tmp_path / "no.html")
 
 
-def test_what_was_lost_with_its_controller_is_no_work() -> None:
-    told = chronicle(journals.resumed())
-    lost = [b for b in told.boards if any(s.lost for s in b.spells)]
-    assert lost and all(b.words == "done" and b.tries == 2 for b in lost)
-    assert all(b.seconds(told.last) < 25 for b in lost), "not the time until somebody took it up again"
+def test_a_lost_attempt_counts_only_until_its_last_step() -> None:
+    history = rollout_history(journals.resumed())
+    lost = [b for b in history.boards if any(s.lost for s in b.attempts)]
+    assert lost and all(b.label == "done" and b.updates == 2 for b in lost)
+    assert all(b.seconds(history.last) < 25 for b in lost), "not the time until somebody took it up again"
 
 
 def test_the_work_of_every_board_is_found_in_the_events() -> None:
     events = journals.hundred(2)
-    told = chronicle(events)
-    assert sum(len(b.spells) for b in told.boards) == sum(isinstance(e, Started) for e in events)
-    assert told.bytes_sent == sum(e.bytes_sent for e in events if isinstance(e, Ended))
+    history = rollout_history(events)
+    assert sum(len(b.attempts) for b in history.boards) == sum(isinstance(e, BoardStarted) for e in events)
+    assert history.bytes_sent == sum(e.bytes_sent for e in events if isinstance(e, BoardEnded))
 
 
 def test_a_policy_in_words() -> None:
     planned = journals.six()[0]
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, RolloutPlanned)
     policy = RolloutSpec(
         waves=(Wave(select="group=canary"), Wave(count=1), Wave(percent=12.5)),
         max_unavailable=1,
@@ -183,13 +183,13 @@ def test_a_policy_in_words() -> None:
     assert policy_in_words(planned.model_copy(update={"policy": policy})) == [
         "Wave 1: 1 board.",
         "Wave 2: 5 boards.",
-        "Asked for, in turn: group=canary; 1 board; 12.5 % of the boards; then all that are left.",
-        "At most 1 board out of service at once. It stops when more than 2 fail; "
-        "then every board that it updated goes back to its release before.",
-        "A board passes when it answers the golden images as the host does.",
-        "A board has 15 min, then it counts as failed; it is unreachable after 2 tries.",
-        "A board that somebody has reserved is waited for, 1 h at most.",
-        "Boards are touched only in: mon-fri 20:00-06:00 Europe/Berlin; sat.",
+        "Waves of the policy: group=canary; 1 board; 12.5 % of the boards; the rest.",
+        "At most 1 board out of service at once. It stops if more than 2 boards fail; "
+        "then every board that it updated is rolled back.",
+        "A board passes if it gives the same answers to the golden images as the host.",
+        "A board fails after 15 min, and is unreachable after 2 attempts.",
+        "It waits for a reserved board, 1 h at most.",
+        "Boards are updated only in: mon-fri 20:00-06:00 Europe/Berlin; sat.",
     ]
 
 
@@ -206,7 +206,7 @@ def test_the_scale_never_falls_stays_inside_and_its_ticks_have_room(
     xs = [scale.x(at) for at in sorted(times)]
     assert xs == sorted(xs) and all(100 - 1e-6 <= x <= 900 + 1e-6 for x in xs)
     assert scale.x(0.0) == pytest.approx(100) and scale.x(end) == pytest.approx(900)
-    assert [p.x1 for p in scale.pieces[:-1]] == [p.x0 for p in scale.pieces[1:]]
+    assert [p.x1 for p in scale.segments[:-1]] == [p.x0 for p in scale.segments[1:]]
     ticks = [(scale.x(at), words) for at, words in scale.ticks()]
     assert all(b[0] - a[0] >= 2.6 * (len(a[1]) + len(b[1])) for a, b in pairwise(ticks))
     assert len(ticks) <= 60
@@ -214,8 +214,8 @@ def test_the_scale_never_falls_stays_inside_and_its_ticks_have_room(
 
 def test_a_quiet_night_takes_little_room() -> None:
     scale = Scale.of([(0, 60), (40_000, 40_060)], 0, 40_060, 0, 800)
-    (cut,) = scale.cuts
-    assert (cut.begin, cut.end) == (60, 40_000) and cut.x1 - cut.x0 < 50
+    (gap,) = scale.gaps
+    assert (gap.begin, gap.end) == (60, 40_000) and gap.x1 - gap.x0 < 50
     assert scale.x(60) == pytest.approx(377)
 
 
@@ -231,4 +231,4 @@ def test_a_quiet_night_takes_little_room() -> None:
     ],
 )
 def test_durations(seconds: float, long: str, short: str) -> None:
-    assert (lasting(seconds), roughly(seconds)) == (long, short)
+    assert (format_duration(seconds), format_round_duration(seconds)) == (long, short)

@@ -16,17 +16,17 @@ from bpudeploy.cli.fleet_live import FleetLive
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.verbs.fleet import rollouts_text, show_inventory, show_plan, status_text
 from bpudeploy.fleet.events import EVENT, Event, WaveEnded
-from bpudeploy.fleet.launch import Looked
-from bpudeploy.fleet.view import IN_WORK, State, view
+from bpudeploy.fleet.launch import BoardPreview
+from bpudeploy.fleet.view import IN_PROGRESS, BoardState, replay
 from bpudeploy.spec.fleet import Fleet, RolloutSpec
 from tests.fleet import journals
 
 OLD, NEW = "a" * 64, "b" * 64
 
 
-def row(board: str, target: str, wave: int | None, serves: str | None, size: int | None, note: str) -> Looked:
+def row(board: str, target: str, wave: int | None, serves: str | None, size: int | None, note: str) -> BoardPreview:
     gets = {"release": NEW} if wave is not None else {"release": None, "skipped": note}
-    return Looked(journals.place(0, (wave or 1) - 1, board=board, target=target, **gets), serves, size, note)
+    return BoardPreview(journals.board_plan(0, (wave or 1) - 1, board=board, target=target, **gets), serves, size, note)
 
 
 ROWS = (
@@ -50,8 +50,8 @@ def test_the_plan_says_who_gets_what_and_why_not(capsys: pytest.CaptureFixture[s
         "  wave  board   target  serves        gets            to send  note\n"
         "  1     x5-001  rdk-x5  aaaaaaaaaaaa  bbbbbbbbbbbb   24.10 MB\n"
         "  2     x5-002  rdk-x5  bbbbbbbbbbbb  bbbbbbbbbbbb    0.00 MB  serves it already\n"
-        "  2     x5-004  rdk-x5  not known     bbbbbbbbbbbb  not known  no answer just now\n"
-        "  2     x5-005  rdk-x5  nothing       bbbbbbbbbbbb   24.10 MB\n"
+        "  2     x5-004  rdk-x5  unknown       bbbbbbbbbbbb    unknown  no answer just now\n"
+        "  2     x5-005  rdk-x5  none          bbbbbbbbbbbb   24.10 MB\n"
         "  -     x3-003  rdk-x3  aaaaaaaaaaaa  nothing                  nothing is built for rdk-x3\n"
         "boards: 4 in 2 waves, 48.20 MB to send, unknown for 1; already up to date: 1; skipped: 1\n"
     )
@@ -72,7 +72,7 @@ def test_a_plan_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", journals.EVERY)
 def test_the_status_has_every_board_every_wave_and_the_whole(name: str) -> None:
     events = journals.EVERY[name]()
-    known = view(events)
+    known = replay(events)
     lines = list(status_text(events))
     assert len(lines) == len(known.boards) + known.waves + 1
     assert all(any(line.startswith(f"  {board} ") for line in lines) for board in known.boards)
@@ -87,17 +87,17 @@ def test_the_status_of_one_that_ended() -> None:
     )
 
 
-def test_a_hundred_boards_on_forty_lines_those_to_look_at_first() -> None:
+def test_a_hundred_boards_on_forty_lines_with_those_that_need_attention_first() -> None:
     events = journals.running()
-    known = view(events)
+    known = replay(events)
     lines = [text for text, _ in frame(known, events[-1].at, 40)]
     assert len(lines) == 40
     assert [line.split()[:2] for line in lines[1:5]] == [["wave", str(i)] for i in (1, 2, 3, 4)]
     states = [known.boards[line.split()[0]].state for line in lines[5:-1]]
-    working = sum(b.state in IN_WORK for b in known.boards.values())
-    assert working == 10 and all(state in IN_WORK for state in states[:10])
-    assert states[10] is State.UNREACHABLE
-    assert lines[-1] == "  and 66 more: 65 waiting, 1 skipped"
+    working = sum(b.state in IN_PROGRESS for b in known.boards.values())
+    assert working == 10 and all(state in IN_PROGRESS for state in states[:10])
+    assert states[10] is BoardState.UNREACHABLE
+    assert lines[-1] == "  and 66 more: 1 skipped, 65 waiting"
 
 
 HUNDRED = journals.hundred(2)
@@ -106,40 +106,40 @@ HUNDRED = journals.hundred(2)
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, len(HUNDRED)), st.integers(4, 120))
 def test_a_frame_fits_and_counts_what_it_leaves_out(count: int, height: int) -> None:
-    known = view(HUNDRED[:count])
+    known = replay(HUNDRED[:count])
     lines = [text for text, _ in frame(known, HUNDRED[count - 1].at, height)]
     assert len(lines) <= height
     names = [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in known.boards]
     left = [int(m[1]) for line in lines if (m := re.match(r"  and (\d+) more: ", line))]
     assert len(set(names)) == len(names) and len(names) + sum(left) == len(known.boards)
-    working = [b for b in known.boards.values() if b.state in IN_WORK]
-    assert all(known.boards[name].state in IN_WORK for name in names[: len(working)])
+    working = [b for b in known.boards.values() if b.state in IN_PROGRESS]
+    assert all(known.boards[name].state in IN_PROGRESS for name in names[: len(working)])
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, len(HUNDRED)))
 def test_a_bar_loses_no_board(count: int) -> None:
-    known = view(HUNDRED[:count])
+    known = replay(HUNDRED[:count])
     for wave, (text, _) in enumerate(wave_lines(known)):
         bar = text[text.index("[") + 1 : text.index("]")]
-        boards = known.of_wave(wave)
+        boards = known.boards_of_wave(wave)
         assert len(bar) == 30
         assert ("x" in bar) == any(b.failed for b in boards)
-        assert ("?" in bar) == any(b.state is State.UNREACHABLE for b in boards)
-        assert ("+" in bar) == any(b.state in IN_WORK for b in boards)
+        assert ("?" in bar) == any(b.state is BoardState.UNREACHABLE for b in boards)
+        assert ("+" in bar) == any(b.state in IN_PROGRESS for b in boards)
 
 
 def test_many_waves_leave_room_for_boards() -> None:
-    places = [journals.place(i, i) for i in range(60)]
-    story = journals.Story(places, RolloutSpec())
+    plans = [journals.board_plan(i, i) for i in range(60)]
+    story = journals.Story(plans, RolloutSpec())
     for wave in range(30):
         story.wave(wave)
-    lines = [text for text, _ in frame(view(story.events), story.now, 24)]
+    lines = [text for text, _ in frame(replay(story.events), story.now, 24)]
     assert [line.split()[1] for line in lines if line.startswith("wave")] == [str(i) for i in range(31, 39)]
     assert len(lines) == 24
 
 
-def test_where_no_terminal_is_there_is_a_line_for_each_event() -> None:
+def test_without_a_terminal_each_event_is_a_line() -> None:
     out = io.StringIO()
     with FleetLive(as_json=False, out=out) as live:
         for event in journals.troubled():
@@ -147,7 +147,7 @@ def test_where_no_terminal_is_there_is_a_line_for_each_event() -> None:
     lines = out.getvalue().splitlines()
     assert lines[0] == "20:00:00Z  rollout 2026-11-28T20-00-00-deit-tiny: boards: 7, waves: 1"
     assert "20:00:20Z  s100-lab2-004  update failed, 13.2 s, 41.30 MB: disk full: 12 MB free, 24 MB needed" in lines
-    assert "20:00:20Z  x5-lab3-002  update begins, try 2" in lines
+    assert "20:00:20Z  x5-lab3-002  update started, attempt 2" in lines
     assert not any("\x1b" in line or "connected" in line for line in lines)
 
 
@@ -189,7 +189,7 @@ def test_no_picture_is_wider_or_higher_than_the_terminal(monkeypatch: pytest.Mon
         assert len(lines) <= 40 and all(len(line.rstrip("\r")) <= 120 for line in lines)
 
 
-def test_after_an_error_there_stays_what_is_not_well_and_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_error_the_boards_that_need_attention_stay_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     out = Terminal()
     with pytest.raises(KeyboardInterrupt), FleetLive(as_json=False, out=out) as live:
@@ -202,19 +202,19 @@ def test_after_an_error_there_stays_what_is_not_well_and_the_sums(monkeypatch: p
     assert left.rstrip().endswith("1 board failed in wave 3, and none may: s100-lab3-029")
 
 
-def test_a_terminal_that_cannot_do_it_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     out = Terminal()
     with FleetLive(as_json=False, out=out) as live:
         for event in journals.six():
             live.draw(event)
-    assert "\x1b" not in out.getvalue() and "wave 2 ends" in out.getvalue()
+    assert "\x1b" not in out.getvalue() and "wave 2 ended" in out.getvalue()
 
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202e\nsecond [bold red]x[/]"
 
 
-def test_no_words_of_a_board_are_obeyed_by_the_terminal(
+def test_output_of_a_board_cannot_control_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = journals.hostile("b", EVIL, EVIL)
@@ -237,9 +237,9 @@ def test_what_is_printable_is_one_line_that_can_be_encoded(text: str) -> None:
     printable(text).encode()
 
 
-def test_a_board_that_waits_for_another_try_says_why() -> None:
+def test_a_board_that_waits_for_a_retry_shows_why() -> None:
     events = journals.troubled()
-    known = view(events[: next(i for i, e in enumerate(events) if isinstance(e, WaveEnded)) - 5])
+    known = replay(events[: next(i for i, e in enumerate(events) if isinstance(e, WaveEnded)) - 5])
     (text, tone) = board_line(known.boards["x5-lab2-001"], known, events[-1].at)
     assert re.sub(" +", " ", text) == " x5-lab2-001 waiting grace has it until 20:03 UTC"
     assert tone == ""

@@ -1,4 +1,4 @@
-"""Rollouts as a user runs them: real sshd boards, a real release, faults on the way, a killed controller."""
+"""Rollouts as a user runs them: real sshd boards, a real release, faults, a killed controller."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_bad_canary_stops_it_and_the_rest_is_not_touched(
     assert "b0" in said and "failed" in said
 
 
-def test_a_gate_that_breaks_takes_everybody_back(lab: Lab, built: tuple[Path, list[str]], capsys: Out) -> None:
+def test_a_failed_gate_rolls_back_all_boards(lab: Lab, built: tuple[Path, list[str]], capsys: Out) -> None:
     """The older release is everywhere; the newer one cannot be checked on the last board."""
     old = built[1][0]
     policy = "gates: {self_check: true}, on_failure: rollback_all"
@@ -190,7 +190,7 @@ def test_a_gate_that_breaks_takes_everybody_back(lab: Lab, built: tuple[Path, li
     assert status(capsys)["result"] == "failed"
 
 
-def test_unreachable_is_neither_failed_nor_done_and_reconcile_goes_on(
+def test_unreachable_is_neither_failed_nor_done_and_reconcile_continues(
     lab: Lab, built: tuple[Path, list[str]], capsys: Out
 ) -> None:
     new = built[1][1]
@@ -219,7 +219,7 @@ def test_a_wrong_host_key_is_refused_and_counts(lab: Lab, built: tuple[Path, lis
     assert lab.serves() == [""] * COUNT and "host key" in fleet(capsys, "status")
 
 
-def test_a_reserved_board_is_skipped_and_said_to_be(lab: Lab, built: tuple[Path, list[str]], capsys: Out) -> None:
+def test_a_reserved_board_is_skipped_and_reported(lab: Lab, built: tuple[Path, list[str]], capsys: Out) -> None:
     new = built[1][1]
     until = int(time.time()) + 3600
     (lab.servers[1].board / "bpudeploy" / "reservation").symlink_to(f"token {until} somebody@else an experiment")
@@ -229,7 +229,7 @@ def test_a_reserved_board_is_skipped_and_said_to_be(lab: Lab, built: tuple[Path,
 
 
 @pytest.mark.parametrize("after", [0.2, 0.8, 1.6])
-def test_a_killed_controller_is_gone_on_with(
+def test_resume_continues_after_a_killed_controller(
     lab: Lab, built: tuple[Path, list[str]], capsys: Out, after: float
 ) -> None:
     new = built[1][1]
@@ -244,7 +244,7 @@ def test_a_killed_controller_is_gone_on_with(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     said = fleet(capsys, "status")
-    assert "`bpudeploy fleet resume` goes on" in said or "complete" in said
+    assert "`bpudeploy fleet resume` continues it" in said or "complete" in said
     fleet(capsys, "resume")
     assert lab.serves() == [new] * COUNT
     (journal,) = set(rollouts.glob("*/journal.jsonl")) - known
@@ -272,7 +272,7 @@ def test_from_another_terminal(lab: Lab, built: tuple[Path, list[str]], capsys: 
     time.sleep(1)
     assert lab.serves() == [new, "", "", ""] and process.poll() is None
     assert "approv" in fleet(capsys, "status")
-    assert "told" in fleet(capsys, "pause") and "told" in fleet(capsys, "approve", "--wave", "2")
+    assert "sent to" in fleet(capsys, "pause") and "sent to" in fleet(capsys, "approve", "--wave", "2")
     time.sleep(1.5)
     assert lab.serves() == [new, "", "", ""], "paused"
     fleet(capsys, "resume")
@@ -298,13 +298,11 @@ def test_each_kind_of_board_gets_its_own_artifact_of_one_recipe(
     assert [m["target"] for m in manifests] == ["cpu-ssh", "cpu-two"]
     path = lab.mixed(["cpu-ssh", "cpu-two", "rdk-x5"])
     rows = json.loads(fleet(capsys, "plan", "mixed", "--fleet", path, "--json"))["boards"]
-    assert [row["wave"] for row in rows] == [1, 1, None] and "nothing is built for target rdk-x5" in rows[2]["note"]
+    assert [row["wave"] for row in rows] == [1, 1, None] and "no release for target rdk-x5" in rows[2]["note"]
     assert [row["bytes_to_send"] for row in rows[:2]] == [0, 0]
 
 
-def test_gates_are_held_against_the_board_s_own_release_before(
-    lab: Lab, built: tuple[Path, list[str]], capsys: Out
-) -> None:
+def test_gates_compare_with_the_board_s_previous_release(lab: Lab, built: tuple[Path, list[str]], capsys: Out) -> None:
     new = built[1][1]
     newer = sorted(Path(".bpudeploy/runs").iterdir())[1]
     hidden = newer.rename(Path(".bpudeploy/hidden"))
@@ -316,5 +314,5 @@ def test_gates_are_held_against_the_board_s_own_release_before(
     said = fleet(capsys, "rollout", "tiny", "--fleet", lab.fleet(gates, only=1), "--json")
     reached = [json.loads(line) for line in said.splitlines() if '"reached"' in line]
     (measured,) = [one["detail"] for one in reached if one["step"] == "measured"]
-    assert "top-1 lost" in measured and "p99" in measured and "against its release before" in measured
+    assert "top-1 lost" in measured and "p99" in measured and "against the previous release" in measured
     assert lab.serves()[0] == new

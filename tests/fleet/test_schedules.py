@@ -1,4 +1,4 @@
-"""Thousands of random rollouts over boards that fail in every way, with controllers that are killed at any moment."""
+"""Thousands of random rollouts over boards with all kinds of faults and controllers killed at any time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bpudeploy.fleet.controller import Terms, run_rollout
-from bpudeploy.fleet.events import Ended, Event, Late, Ordered, Planned
-from bpudeploy.fleet.view import Phase, view
+from bpudeploy.fleet.controller import ControllerSettings, run_rollout
+from bpudeploy.fleet.events import BoardEnded, BoardLate, CommandGiven, Event, RolloutPlanned
+from bpudeploy.fleet.view import Phase, replay
 from bpudeploy.spec.fleet import OnFailure, Reserved, RolloutSpec
-from tests.fleet.simulated import Killed, SimBook, SimCrew, World, operator
-from tests.fleet.witness import NEW, Fate, SimBoard, Witness, place
+from tests.fleet.oracle import NEW, Fault, Oracle, SimBoard, board_plan
+from tests.fleet.simulated import Killed, SimEventLog, SimWorkers, World, operator
 
 SCHEDULES = int(os.environ.get("BPUDEPLOY_SCHEDULES", "2000"))
 FIRST = int(os.environ.get("BPUDEPLOY_FIRST_SCHEDULE", "0"))
@@ -27,13 +27,13 @@ class Schedule:
     kills: int = 0
     interrupts: int = 0
     controllers: int = 0
-    witness: Witness = field(init=False)
+    oracle: Oracle = field(init=False)
 
     def run(self) -> None:
         rng = random.Random(self.seed)
-        self.witness = witness = _plan(rng)
-        world = World(rng, witness)
-        witness.sees(witness.planned)
+        self.oracle = oracle = _plan(rng)
+        world = World(rng, oracle)
+        oracle.record(oracle.planned)
         chance = rng.choice([0, 0, 0.01, 0.1])
         left = rng.choice([1, 3, 10])
 
@@ -48,29 +48,29 @@ class Schedule:
             return struck
 
         def phase() -> tuple[Phase, int]:
-            assert witness.seen is not None
-            return witness.seen.phase(world.now), witness.seen.wave
+            assert oracle.seen is not None
+            return oracle.seen.phase(world.now), oracle.seen.wave
 
-        if witness.planned.approvals or rng.random() < 0.5:
-            operator(world, witness.sees, phase)
-        if witness.in_window(0.0) is False:  # there are windows: they open and close by the clock
+        if oracle.planned.approvals or rng.random() < 0.5:
+            operator(world, oracle.record, phase)
+        if oracle.in_window(0.0) is False:  # there are windows: they open and close by the clock
             _ticks(world)
-        terms = Terms(witness.max_unavailable, witness.in_window, world.clock, poll_seconds=1e10)
-        while witness.seen is not None and witness.seen.result is None:
+        settings = ControllerSettings(oracle.max_unavailable, oracle.in_window, world.clock, poll_seconds=1e10)
+        while oracle.seen is not None and oracle.seen.result is None:
             self.controllers += 1
             assert self.controllers < 100, "resuming never ends"
-            book, crew = SimBook(witness, kills), SimCrew(world, kills, interrupts)
+            log, pool = SimEventLog(oracle, kills), SimWorkers(world, kills, interrupts)
             try:
-                run_rollout(book, crew, terms)
+                run_rollout(log, pool, settings)
             except (Killed, KeyboardInterrupt):
-                crew.close()
+                pool.close()
                 world.now += rng.choice([0.0, 1.0, 50.0])
         if self.seed % 10:
             return
-        events = list(witness.events)
-        assert view(events) == witness.seen
-        run_rollout(SimBook(witness, kills), SimCrew(world, kills, interrupts), terms)
-        assert witness.events == events, "an ended rollout is left alone"
+        events = list(oracle.events)
+        assert replay(events) == oracle.seen
+        run_rollout(SimEventLog(oracle, kills), SimWorkers(world, kills, interrupts), settings)
+        assert oracle.events == events, "an ended rollout is left alone"
 
 
 def _ticks(world: World) -> None:
@@ -81,18 +81,18 @@ def _ticks(world: World) -> None:
     world.at(world.now, tick)
 
 
-def _plan(rng: random.Random) -> Witness:
+def _plan(rng: random.Random) -> Oracle:
     count, waves = rng.randint(3, rng.choice([8, 8, 40])), rng.randint(1, 4)
     trouble = rng.choice([0.0, 0.1, 0.3, 0.8])
     names = [f"b{i}" for i in range(count)]
-    places = [place(name, rng.randrange(waves), skipped=rng.random() < 0.05) for name in names]
+    plans = [board_plan(name, rng.randrange(waves), skipped=rng.random() < 0.05) for name in names]
     boards = {}
     for name in names:
-        fate = rng.choice(list(Fate)) if rng.random() < trouble else Fate.WELL
-        serves = NEW if fate is Fate.HAS_IT else rng.choice(["old", "older", ""])
+        fault = rng.choice(list(Fault)) if rng.random() < trouble else Fault.WELL
+        serves = NEW if fault is Fault.HAS_IT else rng.choice(["old", "older", ""])
         reserved = 1000 + rng.choice([20, 200, 2000]) if rng.random() < trouble / 5 else 0.0
-        boards[name] = SimBoard(name, fate, serves, reserved)
-        if fate is Fate.AWAY:
+        boards[name] = SimBoard(name, fault, serves, reserved)
+        if fault is Fault.AWAY:
             boards[name].down_until = 1000 + rng.choice([20.0, 100.0, 1e9])
     policy = RolloutSpec(
         max_failures=rng.choice([0, 0, 1, 3, count]),
@@ -102,19 +102,19 @@ def _plan(rng: random.Random) -> Witness:
         reserved=rng.choice(list(Reserved)),
         reserved_seconds=rng.choice([0.0, 50.0, 500.0]),
     )
-    planned = Planned(
+    planned = RolloutPlanned(
         at=1000.0,
         rollout="r",
         name="n",
         by="me",
         policy=policy,
-        places=tuple(places),
+        places=tuple(plans),
         approvals=tuple(w for w in range(waves) if rng.random() < 0.2),
         soaks=tuple(rng.choice([0.0, 30.0]) for _ in range(waves)),
     )
     open_of_ten = rng.choice([10, 10, 10, 3])
     always = open_of_ten == 10
-    return Witness(
+    return Oracle(
         planned, boards, rng.choice([1, 2, 4, count]), lambda now: always or (now > 0 and now // 100 % 10 < open_of_ten)
     )
 
@@ -128,18 +128,18 @@ def test_no_schedule_of_faults_kills_and_orders_breaks_a_promise() -> None:
         except BaseException as error:
             error.add_note(f"BPUDEPLOY_FIRST_SCHEDULE={seed} BPUDEPLOY_SCHEDULES=1")
             raise
-        witness = schedule.witness
-        assert witness.seen is not None and witness.seen.result is not None
+        oracle = schedule.oracle
+        assert oracle.seen is not None and oracle.seen.result is not None
         counts.update(
             schedules=1,
             kills=schedule.kills,
             interrupts=schedule.interrupts,
             controllers=schedule.controllers,
-            boards=len(witness.boards),
-            events=len(witness.events),
+            boards=len(oracle.boards),
+            events=len(oracle.events),
         )
-        results[witness.seen.result] += 1
-        endings.update(map(_named, witness.events))
+        results[oracle.seen.result] += 1
+        endings.update(map(_named, oracle.events))
     print(f"\n{dict(counts)}\nresults: {dict(results)}\n{dict(sorted(endings.items()))}")
     if SCHEDULES >= 1000:
         assert set(results) == {"complete", "incomplete", "failed", "aborted"}
@@ -147,8 +147,8 @@ def test_no_schedule_of_faults_kills_and_orders_breaks_a_promise() -> None:
 
 
 def _named(event: Event) -> str:
-    if isinstance(event, Ended):
+    if isinstance(event, BoardEnded):
         return f"{event.work} {event.ending}"
-    if isinstance(event, Ordered):
+    if isinstance(event, CommandGiven):
         return event.order
-    return "late" if isinstance(event, Late) else event.event
+    return "late" if isinstance(event, BoardLate) else event.event

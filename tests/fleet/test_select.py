@@ -61,19 +61,23 @@ def test_what_a_selector_means(text: str, names: str) -> None:
         ("", "the selector '' has an empty part", "KEY=VALUE"),
         ("group=a,,chip=b", "has an empty part", "KEY=VALUE"),
         ("group=a,", "has an empty part", "keys: name, group, target, chip, owner, rack"),
-        ("canary", "'canary' in the selector 'canary' is no condition", "keys: name, group"),
+        ("canary", "'canary' in the selector 'canary' is not a condition", "keys: name, group"),
         ("=a", "'=a' in", "KEY=VALUE"),
         ("a b=c", "'a b=c' in", "KEY=VALUE"),
         ("group=a,*", "'*' in", "KEY=VALUE"),
         ("group=", "'group=' has no value", "`|` between"),
         ("group=a|", "'group=a|' has no value", "`|` between"),
-        ("group==a", "'=a' in 'group==a'", "a value is letters"),
-        ("name=[ab]", "'[ab]' in 'name=[ab]'", "with * and ?"),
-        ("grup=a", "'grup' in the selector 'grup=a' is no key", "did you mean group? keys: name, group, target, chip"),
+        ("group==a", "'=a' in 'group==a'", "use letters"),
+        ("name=[ab]", "'[ab]' in 'name=[ab]'", "* and ?"),
+        (
+            "grup=a",
+            "'grup' in the selector 'grup=a' is neither a key nor a label",
+            "did you mean group? keys: name, group, target, chip",
+        ),
         ("zone=a", "'zone' in the selector", "keys: name, group, target, chip, owner, rack"),
     ],
 )
-def test_what_is_wrong_is_named_and_the_keys_are_listed(text: str, part: str, hint: str) -> None:
+def test_the_wrong_part_is_named_and_the_keys_are_listed(text: str, part: str, hint: str) -> None:
     fleet = Fleet(boards={name: board for name, (board, _) in BOARDS.items()})
     with pytest.raises(UsageError) as caught:
         parse(text, labels_of(fleet))

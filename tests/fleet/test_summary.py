@@ -1,4 +1,4 @@
-"""The sum of a rollout: its keys stay, and nothing in it tells how a board is reached."""
+"""The summary of a rollout: its keys stay, and it does not reveal how a board is reached."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bpudeploy.fleet.events import Planned
+from bpudeploy.fleet.events import RolloutPlanned
 from bpudeploy.fleet.summary import to_json
 from tests.fleet import journals
 
@@ -44,7 +44,7 @@ def test_it_says_what_each_board_came_to() -> None:
     assert boards["x5-lab2-007"]["wave"] is None
 
 
-def test_one_that_goes_on_has_no_result() -> None:
+def test_a_running_rollout_has_no_result() -> None:
     found = to_json(journals.running())
     assert (found["result"], found["why"], found["phase"]) == (None, None, "running")
     assert "updating" in json.dumps(found["states"])
@@ -53,7 +53,7 @@ def test_one_that_goes_on_has_no_result() -> None:
 @pytest.mark.parametrize("name", journals.EVERY)
 def test_how_a_board_is_reached_is_in_none_of_it(name: str) -> None:
     events = journals.EVERY[name]()
-    assert isinstance(events[0], Planned)
+    assert isinstance(events[0], RolloutPlanned)
     boards = [{**board, "detail": ""} for board in json.loads(json.dumps(to_json(events)["boards"]))]
     text = json.dumps(to_json(events) | {"boards": boards})
     assert not any(p.address in text or str(p.board_id) in text for p in events[0].places)

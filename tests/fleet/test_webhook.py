@@ -1,4 +1,4 @@
-"""A webhook on a real server: what arrives, what is tried again, and what no error tells."""
+"""A webhook on a real server: delivery, retries, and no secrets in errors."""
 
 from __future__ import annotations
 
@@ -126,14 +126,14 @@ def test_a_server_that_stays_broken_is_given_up_after_three_tries() -> None:
     with serving(BUSY) as server:
         error, waited = failing(server.url())
     assert (len(server.seen), waited) == (TRIES, [1.0, 2.0])
-    assert error.message == f"webhook http://127.0.0.1:{server.port}: not delivered in 3 tries: it answered 503"
+    assert error.message == f"webhook http://127.0.0.1:{server.port}: not delivered in 3 attempts: status 503"
 
 
 def test_what_is_refused_for_good_is_not_tried_again() -> None:
     with serving((404, {})) as server:
         error, waited = failing(server.url())
     assert (len(server.seen), waited) == (1, [])
-    assert error.message.endswith("not delivered: it answered 404")
+    assert error.message.endswith("not delivered: status 404")
 
 
 def test_a_slow_server_is_not_waited_for() -> None:
@@ -141,14 +141,14 @@ def test_a_slow_server_is_not_waited_for() -> None:
         began = time.monotonic()
         error, _ = failing(server.url(), timeout=0.1)
         assert time.monotonic() - began < 0.9
-    assert error.message.endswith("in 3 tries: no answer in time")
+    assert error.message.endswith("in 3 attempts: timed out")
 
 
 def test_a_refused_connection_is_tried_again() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         error, waited = failing(f"http://127.0.0.1:{taken.getsockname()[1]}/")
-    assert error.message.endswith("in 3 tries: Connection refused")
+    assert error.message.endswith("in 3 attempts: Connection refused")
     assert waited == [1.0, 2.0]
 
 
@@ -168,11 +168,11 @@ def test_what_does_not_speak_http_is_an_error() -> None:
         thread.start()
         error, _ = failing(f"http://127.0.0.1:{listener.getsockname()[1]}/")
         thread.join()
-    assert error.message.endswith("in 3 tries: BadStatusLine")
+    assert error.message.endswith("in 3 attempts: BadStatusLine")
 
 
 @pytest.mark.parametrize("status", [307, 308])
-def test_a_redirect_on_the_same_host_is_followed_with_all_that_is_to_be_told(status: int) -> None:
+def test_a_redirect_on_the_same_host_is_followed_with_the_whole_payload(status: int) -> None:
     with serving((status, {"Location": "/new?x=1"}), OK) as server:
         post(server.url(user="a:b@"), {"rollout": "r"})
     assert [s.path for s in server.seen] == ["/hook", "/new?x=1"]
@@ -198,7 +198,7 @@ def test_a_redirect_that_loses_the_post_is_not_followed() -> None:
     with serving((302, {"Location": "/login"})) as server:
         error, _ = failing(server.url())
     assert len(server.seen) == 1
-    assert "it answered 302, a redirect that does not keep a POST" in error.message
+    assert "status 302, a redirect that does not preserve the POST" in error.message
 
 
 def test_a_circle_of_redirects_ends() -> None:
@@ -241,6 +241,6 @@ def test_what_is_no_http_address_is_refused_before_a_rollout_begins(url: str) ->
         post(url, {})
 
 
-def test_an_address_is_left_as_it_is() -> None:
-    for url in ("https://hooks.example/services/T/B?x=1", "http://a:b@[::1]:8080/"):
-        assert check_url(url) == url
+@pytest.mark.parametrize("url", ["https://hooks.example/services/T/B?x=1", "http://a:b@[::1]:8080/"])
+def test_a_valid_url_is_accepted(url: str) -> None:
+    check_url(url)

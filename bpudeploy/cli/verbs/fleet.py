@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli.arguments import add_json, add_set, add_store, store
-from bpudeploy.cli.fleet_lines import board_line, megabytes, printable, release_in_words, wave_lines, whole_lines
+from bpudeploy.cli.fleet_lines import board_line, megabytes, printable, rollout_line, wave_lines
 from bpudeploy.cli.fleet_live import FleetLive
 from bpudeploy.cli.output import Output, table
 from bpudeploy.deployment import Orders, build, policy_of
@@ -21,16 +21,17 @@ from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
 from bpudeploy.fleet import journal, launch
 from bpudeploy.fleet.ansible import from_ansible, read_ansible
-from bpudeploy.fleet.events import Event, Finished, Order, Ordered, Place, Result
+from bpudeploy.fleet.events import BoardPlan, CommandGiven, Event, RolloutCommand, RolloutFinished, RolloutResult
+from bpudeploy.fleet.history import release_label
 from bpudeploy.fleet.inventory import load_fleet, targets_of
 from bpudeploy.fleet.junit import to_junit
 from bpudeploy.fleet.page import write_rollout
 from bpudeploy.fleet.select import labels_of
 from bpudeploy.fleet.select import parse as parse_selector
 from bpudeploy.fleet.summary import to_json
-from bpudeploy.fleet.view import view
+from bpudeploy.fleet.view import replay
 from bpudeploy.fleet.webhook import WebhookError, check_url, post
-from bpudeploy.fleet.work import Deployment
+from bpudeploy.fleet.worker import Deployment
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY
 from bpudeploy.releases import BuiltRelease, find_release
@@ -44,10 +45,10 @@ EXAMPLE = """\
   bpudeploy fleet status"""
 _NO_CONTROLLER = "no process controls it at the moment: `bpudeploy fleet resume` continues it"
 _CODES = {
-    Result.COMPLETE: ExitCode.OK,
-    Result.INCOMPLETE: ExitCode.BOARD,
-    Result.FAILED: ExitCode.CHECK,
-    Result.ABORTED: ExitCode.INTERRUPTED,
+    RolloutResult.COMPLETE: ExitCode.OK,
+    RolloutResult.INCOMPLETE: ExitCode.BOARD,
+    RolloutResult.FAILED: ExitCode.CHECK,
+    RolloutResult.ABORTED: ExitCode.INTERRUPTED,
 }
 _STEERING = {
     "status": "show how far a rollout is, also while it runs elsewhere",
@@ -135,11 +136,11 @@ def _steer(path: Path, args: Namespace, out: Output) -> ExitCode:
         case "reconcile":
             return _reconcile(path, args, out)
         case "resume" if journal.controller(path) is None:
-            deployments = _deployments_of(journal.planned(path).places, args)
-            journal.append(path, Ordered(at=time.time(), order=Order.RESUME, by=owner()))
+            deployments = _deployments_of(journal.read_plan(path).places, args)
+            journal.append(path, CommandGiven(at=time.time(), order=RolloutCommand.RESUME, by=owner()))
             return _control(path, deployments, args, out)
         case _:
-            _order(path, Order(args.what), args, out)
+            _order(path, RolloutCommand(args.what), args, out)
     return ExitCode.OK
 
 
@@ -164,10 +165,10 @@ def _launch(args: Namespace, out: Output) -> ExitCode:
             hint="name a recipe's file: it is built for each target; or `bpudeploy run` it first",
         )
     name = next(iter(releases.values())).manifest.name
-    first, layout = launch.planned(name, inventory, chosen, releases, targets)
+    first, layout = launch.plan_rollout(name, inventory, chosen, releases, targets)
     deployments = _deployments(first.places, targets, args)
     if args.what == "plan" or args.dry_run:
-        show_plan(launch.look(first.places, deployments), out)
+        show_plan(launch.preview(first.places, deployments), out)
         for note in layout.notes:
             out.note(note)
         return ExitCode.OK
@@ -221,33 +222,33 @@ def _write_reports(path: Path) -> None:
 
 def _reconcile(path: Path, args: Namespace, out: Output) -> ExitCode:
     """Update the boards that a rollout did not reach, as a rollout of its own."""
-    left = launch.left_over(_events(path))
+    left = launch.plan_reconcile(_events(path))
     if left is None:
         out.note(f"{path.parent.name} reached every board")
         return ExitCode.OK
     return _control(journal.create(launch.ROLLOUTS, left), _deployments_of(left.places, args), args, out)
 
 
-def _deployments_of(places: Sequence[Place], args: Namespace) -> dict[str, Deployment]:
+def _deployments_of(plans: Sequence[BoardPlan], args: Namespace) -> dict[str, Deployment]:
     """Return what the boards of a journal need; it names everything but the targets' files."""
-    targets = {name: load_target(name, Path())[0] for name in {place.target for place in places}}
-    return _deployments(places, targets, args)
+    targets = {name: load_target(name, Path())[0] for name in {plan.target for plan in plans}}
+    return _deployments(plans, targets, args)
 
 
-def _deployments(places: Sequence[Place], targets: Mapping[str, Target], args: Namespace) -> dict[str, Deployment]:
+def _deployments(plans: Sequence[BoardPlan], targets: Mapping[str, Target], args: Namespace) -> dict[str, Deployment]:
     orders = Orders(args.key, args.allow_downgrade)
-    return launch.deployments(places, targets, lambda target: policy_of(target, orders), store(args))
+    return launch.load_deployments(plans, targets, lambda target: policy_of(target, orders), store(args))
 
 
-def _order(path: Path, order: Order, args: Namespace, out: Output) -> None:
-    wave = args.wave - 1 if order is Order.APPROVE and args.wave is not None else None
-    journal.append(path, Ordered(at=time.time(), order=order, by=owner(), wave=wave))
+def _order(path: Path, order: RolloutCommand, args: Namespace, out: Output) -> None:
+    wave = args.wave - 1 if order is RolloutCommand.APPROVE and args.wave is not None else None
+    journal.append(path, CommandGiven(at=time.time(), order=order, by=owner(), wave=wave))
     who = journal.controller(path)
     out.note(f"{path.parent.name}: {order}, {f'sent to {who}' if who else _NO_CONTROLLER}")
 
 
 def _all() -> tuple[Path, ...]:
-    return journal.rollouts(launch.ROLLOUTS)
+    return journal.list_journals(launch.ROLLOUTS)
 
 
 def _one(named: str | None) -> Path:
@@ -265,43 +266,43 @@ def _events(path: Path) -> tuple[Event, ...]:
     return journal.Journal(path).read_new()
 
 
-def show_plan(found: Sequence[launch.Looked], out: Output) -> None:
+def show_plan(previews: Sequence[launch.BoardPreview], out: Output) -> None:
     """Print who gets what, bytes to send, and why some are skipped."""
-    given = [one for one in found if one.place.skipped is None]
+    updated = [one for one in previews if one.plan.skipped is None]
     sums = {
-        "updated": len(given),
-        "waves": len({one.place.wave for one in given}),
-        "current": sum(one.serves is not None and one.serves == one.place.release for one in given),
-        "skipped": len(found) - len(given),
-        "bytes_to_send": sum(one.bytes_to_send or 0 for one in given),
-        "bytes_not_known": sum(one.bytes_to_send is None for one in given),
+        "updated": len(updated),
+        "waves": len({one.plan.wave for one in updated}),
+        "current": sum(one.serves is not None and one.serves == one.plan.release for one in updated),
+        "skipped": len(previews) - len(updated),
+        "bytes_to_send": sum(one.bytes_to_send or 0 for one in updated),
+        "bytes_not_known": sum(one.bytes_to_send is None for one in updated),
     }
     boards = [
         {
-            "board": one.place.board,
-            "target": one.place.target,
-            "wave": None if one.place.skipped is not None else one.place.wave + 1,
-            "release": one.place.release,
+            "board": one.plan.board,
+            "target": one.plan.target,
+            "wave": None if one.plan.skipped is not None else one.plan.wave + 1,
+            "release": one.plan.release,
             "serves": one.serves,
             "bytes_to_send": one.bytes_to_send,
             "note": one.note,
         }
-        for one in found
+        for one in previews
     ]
-    out.show({"boards": boards, **sums}, _plan_text(found, sums))
+    out.show({"boards": boards, **sums}, _plan_text(previews, sums))
 
 
-def _plan_text(found: Sequence[launch.Looked], sums: Mapping[str, int]) -> Iterator[str]:
-    if not found:
+def _plan_text(previews: Sequence[launch.BoardPreview], sums: Mapping[str, int]) -> Iterator[str]:
+    if not previews:
         yield "no board of the fleet is selected"
         return
     rows = []
-    for one in sorted(found, key=lambda one: (one.place.skipped is not None, one.place.wave)):
-        place, skipped = one.place, one.place.skipped is not None
-        gets = "nothing" if skipped else release_in_words(place.release)
-        serves, sent = release_in_words(one.serves), "" if skipped else megabytes(one.bytes_to_send)
-        names = (printable(place.board), printable(place.target))
-        rows.append(("-" if skipped else place.wave + 1, *names, serves, gets, sent, printable(one.note)))
+    for one in sorted(previews, key=lambda one: (one.plan.skipped is not None, one.plan.wave)):
+        plan, skipped = one.plan, one.plan.skipped is not None
+        gets = "nothing" if skipped else release_label(plan.release)
+        serves, sent = release_label(one.serves), "" if skipped else megabytes(one.bytes_to_send)
+        names = (printable(plan.board), printable(plan.target))
+        rows.append(("-" if skipped else plan.wave + 1, *names, serves, gets, sent, printable(one.note)))
     yield from table(("wave", "board", "target", "serves", "gets", ">to send", "note"), rows)
     more = f", unknown for {sums['bytes_not_known']}" if sums["bytes_not_known"] else ""
     yield (
@@ -325,17 +326,17 @@ def rollouts_text(found: Sequence[tuple[str, Sequence[Event]]]) -> Iterator[str]
     if not found:
         yield "there are no rollouts in this folder yet: `bpudeploy fleet plan` shows what one would do"
     for name, events in found:
-        known = view(events)
-        done = sum(board.state == "done" for board in known.boards.values())
-        stands = known.result or known.phase(time.time())
-        count = f"{done:>4} of {len(known.boards)} done"
-        yield f"  {printable(name)}  {stands:<20} {count}  {printable(known.why)}".rstrip()
+        view = replay(events)
+        done = sum(board.state == "done" for board in view.boards.values())
+        status = view.result or view.phase(time.time())
+        count = f"{done:>4} of {len(view.boards)} done"
+        yield f"  {printable(name)}  {status:<20} {count}  {printable(view.why)}".rstrip()
 
 
 def _show_status(path: Path, out: Output) -> None:
     events = _events(path)
     lines = list(status_text(events))
-    if not isinstance(events[-1], Finished):
+    if not isinstance(events[-1], RolloutFinished):
         who = journal.controller(path)
         lines.append(f"controlled by {who}" if who else _NO_CONTROLLER)
     out.show(to_json(events), lines)
@@ -343,6 +344,6 @@ def _show_status(path: Path, out: Output) -> None:
 
 def status_text(events: Sequence[Event]) -> Iterator[str]:
     """Yield how far a rollout is: every board, then every wave, then the whole."""
-    known, now = view(events), time.time()
-    lines = [board_line(board, known, now) for board in known.boards.values()]
-    yield from (text for text, _ in [*lines, *wave_lines(known), *whole_lines(known, now)])
+    view, now = replay(events), time.time()
+    lines = [board_line(board, view, now) for board in view.boards.values()]
+    yield from (text for text, _ in [*lines, *wave_lines(view), rollout_line(view, now)])

@@ -1,0 +1,310 @@
+"""The history of a rollout for its reports: the attempts on each board, and what happened to the whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from bpudeploy.digest import short
+from bpudeploy.fleet.events import (
+    BoardEnded,
+    BoardLate,
+    BoardStarted,
+    CommandGiven,
+    ControllerStarted,
+    Event,
+    RolloutCommand,
+    RolloutFinished,
+    RolloutPlanned,
+    StepReached,
+    TaskKind,
+    TaskStatus,
+    WaveEnded,
+)
+from bpudeploy.fleet.view import IN_PROGRESS, BoardState, BoardView, RolloutView, replay
+
+_TONES = {
+    BoardState.FAILED: "bad",
+    BoardState.LATE: "bad",
+    BoardState.UNREACHABLE: "bad",
+    BoardState.DONE: "good",
+    BoardState.ROLLED_BACK: "odd",
+    BoardState.ROLLING_BACK: "odd",
+    BoardState.RESERVED: "odd",
+}
+_COMMAND_LABELS = {
+    RolloutCommand.PAUSE: "paused",
+    RolloutCommand.RESUME: "resumed",
+    RolloutCommand.ABORT: "aborted",
+    RolloutCommand.APPROVE: "approved",
+}
+
+
+@dataclass
+class Attempt:
+    """One attempt at a task on a board."""
+
+    work: TaskKind
+    number: int
+    began: float
+    ended: float | None = None
+    """None: still running."""
+    result: BoardEnded | None = None
+    """None: still running, or lost with its controller."""
+    late: float | None = None
+    """When it exceeded its time limit."""
+    steps: list[tuple[float, StepReached]] = field(default_factory=list)
+
+    @property
+    def lost(self) -> bool:
+        """Whether its controller was killed before it ended."""
+        return self.ended is not None and self.result is None
+
+    def end(self, now: float) -> float:
+        """Return when it ended; ``now`` if it is still running."""
+        return now if self.ended is None else self.ended
+
+    def seconds(self, now: float) -> float:
+        """Return how long it took until ``now``; a lost one counts until its last step."""
+        if self.lost:
+            return max((at for at, _ in self.steps), default=self.began) - self.began
+        return self.end(now) - self.began
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """Something that happened to the rollout as a whole."""
+
+    at: float
+    label: str
+    by: str
+    kind: str
+    """wave, order, controller or end."""
+
+
+@dataclass(frozen=True)
+class BoardHistory:
+    """The state of one board, and the attempts that led to it."""
+
+    board: BoardView
+    attempts: tuple[Attempt, ...]
+    finished: bool
+    """The rollout has finished."""
+
+    @property
+    def label(self) -> str:
+        return state_label(self.board, self.finished)
+
+    @property
+    def tone(self) -> str:
+        return tone(self.board)
+
+    @property
+    def detail(self) -> str:
+        """Why the board is in its state; for one that failed and was rolled back, why it failed."""
+        results = [a.result for a in self.attempts if a.result and a.work is TaskKind.UPDATE]
+        failed = [result.detail for result in results if result.ending is TaskStatus.FAILED]
+        now = self.board.detail
+        if self.board.failed and failed and failed[-1] != now:
+            return f"{failed[-1]}; then: {now}" if now else failed[-1]
+        return now
+
+    @property
+    def updates(self) -> int:
+        """How often its update was started."""
+        return sum(a.work is TaskKind.UPDATE for a in self.attempts)
+
+    @property
+    def differs(self) -> bool:
+        """Whether a task ended and the board does not serve the planned release."""
+        tried = bool(self.attempts) and self.board.state not in IN_PROGRESS
+        return tried and self.board.serves != self.board.plan.release
+
+    def seconds(self, now: float) -> float:
+        """Return how long all its attempts took until ``now``."""
+        return sum(a.seconds(now) for a in self.attempts)
+
+
+@dataclass(frozen=True)
+class RolloutHistory:
+    """The history of a rollout. Its times never decrease, even if a clock was set back."""
+
+    view: RolloutView
+    boards: tuple[BoardHistory, ...]
+    """In the order of the plan."""
+    milestones: tuple[Milestone, ...]
+    pauses: tuple[tuple[float, float], ...]
+    wave_ends: dict[int, float]
+    last: float
+    """The time of the last event."""
+
+    @property
+    def planned(self) -> RolloutPlanned:
+        return self.view.planned
+
+    @property
+    def seconds(self) -> float:
+        return self.last - self.planned.at
+
+    @property
+    def bytes_sent(self) -> int:
+        return sum(b.board.bytes_sent for b in self.boards)
+
+    @property
+    def waves(self) -> dict[int, list[BoardHistory]]:
+        """The boards of each wave, without skipped ones."""
+        waves: dict[int, list[BoardHistory]] = {wave: [] for wave in range(self.view.waves)}
+        for board in self.boards:
+            if board.board.state is not BoardState.SKIPPED:
+                waves[board.board.plan.wave].append(board)
+        return waves
+
+    @property
+    def skipped(self) -> list[BoardHistory]:
+        return [board for board in self.boards if board.board.state is BoardState.SKIPPED]
+
+    def began(self, wave: int) -> float | None:
+        """Return when the first board of a wave was started."""
+        return min((b.attempts[0].began for b in self.waves[wave] if b.attempts), default=None)
+
+    @property
+    def result(self) -> str:
+        """The result, or the phase of a rollout that has not finished."""
+        return self.view.result.value if self.view.result is not None else self.view.phase(self.last).value
+
+
+def state_label(board: BoardView, finished: bool) -> str:
+    """Return the state of a board as shown to users; ``finished``: the rollout has finished."""
+    if board.state is BoardState.ROLLED_BACK and board.failed:
+        return "failed, rolled back"
+    if board.state is BoardState.WAITING and finished:
+        return "not finished" if board.attempts else "not begun"
+    return board.state.value
+
+
+def tone(board: BoardView) -> str:
+    """Return how a board's state is coloured: ``good``, ``bad``, ``odd`` or the empty string."""
+    return "bad" if board.failed else _TONES.get(board.state, "")
+
+
+def count_states(boards: Iterable[BoardView], finished: bool) -> dict[str, int]:
+    """Return how many boards have each ``state_label``, in the order of the states."""
+    states = list(BoardState)
+    counts = Counter((states.index(board.state), state_label(board, finished)) for board in boards)
+    return {label: counts[order, label] for order, label in sorted(counts)}
+
+
+def rollout_history(events: Sequence[Event]) -> RolloutHistory:
+    """Return the history that the first events of a journal tell, finished or not.
+
+    Raises:
+        ValueError: the first event is not ``RolloutPlanned``.
+    """
+    view, builder = replay(events), _HistoryBuilder()
+    for event in events:
+        builder.add(event)
+    finished = view.result is not None
+    return RolloutHistory(
+        view=view,
+        boards=tuple(BoardHistory(b, tuple(builder.attempts.get(n, ())), finished) for n, b in view.boards.items()),
+        milestones=tuple(builder.milestones),
+        pauses=tuple((a, builder.now if b is None else b) for a, b in builder.pauses),
+        wave_ends=builder.wave_ends,
+        last=builder.now,
+    )
+
+
+class _HistoryBuilder:
+    """Collects the times that ``RolloutView`` does not keep."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[str, list[Attempt]] = {}
+        self.milestones: list[Milestone] = []
+        self.pauses: list[tuple[float, float | None]] = []
+        self.wave_ends: dict[int, float] = {}
+        self.controllers = 0
+        self.now = float("-inf")
+
+    def add(self, event: Event) -> None:
+        self.now = at = max(self.now, event.at)
+        match event:
+            case RolloutPlanned():
+                pass
+            case BoardStarted() | StepReached() | BoardLate() | BoardEnded():
+                self._add_to_board(event, at)
+            case ControllerStarted(by=by):
+                self._end_attempts(at)
+                self.controllers += 1
+                label = "controller started" if self.controllers == 1 else "another controller took over"
+                self.milestones.append(Milestone(at, label, by, "controller"))
+            case CommandGiven():
+                self._add_command(event, at)
+            case WaveEnded(wave=wave):
+                self.wave_ends[wave] = at
+                self.milestones.append(Milestone(at, f"wave {wave + 1} ended", "", "wave"))
+            case RolloutFinished(result=result):
+                self._end_attempts(at)
+                self.milestones.append(Milestone(at, result.value, "", "end"))
+
+    def _add_to_board(self, event: BoardStarted | StepReached | BoardLate | BoardEnded, at: float) -> None:
+        attempts = self.attempts.setdefault(event.board, [])
+        if isinstance(event, BoardStarted):
+            attempts.append(Attempt(event.work, event.attempt, at))
+            return
+        if not attempts or attempts[-1].ended is not None:
+            if not isinstance(event, BoardEnded):
+                return
+            attempts.append(Attempt(event.work, 0, at))  # its start is not in the journal
+        match event:
+            case StepReached():
+                attempts[-1].steps.append((at, event))
+            case BoardLate():
+                attempts[-1].late = at
+            case BoardEnded():
+                attempts[-1].ended, attempts[-1].result = at, event
+
+    def _end_attempts(self, at: float) -> None:
+        for attempts in self.attempts.values():
+            if attempts and attempts[-1].ended is None:
+                attempts[-1].ended = at
+
+    def _add_command(self, event: CommandGiven, at: float) -> None:
+        paused = bool(self.pauses) and self.pauses[-1][1] is None
+        if event.order is RolloutCommand.PAUSE and not paused:
+            self.pauses.append((at, None))
+        elif event.order is RolloutCommand.RESUME and paused:
+            self.pauses[-1] = (self.pauses[-1][0], at)
+        wave = "" if event.wave is None else f", wave {event.wave + 1}"
+        self.milestones.append(Milestone(at, _COMMAND_LABELS[event.order] + wave, event.by, "order"))
+
+
+def utc(at: float) -> datetime:
+    """Return the time of an event in UTC."""
+    return datetime.fromtimestamp(at, UTC)
+
+
+def release_label(digest: str | None) -> str:
+    """Return a release as shown to users: ``unknown``, ``none`` for the empty string, or its short digest."""
+    return "unknown" if digest is None else short(digest) or "none"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration such as ``4.2 s``, ``3 min 05 s`` or ``1 h 02 min``."""
+    whole = round(seconds)
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def format_round_duration(seconds: float) -> str:
+    """Return a duration without a second unit that is zero: ``15 min``, ``1 h``."""
+    text = format_duration(seconds)
+    for rest in (" 00 s", " 00 min", " 00 h"):
+        text = text.removesuffix(rest)
+    return text.replace(".0 s", " s")
