@@ -12,12 +12,12 @@ import pytest
 from pydantic import BaseModel
 
 from bpudeploy.backends.base import CompileInputs
-from bpudeploy.backends.check import check_backend
 from bpudeploy.backends.ort import OrtBackend
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.errors import StageContractError, UsageError
 from bpudeploy.spec.compile_options import OrtOptions
 from bpudeploy.stage import Fingerprint, Work
+from bpudeploy.testing import check_backend
 
 
 def test_ort_conforms(tmp_path: Path) -> None:

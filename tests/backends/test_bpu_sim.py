@@ -8,17 +8,17 @@ from pathlib import Path
 import onnx
 import pytest
 
+from bpudeploy import Summary
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.bpu_sim import BpuSimBackend
-from bpudeploy.backends.check import check_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.predict.simulated import KEY, SimulationReport
 from bpudeploy.provenance import Provenance
-from bpudeploy.results.summary import Summary
 from bpudeploy.spec.compile_options import BpuSimOptions
 from bpudeploy.spec.load import load_target
 from bpudeploy.stage import Work
+from bpudeploy.testing import check_backend
 
 PAIRS = (("sim-x3", "rdk-x3"), ("sim-x5", "rdk-x5"), ("sim-s100", "rdk-s100"))
 

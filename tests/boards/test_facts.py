@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpudeploy import Target
 from bpudeploy.boards.address import Address
 from bpudeploy.boards.doctor import BoardFinding, Severity, doctor, examine
 from bpudeploy.boards.facts import Facts, parse, read_facts
 from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.errors import BoardError
 from bpudeploy.spec.load import load_target
-from bpudeploy.spec.target import BoardSpec, Target
+from bpudeploy.spec.target import BoardSpec
 from tests.boards.fake_files import write_fake_files
 from tests.boards.sshd import Home, Server, needs_sshd, serve
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bpudeploy import Release
 from bpudeploy.boards.base import Board, CommandOutput
 from bpudeploy.digest import digest_file
 from bpudeploy.effects.lock import Patience
 from bpudeploy.effects.push import Policy
 from bpudeploy.events import Event
-from bpudeploy.release import Manifest, Release
+from bpudeploy.release import Manifest
 from bpudeploy.signing import PublicKey, SigningKey, new_key
 from bpudeploy.stage import Artifact, Kind
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bpudeploy import Measurement, Release
 from bpudeploy.boards.base import Board, RemoteProcess
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.digest import digest_file
@@ -20,9 +21,8 @@ from bpudeploy.effects.verify import installed
 from bpudeploy.errors import BoardError, ConnectionLost
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.provenance import Provenance
-from bpudeploy.release import Release
 from bpudeploy.results.compare import Design, compare
-from bpudeploy.results.measurement import Caveat, Measurement, Subject
+from bpudeploy.results.measurement import Caveat, Subject
 from bpudeploy.results.session import Contender, Setting
 from bpudeploy.spec.recipe import BenchmarkSpec
 from bpudeploy.stage import Artifact, Kind

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bpudeploy import Release
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.effects.lock import Patience
 from bpudeploy.effects.push import Policy, push
@@ -20,7 +21,6 @@ from bpudeploy.effects.rollback import rollback
 from bpudeploy.effects.script import Script, text
 from bpudeploy.effects.trust import trust
 from bpudeploy.errors import BoardError
-from bpudeploy.release import Release
 from bpudeploy.signing import SigningKey
 from tests.effects.crash import Moment, Recording, Shim
 from tests.effects.releases import Between, held_to, its_root, quiet, release, served

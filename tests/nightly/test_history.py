@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from bpudeploy import Measurement
 from bpudeploy.nightly.changed import changed, reproduce
 from bpudeploy.nightly.changes import ENOUGH
 from bpudeploy.nightly.history import against_history, histories, nights_of
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Against, Finding, JobResult, JobState, Night, Outcome
 from bpudeploy.nightly.verdict import since_when
-from bpudeploy.results.measurement import BuildFacts, Caveat, Interval, Measurement, StepFacts
+from bpudeploy.results.measurement import BuildFacts, Caveat, Interval, StepFacts
 from bpudeploy.spec.suite import NightlyChecks
 from tests.results import factories as made
 

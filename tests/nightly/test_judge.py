@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy import Measurement
 from bpudeploy.errors import UsageError
 from bpudeploy.nightly.baseline import Baseline, baseline_file, baseline_of, read_baseline, write_baseline
 from bpudeploy.nightly.judge import Held, against_baseline
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Finding, Outcome
 from bpudeploy.results.compare import compare
-from bpudeploy.results.measurement import Answers, BuildFacts, Caveat, Measurement, Subject
+from bpudeploy.results.measurement import Answers, BuildFacts, Caveat, Subject
 from bpudeploy.spec.suite import NightlyChecks
 from tests.results import factories as made
 

@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpudeploy import LoadedRecipe, Recipe
 from bpudeploy.effects.hold import NO_END, Hold
 from bpudeploy.errors import BoardError, Mark, StoreError
 from bpudeploy.nightly.floor import At, Floor, Terms, Ticket
@@ -19,8 +20,8 @@ from bpudeploy.nightly.night import Fault, JobResult, JobState, Night
 from bpudeploy.nightly.quarantine import quarantined
 from bpudeploy.nightly.schedule import Expected, forecast
 from bpudeploy.nightly.suite import HERE, Job
-from bpudeploy.spec.load import LoadedRecipe, load_target
-from bpudeploy.spec.recipe import DatasetSpec, ModelSpec, Recipe
+from bpudeploy.spec.load import load_target
+from bpudeploy.spec.recipe import DatasetSpec, ModelSpec
 from bpudeploy.spec.suite import NightlyChecks, QuarantineSpec
 from bpudeploy.spec.yamlmarks import Node
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from bpudeploy import Measurement
 from bpudeploy.nightly.baseline import Baseline, baseline_of
 from bpudeploy.nightly.judge import Held
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import Against, Finding, JobResult, JobState, Outcome
 from bpudeploy.nightly.verdict import judged
 from bpudeploy.nightly.work import JobRelease
-from bpudeploy.results.measurement import Answers, Measurement
+from bpudeploy.results.measurement import Answers
 from bpudeploy.results.store import Results, open_results
 from bpudeploy.spec.suite import NightlyChecks
 from tests.nightly.test_judge import flipped

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy import Summary
 from bpudeploy.cli.texts import summary_text
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.golden import SelfCheck
@@ -17,7 +18,7 @@ from bpudeploy.results.latency import frames_for, latency_of
 from bpudeploy.results.measurement import Caveat
 from bpudeploy.results.report import write_report
 from bpudeploy.results.statistics import paired_drop, wilson
-from bpudeploy.results.summary import AccuracyDrop, Summary, Verdict
+from bpudeploy.results.summary import AccuracyDrop, Verdict
 from tests.pages import check_in_browser, words_of
 from tests.results.factories import estimate, layers, measurement, on_cpu, quantization, summary
 from tests.results.factories import rounds as made_rounds

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpudeploy import BpudeployError
 from bpudeploy.digest import canonical, key_of
-from bpudeploy.errors import BpudeployError, StageContractError, StoreError, UsageError
+from bpudeploy.errors import StageContractError, StoreError, UsageError
 from bpudeploy.events import Event, StepWaiting
 from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.look import State, look

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from bpudeploy import BpudeployError
 from bpudeploy.cli.main import main
 from bpudeploy.digest import Digest
-from bpudeploy.errors import BpudeployError, ExitCode, StageError, UsageError
+from bpudeploy.errors import ExitCode, StageError, UsageError
 from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, StepWaiting
 from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.step import Plan

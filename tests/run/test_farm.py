@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.errors import BpudeployError, OutOfTime, StageError
+from bpudeploy import BpudeployError
+from bpudeploy.errors import OutOfTime, StageError
 from bpudeploy.events import Event, StepFinished, StepStarted
 from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.step import Plan

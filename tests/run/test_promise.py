@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import bpudeploy
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Scores
 from bpudeploy.cli.main import main
@@ -19,7 +20,6 @@ from bpudeploy.planning.products import BINARY, FLOAT_SCORES, INT8_SCORES, LAYER
 from bpudeploy.quantize.findings import LayerReport, RepairOutcome, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.run.runner import RunResult, run
-from bpudeploy.spec.load import load_recipe
 from bpudeploy.spec.precision import Precision
 
 RECIPE = """\
@@ -94,7 +94,7 @@ def _here(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(recipe: Path, store: Path, *sets: str) -> RunResult:
-    (resolved,) = load_recipe(recipe, list(sets))
+    resolved = bpudeploy.load(recipe, *sets)
     return run(pipeline.plan(resolved, load_backend(resolved.target.backend)), store, lambda event: None)
 
 
@@ -123,7 +123,7 @@ def test_a_broken_promise_is_repaired_and_everything_after_takes_the_repaired(fr
     assert {record.taps[n].precision for n in widened} == {Precision.INT16}
     layers = LayerReport.read(result.artifact(LAYERS).path)
     assert any(Precision.INT16 in layer.inputs for layer in layers.layers) and layers.images == 8
-    (resolved,) = load_recipe(fragile, ["check.max_drop=5"])
+    resolved = bpudeploy.load(fragile, "check.max_drop=5")
     compiled = pipeline.plan(resolved, load_backend("ort")).step(BINARY)
     assert {ref.step for ref in compiled.inputs[:2]} == {REPAIRED}
 
