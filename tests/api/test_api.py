@@ -83,4 +83,4 @@ def test_the_how_to_runs_as_it_is_written(tiny: Path, capsys: pytest.CaptureFixt
     for block in blocks:
         exec(compile(block, "python-api.md", "exec"), namespace)
     out = capsys.readouterr().out
-    assert "quantize miss" in out and "(float " in out and "quantize hit" in out
+    assert "fetch/weights miss" in out and "(float " in out and "quantize hit" in out

@@ -178,7 +178,7 @@ def test_the_report_says_how_it_was_measured(tmp_path: Path) -> None:
 
 def test_the_report_shows_the_self_check(tmp_path: Path) -> None:
     text = shown(summary(), tmp_path)
-    assert "holds : 8 of 8 golden images with the host's top-1 class; RMS deviation of the logits 0.021 of" in text
+    assert "passed : 8 of 8 golden images with the host's top-1 class; RMS deviation of the logits 0.021 of" in text
     text = shown(summary(self_check=SelfCheck(images=8, same=1, deviation=1.4)), tmp_path)
     assert text.index("Self-check failed : the board's outputs differ") < text.index("top-1 on the board")
     assert "FAILED : 1 of 8 golden images" in text
