@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bpudeploy.boardjob import opener_of
+from bpudeploy.effects.installed import InstalledReleases, installed_releases
 from bpudeploy.effects.lock import owner
-from bpudeploy.effects.push import Policy
+from bpudeploy.effects.push import PushPolicy
 from bpudeploy.effects.remote import is_file
-from bpudeploy.effects.served import Served, served
-from bpudeploy.effects.verify import installed
+from bpudeploy.effects.verify import installed_binary
 from bpudeploy.errors import BpudeployError
 from bpudeploy.fleet.controller import Terms, Threads, run_rollout
 from bpudeploy.fleet.events import Event, Place, Planned
@@ -80,7 +80,7 @@ def _planned(name: str, policy: RolloutSpec, layout: Layout) -> Planned:
 
 
 def deployments(
-    places: Sequence[Place], targets: Mapping[str, Target], policy: Callable[[Target], Policy], store: Path
+    places: Sequence[Place], targets: Mapping[str, Target], policy: Callable[[Target], PushPolicy], store: Path
 ) -> dict[str, Deployment]:
     """Return what the boards of each target need, found again by the digests of their releases.
 
@@ -106,8 +106,8 @@ def look(places: Sequence[Place], deployments: Mapping[str, Deployment]) -> list
         release = deployment.candidate.release
         try:
             with opener_of(place.board, place, deployment.board)() as board:
-                now = served(board, step=_STEP)
-                there = is_file(board, installed(board, release), step=_STEP)
+                now = installed_releases(board, step=_STEP)
+                there = is_file(board, installed_binary(board, release), step=_STEP)
         except BpudeployError as error:
             return Looked(place, None, None, error.message)
         size = release.binary.path.stat().st_size
@@ -117,7 +117,7 @@ def look(places: Sequence[Place], deployments: Mapping[str, Deployment]) -> list
         return list(pool.map(ask, places))
 
 
-def _said(now: Served, release: str) -> str:
+def _said(now: InstalledReleases, release: str) -> str:
     if now.current == release:
         return "has it already"
     return "" if now.current else "its first release"

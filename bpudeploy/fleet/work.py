@@ -10,9 +10,9 @@ from pathlib import Path
 from bpudeploy.boardjob import BoardJob, on_board, opener_of
 from bpudeploy.boards.facts import read_facts
 from bpudeploy.digest import short
-from bpudeploy.effects.push import Policy, Pushed
+from bpudeploy.effects.installed import InstalledReleases
+from bpudeploy.effects.push import PushPolicy, PushResult
 from bpudeploy.effects.reserve import Reserved
-from bpudeploy.effects.served import Served
 from bpudeploy.errors import BoardError, ConnectionLost, Unreachable, UsageError
 from bpudeploy.fleet.events import Ending, Job, Outcome, Tell, Work
 from bpudeploy.measure import Candidate, candidate
@@ -33,7 +33,7 @@ class Deployment:
 
     candidate: Candidate
     board: BoardSpec
-    policy: Policy
+    policy: PushPolicy
     method: BenchmarkSpec
     store: Path
 
@@ -53,10 +53,10 @@ def worker(deployments: Mapping[str, Deployment], gates: GatesSpec) -> Callable[
 
 
 def _update(job: Job, deployment: Deployment, gates: GatesSpec, tell: Tell) -> Outcome:
-    before: Served | None = None
+    before: InstalledReleases | None = None
     try:
         with _on(job, deployment) as board:
-            before = board.served(_STEP)
+            before = board.installed_releases(_STEP)
             tell("connected", serves=before.current)
             pushed = board.push(deployment.candidate.release, deployment.policy)
             tell("pushed", serves=deployment.candidate.release.digest)
@@ -78,7 +78,7 @@ def _update(job: Job, deployment: Deployment, gates: GatesSpec, tell: Tell) -> O
     )
 
 
-def _gates(board: BoardJob, deployment: Deployment, gates: GatesSpec, before: Served, tell: Tell) -> str:
+def _gates(board: BoardJob, deployment: Deployment, gates: GatesSpec, before: InstalledReleases, tell: Tell) -> str:
     """Hold an updated board to its gates; returns what is worth knowing.
 
     Raises:
@@ -102,7 +102,7 @@ def _gates(board: BoardJob, deployment: Deployment, gates: GatesSpec, before: Se
     return "; ".join(notes)
 
 
-def _measured(board: BoardJob, deployment: Deployment, gates: GatesSpec, before: Served) -> list[str]:
+def _measured(board: BoardJob, deployment: Deployment, gates: GatesSpec, before: InstalledReleases) -> list[str]:
     others = [_before(deployment, before)] if gates.max_p99_slower is not None else []
     known = [
         one for one in others if one is not None and one.evaluation.digest == deployment.candidate.evaluation.digest
@@ -116,7 +116,7 @@ def _measured(board: BoardJob, deployment: Deployment, gates: GatesSpec, before:
     return notes
 
 
-def _before(deployment: Deployment, before: Served) -> Candidate | None:
+def _before(deployment: Deployment, before: InstalledReleases) -> Candidate | None:
     """Return the release that the board served before, where a run of this project built it."""
     if not before.current or before.current == deployment.candidate.release.digest:
         return None
@@ -149,7 +149,7 @@ def _slower(measured: tuple[Measurement, ...], limit: float) -> str:
 
 
 def _go_back(
-    board: BoardJob, deployment: Deployment, job: Job, before: Served, pushed: Pushed, error: Exception
+    board: BoardJob, deployment: Deployment, job: Job, before: InstalledReleases, pushed: PushResult, error: Exception
 ) -> Outcome:
     """Take a board that did not pass back to what it served before this rollout first touched it."""
     why = error.message if isinstance(error, BoardError) else str(error)
@@ -174,7 +174,7 @@ def _go_back(
 def _roll_back(job: Job, deployment: Deployment, tell: Tell) -> Outcome:
     try:
         with _on(job, deployment) as board:
-            now = board.served(_STEP)
+            now = board.installed_releases(_STEP)
             tell("connected", serves=now.current)
             if now.current == job.before:
                 return Outcome(ending=Ending.DONE, detail="it served it already", serves=now.current)
@@ -188,7 +188,7 @@ def _roll_back(job: Job, deployment: Deployment, tell: Tell) -> Outcome:
         return _cut_short(error, None)
 
 
-def _cut_short(error: BoardError, before: Served | None) -> Outcome:
+def _cut_short(error: BoardError, before: InstalledReleases | None) -> Outcome:
     """Return what became of a board whose work an error ended.
 
     Args:
@@ -201,7 +201,7 @@ def _cut_short(error: BoardError, before: Served | None) -> Outcome:
         case ConnectionLost():
             return Outcome(ending=Ending.UNREACHABLE, detail=error.message, before=current)
         case Reserved():
-            said = str(error.hold)
+            said = str(error.reservation)
             return Outcome(ending=Ending.RESERVED, detail=said, touched=False, serves=current, before=current)
         case _:
             touched = before is not None

@@ -13,10 +13,10 @@ import pytest
 from bpudeploy.boards.base import Board, RemoteProcess
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.digest import digest_file
-from bpudeploy.effects.bench import Binary, bench
-from bpudeploy.effects.notebook import notebook
+from bpudeploy.effects.bench import BenchBinary, bench
 from bpudeploy.effects.push import push as push_by
-from bpudeploy.effects.verify import installed
+from bpudeploy.effects.session_log import open_session_log
+from bpudeploy.effects.verify import installed_binary
 from bpudeploy.errors import BoardError, ConnectionLost
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.provenance import Provenance
@@ -103,8 +103,8 @@ def measure(
         provenance=Provenance.MEASURED,
         versions={},
     )
-    binaries = [Binary(r.binary, r.manifest.runtime, installed(board, r)) for r in releases]
-    with notebook(folder / "book.jsonl", setting) as book:
+    binaries = [BenchBinary(r.binary, r.manifest.runtime, installed_binary(board, r)) for r in releases]
+    with open_session_log(folder / "book.jsonl", setting) as book:
         return bench(board, binaries, given, book, emit)
 
 
@@ -231,8 +231,8 @@ def test_the_agent_refuses_samples_that_make_no_sense(
         provenance=Provenance.MEASURED,
         versions={},
     )
-    binary = Binary(made.binary, "onnxruntime", installed(board, made))
-    with pytest.raises(BoardError, match="benchmark"), notebook(tmp_path / "n", setting) as book:
+    binary = BenchBinary(made.binary, "onnxruntime", installed_binary(board, made))
+    with pytest.raises(BoardError, match="benchmark"), open_session_log(tmp_path / "n", setting) as book:
         bench(board, [binary], samples(path), book, quiet)
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from bpudeploy.boards.base import CommandOutput
 from bpudeploy.boards.ssh import SshBoard
-from bpudeploy.effects.push import Policy, push
+from bpudeploy.effects.push import PushPolicy, push
 from bpudeploy.effects.script import Script, text
-from bpudeploy.effects.trust import Trust, trust
+from bpudeploy.effects.trust import TrustMode, trust
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note
 from bpudeploy.signing import SigningKey
@@ -83,7 +83,7 @@ def test_old_releases_go_and_those_in_use_stay(board: SshBoard, root: Path, tmp_
     for number in range(2):  # older than all that is there, and in use
         push(board, release(tmp_path, b"%d" % number, built=number), policy(key), quiet)
     assert served(root, key.public) == b"1" and served(root, key.public, "previous") == b"0"
-    one = Policy(key, keep=1, allow_downgrade=True, patience=SOON)
+    one = PushPolicy(key, keep=1, allow_downgrade=True, timing=SOON)
     push(board, release(tmp_path, b"7", built=7), one, quiet)
     assert len(list((root / "releases").iterdir())) == 2
     assert served(root, key.public) == b"7" and served(root, key.public, "previous") == b"1"
@@ -139,12 +139,12 @@ def test_trust_comes_once_and_changes_only_when_asked(
     with pytest.raises(BoardError, match="trusts another key already") as caught:
         trust(board, other.public)
     assert caught.value.hint and "--add" in caught.value.hint
-    assert trust(board, other.public, Trust.ADD) and not trust(board, other.public, Trust.ADD)
+    assert trust(board, other.public, TrustMode.ADD) and not trust(board, other.public, TrustMode.ADD)
     push(board, release(tmp_path, b"by other"), policy(other), quiet)
     assert served(root, other.public) == b"by other"
     push(board, release(tmp_path, b"by key"), policy(key), quiet)
     assert served(root, key.public) == b"by key"
-    assert trust(board, other.public, Trust.REPLACE) and not trust(board, other.public, Trust.REPLACE)
+    assert trust(board, other.public, TrustMode.REPLACE) and not trust(board, other.public, TrustMode.REPLACE)
     with pytest.raises(BoardError, match="no key that it trusts"):
         push(board, release(tmp_path, b"by key again"), policy(key), quiet)
     assert push(board, release(tmp_path, b"by key"), policy(other), quiet).changed, "signed anew, nothing else sent"

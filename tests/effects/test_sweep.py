@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bpudeploy.boards.ssh import SshBoard
-from bpudeploy.effects.lock import Patience
-from bpudeploy.effects.push import Policy, push
+from bpudeploy.effects.lock import LockTiming
+from bpudeploy.effects.push import PushPolicy, push
 from bpudeploy.effects.rollback import rollback
 from bpudeploy.effects.script import Script, text
 from bpudeploy.effects.trust import trust
@@ -25,7 +25,7 @@ from bpudeploy.signing import SigningKey
 from tests.effects.crash import Moment, Recording, Shim
 from tests.effects.releases import Between, held_to, its_root, quiet, release, served
 
-AT_ONCE = Patience(wait_s=20, lease_s=0)
+AT_ONCE = LockTiming(wait_s=20, lease_s=0)
 OLD, NEW = b"old" * 100, b"new" * 100
 
 
@@ -81,13 +81,13 @@ def _release(folder: Path, content: bytes, number: int) -> Release:
     return release(folder, content, built=number)
 
 
-def _policy(key: SigningKey, case: Case) -> Policy:
-    return Policy(key, case.keep, allow_downgrade=True, patience=AT_ONCE)
+def _policy(key: SigningKey, case: Case) -> PushPolicy:
+    return PushPolicy(key, case.keep, allow_downgrade=True, timing=AT_ONCE)
 
 
 def _act(board: Any, case: Case, folder: Path, key: SigningKey) -> None:
     if case.push is None:
-        rollback(board, quiet, signed=True, patience=AT_ONCE)
+        rollback(board, quiet, signed=True, timing=AT_ONCE)
     else:
         push(board, _release(folder, case.push, 99), _policy(key, case), quiet)
 

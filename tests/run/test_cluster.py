@@ -21,12 +21,12 @@ from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, S
 from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.step import Plan
 from bpudeploy.run.executors import open_executor
-from bpudeploy.run.farm import run_all
+from bpudeploy.run.parallel import run_all
 from bpudeploy.run.runner import RunResult, run
-from bpudeploy.stage import Artifact, Fingerprint, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Fingerprint, Kind, Stage, StepContext
 from bpudeploy.store.gc import verify
 from tests.run.grid import ROOT, Grid, grid, until
-from tests.run.test_farm import ROOMY, Heard, broken_plan, variants
+from tests.run.test_parallel import ROOMY, Heard, broken_plan, variants
 from tests.run.toy import Change, Toy, toy_plan
 
 PROGRAM = [sys.executable, "-c"]
@@ -112,7 +112,7 @@ def counting(count: Path, end: Callable[[int], None]) -> Plan:
     """Three steps that write down their runs; in the middle one ``end`` is called with the number of its run."""
 
     def stage(name: str, takes: tuple[Kind, ...], gives: Kind) -> Stage[Toy]:
-        def work(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+        def work(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
             with (count / name).open("a") as stream:
                 stream.write(f"{os.getpid()} {os.getppid()}\n")
             work.emit(Progress(name, 1, 2, "images"))
@@ -225,9 +225,9 @@ from pathlib import Path
 from bpudeploy.digest import Digest
 from bpudeploy.errors import BpudeployError
 from bpudeploy.run.executors import open_executor
-from bpudeploy.run.farm import run_all
+from bpudeploy.run.parallel import run_all
 from tests.run.test_cluster import counting, stay
-from tests.run.test_farm import ROOMY
+from tests.run.test_parallel import ROOMY
 if __name__ == "__main__":
     folder, where = Path(sys.argv[1]), sys.argv[2]
     shared = str(folder / "team") if where.startswith("tcp") else None
@@ -297,7 +297,7 @@ def tool_here() -> Fingerprint:
 
 
 def test_a_worker_with_another_tool_refuses_and_says_which(team: str, tmp_path: Path) -> None:
-    def work(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    def work(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         (work.dir / "out").write_text("x")
         return (work.dir / "out",)
 

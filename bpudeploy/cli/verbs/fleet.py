@@ -15,7 +15,7 @@ from bpudeploy.cli.arguments import add_json, add_set, add_store, store
 from bpudeploy.cli.fleet_lines import board_line, megabytes, printable, release_in_words, wave_lines, whole_lines
 from bpudeploy.cli.fleet_live import FleetLive
 from bpudeploy.cli.output import Output, table
-from bpudeploy.deployment import Orders, build, policy_of
+from bpudeploy.deployment import DeployOptions, build, policy_of
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
@@ -235,7 +235,7 @@ def _deployments_of(places: Sequence[Place], args: Namespace) -> dict[str, Deplo
 
 
 def _deployments(places: Sequence[Place], targets: Mapping[str, Target], args: Namespace) -> dict[str, Deployment]:
-    orders = Orders(args.key, args.allow_downgrade)
+    orders = DeployOptions(args.key, args.allow_downgrade)
     return launch.deployments(places, targets, lambda target: policy_of(target, orders), store(args))
 
 
