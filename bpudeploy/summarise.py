@@ -102,7 +102,7 @@ def _accuracies(
     measured: Measurement,
     predicted: Estimate | None,
 ) -> tuple[Accuracy, ...]:
-    """Return the accuracy of each form on the same images: float, restructured, approximations, int8, and the board last.
+    """Return the accuracy of each form on the same images: float, restructured, approximations, int8, board.
 
     Args:
         predicted: set if the board is simulated, which the board's row then states.

@@ -46,7 +46,7 @@ def test_who_waits_is_told_for_whom_and_since_when_and_not_for_ever(
     events = list[Event]()
     brief = PushPolicy(key, timing=LockTiming(wait_s=1, lease_s=60))
     since = time.strftime("%H:%M:", time.localtime(time.time() - 90))
-    with pytest.raises(BoardError, match=rf"ann@desk pid 12 holds its lock, last renewed at {since}\d\d; waited 1 s"):
+    with pytest.raises(BoardError, match=rf"ann@desk pid 12 holds the lock, last renewed at {since}\d\d; waited 1 s"):
         push(board, release(tmp_path, b"x"), brief, events.append)
     assert [e.text.endswith("waiting") for e in events if isinstance(e, Note)] == [True]
     assert str((root / "lock").readlink()).endswith("ann@desk pid 12"), "it is theirs still"
@@ -59,7 +59,7 @@ def test_a_silent_owner_s_lock_is_taken_over_after_the_lease(
     events, started = list[Event](), time.monotonic()
     push(board, release(tmp_path, b"x"), PushPolicy(key, timing=LockTiming(20, lease_s=2)), events.append)
     assert 1 < time.monotonic() - started < 15 and served(root, key.public) == b"x"
-    assert any(isinstance(e, Note) and "shows no life: taking over" in e.text for e in events)
+    assert any(isinstance(e, Note) and "is inactive: taking over" in e.text for e in events)
 
 
 def test_a_growing_upload_is_life(board: SshBoard, root: Path, tmp_path: Path, key: SigningKey) -> None:
@@ -140,7 +140,7 @@ def test_a_push_that_fails_gives_its_lock_back(board: SshBoard, root: Path, tmp_
 
 def test_a_lock_that_is_not_ours_is_left_alone(board: SshBoard, root: Path, tmp_path: Path, key: SigningKey) -> None:
     (root / "lock").symlink_to("apt")
-    with pytest.raises(BoardError, match=r"its lock says 'apt', which is none of ours") as caught:
+    with pytest.raises(BoardError, match=r"the lock has an unknown format: 'apt'") as caught:
         push(board, release(tmp_path, b"x"), policy(key), quiet)
     assert caught.value.hint and "remove" in caught.value.hint
 

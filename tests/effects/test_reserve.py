@@ -312,7 +312,7 @@ def test_what_is_none_of_ours_is_in_force_until_somebody_removes_it(
 
 def test_what_is_no_link_is_told(small: Any, root: Path) -> None:
     (root / "reservation").write_text("notes")
-    with pytest.raises(BoardError, match=r"could not reserve: .*File exists"):
+    with pytest.raises(BoardError, match=r"reserve failed: .*File exists"):
         hold(small)
     assert (root / "reservation").read_text() == "notes"
 
@@ -350,7 +350,7 @@ def test_on_a_board_whose_clock_is_behind_it_lasts_longer(
 
 def test_on_a_board_without_a_clock_it_has_no_end(board: SshBoard, root: Path, tmp_path: Path, key: SigningKey) -> None:
     with clock(board, tmp_path, None) as timeless:
-        with pytest.raises(BoardError, match=r"could not reserve: .*date"):
+        with pytest.raises(BoardError, match=r"reserve failed: .*date"):
             hold(timeless)
         assert tidy(root) and not (root / "reservation").is_symlink()
         push(timeless, a_release(tmp_path, b"x"), policy(key), quiet)
@@ -533,7 +533,7 @@ def test_a_claim_counts_while_its_process_lives(small: Any, root: Path, monkeypa
         born = Path(f"/proc/{other.pid}/stat").read_text().rpartition(") ")[2].split()[19]
         for name in ("0", "z"):  # before ours, and after it
             claim = planted(root, f"{boot} {other.pid} {born}", at=f"queue/.claim.{name}")
-            with pytest.raises(BoardError, match="others reserve it at this moment"):
+            with pytest.raises(BoardError, match="others are reserving it at this moment"):
                 hold(small)
             claim.unlink()
         planted(root, f"{boot} {other.pid} {int(born) + 1}", at="queue/.claim.0")
