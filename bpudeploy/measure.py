@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bpudeploy.effects.bench import BenchBinary
-
 TOOLS = ("bpudeploy", "torch", "timm", "onnx", "onnxruntime", "numpy", "asyncssh")
 
 
@@ -114,7 +112,7 @@ def measure(
         BoardError: something failed; the session log under .bpudeploy/bench keeps what was measured.
         UsageError: the same benchmark is already running.
     """
-    from bpudeploy.effects.bench import bench
+    from bpudeploy.effects.bench import BenchBinary, bench
     from bpudeploy.effects.session_log import open_session_log
 
     first = candidates[0]
@@ -136,15 +134,12 @@ def measure(
         versions=versions(),
     )
     named = [board.name, [one.subject.release for one in setting.contenders], setting.samples, method.model_dump_json()]
+    binaries = [
+        BenchBinary(one.release.binary, one.release.manifest.runtime, installed_binary(board, one.release))
+        for one in candidates
+    ]
     with open_session_log(PROJECT / "bench" / f"{key_of('bench', named)}.jsonl", setting) as log:
-        return bench(board, [_binary(board, one) for one in candidates], first.evaluation, log, emit)
-
-
-def _binary(board: Board, candidate: Candidate) -> BenchBinary:
-    from bpudeploy.effects.bench import BenchBinary
-
-    release = candidate.release
-    return BenchBinary(release.binary, release.manifest.runtime, installed_binary(board, release))
+        return bench(board, binaries, first.evaluation, log, emit)
 
 
 def versions() -> Mapping[str, str]:

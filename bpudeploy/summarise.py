@@ -19,7 +19,7 @@ from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import LayerReport, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
-from bpudeploy.restructure.record import GraphRecord, Proof
+from bpudeploy.restructure.record import GraphRecord
 from bpudeploy.results.golden import SelfCheck
 from bpudeploy.results.measurement import Interval, Measurement
 from bpudeploy.results.statistics import paired_drop, wilson
@@ -59,6 +59,8 @@ def summarise(
     directory: Path,
 ) -> Summary:
     """Return the Summary that the report, the terminal and ``--json`` display."""
+    import onnx
+
     from bpudeploy.stages.fetch_model import describe_preprocess
     from bpudeploy.stages.timm_models import Preprocess
 
@@ -68,7 +70,7 @@ def summarise(
     predicted = _predicted(measured, products)
     repair = RepairReport.read(products.repair.path) if products.repair is not None else None
     accuracy = _accuracies(recipe.restructure.approximate, products, candidate, repair, measured, predicted)
-    proof = _proof(products.graph.path)
+    proof = GraphRecord.read(onnx.load(products.graph.path)).proof
     return Summary(
         recipe=recipe.name,
         target=resolved.target.name,
@@ -196,18 +198,14 @@ def gates(
     """Compare the board's measured or predicted results with the limits in the recipe's ``check:``."""
     found = []
     if check.max_drop is not None and board.drop is not None:
-        drop = board.drop.points.value
-        found.append(
-            Gate(name="max_drop", limit=check.max_drop, value=drop, unit="points", holds=drop <= check.max_drop)
-        )
+        found.append(("max_drop", check.max_drop, board.drop.points.value, "points"))
     if check.max_p50_ms is not None:
         assert measured.latency is not None  # a run always measures latency
         p50 = measured.latency.p50_ms.value if predicted is None else predicted.predicted_ms
-        unit = "ms" if predicted is None else "ms, predicted"
-        found.append(
-            Gate(name="max_p50_ms", limit=check.max_p50_ms, value=p50, unit=unit, holds=p50 <= check.max_p50_ms)
-        )
-    return tuple(found)
+        found.append(("max_p50_ms", check.max_p50_ms, p50, "ms" if predicted is None else "ms, predicted"))
+    return tuple(
+        Gate(name=name, limit=limit, value=value, unit=unit, holds=value <= limit) for name, limit, value, unit in found
+    )
 
 
 def _predicted(measured: Measurement, products: Products) -> Estimate | None:
@@ -256,9 +254,3 @@ def _placement(resolved: LoadedRecipe, products: Products) -> Inspection:
     return Inspection(
         model=resolved.recipe.name, origin=f"the graph of step {step}", target=target.name, placement=found
     )
-
-
-def _proof(graph: Path) -> Proof:
-    import onnx
-
-    return GraphRecord.read(onnx.load(graph)).proof

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from bpudeploy.boards.base import Board
 from bpudeploy.effects.lock import owner
@@ -46,12 +45,9 @@ DEFAULT_TIMING = QueueTiming()
 
 
 @dataclass(frozen=True)
-class ReservationStatus:
+class ReservationStatus(Reservation):
     """A reservation as this user sees it; ``ahead`` counts the queue entries before us, 0 if it is ours."""
 
-    owner: str
-    until: datetime
-    why: str
     mine: bool
     ahead: int
 
@@ -139,7 +135,7 @@ def refuse_reserved(board: Board) -> None:
     """
     status = reservation(board)
     if status is not None and not status.mine:
-        raise Reservation(status.owner, status.until, status.why).refusal(board=board.name, step="benchmark")
+        raise status.refusal(board=board.name, step="benchmark")
 
 
 def _owner(job: str = "") -> str:

@@ -36,7 +36,7 @@ class Step:
         """The user-visible stage: fetch, restructure, quantize, compile."""
         return self.name.split("/")[0]
 
-    def key_parts(self, inputs: tuple[Digest, ...]) -> Mapping[str, Any]:
+    def key_parts(self, inputs: tuple[Digest, ...]) -> dict[str, Any]:
         """Return the parts of the key in readable form."""
         return {
             "stage": self.stage.name,

@@ -181,11 +181,11 @@ class ClusterExecutor:
     def _run(self, number: int, job: Job) -> None:
         """Share the job's inputs, run it on a worker, and fetch its outputs."""
         try:
-            for artifact in job.inputs if self._shared is not None else ():
-                share_object(self._shared, self._root, artifact.digest)  # type: ignore[arg-type]
-            self._futures[number] = future = self._client.submit(
-                run_task, self._task(number, job), key=f"bpudeploy-{self._topic[-8:]}-{number}", pure=False
-            )
+            if self._shared is not None:
+                for artifact in job.inputs:
+                    share_object(self._shared, self._root, artifact.digest)
+            task = self._task(number, job)
+            self._futures[number] = future = self._client.submit(run_task, task, key=task.key, pure=False)
             done = future.result()
             self._messages.put((number, None))
             if isinstance(done.outcome, StepResult) and self._shared is not None:
@@ -200,15 +200,15 @@ class ClusterExecutor:
         root = self._root if isinstance(self._where, LocalWorkers) else None
         packed = request_of(job, root, self._shared_url).packed()
         threads = {name: os.environ[name] for name in THREADS if name in os.environ}
-        key, what = f"bpudeploy-{self._topic[-8:]}-{number}", f"{job.step.name} of {job.recipe}"
-        return Task(key, what, software(), packed, self._topic, number, threads)
+        key = f"bpudeploy-{self._topic[-8:]}-{number}"
+        return Task(key, job.label, software(), packed, self._topic, number, threads)
 
     def _fetched(self, job: Job, result: StepResult) -> StepResult:
         assert self._shared is not None
         record = fetch(self._shared, self._root, job.key)
         if record is None:
             raise StoreError(
-                f"{job.step.name} of {job.recipe} ran on a worker, but {self._shared.url} does not have its outputs",
+                f"{job.label} ran on a worker, but {self._shared.url} does not have its outputs",
                 hint="the workers need write access to the same shared store",
             )
         remember(self._root, job.recipe, record)
@@ -217,16 +217,15 @@ class ClusterExecutor:
     def _failure(self, job: Job, error: Exception) -> BpudeployError:
         from distributed import KilledWorker
 
-        what = f"{job.step.name} of {job.recipe}"
         if isinstance(error, KilledWorker):
             return StageError(
-                f"{what} lost its worker more than once",
+                f"{job.label} lost its worker more than once",
                 hint="if the machine ran out of memory: run fewer workers on it, or use a larger one",
             )
         if self._client is None or self._client.status != "running":
             return self._scheduler_lost()
         return StageError(
-            f"{what} could not run on a worker: {type(error).__name__}: {error}",
+            f"{job.label} could not run on a worker: {type(error).__name__}: {error}",
             hint="is the same bpudeploy installed on every worker?",
         )
 

@@ -78,7 +78,7 @@ class LocalExecutor:
     def start(self, job: Job, listener: RecipeListener) -> None:
         """Start a process for ``job``."""
         packed = request_of(job, self._root, self._shared).packed()
-        step = start_process(f"{job.step.name} of {job.recipe}", packed, os.environ)
+        step = start_process(job.label, packed, os.environ)
         self._running.append(_Running(job, listener, step, self._expected(job)))
 
     def wait(self) -> list[JobResult]:

@@ -33,6 +33,10 @@ class Job:
     key: Key
     forced: bool
 
+    @property
+    def label(self) -> str:
+        return f"{self.step.name} of {self.recipe}"
+
 
 @dataclass(frozen=True)
 class JobResult:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bpudeploy.digest import Digest, Key
 from bpudeploy.errors import StageContractError, StoreError
@@ -176,7 +177,7 @@ def _record_inode(root: Path, key: Key) -> int | None:
 
 
 def _run_step(
-    step: Step, inputs: tuple[Artifact, ...], key: Key, parts: object, root: Path, emit: Callable[[Event], None]
+    step: Step, inputs: tuple[Artifact, ...], key: Key, parts: dict[str, Any], root: Path, emit: Callable[[Event], None]
 ) -> Record:
     """Run one step in a new folder and move its outputs into the store. The caller holds the step's lock."""
     folder = root / "work" / key
@@ -200,7 +201,6 @@ def _run_step(
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    assert isinstance(parts, dict)
     return Record(step.name, key, parts, outputs, seconds, peak_memory_mb(), int(time.time()))
 
 

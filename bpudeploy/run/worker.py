@@ -53,8 +53,7 @@ def _run(request: StepRequest, emit: Callable[[Event], None]) -> StepResult:
             if here.get(name) != request.tools.get(name)
         ]
         raise StageError(
-            f"{job.step.name} of {job.recipe}: a worker ({os.uname().nodename}) has other tools than the "
-            f"planner: {'; '.join(differ)}",
+            f"{job.label}: a worker ({os.uname().nodename}) has other tools than the planner: {'; '.join(differ)}",
             hint="the key would differ: install the same versions on every worker",
         )
     shared = open_shared(request.shared) if request.shared is not None else None
