@@ -21,7 +21,7 @@ from bpudeploy.errors import BpudeployError, StageError, StoreError, UsageError
 from bpudeploy.events import Note
 from bpudeploy.run.cluster_task import THREADS, Task, TaskEvent, TaskResult, run_task, software
 from bpudeploy.run.parallel import Job, JobResult, RecipeListener
-from bpudeploy.run.process import SECONDS_TO_END, request_of
+from bpudeploy.run.process import STOP_TIMEOUT_S, request_of
 from bpudeploy.run.runner import StepResult, artifacts_of
 from bpudeploy.store.shared import SharedStore, fetch, open_shared, share_object
 from bpudeploy.store.steps import remember
@@ -144,7 +144,7 @@ class ClusterExecutor:
                 self._client.close(timeout=_CONNECT_TIMEOUT_S)
         if self._cluster is not None:
             with suppress(Exception):
-                self._cluster.close(timeout=SECONDS_TO_END)
+                self._cluster.close(timeout=STOP_TIMEOUT_S)
         self._client = self._cluster = None
         self._sent, self._futures = {}, {}
 
@@ -155,7 +155,7 @@ class ClusterExecutor:
             return
         keys = {future.key for future in futures}
         self._client.cancel(futures)
-        end = time.monotonic() + SECONDS_TO_END
+        end = time.monotonic() + STOP_TIMEOUT_S
         while time.monotonic() < end and any(keys & set(k) for k in self._client.run(_executing).values()):
             time.sleep(0.2)
 

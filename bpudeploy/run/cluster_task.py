@@ -16,7 +16,7 @@ import bpudeploy
 from bpudeploy.digest import digest_bytes, digest_file, short
 from bpudeploy.errors import BpudeployError, StageError
 from bpudeploy.events import Event, Progress, StepFinished
-from bpudeploy.run.process import start_process
+from bpudeploy.run.process import start_process, version_differences
 from bpudeploy.run.runner import StepResult
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -122,9 +122,8 @@ def _wanted(worker: Any, key: str) -> bool:
 
 
 def _refusal(task: Task, address: str) -> StageError:
-    theirs, ours = asdict(task.software), asdict(software())
-    differ = [f"{name} {theirs[name]} there, {ours[name]} here" for name in theirs if theirs[name] != ours[name]]
+    differ = version_differences(asdict(task.software), asdict(software()))
     return StageError(
-        f"{task.what}: the worker {address} has other software than the planner: {'; '.join(differ)}",
+        f"{task.what}: the worker {address} has other software than the planner: {differ}",
         hint="its results could differ: install the same bpudeploy on every worker, and restart them",
     )

@@ -47,6 +47,15 @@ def request_of(job: Job, root: Path | None, shared: str | None) -> StepRequest:
     return StepRequest(job, root, job.step.key_parts(tuple(a.digest for a in job.inputs))["tools"], shared)
 
 
+def version_differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """Return how two sets of versions differ, as text; empty if they are equal."""
+    return "; ".join(
+        f"{name} {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class StepProcess:
     """A step's process: it lives while ``lives`` is open, and ``says`` what happens."""

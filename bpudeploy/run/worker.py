@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 from bpudeploy.errors import BpudeployError, StageError
 from bpudeploy.events import Event
-from bpudeploy.run.process import StepRequest
+from bpudeploy.run.process import StepRequest, version_differences
 from bpudeploy.run.runner import StepResult, ensure_step
 from bpudeploy.store.locks import store_in_use
 from bpudeploy.store.objects import default_root
@@ -46,14 +46,9 @@ def _run(request: StepRequest, emit: Callable[[Event], None]) -> StepResult:
     job, root = request.job, request.root or default_root()
     here = dict(job.step.key_parts(tuple(a.digest for a in job.inputs))["tools"])
     here |= job.step.stage.look_up() if job.step.stage.look_up is not None else {}
-    if here != request.tools:
-        differ = [
-            f"{name} {request.tools.get(name, 'missing')} there, {here.get(name, 'missing')} here"
-            for name in sorted({*here, *request.tools})
-            if here.get(name) != request.tools.get(name)
-        ]
+    if differ := version_differences(request.tools, here):
         raise StageError(
-            f"{job.label}: a worker ({os.uname().nodename}) has other tools than the planner: {'; '.join(differ)}",
+            f"{job.label}: a worker ({os.uname().nodename}) has other tools than the planner: {differ}",
             hint="the key would differ: install the same versions on every worker",
         )
     shared = open_shared(request.shared) if request.shared is not None else None
