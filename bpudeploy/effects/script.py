@@ -118,7 +118,7 @@ class ScriptOutput:
 
 
 @cache
-def text(script: Script) -> str:
+def script_text(script: Script) -> str:
     """Return a script's text, with the files that it includes."""
     return "".join((_FOLDER / f"{name}.sh").read_text() for name in (*_INCLUDES.get(script, ("common",)), script))
 
@@ -130,7 +130,7 @@ def run_script(board: Board, script: Script, arguments: Sequence[str], *, step: 
         Reserved: somebody else has reserved the board.
         BoardError: the script refused or failed.
     """
-    out = board.run(["sh", "-c", text(script), "sh", *arguments], timeout=TIMEOUT_S, step=step)
+    out = board.run(["sh", "-c", script_text(script), "sh", *arguments], timeout=TIMEOUT_S, step=step)
     if out.ok:
         return ScriptOutput.parse(out.stdout)
     if out.status == Refusal.RESERVED:
