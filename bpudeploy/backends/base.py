@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from bpudeploy.errors import UsageError
 from bpudeploy.provenance import Provenance
-from bpudeploy.stage import Artifact, Fingerprint, Work
+from bpudeploy.stage import Artifact, Fingerprint, StepContext
 
 FINDINGS = "findings.json"
 """The findings file in ``work.dir``, beside the binary."""
@@ -70,7 +70,7 @@ class Backend(Protocol):
         """
         ...
 
-    def compile(self, work: Work, inputs: CompileInputs, options: Any) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: Any) -> Path:
         """Write the binary under ``work.dir`` and return its path.
 
         Raises:

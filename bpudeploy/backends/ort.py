@@ -11,7 +11,7 @@ from bpudeploy.backends.samples import Normalisation
 from bpudeploy.events import Note
 from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import OrtOptions
-from bpudeploy.stage import Fingerprint, Work
+from bpudeploy.stage import Fingerprint, StepContext
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +34,7 @@ class OrtBackend:
     def fingerprint(self, options: OrtOptions) -> Fingerprint:
         return {"onnx": version("onnx")}
 
-    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: OrtOptions) -> Path:
         """Write the binary: uint8 RGB (N, H, W, 3) in, float32 logits (N, classes) out, opset 13.
 
         A feature extractor keeps its 4-D outputs.

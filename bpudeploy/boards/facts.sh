@@ -16,7 +16,7 @@ tool() { # run a vendor tool, if installed, for up to 10 s
 }
 hardware() { tool rdkos_info -b | head -n 40; }
 tools() {
-    for name in sha256sum mv ln sync df mkdir readlink find rm ls cat chmod sort cut wc dd ssh-keygen; do
+    for name in sha256sum mv ln sync df mkdir readlink find rm ls cat chmod sort cut wc ssh-keygen; do
         command -v "$name" >/dev/null && echo "$name"
     done
 }

@@ -1,4 +1,4 @@
-"""The agent as one file: a zip that any Python of a board runs, the same bytes wherever and whenever it is packed."""
+"""The agent as a zip that Python runs; packing it is reproducible, byte for byte."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def packed_agent() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name in sorted(files):
-            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # stored: another zlib would make other bytes
-            entry.create_system = 3  # Unix, wherever it is packed
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # stored: zlib versions differ
+            entry.create_system = 3  # Unix, on every platform
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, files[name])
     return out.getvalue()

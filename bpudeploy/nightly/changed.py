@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bpudeploy.digest import short
-from bpudeploy.planning.look import differences
+from bpudeploy.planning.preview import differences
 from bpudeploy.results.measurement import BuildFacts, Measurement
 from bpudeploy.results.session import hottest
 

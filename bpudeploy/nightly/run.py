@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bpudeploy.boardjob import opener_of
 from bpudeploy.boards.base import BoardOpener
-from bpudeploy.deployment import board_opener, keep_built
+from bpudeploy.deployment import board_opener, save_built
 from bpudeploy.errors import BpudeployError, OutOfTime, StoreError, UsageError
 from bpudeploy.events import Event, Note
 from bpudeploy.measure import Candidate, candidate
@@ -30,8 +30,8 @@ from bpudeploy.planning.products import BINARY
 from bpudeploy.planning.step import Plan
 from bpudeploy.releases import RUNS, BuiltRelease, find_release
 from bpudeploy.results.store import Results
-from bpudeploy.run.farm import Executor, run_all
 from bpudeploy.run.journal import new_run_directory
+from bpudeploy.run.parallel import Executor, run_all
 from bpudeploy.run.runner import RunResult, run
 
 Tell = Callable[[str, Event], None]
@@ -120,7 +120,7 @@ class _Shift:
         for ticket in self.floor.tickets:
             plan = self.prepared.plans[ticket.job.name]
             if isinstance(plan, BpudeployError):
-                self.floor.over(ticket, JobState.BUILD_FAILED, plan.in_a_line)
+                self.floor.over(ticket, JobState.BUILD_FAILED, plan.one_line)
             else:
                 planned.append((ticket, plan))
         again = [one for one in planned if one[0].job.recompile]
@@ -151,12 +151,12 @@ class _Shift:
                 raise outcome
             resolved = job.resolved
             directory = new_run_directory(RUNS, resolved.recipe.name)
-            known = keep_built(resolved, self.prepared.backends[resolved.target.backend], outcome, directory)
+            known = save_built(resolved, self.prepared.backends[resolved.target.backend], outcome, directory)
             measured = self._release(job, known, tell)
         except OutOfTime as error:
-            self.floor.over(ticket, JobState.LEFT_OUT, error.in_a_line)
+            self.floor.over(ticket, JobState.LEFT_OUT, error.one_line)
         except BpudeployError as error:
-            self.floor.over(ticket, JobState.BUILD_FAILED, error.in_a_line)
+            self.floor.over(ticket, JobState.BUILD_FAILED, error.one_line)
         else:
             seconds = sum(step.record.seconds for step in outcome.steps.values() if not step.hit)
             result = self.book.of(job.name)

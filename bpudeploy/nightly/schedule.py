@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bpudeploy.nightly.night import JobResult, JobState, Night
 from bpudeploy.nightly.suite import Job
-from bpudeploy.planning.look import State, look
+from bpudeploy.planning.preview import StepState, preview
 from bpudeploy.planning.step import Plan
 from bpudeploy.store.steps import latest_record
 
@@ -43,11 +43,11 @@ def expected(job: Job, plan: Plan, root: Path, nights: Sequence[Night], contende
         contenders: releases that are measured in turns.
     """
     build, sure = 0.0, True
-    for outlook in look(plan, root):
-        forced = job.recompile and outlook.step == plan.steps[-1].name
-        if outlook.state is State.HIT and not forced:
+    for planned in preview(plan, root):
+        forced = job.recompile and planned.step == plan.steps[-1].name
+        if planned.state is StepState.HIT and not forced:
             continue
-        record = latest_record(root, plan.recipe, outlook.step)
+        record = latest_record(root, plan.recipe, planned.step)
         build += record.seconds if record is not None else 0.0
         sure = sure and record is not None
     before = next((one.board_seconds for one in _of(job, nights) if one.state is JobState.MEASURED), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bpudeploy.boardjob import BoardJob, Claim, on_board
+from bpudeploy.boardjob import BoardJob, JobReservation, on_board
 from bpudeploy.boards.base import BoardOpener
 from bpudeploy.events import Event, Note
 from bpudeploy.measure import Candidate
@@ -66,8 +66,8 @@ def measure_on(
         Reserved: somebody else has the board.
         BoardError: the board failed, or its network did.
     """
-    claim = Claim(job.seconds, f"{suite} measures {job.candidate.release.manifest.name}", suite)
-    with on_board(opener, emit, board_id=board_id, claim=claim) as board:
+    claim = JobReservation(job.seconds, f"{suite} measures {job.candidate.release.manifest.name}", suite)
+    with on_board(opener, emit, board_id=board_id, reservation=claim) as board:
         held = [_look(board, job, night, keep)]
         if invalid(held[-1].measured):
             emit(Note(STEP, f"invalid ({', '.join(held[-1].measured.caveats)}): measured again"))

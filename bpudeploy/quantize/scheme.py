@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from bpudeploy.errors import StageError
-from bpudeploy.host import open_session, side_by_side
+from bpudeploy.host import open_session, parallel_map
 from bpudeploy.quantize.arrays import F32
 from bpudeploy.quantize.calibrate import (
     ConvInputs,
@@ -166,7 +166,7 @@ def _weights(
             samples = ConvSamples.of(statistics[tensor].sampled(window), groups, tap.scale, tap.threshold)
         return [(weights.node, quantize_weights(weights, samples, spec.weights)) for weights in by_input[key]]
 
-    return dict(pair for found in side_by_side(quantize, by_input) for pair in found)
+    return dict(pair for found in parallel_map(quantize, by_input) for pair in found)
 
 
 def _prepared(model: onnx.ModelProto, weights: Mapping[str, QuantizedWeights]) -> onnx.ModelProto:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bpudeploy.errors import StageError
 from bpudeploy.host import open_session
 from bpudeploy.spec.source import CheckpointFormat
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.fetch_model import extract, load_strictly, read_weights
 from bpudeploy.stages.fetch_onnx import OnnxOptions, write_network
 
@@ -71,7 +71,7 @@ class ModuleOptions:
         }
 
 
-def fetch_module(work: Work, options: ModuleOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def fetch_module(work: StepContext, options: ModuleOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Run a trusted file, load the weights strictly into its class, export it, and compare class and export.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note
 from bpudeploy.host import open_session
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.fetch_model import STEP, extract
 from bpudeploy.stages.options import FieldOptions
 from bpudeploy.stages.timm_models import METADATA_KEY, ModelMeta
@@ -31,7 +31,7 @@ class OnnxOptions(FieldOptions):
     member: str | None
 
 
-def fetch_onnx(work: Work, options: OnnxOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def fetch_onnx(work: StepContext, options: OnnxOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Check an ONNX network, fix its input shape, and store the shapes as metadata.
 
     Raises:
@@ -42,7 +42,7 @@ def fetch_onnx(work: Work, options: OnnxOptions, inputs: tuple[Artifact, ...]) -
     return write_network(work, read_onnx(path), options, "ONNX")
 
 
-def write_network(work: Work, model: onnx.ModelProto, options: OnnxOptions, kind: str) -> tuple[Path, ...]:
+def write_network(work: StepContext, model: onnx.ModelProto, options: OnnxOptions, kind: str) -> tuple[Path, ...]:
     """Write an ONNX network with fixed input shape as a MODEL artifact; ``kind`` is its name in messages.
 
     Raises:

@@ -18,7 +18,7 @@ from bpudeploy.backends.samples import Normalisation
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note
 from bpudeploy.provenance import Provenance
-from bpudeploy.stage import Fingerprint, Work
+from bpudeploy.stage import Fingerprint, StepContext
 
 
 class Level(StrEnum):
@@ -54,7 +54,7 @@ class ExampleNpuBackend:
         """Name the tool and its version: it is in the step's key, so a new compiler compiles again."""
         return {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")}
 
-    def compile(self, work: Work, inputs: CompileInputs, options: ExampleNpuOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: ExampleNpuOptions) -> Path:
         """Write uint8 RGB (N, H, W, 3) -> float32 logits (N, classes), mean and scale inside.
 
         Raises:

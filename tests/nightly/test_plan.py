@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpudeploy import LoadedRecipe, Recipe
-from bpudeploy.effects.hold import NO_END, Hold
+from bpudeploy.effects.reservation import NO_END, Reservation
 from bpudeploy.errors import BoardError, Mark, StoreError
 from bpudeploy.nightly.floor import At, Floor, Terms, Ticket
 from bpudeploy.nightly.night import Fault, JobResult, JobState, Night
@@ -167,7 +167,7 @@ def fault(board: str) -> BoardError:
 
 
 def reserved(board: str) -> BoardError:
-    return Hold("kim@desk", NO_END, "soak test").refusal(board=board, step="reserve")
+    return Reservation("kim@desk", NO_END, "soak test").refusal(board=board, step="reserve")
 
 
 def test_the_most_valuable_ready_job_comes_first_and_boards_share_the_work() -> None:

@@ -16,7 +16,7 @@ import bpudeploy
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.planning import pipeline
-from bpudeploy.planning.look import State, look
+from bpudeploy.planning.preview import StepState, preview
 from bpudeploy.run.runner import run
 from bpudeploy.store.gc import verify
 
@@ -44,12 +44,12 @@ def test_plan_and_run_agree_over_random_edits(tiny: Path, tmp_path: Path) -> Non
         resolved = bpudeploy.load(tiny, *(f"{f}={v}" for f, v in chosen.items()))
         plan = pipeline.plan(resolved, backend)
         force = [rng.choice(plan.steps).name] if rng.random() < 0.2 else []
-        said = look(plan, tmp_path / "store", force)
+        said = preview(plan, tmp_path / "store", force)
         did = run(plan, tmp_path / "store", lambda event: None, force)
         for o in said:
-            assert o.state is State.AFTER or did.steps[o.step].hit == (o.state is State.HIT), (o, chosen)
-            checked += o.state is not State.AFTER
-        assert all(o.state is State.HIT for o in look(plan, tmp_path / "store"))
+            assert o.state is StepState.AFTER or did.steps[o.step].hit == (o.state is StepState.HIT), (o, chosen)
+            checked += o.state is not StepState.AFTER
+        assert all(o.state is StepState.HIT for o in preview(plan, tmp_path / "store"))
     assert checked
 
 

@@ -17,7 +17,6 @@ from bpudeploy.boards.embedded import ServerKind, open_embedded
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")
-PYTHONS = {"python": sys.executable, "no-python": "no-python-on-this-board"}
 
 
 class Server:
@@ -44,8 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield Server(folder, board)
 
 
-@pytest.fixture(params=list(PYTHONS.values()), ids=list(PYTHONS))
-def board(request: pytest.FixtureRequest, server: Server) -> SshBoard:
-    """Return a board with Python, and one without."""
-    server.board.python = request.param
+@pytest.fixture
+def board(server: Server) -> SshBoard:
+    """Return the server's own connection."""
     return server.board

@@ -17,7 +17,7 @@ from bpudeploy.conformance.placement import CheckerPlacement
 from bpudeploy.events import Event
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.spec.target import March
-from bpudeploy.stage import Work
+from bpudeploy.stage import StepContext
 
 if TYPE_CHECKING:
     import onnx
@@ -41,7 +41,7 @@ def check(
     given.CopyFrom(model)
     given.ir_version = min(given.ir_version, hb_mapper.NEWEST_IR)
     with tempfile.TemporaryDirectory(prefix="bpudeploy-checker-") as folder:
-        session = Session(Work(Path(folder), emit), hb_mapper.NAME, tool, options)
+        session = Session(StepContext(Path(folder), emit), hb_mapper.NAME, tool, options)
         onnx.save(given, session.folder / MODEL)
         arguments = ("checker", "--model-type", "onnx", "--march", march.value, "--model", MODEL)
         report = session.call(*arguments, log="hb_mapper_checker.log")

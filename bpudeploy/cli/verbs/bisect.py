@@ -140,7 +140,7 @@ class _Search:
         try:
             trial = judge.trial(name, candidate(build(), self.store))
         except BpudeployError as error:
-            trial = Trial(name, None, Told.SKIP, None, error.in_a_line)
+            trial = Trial(name, None, Told.SKIP, None, error.one_line)
         self._report(trial)
         return trial.told
 
