@@ -1,9 +1,9 @@
-"""A night as metrics: a text that is OpenMetrics 1.0, and that Prometheus's node exporter picks up from a file.
+"""A night as OpenMetrics 1.0 text that Prometheus's node exporter can read from a file.
 
-The node exporter's textfile collector reads the older text format 0.0.4 (``expfmt.TextParser``): lines that begin with
-``# UNIT`` or ``# EOF`` are comments to it; of the types it knows no ``stateset`` and no ``info``; a file with a
-timestamp, or with one series twice, is refused. So all is a gauge, states are 0 or 1, and no sample has a timestamp.
-Help texts are the same in every file, and every series has its suite: files of several suites may lie side by side.
+The node exporter's textfile collector reads the older text format 0.0.4 (``expfmt.TextParser``): it ignores lines that
+begin with ``# UNIT`` or ``# EOF``, does not know the types ``stateset`` and ``info``, and rejects files with timestamps
+or duplicate series. So everything is a gauge, states are 0 or 1, and no sample has a timestamp. Help texts are constant
+and every series has a suite label, so that files of several suites can be in one folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import JobResult, JobState, Night, Outcome
+from bpudeploy.nightly.night import FindingOutcome, JobResult, JobState, Night
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as PrometheusMetric
@@ -43,7 +43,7 @@ _FAMILIES = {
     "memory_bytes": "The most that the measuring process held on the board.",
     "compile_time_seconds": "How long the binary took to compile.",
 }
-"""Name to help, in the order of the file; a unit is the name's last word where that is one."""
+"""Help text per name, in the order of the file; the last word of a name may be its unit."""
 _UNITS = ("seconds", "ratio", "bytes")
 _OF_METRIC = {
     Metric.TOP1: ("top1_ratio", 0.01, {}),
@@ -63,7 +63,7 @@ class _Sample(NamedTuple):
 
 
 def to_openmetrics(nights: Sequence[Night] | Night) -> str:
-    """Return the metrics of a night; of several, of the latest of each suite: no series may be there twice."""
+    """Return the metrics of a night, or of the newest night of each suite, as series must be unique."""
     from prometheus_client.openmetrics.exposition import generate_latest
 
     several = [nights] if isinstance(nights, Night) else nights
@@ -74,7 +74,7 @@ def to_openmetrics(nights: Sequence[Night] | Night) -> str:
 
 @dataclass(frozen=True)
 class _Collected:
-    """What ``generate_latest`` asks for its metrics."""
+    """A registry for ``generate_latest``."""
 
     samples: Sequence[_Sample]
 
@@ -115,7 +115,7 @@ def _of_job(job: JobResult, labels: Mapping[str, str]) -> Iterator[_Sample]:
         yield _Sample("job_state", {**labels, "state": state.value}, float(job.state is state))
     for finding in job.findings:
         of = {**labels, "metric": finding.metric.value, "against": finding.against.value}
-        for outcome in Outcome:
+        for outcome in FindingOutcome:
             yield _Sample("verdict", {**of, "outcome": outcome.value}, float(finding.outcome is outcome))
         change = finding.change
         if change is not None:

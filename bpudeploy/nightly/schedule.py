@@ -1,4 +1,4 @@
-"""What fits into a night: how long each job is expected to take, and when each would begin on which board."""
+"""The schedule of a night: which boards are excluded, how long each job takes, and when each starts on which board."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpudeploy.nightly.night import JobResult, JobState, Night
+from bpudeploy.nightly.night import BoardFault, JobState, Night
 from bpudeploy.nightly.suite import Job
 from bpudeploy.planning.look import State, look
 from bpudeploy.planning.step import Plan
+from bpudeploy.spec.suite import QuarantineSpec
 from bpudeploy.store.steps import latest_record
 
-_ROUND_TRIP_S = 60.0
-"""Beside the rounds: sending, loading, the evaluation images. Only where no night has told yet."""
+_OVERHEAD_S = 60.0
+"""Transfers, loading and evaluation images, in addition to the rounds; used until a night has measured the job."""
 
 
 @dataclass(frozen=True)
-class Expected:
-    """Seconds that a job is expected to take; ``sure`` where earlier nights or runs have told all of it."""
+class TimeEstimate:
+    """Seconds that a job is expected to take; ``sure`` if all of them are known from earlier nights or runs."""
 
     build_s: float
     board_s: float
@@ -27,60 +28,76 @@ class Expected:
 
 @dataclass(frozen=True)
 class Slot:
-    """When a job would run, seconds after the night begins; ``board`` None: it does not fit."""
+    """When a job would run, in seconds after the start of the night; ``board`` is None if it does not fit."""
 
     job: Job
     board: str | None
     begins_s: float
-    expected: Expected
+    estimate: TimeEstimate
 
 
-def expected(job: Job, plan: Plan, root: Path, nights: Sequence[Night], contenders: int = 1) -> Expected:
-    """Return how long a job is expected to take: from what this store's steps and the last nights took.
+def quarantined(nights: Sequence[Night], spec: QuarantineSpec) -> dict[str, str]:
+    """Return the excluded boards, each with the reason.
+
+    There is no other state than the records of the nights: a board returns when its faults are older than
+    ``spec.nights``.
 
     Args:
-        nights: the latest first.
-        contenders: releases that are measured in turns.
+        nights: those of the suite, newest first.
+    """
+    faults: dict[str, list[BoardFault]] = {}
+    for fault in (fault for night in nights[: spec.nights] for job in night.jobs for fault in job.faults):
+        faults.setdefault(fault.board, []).append(fault)
+    excluded = {name: f"excluded manually: {why}" for name, why in spec.boards.items()}
+    for name, found in faults.items():
+        if name not in excluded and len(found) >= spec.faults:
+            last = max(found, key=lambda fault: fault.at)
+            excluded[name] = (
+                f"{len(found)} board faults in the last {min(len(nights), spec.nights)} nights, "
+                f"the latest on {last.at[:10]}: {last.said}"
+            )
+    return excluded
+
+
+def estimate(job: Job, plan: Plan, root: Path, nights: Sequence[Night]) -> TimeEstimate:
+    """Estimate the duration of a job from the steps in this store and from earlier nights.
+
+    Args:
+        nights: newest first.
     """
     build, sure = 0.0, True
     for outlook in look(plan, root):
-        forced = job.recompile and outlook.step == plan.steps[-1].name
-        if outlook.state is State.HIT and not forced:
+        recompiled = job.recompile and outlook.step == plan.steps[-1].name
+        if outlook.state is State.HIT and not recompiled:
             continue
         record = latest_record(root, plan.recipe, outlook.step)
         build += record.seconds if record is not None else 0.0
         sure = sure and record is not None
-    before = next((one.board_seconds for one in _of(job, nights) if one.state is JobState.MEASURED), None)
-    method = job.resolved.recipe.benchmark
-    board = before if before is not None else contenders * method.max_seconds + _ROUND_TRIP_S
-    return Expected(build, board, sure and before is not None)
+    results = (night.result(job.name) for night in nights)
+    before = next((one.board_seconds for one in results if one and one.state is JobState.MEASURED), None)
+    board = job.resolved.recipe.benchmark.max_seconds + _OVERHEAD_S if before is None else before
+    return TimeEstimate(build, board, sure and before is not None)
 
 
-def _of(job: Job, nights: Sequence[Night]) -> list[JobResult]:
-    return [one for night in nights for one in night.jobs if one.job == job.name]
-
-
-def forecast(
-    jobs: Sequence[Job], wanted: Mapping[str, Expected], out: Mapping[str, str], budget_s: float | None
+def schedule(
+    estimates: Sequence[tuple[Job, TimeEstimate]], excluded: Mapping[str, str], budget_s: float | None
 ) -> list[Slot]:
-    """Lay the jobs out as the night will: builds in order, each job on the board of its pool that is free first.
+    """Schedule the jobs as the night will: builds in order, each job on the first free board of its pool.
 
     Args:
-        wanted: by job name.
-        out: boards that are left out.
+        excluded: boards that are not used.
     """
     free: dict[str, float] = {}
     built = 0.0
     slots = []
-    for job in jobs:
-        need = wanted[job.name]
-        built += need.build_s
-        boards = [board for board in job.boards if board not in out]
+    for job, needed in estimates:
+        built += needed.build_s
+        boards = [board for board in job.boards if board not in excluded]
         board = min(boards, key=lambda name: free.get(name, 0.0)) if boards else None
         begins = max(built, free.get(board, 0.0)) if board is not None else built
-        if board is not None and budget_s is not None and begins + need.board_s > budget_s:
+        if board is not None and budget_s is not None and begins + needed.board_s > budget_s:
             board = None
         if board is not None:
-            free[board] = begins + need.board_s
-        slots.append(Slot(job, board, begins, need))
+            free[board] = begins + needed.board_s
+        slots.append(Slot(job, board, begins, needed))
     return slots

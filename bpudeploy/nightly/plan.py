@@ -1,4 +1,4 @@
-"""A night before it begins: what it would do, in which order, and what does not fit."""
+"""The plan of a night: what it would do, in which order, and what does not fit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from bpudeploy.backends.base import Backend
 from bpudeploy.errors import BpudeployError
 from bpudeploy.nightly.baseline import Baseline, read_baseline
 from bpudeploy.nightly.night import Night, nights_in
-from bpudeploy.nightly.quarantine import quarantined
-from bpudeploy.nightly.schedule import Slot, expected, forecast
+from bpudeploy.nightly.schedule import Slot, estimate, quarantined, schedule
 from bpudeploy.nightly.suite import LoadedSuite
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY
@@ -22,29 +21,29 @@ NIGHTS = PROJECT / "nights"
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A night before it begins: what it would do."""
+class NightPlan:
+    """What a night would do."""
 
     loaded: LoadedSuite
     plans: Mapping[str, Plan | BpudeployError]
-    """By job: a recipe whose compiler is not here has none."""
+    """Per job; an error if the job cannot be built, for example because its compiler is not installed."""
     backends: Mapping[str, Backend]
     baselines: Mapping[str, Baseline | None]
     nights: tuple[Night, ...]
-    """Of the past, the latest first."""
-    out: Mapping[str, str]
-    """Board to why it is left out."""
+    """Earlier nights, newest first."""
+    excluded: Mapping[str, str]
+    """Boards in quarantine, each with the reason."""
     slots: tuple[Slot, ...]
 
 
-def prepare(loaded: LoadedSuite, backends: Mapping[str, Backend], store: Path) -> Prepared:
-    """Look at what a night would do: nothing is built and no board is asked.
+def plan_night(loaded: LoadedSuite, backends: Mapping[str, Backend], store: Path) -> NightPlan:
+    """Plan a night; build nothing and contact no board.
 
     Args:
-        backends: by the name that targets give.
+        backends: by name.
 
     Raises:
-        UsageError: a baseline's file is none.
+        UsageError: a baseline file is invalid.
     """
     plans: dict[str, Plan | BpudeployError] = {}
     for job in loaded.jobs:
@@ -53,17 +52,16 @@ def prepare(loaded: LoadedSuite, backends: Mapping[str, Backend], store: Path) -
         except BpudeployError as error:
             plans[job.name] = error
     nights = tuple(night for _, night in nights_in(NIGHTS) if night.suite == loaded.suite.name)
-    wanted = {
-        job.name: expected(job, plan, store, nights) for job in loaded.jobs if isinstance(plan := plans[job.name], Plan)
-    }
-    out = quarantined(nights, loaded.suite.quarantine)
-    plannable = [job for job in loaded.jobs if job.name in wanted]
-    return Prepared(
+    excluded = quarantined(nights, loaded.suite.quarantine)
+    estimates = [
+        (job, estimate(job, plan, store, nights)) for job in loaded.jobs if isinstance(plan := plans[job.name], Plan)
+    ]
+    return NightPlan(
         loaded=loaded,
         plans=plans,
         backends=backends,
         baselines={job.name: read_baseline(loaded.baselines, job.name) for job in loaded.jobs},
         nights=nights,
-        out=out,
-        slots=tuple(forecast(plannable, wanted, out, loaded.budget_s)),
+        excluded=excluded,
+        slots=tuple(schedule(estimates, excluded, loaded.budget_s)),
     )
