@@ -88,11 +88,6 @@ class JobQueue:
             self._set(queued, QueueState.DONE)
             self._on_unmeasured(queued, state, why)
 
-    def is_done(self, queued: QueuedJob) -> bool:
-        """Return whether a job has ended."""
-        with self._changed:
-            return queued.state is QueueState.DONE
-
     def stop(self) -> None:
         """Start no more jobs."""
         with self._changed:

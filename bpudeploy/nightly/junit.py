@@ -39,12 +39,13 @@ def to_junit(night: Night) -> str:
 
 
 def _suite(night: Night, job: JobResult) -> Suite:
+    classname = f"{night.suite}.{job.job}"
     return Suite(
         name=job.job,
         package=night.suite,
         began=datetime.fromisoformat(night.began),
         properties=dict(_properties(night, job)),
-        cases=[_measured(night, job), *(_case(night, job, finding) for finding in job.findings)],
+        cases=[_measured(job, classname), *(_case(job, finding, classname) for finding in job.findings)],
     )
 
 
@@ -66,12 +67,12 @@ def _properties(night: Night, job: JobResult) -> Iterator[tuple[str, str]]:
     yield from ((f"in quarantine: {board}", why) for board, why in night.quarantine.items())
 
 
-def _measured(night: Night, job: JobResult) -> Case:
+def _measured(job: JobResult, classname: str) -> Case:
     faults = [f"{fault.at} {fault.board}: {fault.said}" for fault in job.faults]
     message = f"{job.state}: {job.why}" if job.why else job.state.value
     return Case(
         name="measured",
-        classname=_class(night, job),
+        classname=classname,
         seconds=job.build_seconds + job.board_seconds,
         status=_STATES[job.state],
         message=message,
@@ -80,13 +81,13 @@ def _measured(night: Night, job: JobResult) -> Case:
     )
 
 
-def _case(night: Night, job: JobResult, finding: MetricFinding) -> Case:
+def _case(job: JobResult, finding: MetricFinding, classname: str) -> Case:
     words = f"{format_change(finding)}: {format_before_after(job, finding)}"
     if finding.outcome is FindingOutcome.CANNOT_TELL:
         words = f"cannot tell: {'; '.join(finding.because) or words}"
     return Case(
         name=finding.title,
-        classname=_class(night, job),
+        classname=classname,
         seconds=0.0,
         status=_OUTCOMES[finding.outcome],
         message=words,
@@ -101,7 +102,3 @@ def _evidence(finding: MetricFinding) -> Iterator[str]:
     yield f"since: {finding.since or 'unknown'}, last good: {finding.last_good or 'unknown'}"
     yield from (f"changed: {line}" for line in finding.changed or ("nothing known",))
     yield from (f"reproduce: {command}" for command in finding.reproduce)
-
-
-def _class(night: Night, job: JobResult) -> str:
-    return f"{night.suite}.{job.job}"

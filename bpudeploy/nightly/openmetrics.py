@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bpudeploy.nightly.metrics import Metric
@@ -69,27 +69,21 @@ def to_openmetrics(nights: Sequence[Night] | Night) -> str:
     several = [nights] if isinstance(nights, Night) else nights
     latest = {night.suite: night for night in sorted(several, key=lambda night: night.began)}
     samples = [sample for night in latest.values() for sample in _samples(night) if math.isfinite(sample.value)]
-    return str(generate_latest(_Collected(samples)).decode())
+    return str(generate_latest(SimpleNamespace(collect=lambda: _families(samples))).decode())
 
 
-@dataclass(frozen=True)
-class _Collected:
-    """A registry for ``generate_latest``."""
+def _families(samples: Sequence[_Sample]) -> Iterator[PrometheusMetric]:
+    from prometheus_client.core import GaugeMetricFamily
 
-    samples: Sequence[_Sample]
-
-    def collect(self) -> Iterator[PrometheusMetric]:
-        from prometheus_client.core import GaugeMetricFamily
-
-        for family, help_ in _FAMILIES.items():
-            unit = family.rpartition("_")[2]
-            made = GaugeMetricFamily(f"{PREFIX}_{family}", help_, unit=unit if unit in _UNITS else "")
-            for sample in self.samples:
-                if sample.family == family:
-                    labels = {name: _CONTROL.sub("\ufffd", value) for name, value in sample.labels.items()}
-                    made.add_sample(made.name, labels, sample.value)
-            if made.samples:
-                yield made
+    for family, help_ in _FAMILIES.items():
+        unit = family.rpartition("_")[2]
+        found = GaugeMetricFamily(f"{PREFIX}_{family}", help_, unit=unit if unit in _UNITS else "")
+        for sample in samples:
+            if sample.family == family:
+                labels = {name: _CONTROL.sub("\ufffd", value) for name, value in sample.labels.items()}
+                found.add_sample(found.name, labels, sample.value)
+        if found.samples:
+            yield found
 
 
 def _samples(night: Night) -> Iterator[_Sample]:

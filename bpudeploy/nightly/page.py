@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from bpudeploy.digest import short
@@ -21,7 +20,7 @@ from bpudeploy.nightly.formatting import (
 )
 from bpudeploy.nightly.history import MetricHistory
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import FindingOutcome, JobResult, JobState, MetricFinding, Night
+from bpudeploy.nightly.night import FindingOutcome, JobState, Night
 from bpudeploy.nightly.plots import regression_plot, small_plot
 from bpudeploy.results.drawing import Plot, page
 
@@ -30,50 +29,14 @@ MAX_PLOTS = 40
 MAX_REGRESSION_PLOTS = 24
 MAX_GRID_NIGHTS = 60
 _PLOTTED = (Metric.P50, Metric.TOP1)
-_MEANINGS = {
-    ExitCode.OK: "pass",
-    ExitCode.CHECK: "regression",
-    ExitCode.STAGE: "a build failed",
-    ExitCode.BOARD: "no board",
-    ExitCode.INTERRUPTED: "running or interrupted",
+_EXIT_CODES = {
+    ExitCode.OK: ("pass", "good"),
+    ExitCode.CHECK: ("regression", "bad"),
+    ExitCode.STAGE: ("a build failed", "bad"),
+    ExitCode.BOARD: ("no board", "odd"),
+    ExitCode.INTERRUPTED: ("running or interrupted", "odd"),
 }
-_TONES = {ExitCode.OK: "good", ExitCode.CHECK: "bad", ExitCode.STAGE: "bad"}
-
-
-@dataclass(frozen=True)
-class _Regression:
-    """A metric of a job that is worse than its baseline, its history, or both."""
-
-    job: JobResult
-    metric: Metric
-    findings: tuple[MetricFinding, ...]
-    plot: Plot | None
-
-
-@dataclass(frozen=True)
-class _NightColumn:
-    """A night in the list and in the grid."""
-
-    link: str
-    night: Night
-
-    @property
-    def tone(self) -> str:
-        return _TONES.get(self.night.exit_code, "odd")
-
-    @property
-    def meaning(self) -> str:
-        return _MEANINGS.get(self.night.exit_code, str(int(self.night.exit_code)))
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Verdicts per job and night, newest first."""
-
-    suite: str
-    columns: Sequence[_NightColumn]
-    rows: Sequence[tuple[str, Sequence[JobVerdict | None]]]
-    words: str
+"""Text and CSS class of each exit code of a night."""
 
 
 def night_page(night: Night, histories: Sequence[MetricHistory]) -> str:
@@ -83,16 +46,23 @@ def night_page(night: Night, histories: Sequence[MetricHistory]) -> str:
     what is omitted.
     """
     found = {(history.job, history.metric): history for history in histories}
-    regressions = _regressions(night, found)
-    plotted = {(one.job.job, one.metric) for one in regressions if one.plot is not None}
-    plots, words = _small_plots(night, found, plotted)
+    regressions = [
+        (job, metric, [finding for finding in job.regressions if finding.metric is metric])
+        for job in night.jobs
+        for metric in dict.fromkeys(finding.metric for finding in job.regressions)
+    ]
+    regression_plots = {
+        (job.job, metric): regression_plot(found[job.job, metric], job)
+        for job, metric, _ in regressions[:MAX_REGRESSION_PLOTS]
+        if (job.job, metric) in found
+    }
+    plots, words = _small_plots(night, found, regression_plots.keys())
     values = {
         "night": night,
-        "column": _NightColumn("", night),
         "verdict": night_verdict(night),
-        "counts": count_verdicts(night),
         "took": _duration(night),
         "regressions": regressions,
+        "regression_plots": regression_plots,
         "unmeasured": [job for job in night.jobs if job.state is not JobState.MEASURED],
         "unknown": [(job, f) for job in night.jobs for f in job.findings if f.outcome is FindingOutcome.CANNOT_TELL],
         "faults": sorted(((job, fault) for job in night.jobs for fault in job.faults), key=lambda one: one[1].at),
@@ -109,37 +79,31 @@ def index_page(nights: Sequence[tuple[str, Night]]) -> str:
     Args:
         nights: each with the link to its report relative to this page, or "" if it has none.
     """
-    columns = [_NightColumn(link, night) for link, night in sorted(nights, key=lambda one: one[1].began, reverse=True)]
-    suites = dict.fromkeys(column.night.suite for column in columns)
+    ordered = sorted(nights, key=lambda one: one[1].began, reverse=True)
+    suites = dict.fromkeys(night.suite for _, night in ordered)
     values = {
-        "columns": columns,
-        "grids": [_grid(suite, [column for column in columns if column.night.suite == suite]) for suite in suites],
+        "nights": ordered,
+        "grids": [_grid([night for _, night in ordered if night.suite == suite]) for suite in suites],
         "verdicts": list(JobVerdict),
     }
     return page("index.html.jinja", values, "bpudeploy.nightly", _FILTERS)
 
 
-def _grid(suite: str, columns: Sequence[_NightColumn]) -> _Grid:
-    shown = columns[:MAX_GRID_NIGHTS]
-    words = f"The latest {MAX_GRID_NIGHTS} of {len(columns)} nights." if len(columns) > MAX_GRID_NIGHTS else ""
-    verdicts = [{job.job: job_verdict(job) for job in column.night.jobs} for column in shown]
+def _grid(nights: Sequence[Night]) -> dict[str, object]:
+    """Return the verdicts of a suite per job and night."""
+    shown = nights[:MAX_GRID_NIGHTS]
+    verdicts = [{job.job: job_verdict(job) for job in night.jobs} for night in shown]
     names = dict.fromkeys(name for night in verdicts for name in night)
-    return _Grid(suite, shown, [(name, [night.get(name) for night in verdicts]) for name in names], words)
-
-
-def _regressions(night: Night, found: Mapping[tuple[str, Metric], MetricHistory]) -> list[_Regression]:
-    regressions: list[_Regression] = []
-    for job in night.jobs:
-        for metric in dict.fromkeys(finding.metric for finding in job.regressions):
-            history = found.get((job.job, metric)) if len(regressions) < MAX_REGRESSION_PLOTS else None
-            plot = regression_plot(history, job) if history is not None else None
-            findings = tuple(finding for finding in job.regressions if finding.metric is metric)
-            regressions.append(_Regression(job, metric, findings, plot))
-    return regressions
+    return {
+        "suite": nights[0].suite,
+        "nights": shown,
+        "rows": [(name, [night.get(name) for night in verdicts]) for name in names],
+        "words": f"The latest {len(shown)} of {len(nights)} nights." if len(nights) > len(shown) else "",
+    }
 
 
 def _small_plots(
-    night: Night, found: Mapping[tuple[str, Metric], MetricHistory], plotted: set[tuple[str, Metric]]
+    night: Night, found: Mapping[tuple[str, Metric], MetricHistory], plotted: Collection[tuple[str, Metric]]
 ) -> tuple[list[Plot], str]:
     """Return the plots of metrics without a regression, and a text that says what is omitted."""
     wanted = [
@@ -174,4 +138,6 @@ _FILTERS: Mapping[str, Callable[..., object]] = {
     "value": lambda number, metric: format_value(metric, number),
     "verdict": night_verdict,
     "counts": count_verdicts,
+    "meaning": lambda code: _EXIT_CODES[code][0],
+    "tone": lambda code: _EXIT_CODES[code][1],
 }

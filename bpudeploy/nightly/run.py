@@ -20,7 +20,7 @@ from bpudeploy.events import Event, Note
 from bpudeploy.measure import Candidate, candidate
 from bpudeploy.nightly.baseline import Baseline
 from bpudeploy.nightly.evaluate import evaluate
-from bpudeploy.nightly.job_queue import JobQueue, QueuedJob, QueueSettings
+from bpudeploy.nightly.job_queue import JobQueue, QueuedJob, QueueSettings, QueueState
 from bpudeploy.nightly.measure_job import STEP, JobRelease, measure_job
 from bpudeploy.nightly.night import JobState, Night
 from bpudeploy.nightly.plan import NIGHTS, NightPlan
@@ -125,7 +125,7 @@ class _RunningNight:
         plans = [plan for _, plan in planned]
         run_all(plans, self._context.store, self._context.executor, self._emit, until=deadline, ended=ended)
         for queued, plan in planned:
-            if queued.job.recompile and not self._queue.is_done(queued):  # one at a time, to measure compile time
+            if queued.job.recompile and queued.state is not QueueState.DONE:  # one at a time, to measure compile time
                 late = OutOfTime(f"{plan.recipe}: the time budget ended before it was compiled again")
                 self._built(queued, self._recompile(plan) if time.monotonic() < deadline else late)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names, load_backend
@@ -81,16 +83,8 @@ def _histories(loaded: LoadedSuite, night: Night, results: Results) -> list[Metr
 def _show_plan(plan: NightPlan, out: Output) -> None:
     broken = {job: error for job, error in plan.plans.items() if isinstance(error, BpudeployError)}
     jobs = [
-        {
-            "job": slot.job.name,
-            "value": slot.job.value,
-            "board": slot.board,
-            "begins_s": slot.begins_s,
-            "build_s": slot.estimate.build_s,
-            "board_s": slot.estimate.board_s,
-            "sure": slot.estimate.sure,
-        }
-        for slot in plan.slots
+        {"job": s.job.name, "value": s.job.value, "board": s.board, "begins_s": s.begins_s, **asdict(s.estimate)}
+        for s in plan.slots
     ]
     document = {"jobs": jobs, "out": dict(plan.excluded), "broken": {j: e.message for j, e in broken.items()}}
     out.show(document, _plan_text(plan, broken))
@@ -113,14 +107,8 @@ def _slot(slot: Slot, plan: NightPlan) -> tuple[object, ...]:
     where = slot.board or ("in quarantine" if quarantined else "left out: no time")
     others = len(slot.job.boards) - 1
     also = f" or {others} more" if slot.board is not None and others else ""
-    times = (_clock(slot.begins_s), sign + _clock(needed.build_s), sign + _clock(needed.board_s))
-    return slot.job.name, f"{slot.job.value:g}", *times, where + also
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    begins, build, board = (str(timedelta(seconds=round(s))) for s in (slot.begins_s, needed.build_s, needed.board_s))
+    return slot.job.name, f"{slot.job.value:g}", begins, sign + build, sign + board, where + also
 
 
 def _show(night: Night, directory: Path, out: Output) -> ExitCode:
