@@ -7,17 +7,17 @@ import binascii
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from bpudeploy.errors import UsageError
 from bpudeploy.files import write_atomically
 from bpudeploy.nightly.metrics import Metric, invalid, is_from_suite
+from bpudeploy.nightly.night import utc_now
 from bpudeploy.nightly.suite import Job, LoadedSuite
 from bpudeploy.provenance import Provenance
-from bpudeploy.results.measurement import Answers, Measurement
+from bpudeploy.results.measurement import Answers, FrozenModel, Measurement
 from bpudeploy.results.store import Query, Results
 from bpudeploy.store.objects import storing
 
@@ -28,11 +28,7 @@ _MAX_MEASUREMENTS = 60
 _DIGITS = 5
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Session(_Value):
+class Session(FrozenModel):
     """One benchmark of the pinned release."""
 
     made: str
@@ -44,7 +40,7 @@ class Session(_Value):
         return {Metric.P50: self.p50_ms, Metric.P99: self.p99_ms, Metric.MEMORY: self.memory_mb}.get(metric)
 
 
-class BoardSessions(_Value):
+class BoardSessions(FrozenModel):
     """The sessions of the pinned release on one board, oldest first."""
 
     board: str
@@ -53,7 +49,7 @@ class BoardSessions(_Value):
     sessions: tuple[Session, ...]
 
 
-class PinnedAnswers(_Value):
+class PinnedAnswers(FrozenModel):
     """Which images of the evaluation set the pinned release classifies correctly."""
 
     samples: str
@@ -81,7 +77,7 @@ class PinnedAnswers(_Value):
         return tuple(map(bool, np.unpackbits(np.frombuffer(packed, np.uint8), count=self.images)))
 
 
-class Baseline(_Value):
+class Baseline(FrozenModel):
     """A baseline file."""
 
     schema_version: int = 1
@@ -122,10 +118,8 @@ def read_baseline(folder: Path, job: str) -> Baseline | None:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="check its permissions") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"{path}: {where}: {first['msg']}" if where else f"{path}: {first['msg']}", hint=_HINT
-        ) from error
+        field = "".join(f"{part}: " for part in first["loc"])
+        raise UsageError(f"{path}: {field}{first['msg']}", hint=_HINT) from error
     if found.job != job:
         raise UsageError(f"{path} is the baseline of {found.job}", hint=_HINT)
     return found
@@ -202,7 +196,7 @@ class BaselineUpdate:
 
 def baseline_updates(loaded: LoadedSuite, results: Results, why: str) -> list[BaselineUpdate]:
     """Return the update that pins the most recently measured release of each job; write nothing."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = utc_now()
     return [
         BaselineUpdate(job.name, read_baseline(loaded.baselines, job.name), _updated(job, loaded, results, now, why))
         for job in loaded.jobs

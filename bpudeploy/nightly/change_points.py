@@ -8,7 +8,7 @@ significant step
 - has 6 judged nights before it, 3 on its old level, and 3 on its new one that agree with each other: one or two
   outliers are not a change;
 - is enough standard errors high, by Student's t and with boards, temperature and drift accounted for. The threshold is
-  higher for a short level than for a long one, sqrt(2 log(e horizon / nights)) plus ``Limits.sure``, as there are more
+  higher for a short level than for a long one, sqrt(2 log(e horizon / nights)) plus ``Limits.margin``, as there are more
   short ones to test (Frick, Munk and Sieling, JRSS B 76, 2014);
 - passes a rank test as well (Mann and Whitney, Ann. Math. Stat. 18, 1947), exact for independent noise of any shape:
   with bimodal or heavy-tailed noise, a few slow nights in a row are no evidence if earlier nights had the same values.
@@ -42,7 +42,7 @@ _PASSES = 3
 class Limits:
     """Significance limits of a change (see docs/explanation/regressions.md)."""
 
-    sure: float = 0.8
+    margin: float = 0.8
     """Standard errors in addition to the correction for multiple tests in ``horizon`` nights."""
     horizon: float = 1000.0
     rank_p: float = 2e-3
@@ -144,7 +144,7 @@ def _margins(found: Fit, firsts: Sequence[int], series: Series, limits: Limits) 
         agree = int(np.sum(np.abs(found.residuals[first:end]) <= _AGREE * found.sigma))
         few = first < _BEFORE or min(first - start, agree) < _AFTER
         small = abs(_in_scale(float(found.steps[number]), series.scale)) < series.at_least
-        need = limits.sure + math.sqrt(2 * math.log(math.e * limits.horizon / min(first - start, end - first)))
+        need = limits.margin + math.sqrt(2 * math.log(math.e * limits.horizon / min(first - start, end - first)))
         margins.append(-math.inf if few or small else float(score) - need)
     return margins
 

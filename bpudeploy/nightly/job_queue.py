@@ -6,13 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import Enum, auto
 
 from bpudeploy.effects.reserve import Reserved
 from bpudeploy.errors import BoardError, BpudeployError
 from bpudeploy.nightly.measure_job import JobRelease
-from bpudeploy.nightly.night import BoardFault, JobState
+from bpudeploy.nightly.night import BoardFault, JobState, utc_now
 from bpudeploy.nightly.suite import LOCAL_BOARD, Job
 
 _MAX_CONSECUTIVE_FAULTS = 2
@@ -170,8 +169,7 @@ class JobQueue:
 
     def _add_fault(self, queued: QueuedJob, board: str, error: BoardError) -> None:
         with self._changed:
-            at = datetime.now(UTC).isoformat(timespec="seconds")
-            queued.faults.append(BoardFault(board=board, at=at, said=str(error)))
+            queued.faults.append(BoardFault(board=board, at=utc_now(), said=str(error)))
             queued.failed_on.add(board)
             if len(queued.faults) > self._settings.retries:
                 self.end_unmeasured(queued, JobState.NO_BOARD, str(error))

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.provenance import Provenance
-from bpudeploy.results.measurement import Caveat, Interval
+from bpudeploy.results.measurement import Caveat, FrozenModel, Interval
 
 _FILE = "night.json"
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Reference(StrEnum):
@@ -39,7 +36,7 @@ class FindingOutcome(StrEnum):
     CANNOT_TELL = "cannot tell"
 
 
-class MetricFinding(_Value):
+class MetricFinding(FrozenModel):
     """One metric of one job, compared with its baseline or its history."""
 
     metric: Metric
@@ -69,7 +66,7 @@ class MetricFinding(_Value):
         return f"{self.metric.label} against its {self.against}"
 
 
-class BoardFault(_Value):
+class BoardFault(FrozenModel):
     """An attempt that failed because of a board or its network; unrelated to the release."""
 
     board: str
@@ -92,7 +89,7 @@ class JobState(StrEnum):
     """Not finished; if the night has ended, it was interrupted."""
 
 
-class JobResult(_Value):
+class JobResult(FrozenModel):
     """The result of one job."""
 
     job: str
@@ -123,7 +120,7 @@ class JobResult(_Value):
         return tuple(f for f in self.findings if f.outcome is FindingOutcome.REGRESSION)
 
 
-class Night(_Value):
+class Night(FrozenModel):
     """One run of a suite."""
 
     schema_version: int = 1
@@ -167,6 +164,11 @@ class Night(_Value):
         if JobState.BUILD_FAILED in states:
             return ExitCode.STAGE
         return ExitCode.BOARD if JobState.NO_BOARD in states else ExitCode.OK
+
+
+def utc_now() -> str:
+    """Return the current time as ISO 8601, in seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_night(night: Night, directory: Path) -> None:

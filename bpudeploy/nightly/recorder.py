@@ -6,14 +6,13 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bpudeploy.commits import commit_of
 from bpudeploy.errors import UsageError
 from bpudeploy.files import Locked, locked
 from bpudeploy.measure import versions
-from bpudeploy.nightly.night import JobResult, JobState, Night, write_night
+from bpudeploy.nightly.night import JobResult, JobState, Night, utc_now, write_night
 from bpudeploy.nightly.plan import NIGHTS, NightPlan
 
 
@@ -38,7 +37,7 @@ class NightRecorder:
         self.night = Night(
             suite=loaded.suite.name,
             file=str(loaded.file),
-            began=_now(),
+            began=utc_now(),
             budget_minutes=loaded.suite.budget_minutes,
             commit=commit_of([loaded.file]),
             jobs=tuple(
@@ -72,7 +71,7 @@ class NightRecorder:
     def close(self) -> None:
         """Record the end of the night."""
         with self._lock:
-            self._write(ended=_now())
+            self._write(ended=utc_now())
 
     def _write(self, **fields: object) -> None:
         self.night = self.night.model_copy(update=fields)
@@ -86,7 +85,3 @@ def _link_latest(directory: Path) -> None:
         beside.unlink(missing_ok=True)
         beside.symlink_to(directory.name)
         beside.replace(directory.parent / "latest")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

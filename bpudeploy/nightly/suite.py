@@ -10,7 +10,7 @@ from pathlib import Path
 from bpudeploy.errors import SpecError, UsageError
 from bpudeploy.fleet.inventory import load_fleet, targets_of
 from bpudeploy.fleet.select import labels_of, parse
-from bpudeploy.spec.compose import nearest
+from bpudeploy.spec.compose import did_you_mean
 from bpudeploy.spec.fleet import Fleet, FleetBoard
 from bpudeploy.spec.load import LoadedRecipe, load_recipe
 from bpudeploy.spec.recipe import Outputs
@@ -61,10 +61,10 @@ class LoadedSuite:
             UsageError: there is no job of that name.
         """
         known = [job.name for job in self.jobs]
-        for name in (name for name in names if name not in known):
-            near = nearest(name, known)
-            hint = f"did you mean {near}?" if near else f"its jobs: {', '.join(known)}"
-            raise UsageError(f"{self.file} has no job {name!r}", hint=hint)
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, known, f"its jobs: {', '.join(known)}")
+                raise UsageError(f"{self.file} has no job {name!r}", hint=hint)
         return replace(self, jobs=tuple(job for job in self.jobs if job.name in names)) if names else self
 
     @property

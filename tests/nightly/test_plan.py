@@ -16,7 +16,7 @@ from bpudeploy.effects.hold import NO_END, Hold
 from bpudeploy.errors import BoardError, Mark, StoreError
 from bpudeploy.nightly.job_queue import JobQueue, QueuedJob, QueueSettings, QueueState
 from bpudeploy.nightly.night import BoardFault, JobResult, JobState, Night
-from bpudeploy.nightly.schedule import TimeEstimate, quarantined, schedule
+from bpudeploy.nightly.plan import TimeEstimate, quarantined, schedule
 from bpudeploy.nightly.suite import LOCAL_BOARD, Job
 from bpudeploy.spec.load import LoadedRecipe, load_target
 from bpudeploy.spec.recipe import DatasetSpec, ModelSpec, Recipe

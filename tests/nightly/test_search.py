@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpudeploy.errors import UsageError
-from bpudeploy.nightly.search import BisectResult, checkout, search_commits, search_list
+from bpudeploy.nightly.bisect import BisectResult, checkout, search_commits, search_list
 from tests.nightly.test_commits import needs_git, run_git
 
 pytestmark = needs_git

@@ -17,9 +17,17 @@ from bpudeploy.commits import git
 from bpudeploy.deployment import board_opener, build
 from bpudeploy.errors import BpudeployError, ExitCode, UsageError
 from bpudeploy.measure import Candidate, candidate
-from bpudeploy.nightly.bisect import BisectTest, Trial, bisect_test
+from bpudeploy.nightly.bisect import (
+    BisectResult,
+    BisectTest,
+    Trial,
+    bisect_test,
+    checkout,
+    repository_of,
+    search_commits,
+    search_list,
+)
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.search import BisectResult, checkout, repository_of, search_commits, search_list
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY
 from bpudeploy.releases import PROJECT, BuiltRelease, find_release, releases_of

@@ -18,9 +18,8 @@ from bpudeploy.nightly.history import MetricHistory, metric_histories, suite_mea
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import FindingOutcome, JobResult, JobState, MetricFinding, Night, read_night
 from bpudeploy.nightly.outputs import write_outputs
-from bpudeploy.nightly.plan import NightPlan, plan_night
+from bpudeploy.nightly.plan import NightPlan, Slot, plan_night
 from bpudeploy.nightly.run import NightContext, run_night
-from bpudeploy.nightly.schedule import Slot
 from bpudeploy.nightly.suite import LoadedSuite, load_suite
 from bpudeploy.results.store import Query, Results, open_results
 from bpudeploy.run.executors import open_executor
