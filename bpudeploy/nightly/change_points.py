@@ -7,9 +7,9 @@ significant step
 - is at least ``at_least``;
 - has 6 judged nights before it, 3 on its old level, and 3 on its new one that agree with each other: one or two
   outliers are not a change;
-- is enough standard errors high, by Student's t and with boards, temperature and drift accounted for. The threshold is
-  higher for a short level than for a long one, sqrt(2 log(e horizon / nights)) plus ``Limits.margin``, as there are more
-  short ones to test (Frick, Munk and Sieling, JRSS B 76, 2014);
+- is enough standard errors high, by Student's t and with boards, temperature and drift accounted for. The threshold,
+  sqrt(2 log(e horizon / nights)) plus ``Limits.margin``, is higher for a short level than for a long one, as there are
+  more short ones to test (Frick, Munk and Sieling, JRSS B 76, 2014);
 - passes a rank test as well (Mann and Whitney, Ann. Math. Stat. 18, 1947), exact for independent noise of any shape:
   with bimodal or heavy-tailed noise, a few slow nights in a row are no evidence if earlier nights had the same values.
 
