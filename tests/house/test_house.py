@@ -86,7 +86,7 @@ DOORS = {
     "fsspec": {"store/shared.py"},
     "rich": {"cli/output.py", "cli/fleet_live.py"},
     "tqdm": {"cli/output.py"},
-    "ruptures": {"nightly/changes.py"},
+    "ruptures": {"nightly/change_points.py"},
     "sqlalchemy": {"results/store.py"} | MIGRATIONS,
     "alembic": MIGRATIONS,
     "argparse": {"cli/main.py", "cli/arguments.py", "cli/measuring.py", "effects/agent.py", "agent/main.py"} | VERBS,
