@@ -206,7 +206,7 @@ def test_each_fsync_is_missed_when_it_is_not_there(
     without = re.sub(rf"^( *){re.escape(line)}$", r"\1:", whole, flags=re.MULTILINE)
     assert without != whole
     monkeypatch.setattr(
-        "bpudeploy.effects.script.text", lambda wanted: without if wanted is script else script_text(wanted)
+        "bpudeploy.effects.script.script_text", lambda wanted: without if wanted is script else script_text(wanted)
     )
     with pytest.raises((AssertionError, KeyError, ValueError)):
         _lose_power(board, again(), Shim.made(tmp_path / "shim"), case, tmp_path, key)
