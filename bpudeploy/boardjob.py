@@ -60,7 +60,7 @@ class BoardJob:
 
     def check(self, candidate: Candidate) -> SelfCheck:
         """Run the installed release on the golden images; see ``effects.verify``."""
-        return verify.verify(self.board, candidate.release, candidate.golden, self.emit)
+        return verify.verify(self.board, candidate.release, candidate.golden, self.emit, candidate.driver)
 
     def check_or_roll_back(self, candidate: Candidate, policy: PushPolicy, pushed: PushResult) -> SelfCheck:
         """``check``; if it fails and the push changed the release, roll back to the previous one.
@@ -71,7 +71,7 @@ class BoardJob:
         self.emit(StepStarted(verify.STEP))
         before = time.perf_counter()
         checked = verify.verify_or_roll_back(
-            self.board, candidate.release, candidate.golden, policy, pushed.changed, self.emit
+            self.board, candidate.release, candidate.golden, policy, pushed.changed, self.emit, candidate.driver
         )
         self.emit(StepFinished(verify.STEP, "miss", (), time.perf_counter() - before))
         return checked

@@ -54,6 +54,11 @@ class Candidate:
             binary=m.binary,
         )
 
+    @property
+    def driver(self) -> Path | None:
+        """The file of its runtime's driver, if the agent has none."""
+        return load_backend(self.release.manifest.backend).driver
+
 
 def candidate(release: BuiltRelease, store: Path) -> Candidate:
     """Return a release as a candidate, from the artifacts in the store that its manifest names.
@@ -135,7 +140,7 @@ def measure(
     )
     named = [board.name, [one.subject.release for one in setting.contenders], setting.samples, method.model_dump_json()]
     binaries = [
-        BenchBinary(one.release.binary, one.release.manifest.runtime, installed_binary(board, one.release))
+        BenchBinary(one.release.binary, one.release.manifest.runtime, installed_binary(board, one.release), one.driver)
         for one in candidates
     ]
     with open_session_log(PROJECT / "bench" / f"{key_of('bench', named)}.jsonl", setting) as log:

@@ -42,7 +42,7 @@ class Backend(Protocol):
     name: str
     version: int
     runtime: str
-    """What loads the binary on the board: the name of a driver, of the agent or ``driver`` below."""
+    """What loads the binary on the board: the agent has onnxruntime, hobot_dnn and hbm_runtime."""
     provenance: Provenance
     """What a latency from its boards is: measured, or simulated."""
     deterministic: bool
@@ -56,6 +56,11 @@ class Backend(Protocol):
 
         A field with ``exclude=True`` does not change the binary and is not in the key.
         """
+        ...
+
+    @property
+    def driver(self) -> Path | None:
+        """A driver for another runtime: a Python 3.8 file with ``open_session``, as in ``agent/drivers/ort.py``."""
         ...
 
     def device(self, march: str) -> str:

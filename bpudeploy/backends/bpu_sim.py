@@ -33,6 +33,7 @@ class BpuSimBackend:
     name = "bpu_sim"
     version = 1
     runtime = "onnxruntime"
+    driver = None
     provenance = Provenance.SIMULATED
     deterministic = True
     findings = True

@@ -23,6 +23,7 @@ class OrtBackend:
     name = "ort"
     version = 2
     runtime = "onnxruntime"
+    driver = None
     provenance = Provenance.MEASURED
     deterministic = True
     findings = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -119,13 +119,18 @@ class Agent:
 
 
 @contextmanager
-def agent_on(board: Board, emit: Callable[[Event], None], *, step: str) -> Iterator[Agent]:
+def agent_on(
+    board: Board, emit: Callable[[Event], None], *, step: str, drivers: Mapping[str, Path] = {}
+) -> Iterator[Agent]:
     """Upload the agent to the board if it is missing, and run it; at the end no process of it is left.
+
+    Args:
+        drivers: runtimes that the agent has no driver for, and the file of each.
 
     Raises:
         BoardError: it does not start, or has another version.
     """
-    packed = packed_agent()
+    packed = packed_agent(tuple(drivers.items()))
     with tempfile.NamedTemporaryFile() as local:
         local.write(packed)
         local.flush()

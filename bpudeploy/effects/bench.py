@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from bpudeploy.boards.base import Board
 from bpudeploy.effects.agent import Agent, agent_on
@@ -64,6 +64,8 @@ class BenchBinary:
     artifact: Artifact
     runtime: str
     installed: PurePosixPath
+    driver: Path | None = None
+    """The file of the runtime's driver, if the agent has none."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def bench(
     """
     data = upload_blob(board, samples.path, samples.digest, "safetensors", emit, step=STEP)
     paths = tuple((_path_on_board(board, one, emit), one) for one in binaries)
-    with agent_on(board, emit, step=STEP) as agent:
+    drivers = {one.runtime: one.driver for one in binaries if one.driver is not None}
+    with agent_on(board, emit, step=STEP, drivers=drivers) as agent:
         session = _Session(board, agent, log, paths, data, emit)
         _begin(session)
         while (following := next_round(log.entries, log.setting)) is not None:
@@ -118,7 +121,8 @@ def bench(
         board_id = agent.hello.facts.board_id or f"{agent.hello.facts.machine} {agent.hello.facts.hostname}"
     for contender in range(len(binaries)):
         if not entries_of(log.entries, PeakMemory, contender):
-            with agent_on(board, emit, step=STEP) as agent:  # the peak memory of one process covers all its models
+            # A new process: the peak memory of one covers all the models that it has loaded.
+            with agent_on(board, emit, step=STEP, drivers=drivers) as agent:
                 _measure_memory(replace(session, agent=agent), contender)
     return measurements_of(log.setting, log.entries, board_id)
 

@@ -13,9 +13,14 @@ _MAIN = f"from {_PACKAGE}.main import main\n\nmain()\n"
 
 
 @cache
-def packed_agent() -> bytes:
-    """Return ``bpudeploy/agent`` as a zip with a ``__main__.py``; run it as ``python3 AGENT.zip --root ROOT``."""
+def packed_agent(drivers: tuple[tuple[str, Path], ...] = ()) -> bytes:
+    """Return ``bpudeploy/agent`` as a zip with a ``__main__.py``; run it as ``python3 AGENT.zip --root ROOT``.
+
+    Args:
+        drivers: runtimes that the agent has no driver for, and the file of each.
+    """
     files = {f"{_PACKAGE}/{path.relative_to(_AGENT).as_posix()}": path.read_bytes() for path in _AGENT.rglob("*.py")}
+    files |= {f"{_PACKAGE}/drivers/{runtime}.py": file.read_bytes() for runtime, file in drivers}
     files["__main__.py"] = _MAIN.encode()
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:

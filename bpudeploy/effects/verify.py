@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import short
@@ -31,15 +31,24 @@ class GoldenSet:
     logits: tuple[tuple[float, ...], ...]
 
 
-def verify(board: Board, release: Release, golden: GoldenSet, emit: Callable[[Event], None]) -> SelfCheck:
+def verify(
+    board: Board,
+    release: Release,
+    golden: GoldenSet,
+    emit: Callable[[Event], None],
+    driver: Path | None = None,
+) -> SelfCheck:
     """Run the board's copy of ``release`` on the golden images and compare the logits with the host's.
+
+    Args:
+        driver: the file of the runtime's driver, if the agent has none.
 
     Raises:
         BoardError: the board's runtime cannot load or run it.
     """
+    manifest = release.manifest
     images = upload_blob(board, golden.images.path, golden.images.digest, "safetensors", emit, step=STEP)
-    with agent_on(board, emit, step=STEP) as agent:
-        manifest = release.manifest
+    with agent_on(board, emit, step=STEP, drivers={manifest.runtime: driver} if driver else {}) as agent:
         model = installed_binary(board, release)
         loaded = agent.load("release", model, manifest.binary, manifest.runtime, images, within=_FRAME_S)
         answers = agent.stream("classify", within=_FRAME_S, first=0, last=loaded.images, top=1, logits=True)
@@ -53,7 +62,13 @@ def verify(board: Board, release: Release, golden: GoldenSet, emit: Callable[[Ev
 
 
 def verify_or_roll_back(
-    board: Board, release: Release, golden: GoldenSet, policy: PushPolicy, changed: bool, emit: Callable[[Event], None]
+    board: Board,
+    release: Release,
+    golden: GoldenSet,
+    policy: PushPolicy,
+    changed: bool,
+    emit: Callable[[Event], None],
+    driver: Path | None = None,
 ) -> SelfCheck:
     """``verify``; if the check fails and ``changed`` is set, roll back to the previous release.
 
@@ -61,7 +76,7 @@ def verify_or_roll_back(
         BoardError: the check failed; the message names the release that is current now.
     """
     try:
-        checked = verify(board, release, golden, emit)
+        checked = verify(board, release, golden, emit, driver)
         if checked.holds:
             emit(Note(STEP, _summary(checked)))
             return checked

@@ -41,6 +41,7 @@ class ExampleNpuBackend:
     name = "example_npu"
     version = 1  # raise it when the same inputs would give another binary
     runtime = "onnxruntime"  # what loads the binary on the board
+    driver = None  # for a runtime that the agent does not have: a Path to a file with open_session(model, threads)
     provenance = Provenance.MEASURED  # a latency from its boards is measured
     deterministic = True
     findings = False

@@ -28,6 +28,7 @@ class HbCompileBackend:
     name = NAME
     version = 1
     runtime = "hbm_runtime"
+    driver = None
     provenance = Provenance.MEASURED
     deterministic = False
     findings = True

@@ -29,6 +29,7 @@ class HbMapperBackend:
     name = NAME
     version = 2
     runtime = "hobot_dnn"
+    driver = None
     provenance = Provenance.MEASURED
     deterministic = False
     findings = True
