@@ -665,7 +665,8 @@ def test_without_the_claims_two_would_hold_it(
     # where each is held up between its look and its deed, as on a slow board
     worse = worse.replace("ends=$((clock + seconds))\n", "ends=$((clock + seconds))\nsleep 0.3\n")
     monkeypatch.setattr(
-        "bpudeploy.effects.script.text", lambda wanted: worse if wanted is Script.RESERVE else script_text(wanted)
+        "bpudeploy.effects.script.script_text",
+        lambda wanted: worse if wanted is Script.RESERVE else script_text(wanted),
     )
     with pytest.raises(AssertionError):
         test_of_many_at_once_one_gets_it(Crowd(board, home, lambda opened: opened), root, 5, "expired")

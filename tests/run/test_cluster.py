@@ -351,7 +351,7 @@ def test_no_scheduler_and_no_worker_are_said(
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in capsys.readouterr().err
     assert main([*argv, "tcp://127.0.0.1:1", "--jobs", "2"]) == ExitCode.USER
     assert "workers have their own" in capsys.readouterr().err
-    monkeypatch.setattr(bpudeploy.run.cluster, "_SECONDS_FOR_A_WORKER", 1)
+    monkeypatch.setattr(bpudeploy.run.cluster, "_WORKER_TIMEOUT_S", 1)
     (tmp_path / "grid").mkdir()
     with grid(tmp_path / "grid", workers=0) as made:
         assert main([*argv, made.address]) == ExitCode.USER
