@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bpudeploy.onnxmodel import copy_model
+
 if TYPE_CHECKING:
     import onnx
 
@@ -35,8 +37,7 @@ def open_with_outputs(model: onnx.ModelProto, names: Iterable[str], *, lean: boo
     """Return a session of a copy of ``model`` that also outputs the float tensors ``names``."""
     import onnx
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_model(model)
     outputs = [value.name for value in copy.graph.output]
     for name in dict.fromkeys(names):
         if name not in outputs:

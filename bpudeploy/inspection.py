@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bpudeploy.conformance.report import Form, Inspection
 from bpudeploy.errors import StageError, UsageError
 from bpudeploy.events import Event
+from bpudeploy.onnxmodel import inputs_of, shape_of
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.load import LoadedRecipe, is_file, load_recipe
 from bpudeploy.spec.module import ModuleRef
@@ -236,9 +237,8 @@ def _onnx(path: Path, form: Form, size: Size, batch: int) -> InspectedModel:
 
 
 def _fix(model: onnx.ModelProto, size: Size, batch: int) -> tuple[int, ...]:
-    """Fix the shape of the network's first input, and return it."""
-    weights = {t.name for t in model.graph.initializer}
-    images = next((i for i in model.graph.input if i.name not in weights), None)
+    """Give the first input of the network a fixed shape, and return it."""
+    images = next(iter(inputs_of(model.graph)), None)
     dims = images.type.tensor_type.shape.dim if images is not None else []
     if images is None or not dims:
         raise UsageError("the ONNX network has no input with a rank", hint="export it again")
@@ -258,4 +258,4 @@ def _fix(model: onnx.ModelProto, size: Size, batch: int) -> tuple[int, ...]:
                 raise UsageError(f"axis {axis} of input {images.name!r} is not fixed", hint="add --image-size")
             dim.Clear()
             dim.dim_value = n
-    return tuple(d.dim_value for d in dims)
+    return shape_of(images)

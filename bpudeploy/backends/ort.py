@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.samples import Normalisation
 from bpudeploy.events import Note
+from bpudeploy.onnxmodel import copy_model, shape_of
 from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import OrtOptions
 from bpudeploy.stage import Fingerprint, StepContext
@@ -62,11 +63,10 @@ def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.Mo
     import onnx
     from onnx import helper, numpy_helper
 
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
+    out = copy_model(model)
     graph = out.graph
     (given,) = graph.input
-    batch = given.type.tensor_type.shape.dim[0].dim_value
+    batch = shape_of(given)[0]
     height, width = normalisation.size
     pixels = helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [batch, height, width, 3])
     for name, values in (("image.scale", normalisation.scale), ("image.shift", normalisation.shift)):
@@ -78,8 +78,8 @@ def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.Mo
         helper.make_node("Add", ["image.scaled", "image.shift"], [given.name], name="image.shift"),
     ]
     nodes = [*front, *graph.node]
-    shape = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
-    if len(graph.output) == 1 and shape[2:] == [1, 1]:
+    shape = shape_of(graph.output[0])
+    if len(graph.output) == 1 and shape[2:] == (1, 1):
         made = graph.output[0].name
         graph.initializer.append(numpy_helper.from_array(np.array(shape[:2], np.int64), "logits.flat.shape"))
         nodes.append(helper.make_node("Reshape", [made, "logits.flat.shape"], ["logits.flat"], name="logits.flatten"))

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from bpudeploy.errors import StageError
 from bpudeploy.host import open_session, parallel_map
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F32
 from bpudeploy.quantize.calibrate import (
     ConvInputs,
@@ -23,7 +24,7 @@ from bpudeploy.quantize.calibrate import (
 from bpudeploy.quantize.centre import centre_values
 from bpudeploy.quantize.migrate import Migration, Threshold, migrate
 from bpudeploy.quantize.observer import Histogram, threshold
-from bpudeploy.quantize.onnx_edit import copy_model, set_constants
+from bpudeploy.quantize.onnx_edit import set_constants
 from bpudeploy.quantize.qdq import to_qdq
 from bpudeploy.quantize.record import QuantizeRecord, Tap
 from bpudeploy.quantize.split_softmax import split_softmax

@@ -15,6 +15,7 @@ from bpudeploy.backends.horizon.session import Session
 from bpudeploy.backends.horizon.tool import find_tool
 from bpudeploy.conformance.placement import CheckerPlacement
 from bpudeploy.events import Event
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.spec.target import March
 from bpudeploy.stage import StepContext
@@ -37,8 +38,7 @@ def check(
     import onnx
 
     tool = find_tool(hb_mapper.NAME, options)
-    given = onnx.ModelProto()
-    given.CopyFrom(model)
+    given = copy_model(model)
     given.ir_version = min(given.ir_version, hb_mapper.NEWEST_IR)
     with tempfile.TemporaryDirectory(prefix="bpudeploy-checker-") as folder:
         session = Session(StepContext(Path(folder), emit), hb_mapper.NAME, tool, options)
