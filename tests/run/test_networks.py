@@ -171,5 +171,5 @@ def test_a_model_section_that_is_wrong_is_said_with_its_field(
 
 def test_what_is_no_onnx_file_is_refused(tiny: Path, tmp_path: Path) -> None:
     tiny.with_name("garbage.onnx").write_bytes(b"not a model" * 50)
-    with pytest.raises(StageError, match=r"not an ONNX file|opset 0"):
+    with pytest.raises(StageError, match=r"not an ONNX file|opset [01]"):
         built(recipe(tiny, "{onnx: garbage.onnx}"), tmp_path / "store", "fetch")
