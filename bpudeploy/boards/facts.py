@@ -15,11 +15,9 @@ from bpudeploy.errors import BoardError
 STEP = "facts"
 _SCRIPT = Path(__file__).with_name("facts.sh")
 _FACTS_S = 60.0
-_SECTIONS = [
-    *("user", "host", "machine", "kernel", "clock", "soc_name", "model", "soc_uid", "version", "os", "rdkos"),
-    *("runtime", "runtime_version", "libdnn", "memory", "tools", "place", "writable", "space", "python"),
-    *("temperatures", "governors"),
-]
+_SECTIONS = re.findall(r"^say (\w+)", _SCRIPT.read_text(), re.MULTILINE)
+PUSH_NEEDS = "sha256sum mv ln sync df mkdir readlink find rm ls cat chmod sort cut wc dd"
+SIGNING_NEEDS = "ssh-keygen"
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,9 @@ def read_facts(board: Board, *, under: str = "") -> Facts:
     Raises:
         BoardError: the output cannot be parsed.
     """
-    argv = ["sh", "-c", _SCRIPT.read_text(), STEP, str(board.root), board.python, under]
+    arguments = [str(board.root), board.python, under, *PUSH_NEEDS.split(), SIGNING_NEEDS]
     before = time.time()
-    out = board.run(argv, timeout=_FACTS_S, step=STEP)
+    out = board.run(["sh", "-c", _SCRIPT.read_text(), STEP, *arguments], timeout=_FACTS_S, step=STEP)
     try:
         return parse(out.stdout, (before + time.time()) / 2)
     except ValueError as error:
@@ -91,7 +89,7 @@ def parse(text: str, now: float) -> Facts:
         ValueError: names the malformed section.
     """
     found = _sections(text)
-    root = _single(found, "place")
+    packages = _pairs(found, "python", " ")
     return Facts(
         hostname=_single(found, "host"),
         user=_single(found, "user"),
@@ -108,11 +106,11 @@ def parse(text: str, now: float) -> Facts:
         libdnn=tuple(found["libdnn"]),
         memory_mb=_memory(found["memory"]),
         tools=tuple(found["tools"]),
-        root=root,
+        root=_single(found, "place"),
         writable=_yes_no(found, "writable"),
         free_mb=_free(found["space"]),
-        python=_pairs(found, "python", " ").get("python"),
-        packages={name: v for name, v in _pairs(found, "python", " ").items() if name != "python"},
+        python=packages.pop("python", None),
+        packages=packages,
         temperatures_c={name: int(v) / 1000 for name, v in _pairs(found, "temperatures", "=").items()},
         governors=_pairs(found, "governors", "="),
     )
