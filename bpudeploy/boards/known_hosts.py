@@ -70,21 +70,6 @@ def entries(files: Sequence[Path], name: str) -> list[Entry]:
     return [entry for file in files for entry in _matching(file, _lines(file), name)]
 
 
-def trusted(
-    files: Sequence[Path], host: str, port: int | None
-) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
-    """Return a server's host keys, CA keys and revoked keys, in asyncssh's form.
-
-    As in OpenSSH, a server on a non-default port without keys under [HOST]:PORT is looked up by HOST alone.
-    The address that a host resolves to is not looked up: boards share addresses.
-    """
-    found = entries(files, name_of(host, port))
-    if all(entry.marker is Marker.REVOKED for entry in found) and port not in (None, SSH_PORT):
-        found += entries(files, name_of(host, None))
-    host_keys, authorities, revoked = ([e.key for e in found if e.marker is marker] for marker in Marker)
-    return host_keys, authorities, revoked
-
-
 def algorithms(known: Sequence[asyncssh.SSHKey]) -> list[str]:
     """Return host key algorithms to request, those of known keys first, so that the server offers a known key."""
     first = [algorithm.decode() for key in known for algorithm in key.sig_algorithms]

@@ -128,20 +128,17 @@ class SshBoard:
         try:
             return self._runner.run(wrapped())
         except (TimeoutError, asyncssh.TimeoutError) as error:
-            raise BoardError(
-                on_timeout, board=self.name, step=step, hint="is the board overloaded, hung or off the network?"
-            ) from error
+            raise self.error(step, on_timeout, "is the board overloaded, hung or off the network?") from error
         except asyncssh.ChannelOpenError as error:
-            raise BoardError(
-                f"its server refuses to run a command: {error.reason}",
-                board=self.name,
-                step=step,
-                hint="give this account a shell, and see MaxSessions in its sshd_config; or name another USER@",
-            ) from error
+            hint = "give this account a shell, and see MaxSessions in its sshd_config; or name another USER@"
+            raise self.error(step, f"its server refuses to run a command: {error.reason}", hint) from error
         except (asyncssh.Error, OSError) as error:
-            raise ConnectionLost(
-                f"the connection was lost: {error}", board=self.name, step=step, hint="run again: push resumes safely"
-            ) from error
+            message = f"the connection was lost: {error}"
+            raise self.error(step, message, "run again: push resumes safely", ConnectionLost) from error
+
+    def error(self, step: str, message: str, hint: str, kind: type[BoardError] = BoardError) -> BoardError:
+        """Return an error of this board."""
+        return kind(message, board=self.name, step=step, hint=hint)
 
 
 class _SshProcess:
@@ -171,17 +168,12 @@ class _SshProcess:
         if done.exit_signal:
             reason = f"it was killed by SIG{done.exit_signal[0]}"
         elif done.returncode is None or done.returncode == -1:
-            raise ConnectionLost(
-                "the connection was lost", board=self._board.name, step=self._step, hint="is it still on the network?"
-            )
+            hint = "is it still on the network?"
+            raise self._board.error(self._step, "the connection was lost", hint, ConnectionLost)
         else:
             reason = f"it exited with status {done.returncode}"
-        raise BoardError(
-            f"{reason}: {stderr}" if stderr else reason,
-            board=self._board.name,
-            step=self._step,
-            hint="see the board's own logs",
-        )
+        message = f"{reason}: {stderr}" if stderr else reason
+        raise self._board.error(self._step, message, "see the board's own logs")
 
 
 @contextmanager
@@ -219,17 +211,13 @@ def _check_shell(board: SshBoard) -> None:
     before, found, after = out.stdout.partition(f"{_ECHO}\n")
     if not found:
         reason = (out.stderr.strip() or out.stdout.strip() or f"exit status {out.status}").splitlines()[-1]
-        raise BoardError(
-            f"this account cannot run commands: {reason[:200]!r}",
-            board=board.name,
-            step=LOGIN,
-            hint="give it a plain shell (`chsh -s /bin/sh`) and no ForceCommand, or name another USER@",
-        )
+        hint = "give it a plain shell (`chsh -s /bin/sh`) and no ForceCommand, or name another USER@"
+        raise board.error(LOGIN, f"this account cannot run commands: {reason[:200]!r}", hint)
     if before or after:
-        raise BoardError(
-            f"its login shell prints {(before + after).strip()[:200]!r} around the output of every command",
-            board=board.name,
-            step=LOGIN,
-            hint="silence the shell's startup file: put `case $- in *i*) ;; *) return ;; esac` at the top of "
+        printed = (before + after).strip()[:200]
+        raise board.error(
+            LOGIN,
+            f"its login shell prints {printed!r} around the output of every command",
+            "silence the shell's startup file: put `case $- in *i*) ;; *) return ;; esac` at the top of "
             f"~/.bashrc there (`bpudeploy boards shell {board.name}`)",
         )
