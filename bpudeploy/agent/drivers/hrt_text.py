@@ -55,19 +55,17 @@ class Perf:
     fps: float
 
 
-_FAILURE = re.compile(r"Incompatible Platform|platform march|\bfailed\b|error code|unknown command line flag", re.I)
-_ERROR = re.compile(r"^(\[E\]|E\d{4} |ERROR\b)")
+_PLATFORM = re.compile("Incompatible Platform|platform march")
+_FAILURE = re.compile(
+    r"(?i:Incompatible Platform|platform march|\bfailed\b|error code|unknown command line flag)"
+    r"|^(\[E\]|E\d{4} |ERROR\b)"
+)
 
 
 def failure(text: str) -> str | None:
-    """Return the line that reports a failure, or None. The exit status is not reliable."""
-    first = None
-    for line in text.splitlines():
-        if re.search("Incompatible Platform|platform march", line):
-            return line.strip()
-        if _FAILURE.search(line) or _ERROR.match(line.strip()):
-            first = first or line.strip()
-    return first
+    """Return the line that reports a failure, preferably a wrong chip, or None. The exit status is not reliable."""
+    failures = [line.strip() for line in text.splitlines() if _FAILURE.search(line.strip())]
+    return next(filter(_PLATFORM.search, failures), next(iter(failures), None))
 
 
 def runtime_of(text: str) -> str | None:
