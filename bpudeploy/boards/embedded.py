@@ -67,19 +67,15 @@ def _server(directory: Path, name: str) -> Iterator[tuple[int, Identity]]:
 
 def _keys(directory: Path) -> Identity:
     """Return the client's private key file and the host's public key, generated on first use."""
-    for key in ("host_key", "client_key"):
-        if not (directory / key).exists() or not (directory / f"{key}.pub").exists():
-            _generate(directory, key)
-    (directory / "authorized_keys").write_text((directory / "client_key.pub").read_text())
-    return Identity(directory / "client_key", (directory / "host_key.pub").read_text().strip())
-
-
-def _generate(directory: Path, name: str) -> None:
     import asyncssh
 
-    key = asyncssh.generate_private_key("ssh-ed25519", comment=f"bpudeploy embedded board {name}")
-    private = directory / name
-    private.unlink(missing_ok=True)
-    private.touch(mode=0o600, exist_ok=False)
-    private.write_bytes(key.export_private_key())
-    private.with_suffix(".pub").write_bytes(key.export_public_key())
+    for name in ("host_key", "client_key"):
+        private, public = directory / name, directory / f"{name}.pub"
+        if not private.exists() or not public.exists():
+            key = asyncssh.generate_private_key("ssh-ed25519", comment=f"bpudeploy embedded board {name}")
+            private.unlink(missing_ok=True)
+            private.touch(mode=0o600, exist_ok=False)
+            private.write_bytes(key.export_private_key())
+            public.write_bytes(key.export_public_key())
+    (directory / "authorized_keys").write_text((directory / "client_key.pub").read_text())
+    return Identity(directory / "client_key", (directory / "host_key.pub").read_text().strip())

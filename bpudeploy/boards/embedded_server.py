@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import sys
@@ -32,15 +33,12 @@ def main(directory: Path) -> None:
 async def _serve(directory: Path) -> None:
     import asyncssh
 
-    async def handle(process: Any) -> None:
-        await _serve_command(process, directory)
-
     server = await asyncssh.listen(
         "127.0.0.1",
         0,
         server_host_keys=[str(directory / "host_key")],
         authorized_client_keys=str(directory / "authorized_keys"),
-        process_factory=handle,
+        process_factory=functools.partial(_serve_command, directory=directory),
         sftp_factory=True,
         encoding=None,
         password_auth=False,

@@ -118,9 +118,7 @@ def perf(text: str) -> Perf:
     for name in _NEEDED:
         if name not in summary:
             raise ValueError(f"perf printed no line {_SUMMARY[name].pattern!r}")
-    low = high = None
-    if progress:
-        low, high = float(progress.group(4)), float(progress.group(3))
+    high, low = map(float, progress.group(3, 4)) if progress else (None, None)
     frames, streams = int(summary["frames"]), int(summary["streams"])
     found = Perf(frames, streams, float(summary["mean"]), low, high, float(summary["fps"]))
     _check_consistency(found, summary, progress)
@@ -175,13 +173,10 @@ _FIELDS = {
     *("name", "input source", "valid shape", "aligned shape", "aligned byte size", "tensor type", "tensor layout"),
     *("quanti type", "stride", "scale data", "zero_point data", "shift data", "quantizeAxis"),
 }
-_KINDS = {
-    "HB_DNN_IMG_TYPE_": ("Y", "NV12", "NV12_SEPARATE", "YUV444", "RGB", "BGR"),
-    "HB_DNN_TENSOR_TYPE_": (
-        *("S4", "U4", "S8", "U8", "F16", "S16", "U16"),
-        *("F32", "S32", "U32", "F64", "S64", "U64", "BOOL8"),
-    ),
-}
+_KIND = re.compile(
+    r"HB_DNN_(?:IMG|TENSOR)_TYPE_"
+    r"(Y|NV12|NV12_SEPARATE|YUV444|RGB|BGR|S4|U4|S8|U8|F16|S16|U16|F32|S32|U32|F64|S64|U64|BOOL8)"
+)
 _WIDTH = {"F16": 2, "S16": 2, "U16": 2, "F32": 4, "S32": 4, "U32": 4, "F64": 8, "S64": 8, "U64": 8}
 
 
@@ -239,12 +234,12 @@ def _tensor(title: str, fields: dict[str, str]) -> Tensor:
             raise ValueError(f"{title} of model_info has no {key!r}")
     if ("aligned shape" in fields) != ("tensor layout" in fields):
         raise ValueError(f"{title} of model_info has an aligned shape or a layout, not both")
-    kind, layout = fields["tensor type"], fields.get("tensor layout")
-    prefix = next((p for p in _KINDS if kind.startswith(p)), None)
-    if prefix is None or kind[len(prefix) :] not in _KINDS[prefix]:
-        raise ValueError(f"{title} of model_info has the tensor type {kind!r}")
-    if layout is not None and not re.fullmatch(r"HB_DNN_LAYOUT_(NCHW|NHWC|NONE)", layout):
-        raise ValueError(f"{title} of model_info has the layout {layout!r}")
+    kind = _KIND.fullmatch(fields["tensor type"])
+    layout = re.fullmatch(r"HB_DNN_LAYOUT_(NCHW|NHWC|NONE)", fields.get("tensor layout", ""))
+    if not kind:
+        raise ValueError(f"{title} of model_info has the tensor type {fields['tensor type']!r}")
+    if "tensor layout" in fields and not layout:
+        raise ValueError(f"{title} of model_info has the layout {fields['tensor layout']!r}")
     if not re.fullmatch(r"-1|\d+", fields["aligned byte size"]):
         raise ValueError(f"{title} of model_info has {fields['aligned byte size']!r} bytes")
     shape, stride = _shape(title, fields["valid shape"]), _shape(title, fields["stride"])
@@ -252,8 +247,8 @@ def _tensor(title: str, fields: dict[str, str]) -> Tensor:
     found = Tensor(
         name=fields["name"],
         shape=shape,
-        kind=kind[len(prefix) :],
-        layout=layout[len("HB_DNN_LAYOUT_") :] if layout is not None else None,
+        kind=kind.group(1),
+        layout=layout.group(1) if layout else None,
         aligned_shape=_shape(title, fields["aligned shape"]) if "aligned shape" in fields else None,
         aligned_bytes=int(fields["aligned byte size"]),
         stride=stride,
