@@ -55,10 +55,9 @@ def describe(key: asyncssh.SSHKey) -> str:
     return f"{key.get_algorithm().removeprefix('ssh-').partition('-')[0].upper()} {key.get_fingerprint()}"
 
 
-def name_of(host: str, port: int | None) -> str:
+def name_of(host: str, port: int) -> str:
     """Return a server's name in known_hosts: HOST, or [HOST]:PORT if the port is not 22."""
-    host = host.lower()
-    return host if port in (None, SSH_PORT) else f"[{host}]:{port}"
+    return host.lower() if port == SSH_PORT else f"[{host.lower()}]:{port}"
 
 
 def entries(files: Sequence[Path], name: str) -> list[Entry]:

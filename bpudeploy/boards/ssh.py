@@ -7,6 +7,7 @@ import contextlib
 import shlex
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,22 +28,15 @@ _LOGIN_S = 15.0
 _ECHO = "bpudeploy"
 
 
+@dataclass(eq=False)
 class SshBoard:
     """Implements ``boards.base.Board``; created by ``open_ssh``."""
 
-    def __init__(
-        self,
-        runner: asyncio.Runner,
-        connection: asyncssh.SSHClientConnection,
-        name: str,
-        python: str,
-        root: PurePosixPath,
-    ) -> None:
-        self.name = name
-        self.python = python
-        self.root = root
-        self._runner = runner
-        self._connection = connection
+    _runner: asyncio.Runner
+    _connection: asyncssh.SSHClientConnection
+    name: str
+    python: str
+    root: PurePosixPath
 
     def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
         import asyncssh

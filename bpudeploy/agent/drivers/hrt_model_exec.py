@@ -53,28 +53,8 @@ class Tool:
             raise Refused(f"{NAME} {verb} failed: {reason}", tensors.WRONG_CHIP if "latform" in reason else _SEE_LOG)
         return text
 
-    def info(self) -> hrt_text.ModelInfo:
-        """Return the inputs and outputs of the model file."""
-        with _temporary_folder() as folder, _parsing(f"{NAME} model_info"):
-            return hrt_text.model_info(self.run("model_info", [], folder, 120.0))
-
-    def timed(self, frames: int, streams: int) -> ToolTiming:
-        """Time at least ``frames`` frames with ``perf``."""
-        count = _frame_count(frames)
-        with _temporary_folder() as folder, _parsing(f"{NAME} perf"):
-            return parse_timing(self._perf(folder, count, streams), count, streams)
-
-    def layers(self, frames: int) -> list[Layer]:
-        """Return the time of each part, from the profiler of a separate ``perf`` run."""
-        count = _frame_count(frames)
-        with _temporary_folder() as folder, _parsing(f"{NAME}'s profile"):
-            self._perf(folder, count, 1, "--profile_path=.")
-            log = Path(folder, "profiler.log")
-            if not log.is_file():
-                raise Refused(f"{NAME} perf wrote no profiler.log", _REPORT)
-            return hrt_profile.layers(log.read_text(encoding="utf-8", errors="replace"), 1, count)
-
-    def _perf(self, folder: str, count: int, streams: int, *flags: str) -> str:
+    def perf(self, folder: str, count: int, streams: int, *flags: str) -> str:
+        """Run ``perf`` in ``folder`` and return its output."""
         flags = (f"--frame_count={count}", f"--thread_num={streams}", *flags)
         return self.run("perf", flags, folder, 60.0 + 2.0 * count)
 
@@ -127,14 +107,24 @@ class ToolSession:
         """Nothing to allocate."""
 
     def timed(self, frames: int, streams: int) -> ToolTiming:
-        """Time with hrt_model_exec, or refuse if the board has none."""
+        """Time at least ``frames`` frames with ``perf``, or refuse if the board has no hrt_model_exec."""
         if self._tool is None:
             raise Refused(f"the board has no {NAME}", "install the board's tools, or measure frame by frame")
-        return self._tool.timed(frames, streams)
+        count = _frame_count(frames)
+        with _temporary_folder() as folder, _parsing(f"{NAME} perf"):
+            return parse_timing(self._tool.perf(folder, count, streams), count, streams)
 
     def layers(self, frames: Sequence[Any]) -> list[Layer]:
         """Profile generated frames, at least as many; empty if the board has no hrt_model_exec."""
-        return self._tool.layers(len(frames)) if self._tool else []
+        if self._tool is None:
+            return []
+        count = _frame_count(len(frames))
+        with _temporary_folder() as folder, _parsing(f"{NAME}'s profile"):
+            self._tool.perf(folder, count, 1, "--profile_path=.")
+            log = Path(folder, "profiler.log")
+            if not log.is_file():
+                raise Refused(f"{NAME} perf wrote no profiler.log", _REPORT)
+            return hrt_profile.layers(log.read_text(encoding="utf-8", errors="replace"), 1, count)
 
 
 class HrtModelExec(ToolSession):
@@ -196,7 +186,9 @@ def open_session(model: str, threads: int) -> HrtModelExec:
     tool = find_tool_for(model)
     if tool is None:
         raise Refused(f"the board has no {NAME}", "install the board's runtime: its package board/install.sh has it")
-    return HrtModelExec(tool, tool.info())
+    with _temporary_folder() as folder, _parsing(f"{NAME} model_info"):
+        info = hrt_text.model_info(tool.run("model_info", [], folder, 120.0))
+    return HrtModelExec(tool, info)
 
 
 _SEE_LOG = f"run {NAME} on the board manually; its log has more"
