@@ -106,6 +106,9 @@ class ToolSession:
     def reserve(self, streams: int) -> None:
         """Nothing to allocate."""
 
+    def close(self) -> None:
+        """Nothing to free."""
+
     def timed(self, frames: int, streams: int) -> ToolTiming:
         """Time at least ``frames`` frames with ``perf``, or refuse if the board has no hrt_model_exec."""
         if self._tool is None:
@@ -162,9 +165,6 @@ class HrtModelExec(ToolSession):
                 raise Refused(f"{NAME} infer wrote {len(dumps)} files model_infer_output_0*.bin, not one", _REPORT)
             raw = dumps[0].read_bytes()
         return self._output.logits(_unpadded(raw, self._tensor, self._output), "infer")
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 def _unpadded(raw: bytes, tensor: hrt_text.Tensor, output: tensors.LogitsOutput) -> Any:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from re import Match, Pattern
+from re import Match
 
-_NUMBER = r"(\d+\.\d+)"
+_NUMBER = r"\d+\.\d+"
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,21 @@ def runtime_of(text: str) -> str | None:
 # perf ----------------------------------------------------------------------------------------------------------------
 
 _PROGRESS = re.compile(
-    rf"Frame count: (\d+),  Thread Average: {_NUMBER} ms,  thread max latency: {_NUMBER} ms,  "
-    rf"thread min latency: {_NUMBER} ms,  FPS: {_NUMBER}"
+    rf"Frame count: (\d+),  Thread Average: ({_NUMBER}) ms,  thread max latency: ({_NUMBER}) ms,  "
+    rf"thread min latency: ({_NUMBER}) ms,  FPS: ({_NUMBER})"
 )
-_SUMMARY: dict[str, Pattern[str]] = {
-    "streams": re.compile(r"Thread number is: (\d+)"),
-    "frames": re.compile(r"Frame count\s+is: (\d+)"),
-    "cores": re.compile(r"core number\s+is: (\d+)"),
-    "run": re.compile(rf"Program run time: {_NUMBER} ms"),
-    "result": re.compile(r"Perf result:"),
-    "total": re.compile(rf"Frame totally latency is: {_NUMBER} ms"),
-    "mean": re.compile(rf"Average\s+latency\s+is: {_NUMBER} ms"),
-    "fps": re.compile(rf"Frame\s+rate\s+is: {_NUMBER} FPS"),
-}
-_NEEDED = ("streams", "frames", "result", "total", "mean", "fps")
+_SUMMARY = re.compile(
+    r"(?:- )?(?:"
+    r"Thread number is: (?P<streams>\d+)"
+    r"|Frame count\s+is: (?P<frames>\d+)"
+    r"|core number\s+is: (?P<cores>\d+)"
+    rf"|Program run time: (?P<run>{_NUMBER}) ms"
+    r"|(?P<result>Perf result:)"
+    rf"|Frame totally latency is: (?P<total>{_NUMBER}) ms"
+    rf"|Average\s+latency\s+is: (?P<mean>{_NUMBER}) ms"
+    rf"|Frame\s+rate\s+is: (?P<fps>{_NUMBER}) FPS)"
+)
+_OPTIONAL = {"cores", "run"}
 
 
 def perf(text: str) -> Perf:
@@ -108,33 +109,25 @@ def perf(text: str) -> Perf:
             if in_summary:
                 raise ValueError(f"line {number}: a second result")
             in_summary = True
-        elif in_summary:
-            if line:
-                _summary_line(summary, line, number)
+        elif in_summary and line:
+            found = _SUMMARY.fullmatch(line)
+            if not found:
+                raise ValueError(f"line {number}: cannot parse {line!r}")
+            if found.lastgroup in summary:
+                raise ValueError(f"line {number}: duplicate {line!r}")
+            summary.update({name: value for name, value in found.groupdict().items() if value is not None})
         elif re.search("Frame count|latency|FPS", line):
             progress = _PROGRESS.fullmatch(line)
             if not progress:
                 raise ValueError(f"line {number}: cannot parse {line!r}")
-    for name in _NEEDED:
-        if name not in summary:
-            raise ValueError(f"perf printed no line {_SUMMARY[name].pattern!r}")
+    missing = set(_SUMMARY.groupindex) - set(summary) - _OPTIONAL
+    if missing:
+        raise ValueError(f"perf printed no line of {', '.join(sorted(missing))}")
     high, low = map(float, progress.group(3, 4)) if progress else (None, None)
     frames, streams = int(summary["frames"]), int(summary["streams"])
-    found = Perf(frames, streams, float(summary["mean"]), low, high, float(summary["fps"]))
-    _check_consistency(found, summary, progress)
-    return found
-
-
-def _summary_line(summary: dict[str, str], line: str, number: int) -> None:
-    plain = line[2:] if line.startswith("- ") else line
-    for name, pattern in _SUMMARY.items():
-        match = pattern.fullmatch(plain)
-        if match:
-            if name in summary:
-                raise ValueError(f"line {number}: duplicate {line!r}")
-            summary[name] = match.group(1) if pattern.groups else ""
-            return
-    raise ValueError(f"line {number}: cannot parse {line!r}")
+    result = Perf(frames, streams, float(summary["mean"]), low, high, float(summary["fps"]))
+    _check_consistency(result, summary, progress)
+    return result
 
 
 def _check_consistency(found: Perf, summary: dict[str, str], progress: Match[str] | None) -> None:

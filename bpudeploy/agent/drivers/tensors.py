@@ -79,18 +79,19 @@ def image_input(
     kinds, where = [kind for _, kind, _, _ in inputs], f"the input {name}".rstrip()
     found = None
     if kinds == ["U8", "U8"]:
-        found = _two_planes([(name, shape) for name, _, shape, _ in inputs])
+        found = _two_planes(name, shape, inputs[1][0], inputs[1][2])
     elif kinds == ["NV12"]:
         found = ImageInput("packed", *_image_size(shape, layout or "NCHW", where))
         if found.batch != 1:
             raise Refused(f"{where} is NV12 with batch size {found.batch}; its format is not documented", _REBUILD)
-        _check_even(found.height, found.width, where)
     elif kinds == ["RGB"] or (kinds == ["U8"] and len(shape) == 4):
         layout = layout or ("NHWC" if shape[-1] == 3 else "NCHW")
         found = ImageInput(layout, *_image_size(shape, layout, where))
     if found is None or found.form not in forms:
         listed = ", ".join(f"{name} {kind} {tuple(shape)}" for name, kind, shape, _ in inputs)
         raise Unsuitable(f"the network's inputs are {listed}", hint)
+    if found.form in ("packed", "planes") and (found.height % 2 or found.width % 2):
+        raise Refused(f"{where} is NV12 of {found.height}x{found.width}: both sides must be even", _REBUILD)
     return found
 
 
@@ -102,23 +103,14 @@ def _image_size(shape: Sequence[int], layout: str, where: str) -> tuple[int, int
     return shape[0], shape[axes[0]], shape[axes[1]]
 
 
-def _check_even(height: int, width: int, where: str) -> None:
-    """Refuse NV12 with an odd side."""
-    if height % 2 or width % 2:
-        raise Refused(f"{where} is NV12 of {height}x{width}: both sides must be even", _REBUILD)
-
-
-def _two_planes(inputs: Sequence[tuple[str, Sequence[int]]]) -> ImageInput:
+def _two_planes(y: str, luma: Sequence[int], uv: str, chroma: Sequence[int]) -> ImageInput:
     """Return the format of NV12 in two inputs, Y first; refuse anything else."""
-    (y, luma), (uv, chroma) = inputs
-    if y.endswith("_y") and uv.endswith("_uv") and y[:-2] == uv[:-3] and len(luma) == 4 and luma[3] == 1:
-        batch, height, width = luma[0], luma[1], luma[2]
-        _check_even(height, width, f"the input {y}")
-        if tuple(chroma) == (batch, height // 2, width // 2, 2):
-            return ImageInput("planes", batch, height, width)
-    raise Refused(
-        f"the inputs {y} {tuple(luma)} and {uv} {tuple(chroma)} are not the Y and UV planes of NV12", NV12_OR_RGB
-    )
+    paired = y.endswith("_y") and uv == f"{y[:-2]}_uv" and len(luma) == 4 and luma[3] == 1
+    if not paired or tuple(chroma) != (luma[0], luma[1] // 2, luma[2] // 2, 2):
+        raise Refused(
+            f"the inputs {y} {tuple(luma)} and {uv} {tuple(chroma)} are not the Y and UV planes of NV12", NV12_OR_RGB
+        )
+    return ImageInput("planes", *luma[:3])
 
 
 class LogitsOutput:
