@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -53,11 +53,9 @@ class SshBoard:
 
     @contextmanager
     def start(self, argv: Sequence[str], *, step: str) -> Iterator[RemoteProcess]:
-        async def start() -> Any:
-            return await self._connection.create_process(shlex.join(argv), encoding="utf-8", errors="replace")
-
+        starting = self._connection.create_process(shlex.join(argv), encoding="utf-8", errors="replace")
         on_timeout = f"`{argv[0]}` did not start within {_STALL_S:g} s"
-        process = self._run_async(asyncio.wait_for(start(), _STALL_S), step, on_timeout)
+        process = self._run_async(asyncio.wait_for(starting, _STALL_S), step, on_timeout)
         try:
             yield _SshProcess(self, process, step)
         finally:
@@ -113,14 +111,11 @@ class SshBoard:
 
         self._runner.run(work())
 
-    def _run_async(self, work: Awaitable[T], step: str, on_timeout: str) -> T:
-        async def wrapped() -> T:
-            return await work
-
+    def _run_async(self, work: Coroutine[Any, Any, T], step: str, on_timeout: str) -> T:
         import asyncssh
 
         try:
-            return self._runner.run(wrapped())
+            return self._runner.run(work)
         except (TimeoutError, asyncssh.TimeoutError) as error:
             raise self.error(step, on_timeout, "is the board overloaded, hung or off the network?") from error
         except asyncssh.ChannelOpenError as error:
