@@ -100,10 +100,8 @@ class Conditions:
 
     def _own_cpu_s(self) -> float:
         """Return the CPU seconds of this process, its ended children and the supervisor."""
-        total = 0.0
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-            usage = resource.getrusage(who)
-            total += usage.ru_utime + usage.ru_stime
+        usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        total = sum(usage.ru_utime + usage.ru_stime for usage in usages)
         stat = (read(f"/proc/{self._supervisor}/stat") or "").rpartition(")")[2].split()
         return total + sum(int(tick) for tick in stat[11:13]) / os.sysconf("SC_CLK_TCK")
 

@@ -111,7 +111,7 @@ def _end_group(child: asyncio.subprocess.Process) -> None:
 def _end_children() -> None:
     """End every descendant, first with SIGTERM. Orphans are reparented to this process, so repeating finds all."""
     for attempt in range(100):
-        children = _children(os.getpid())
+        children = _children()
         if not children:
             return
         for pid in children:
@@ -123,14 +123,13 @@ def _end_children() -> None:
         time.sleep(0.02)
 
 
-def _children(parent: int) -> list[int]:
+def _children() -> list[int]:
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[1]) == parent and fields[0] != "Z":
-                    found.append(int(entry.name))
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state != "Z":
+                found.append(int(stat.parent.name))
     return found
 
 
