@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from bpudeploy.nightly.changes import Limits, changes
-from bpudeploy.nightly.series import Point, Series, Worse
+from bpudeploy.nightly.change_points import Limits, find_change_points
+from bpudeploy.nightly.series import Point, Series
 
 SAME = 3
 """Nights: findings so near to each other are one."""
@@ -37,8 +37,8 @@ class Detector:
 
 
 def ours(series: Series, limits: Limits) -> list[Found]:
-    """bpudeploy.nightly.changes."""
-    return [Found(change.first, change.regression) for change in changes(series, limits)]
+    """bpudeploy.nightly.change_points."""
+    return [Found(change.first, change.regression) for change in find_change_points(series, limits)]
 
 
 def otava(series: Series, window: int, p: float, magnitude: float) -> list[Found]:
@@ -136,7 +136,7 @@ def by_board(series: Series, detect: Detect) -> list[Found]:
 
 
 def _with(series: Series, points: Sequence[Point]) -> Series:
-    return replace(series, points=tuple(points), worse=Worse.HIGHER)
+    return replace(series, points=tuple(points), higher_is_worse=True)
 
 
 def confirmed(series: Series, detect: Detect) -> list[Found]:

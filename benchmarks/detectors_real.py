@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter
 
 from benchmarks.detectors_peers import chosen, defaults
-from bpudeploy.nightly.series import Point, Scale, Series, Worse
+from bpudeploy.nightly.series import Point, Scale, Series
 
 DATA = Path(__file__).with_name("detectors_real.json")
 
@@ -33,7 +33,7 @@ def series(one: Real) -> Series:
     """Return it as if a value had been measured each night."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
     points = tuple(Point(start + timedelta(days=night), value, "a") for night, value in enumerate(one.values))
-    return Series(points, Scale.RATIO, Worse.HIGHER, 1.0)
+    return Series(points, Scale.RATIO, higher_is_worse=True, at_least=1.0)
 
 
 def main() -> None:

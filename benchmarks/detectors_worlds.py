@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from bpudeploy.nightly.series import Point, Scale, Series, Worse
+from bpudeploy.nightly.series import Point, Scale, Series
 
 NIGHTS = 150
 AT_LEAST = 1.0
@@ -103,7 +103,7 @@ def draw(seed: int, lab: Lab, *, steps: bool) -> World:
     index = {first: sum(night < first for night in kept) for first in firsts}
     worse = [(index[f], h) for f, h in zip(firsts, heights, strict=True) if h > 0]
     return World(
-        Series(points, Scale.RATIO, Worse.HIGHER, AT_LEAST),
+        Series(points, Scale.RATIO, higher_is_worse=True, at_least=AT_LEAST),
         tuple(first for first, _ in worse),
         tuple(index[first] for first in firsts),
         noise,

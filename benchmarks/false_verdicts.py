@@ -15,11 +15,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from bpudeploy import Comparison, Measurement
 from bpudeploy.boards.embedded import open_embedded
 from bpudeploy.measure import Candidate, candidate, measure
 from bpudeploy.releases import find_release
-from bpudeploy.results.compare import Comparison, compare
-from bpudeploy.results.measurement import Measurement
+from bpudeploy.results.compare import compare
 from bpudeploy.results.summary import Verdict
 from bpudeploy.store.objects import default_root
 

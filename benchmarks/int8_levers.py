@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+import bpudeploy
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import CALIBRATION, EVALUATION, GRAPH, PREPROCESSING
@@ -23,7 +24,6 @@ from bpudeploy.quantize.scheme import quantize_graph
 from bpudeploy.restructure.record import GraphRecord
 from bpudeploy.results.statistics import paired_drop
 from bpudeploy.run.runner import run
-from bpudeploy.spec.load import load_recipe
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import Observer, QuantizeSpec, WeightRounding, WeightScale, WeightSpec
 from bpudeploy.stages.quantize import score
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--rows", help="names, separated by semicolons; all when left out")
     args = parser.parse_args()
-    (resolved,) = load_recipe(args.recipe)
+    resolved = bpudeploy.load(args.recipe)
     result = run(pipeline.plan(resolved, None).until(GRAPH), default_root(), lambda event: None)
     normalise = Normalisation.read(result.artifact(PREPROCESSING).path)
     calibration = Samples.read(result.artifact(CALIBRATION).path)

@@ -95,7 +95,7 @@ def ours(job: Job, options: Mapping[str, Any]) -> Quantize:
     from bpudeploy.planning import pipeline
     from bpudeploy.planning.products import QUANTIZED
     from bpudeploy.spec.load import load_recipe
-    from bpudeploy.stage import Artifact, Kind, Work
+    from bpudeploy.stage import Artifact, Kind, StepContext
 
     (resolved,) = load_recipe(Path(job.recipe), job.sets)
     step = pipeline.plan(resolved, None).step(QUANTIZED)
@@ -104,7 +104,7 @@ def ours(job: Job, options: Mapping[str, Any]) -> Quantize:
     def quantize(out: Path) -> None:
         folder = out.with_suffix(".work")
         folder.mkdir()
-        made = step.stage.run(Work(folder, lambda event: None), step.options, inputs)
+        made = step.stage.run(StepContext(folder, lambda event: None), step.options, inputs)
         made[list(step.stage.gives.values()).index(Kind.QUANTIZED)].rename(out)
 
     return quantize

@@ -19,6 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import bpudeploy
 from benchmarks.int8_peer_methods import INTEGER, LAYOUT, METHODS, Images, Job
 
 OPSET = 13
@@ -37,11 +38,10 @@ def prepare(recipe: Path, folder: Path, sets: tuple[str, ...]) -> None:
     from bpudeploy.planning.step import Plan
     from bpudeploy.restructure.record import GraphRecord
     from bpudeploy.run.runner import run
-    from bpudeploy.spec.load import load_recipe
     from bpudeploy.stage import Kind
     from bpudeploy.store.objects import default_root
 
-    (resolved,) = load_recipe(recipe, sets)
+    resolved = bpudeploy.load(recipe, *sets)
     plan = pipeline.plan(resolved, None)
     step = plan.step(QUANTIZED)
     assert all(ref.step.split("/")[0] != step.group for ref in step.inputs), "its cost is in an earlier step as well"

@@ -38,12 +38,12 @@ class Network:
 
     def graph(self) -> tuple[onnx.ModelProto, frozenset[str]]:
         """Return the graph as the vendor's user exports it, and which of its inputs are weights."""
-        from bpudeploy.inspection import subjects
+        from bpudeploy.inspection import load_models
         from bpudeploy.restructure.export import export
 
         if not _YOLO.fullmatch(self.model) and self.model != "GoogLeNet":
             name = _NAMED.get(self.model.lower(), self.model.lower())
-            ((subject, _),) = subjects(name, original=True, image_size=self.pixels)
+            ((subject, _),) = load_models(name, original=True, image_size=self.pixels)
             return subject.model, subject.constants
         module = self.module()
         with idle_convolutions():

@@ -31,7 +31,7 @@ def main() -> None:
     from safetensors.numpy import save_file
 
     from bpudeploy.digest import digest_file
-    from bpudeploy.stage import Artifact, Kind, Work
+    from bpudeploy.stage import Artifact, Kind, StepContext
     from bpudeploy.stages.restructure import ReferenceOptions, RestructureOptions, reference, restructure
     from bpudeploy.stages.timm_models import create, describe, save_model
 
@@ -52,7 +52,7 @@ def main() -> None:
             folder / "samples.safetensors",
             {"classes": classes},
         )
-        work = Work(folder, lambda event: None)
+        work = StepContext(folder, lambda event: None)
 
         def artifact(kind: Kind, path: Path) -> Artifact:
             return Artifact(kind, digest_file(path), path)

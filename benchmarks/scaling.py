@@ -19,23 +19,23 @@ from tempfile import TemporaryDirectory
 from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.step import Plan
 from bpudeploy.run.executors import open_executor
-from bpudeploy.run.farm import run_all
 from bpudeploy.run.local import Budget
+from bpudeploy.run.parallel import run_all
 from bpudeploy.run.runner import RunResult
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from tests.run.toy import Toy
 
 COUNTS = (1, 2, 4)
 
 
-def waits(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def waits(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Wait ``options.sleep`` seconds."""
     time.sleep(options.sleep)
     (work.dir / "out").write_text(options.text)
     return (work.dir / "out",)
 
 
-def computes(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def computes(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Use ``options.sleep`` seconds of one core."""
     value = 1
     while time.process_time() < options.sleep:

@@ -19,10 +19,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import bpudeploy
+from bpudeploy import LoadedRecipe
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import CALIBRATION, EVALUATION, PREPROCESSING
 from bpudeploy.run.runner import RunResult, run
-from bpudeploy.spec.load import LoadedRecipe, load_recipe
 from bpudeploy.spec.module import ModuleRef
 from bpudeploy.stages.fetch_module import NetworkFactory, load_network
 from bpudeploy.stages.timm_models import Preprocess
@@ -43,7 +44,7 @@ def network(resolved: LoadedRecipe) -> torch.nn.Module:
 def images(untrained: Path) -> tuple[Labelled, Labelled]:
     """Return the training and the evaluation set, each as the recipe's own stages make it."""
     sets = [f"model.source={untrained.resolve()}"]
-    (resolved,) = load_recipe(RECIPE, sets)
+    resolved = bpudeploy.load(RECIPE, *sets)
     save_file(network(resolved).state_dict(), untrained)
     done = run(pipeline.plan_head(resolved, 0.0).upto(CALIBRATION), default_root(), lambda event: None)
     return _read(done, CALIBRATION), _read(done, EVALUATION)
@@ -99,7 +100,7 @@ def main() -> None:
         untrained = Path(folder) / "untrained.safetensors"
         untrained.touch()
         training, evaluation = images(untrained)
-        (resolved,) = load_recipe(RECIPE, [f"model.source={untrained}"])
+        resolved = bpudeploy.load(RECIPE, f"model.source={untrained}")
         model = network(resolved)
     print(f"{len(training[1])} images, {sum(p.numel() for p in model.parameters()):,} parameters")
     train(model, training, args.epochs)

@@ -86,18 +86,14 @@ class Bench:
         settings = (f"UserKnownHostsFile={known}", "HostKeyAlias=bench", "IdentitiesOnly=yes", "BatchMode=yes")
         return ["-F", "/dev/null", "-i", str(self.folder / "board" / "client_key"), *(f"-o{s}" for s in settings)]
 
-    def ours(self, source: Path, *, python: str = sys.executable) -> None:
+    def ours(self, source: Path) -> None:
         """Connect, send with what is at the target as base, verify."""
         host = (self.folder / "board" / "host_key.pub").read_text().strip()
         key = Identity(self.folder / "board" / "client_key", host)
         where = Address("127.0.0.1", USER, self.port)
         remote = PurePosixPath(self.target)
-        with open_ssh(where, name="b", python=python, root=remote.parent, identity=key) as board:
+        with open_ssh(where, name="b", python=sys.executable, root=remote.parent, identity=key) as board:
             send(board, source, remote, bases=[remote], step="benchmark")
-
-    def shell(self, source: Path) -> None:
-        """As ``ours``, on a board without Python."""
-        self.ours(source, python="no-python-here")
 
     def scp(self, source: Path, *more: str) -> None:
         """Copy with OpenSSH's scp."""
@@ -139,7 +135,7 @@ Tool = Callable[[Bench, Path], None]
 
 def tools() -> dict[str, Tool]:
     """Return what is compared, as far as it is installed."""
-    found: dict[str, Tool] = {"bpudeploy": Bench.ours, "bpudeploy, no Python there": Bench.shell}
+    found: dict[str, Tool] = {"bpudeploy": Bench.ours}
     found |= {"scp": Bench.scp, "scp, then ssh sha256sum": Bench.scp_verified, "sftp": Bench.sftp}
     return found | ({"rsync": Bench.rsync} if shutil.which("rsync") else {})
 

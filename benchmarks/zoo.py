@@ -43,11 +43,11 @@ def count(path: Path) -> dict[str, Any]:
     """Return what is counted and proven of one recipe, for each of its targets."""
     from benchmarks.coverage import compare
     from bpudeploy.cli.verbs.estimate import predicted_on
-    from bpudeploy.inspection import subjects
+    from bpudeploy.inspection import load_models
 
     every = load_recipe(path, to_look=True)
     boards: dict[str, Any] = {}
-    before, after = (subjects(str(path), original=form, image_size=None) for form in (True, False))
+    before, after = (load_models(str(path), original=form, image_size=None) for form in (True, False))
     for resolved, (original, _), (rewritten, _) in zip(every, before, after, strict=True):
         answer = predicted_on(resolved.target, original, rewritten, resolved.recipe.quantize.int16)
         boards[resolved.target.name] = {

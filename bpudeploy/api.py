@@ -1,4 +1,4 @@
-"""The functions of the Python API: what the command line does, for programs. ``import bpudeploy`` offers them."""
+"""The functions of the Python API, exported by ``import bpudeploy``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names, load_backend
-from bpudeploy.deployment import Orders, destination
+from bpudeploy.deployment import DeployOptions, destination
 from bpudeploy.deployment import build as build_release
 from bpudeploy.deployment import deploy as deploy_recipe
 from bpudeploy.errors import UsageError
 from bpudeploy.events import Event
 from bpudeploy.planning import pipeline
-from bpudeploy.planning.look import Outlook as PlannedStep
-from bpudeploy.planning.look import look
+from bpudeploy.planning.preview import PlannedStep, preview
 from bpudeploy.planning.products import BINARY
 from bpudeploy.release import Release
 from bpudeploy.results.compare import Comparison
@@ -39,12 +38,12 @@ def load(path: str | Path, *sets: str) -> LoadedRecipe:
 
     Raises:
         SpecError: the file is not a valid recipe; it names file, line, field and the fix.
-        UsageError: the file has a matrix that stands for several recipes.
+        UsageError: the file's matrix defines several recipes.
     """
     found = load_recipe(Path(path), sets, backend_names)
     if len(found) != 1:
         names = ", ".join(one.recipe.name for one in found)
-        raise UsageError(f"{path} stands for {len(found)} recipes: {names}", hint="choose one by changing its fields")
+        raise UsageError(f"{path} defines {len(found)} recipes: {names}", hint="choose one by changing its fields")
     return found[0]
 
 
@@ -53,7 +52,7 @@ def plan(
 ) -> tuple[PlannedStep, ...]:
     """Return what a build would do: each step with its state (hit, miss or after another step) and the reason.
 
-    Reads the store; writes nothing, runs nothing.
+    Read-only.
 
     Args:
         until: the last step or stage, such as ``quantize``.
@@ -61,10 +60,10 @@ def plan(
         store: default: $BPUDEPLOY_STORE, or the user's cache.
 
     Raises:
-        UsageError: there is no such step, or ``until`` names one that this machine cannot run.
+        UsageError: there is no such step, or this machine cannot run ``until``.
     """
     whole = pipeline.plan(recipe, load_backend(recipe.target.backend)).until(until)
-    return look(whole, store or default_root(), force)
+    return preview(whole, store or default_root(), force)
 
 
 def build(
@@ -75,16 +74,15 @@ def build(
     The release is also kept in a new directory of ``.bpudeploy/runs``, where ``bpudeploy bench`` finds it.
 
     Args:
-        on_event: called with each event, from this thread.
+        on_event: called in this thread with each event.
 
     Raises:
-        ToolMissing: the target's compiler is not on this machine.
-        BpudeployError: a stage failed. The store is as good as before.
+        ToolMissing: the target's compiler is not installed.
+        BpudeployError: a stage failed; the store stays valid.
     """
     backend = load_backend(recipe.target.backend)
     steps = pipeline.plan(recipe, backend).until(BINARY)
-    made = build_release(recipe, backend, steps, store or default_root(), on_event, force)
-    return made.as_release()
+    return build_release(recipe, backend, steps, store or default_root(), on_event, force).as_release()
 
 
 def deploy(
@@ -97,28 +95,28 @@ def deploy(
     store: Path | None = None,
     on_event: Emit = _ignore,
 ) -> Summary:
-    """Build, push to a board, check and measure there; ``Summary.measurement`` has the figures.
+    """Build a release, push it to a board, check and measure it; ``Summary.measurement`` has the results.
 
     Args:
         board: ``[USER@]HOST[:PORT]``; None for a target that starts its own board, such as ``local``.
-        key: the file of the signing key; None is the user's own.
+        key: file of the signing key; None is the user's default.
         allow_downgrade: push even if the board has a later build of this recipe.
 
     Raises:
         UsageError: the board or the key is missing or wrong.
-        BpudeployError: what failed. The store and the board are as good as before.
+        BpudeployError: something failed; store and board stay valid.
     """
     backend = load_backend(recipe.target.backend)
     steps = pipeline.plan(recipe, backend).until(BINARY)
-    place = destination(recipe.target, board, Orders(key, allow_downgrade))
+    place = destination(recipe.target, board, DeployOptions(key, allow_downgrade))
     return deploy_recipe(recipe, backend, steps, store or default_root(), place, on_event, force)
 
 
 def compare(a: Measurement, b: Measurement, *, at_least: float = 1.0) -> Comparison:
-    """Compare B with A, measured on one board; ``Comparison.verdict`` says better, worse, same or cannot tell.
+    """Compare B with A, measured on one board; ``Comparison.verdict`` is better, worse, same or cannot tell.
 
     Args:
-        at_least: percent; smaller changes of latency count as none.
+        at_least: percent; smaller changes of latency are ignored.
 
     Raises:
         UsageError: they are of different boards or of different provenance.

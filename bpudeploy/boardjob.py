@@ -1,4 +1,4 @@
-"""One job on one board: connected, identified, and not reserved by anybody else; each piece of work is a step."""
+"""One job on one board: connect, verify its identity, respect reservations, and run steps with events."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bpudeploy.boards.base import Board, BoardOpener
 from bpudeploy.boards.facts import read_facts
 from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.effects import bench, verify
-from bpudeploy.effects.lost import watched
+from bpudeploy.effects.connection_loss import open_diagnosed
+from bpudeploy.effects.installed import InstalledReleases, installed_releases
 from bpudeploy.effects.push import STEP as PUSH
-from bpudeploy.effects.push import Policy, Pushed, push
+from bpudeploy.effects.push import PushPolicy, PushResult, push
 from bpudeploy.effects.reserve import refuse_reserved, release, reserve
-from bpudeploy.effects.rollback import RolledBack, rollback
-from bpudeploy.effects.served import Served, served
+from bpudeploy.effects.rollback import RollbackResult, rollback
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, StepFinished, StepStarted
 from bpudeploy.measure import Candidate, measure
@@ -31,27 +31,27 @@ from bpudeploy.spec.target import BoardSpec
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A reservation for the time of one job; given back at its end."""
+class JobReservation:
+    """A reservation for the duration of one job."""
 
     seconds: float
     why: str
     job: str
-    """One word that tells this job from its user's own reservations."""
+    """One word that separates it from the user's own reservations."""
 
 
 @dataclass(frozen=True)
 class BoardJob:
-    """A connection to a board with the listener for its events bound."""
+    """An open board and the listener for its events."""
 
     board: Board
     emit: Callable[[Event], None]
 
-    def served(self, step: str) -> Served:
+    def installed_releases(self, step: str) -> InstalledReleases:
         """Return the board's current and previous release."""
-        return served(self.board, step=step)
+        return installed_releases(self.board, step=step)
 
-    def push(self, release: Release, policy: Policy) -> Pushed:
+    def push(self, release: Release, policy: PushPolicy) -> PushResult:
         """Make ``release`` current; see ``effects.push``."""
         self.emit(StepStarted(PUSH))
         pushed = push(self.board, release, policy, self.emit)
@@ -60,67 +60,71 @@ class BoardJob:
 
     def check(self, candidate: Candidate) -> SelfCheck:
         """Run the installed release on the golden images; see ``effects.verify``."""
-        return verify.verify(self.board, candidate.release, candidate.golden, self.emit)
+        return verify.verify(self.board, candidate.release, candidate.golden, self.emit, candidate.driver)
 
-    def check_or_go_back(self, candidate: Candidate, policy: Policy, pushed: Pushed) -> SelfCheck:
-        """``check``, and if the release was activated just now and is wrong, go back to the one before.
+    def check_or_roll_back(self, candidate: Candidate, policy: PushPolicy, pushed: PushResult) -> SelfCheck:
+        """``check``; if it fails and the push changed the release, roll back to the previous one.
 
         Raises:
-            BoardError: the board does not run the release as the host does; it says what the board serves now.
+            BoardError: the check failed; the message names the release that is current now.
         """
         self.emit(StepStarted(verify.STEP))
         before = time.perf_counter()
-        checked = verify.verify_or_go_back(
-            self.board, candidate.release, candidate.golden, policy, pushed.changed, self.emit
+        checked = verify.verify_or_roll_back(
+            self.board, candidate.release, candidate.golden, policy, pushed.changed, self.emit, candidate.driver
         )
         self.emit(StepFinished(verify.STEP, "miss", (), time.perf_counter() - before))
         return checked
 
     def measure(self, candidates: Sequence[Candidate], method: BenchmarkSpec) -> tuple[Measurement, ...]:
-        """Measure candidates of one evaluation set, interleaved; see ``measure.measure``."""
+        """Measure candidates with the same evaluation set, interleaved; see ``measure.measure``."""
         self.emit(StepStarted(bench.STEP))
         before = time.perf_counter()
         measured = measure(self.board, candidates, method, self.emit)
         self.emit(StepFinished(bench.STEP, "miss", (), time.perf_counter() - before, measured[0].peak_memory_mb))
         return measured
 
-    def roll_back(self, policy: Policy) -> RolledBack:
+    def roll_back(self, policy: PushPolicy) -> RollbackResult:
         """Make the previous release current; see ``effects.rollback``."""
-        return rollback(self.board, self.emit, signed=policy.key is not None, patience=policy.patience)
+        return rollback(self.board, self.emit, signed=policy.key is not None, timing=policy.timing)
 
 
 @contextmanager
 def on_board(
-    opener: BoardOpener, emit: Callable[[Event], None], *, board_id: str | None = None, claim: Claim | None = None
+    opener: BoardOpener,
+    emit: Callable[[Event], None],
+    *,
+    board_id: str | None = None,
+    reservation: JobReservation | None = None,
 ) -> Iterator[BoardJob]:
     """Connect to a board for one job.
 
     Args:
         board_id: the SoC's serial number that the board must have; None accepts any.
-        claim: reserve the board for the job. Without it the job only refuses a board that somebody else reserved.
+        reservation: reserve the board for the job; if None, only fail if somebody else has reserved it.
 
     Raises:
         Reserved: somebody else has reserved the board.
-        ConnectionLost: the connection broke; it says whether the board was rebooted.
+        ConnectionLost: the connection was lost; the message says whether the board was rebooted.
         BoardError: it cannot be reached, or another board answers at its address.
     """
-    with watched(opener) as board:
+    with open_diagnosed(opener) as board:
         if board_id is not None:
             require_identity(board, board_id)
-        if claim is None:
+        if reservation is None:
             refuse_reserved(board)
             yield BoardJob(board, emit)
             return
-        reserve(board, seconds=claim.seconds, why=claim.why, wait_s=0, emit=emit, job=claim.job)
+        reserve(board, seconds=reservation.seconds, why=reservation.why, wait_s=0, emit=emit, job=reservation.job)
         try:
             yield BoardJob(board, emit)
         finally:
-            with suppress(BoardError):  # report the first error; a reservation ends by itself
-                release(board, force=False, job=claim.job)
+            with suppress(BoardError):  # report the first error; the reservation expires
+                release(board, force=False, job=reservation.job)
 
 
 class ListedBoard(Protocol):
-    """Where an inventory says that a board is."""
+    """A board's entry in an inventory."""
 
     @property
     def address(self) -> str: ...
@@ -133,7 +137,7 @@ class ListedBoard(Protocol):
 
 
 def opener_of(name: str, listed: ListedBoard, spec: BoardSpec) -> BoardOpener:
-    """Return what opens a board of an inventory; connects to nothing yet."""
+    """Return a function that opens a board of an inventory; does not connect yet."""
     jump = Address.parse(listed.jump) if listed.jump is not None else None
     address = Address.parse(listed.address)
     root = PurePosixPath(listed.root or spec.root)
@@ -141,10 +145,10 @@ def opener_of(name: str, listed: ListedBoard, spec: BoardSpec) -> BoardOpener:
 
 
 def require_identity(board: Board, board_id: str) -> None:
-    """Check that a board has the serial number that the inventory names.
+    """Check that a board has the serial number from the inventory.
 
     Raises:
-        BoardError: another serial number answers at this address.
+        BoardError: it has another one.
     """
     found = read_facts(board).soc_uid
     if found is None or found.lower() != board_id.lower().removeprefix("0x"):

@@ -1,4 +1,4 @@
-"""git, as it is asked here: which commit files are of, and one way to run it."""
+"""Running git: the commit of files, and git commands."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def commit_of(files: Sequence[Path]) -> str | None:
-    """Return the commit that ``files`` (of one repository) are of, with ``+changes`` where they differ from it.
+    """Return the commit of ``files`` (in one repository), with ``+changes`` if they differ from it.
 
-    None: they are in no repository, or there is no git.
+    None if they are not in a repository, or git is not installed.
     """
     if not files:
         return None
@@ -24,7 +24,7 @@ def commit_of(files: Sequence[Path]) -> str | None:
 
 
 def git(folder: Path, *words: str) -> str | None:
-    """Return what git prints in ``folder``; None where it refuses, or is not there."""
+    """Return git's output in ``folder``; None if it fails or is not installed."""
     try:
         done = run_git(folder, *words)
     except (OSError, subprocess.TimeoutExpired):
@@ -33,10 +33,10 @@ def git(folder: Path, *words: str) -> str | None:
 
 
 def run_git(folder: Path, *words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run git in ``folder``, asking nobody and in no language but its own.
+    """Run git in ``folder``, without prompts and localisation.
 
     Raises:
-        OSError: it is not there.
+        OSError: git is not installed.
         subprocess.TimeoutExpired: it took longer.
     """
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""One recipe, the whole way: build the plan's artifacts, push the release, measure it, say what came out."""
+"""Deploy one recipe: build its artifacts, push the release, measure it, and summarise the results."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from bpudeploy.commits import commit_of
 from bpudeploy.digest import canonical
 from bpudeploy.errors import UsageError
 from bpudeploy.events import Event
-from bpudeploy.planning.look import look
+from bpudeploy.planning.preview import preview
 from bpudeploy.planning.products import BINARY, Products
 from bpudeploy.planning.step import Plan
 from bpudeploy.release import Manifest, Release
-from bpudeploy.releases import PROJECT, RUNS, Built, BuiltRelease, keep
+from bpudeploy.releases import PROJECT, RUNS, Built, BuiltRelease, save_release
 from bpudeploy.run.journal import event_writer, new_run_directory
 from bpudeploy.run.runner import RunResult, run
 from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.target import Connection, Target
 
 if TYPE_CHECKING:
-    from bpudeploy.effects.push import Policy
+    from bpudeploy.effects.push import PushPolicy
     from bpudeploy.measure import Candidate
     from bpudeploy.results.summary import Summary
     from bpudeploy.summarise import BoardResults
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What the one who deploys decides, not the recipe or the target."""
+class DeployOptions:
+    """Options of a deployment that neither recipe nor target define."""
 
     key: Path | None = None
     """The signing key's file; None is the user's own."""
@@ -51,40 +51,40 @@ def deploy(
     emit: Callable[[Event], None],
     force: Collection[str] = (),
 ) -> Summary:
-    """Run a recipe from its sources to numbers from a board; a new run directory keeps every event.
+    """Run a recipe from its sources to measurements on a board; a new run directory keeps the events.
 
     Args:
-        plan: the recipe's, up to the binary.
+        plan: the recipe's plan up to the binary.
 
     Raises:
-        BpudeployError: what failed. The store and the board are as good as before.
+        BpudeployError: something failed; store and board stay valid.
     """
     from bpudeploy.measure import candidate
     from bpudeploy.results.report import write_report
     from bpudeploy.results.store import open_results
-    from bpudeploy.summarise import kept, summarise
+    from bpudeploy.summarise import stored_measurements, summarise
 
     started = datetime.now(UTC)
-    with open_results(None) as results:  # before hours of work: it may be of a newer version, or its disk full
+    with open_results(None) as results:  # fail early: it may be of a newer version, or its disk full
         built = build(resolved, backend, plan, store, emit, force)
-        chosen = candidate(built.release, store)
-        done = _on_board(resolved, destination, chosen, built.emit)
-        summary = summarise(resolved, built.result, chosen, done, started, built.directory)
+        release = candidate(built.release, store)
+        board = _on_board(resolved, destination, release, built.emit)
+        summary = summarise(resolved, built.result, release, board, started, built.directory)
         (built.directory / "summary.json").write_text(summary.model_dump_json())
         write_report(summary, built.directory / "report.html")
-        results.append(kept(summary))
+        results.append(stored_measurements(summary))
     return summary
 
 
 @dataclass(frozen=True)
 class Build:
-    """A release that was built, and where its run is kept."""
+    """A built release and its run directory."""
 
     release: BuiltRelease
     result: RunResult
     directory: Path
     emit: Callable[[Event], None]
-    """Reports an event, and keeps it with the run."""
+    """Emits an event, and writes it to the run directory."""
 
     def as_release(self) -> Release:
         """Return the release with its binary in the store."""
@@ -100,46 +100,46 @@ def build(
     force: Collection[str] = (),
     runs: Path = RUNS,
 ) -> Build:
-    """Run a plan up to the binary and keep the release in a run directory, where ``find_release`` finds it.
+    """Run a plan up to the binary and save the release in a new run directory, where ``find_release`` finds it.
 
     Args:
-        runs: the run directories; elsewhere, the release is not the latest of its name.
+        runs: parent of the run directory; ``find_release`` searches the default.
 
     Raises:
-        BpudeployError: what failed. The store is as good as before.
+        BpudeployError: something failed; the store stays valid.
     """
     directory = new_run_directory(runs, resolved.recipe.name)
     write = event_writer(directory)
 
-    def keep_and_emit(event: Event) -> None:
+    def write_and_emit(event: Event) -> None:
         write(event)
         emit(event)
 
-    outlooks = [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in look(plan, store, force)]
-    (directory / "plan.json").write_text(json.dumps(outlooks, indent=1))
-    result = run(plan, store, keep_and_emit, force)
-    return Build(keep_built(resolved, backend, result, directory), result, directory, keep_and_emit)
+    steps = [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in preview(plan, store, force)]
+    (directory / "plan.json").write_text(json.dumps(steps, indent=1))
+    result = run(plan, store, write_and_emit, force)
+    return Build(save_built(resolved, backend, result, directory), result, directory, write_and_emit)
 
 
-def keep_built(resolved: LoadedRecipe, backend: Backend, result: RunResult, directory: Path) -> BuiltRelease:
-    """Keep the release that a plan gave in a run directory, where ``find_release`` finds it."""
+def save_built(resolved: LoadedRecipe, backend: Backend, result: RunResult, directory: Path) -> BuiltRelease:
+    """Save the release of a finished plan in a run directory, where ``find_release`` finds it."""
     from bpudeploy.measure import host_answers
 
     answers = host_answers(Products(result.artifacts))
-    return keep(directory, _manifest(resolved, backend, result), _built(resolved, result), answers)
+    return save_release(directory, _manifest(resolved, backend, result), _built(resolved, result), answers)
 
 
 def board_opener(target: Target, address: str | None) -> BoardOpener:
-    """Return what opens the board; connects to nothing yet.
+    """Return a function that opens the board; does not connect yet.
 
     Raises:
-        UsageError: an address is wrong, missing, or given for a board that the run starts itself.
+        UsageError: the address is wrong, missing, or given for a target that starts its own board.
     """
     spec = target.board
     if spec.connection is Connection.EMBEDDED:
         if address is not None:
             raise UsageError(
-                f"target {target.name} starts its own board, so --board has no place",
+                f"target {target.name} starts its own board: --board cannot be used",
                 hint="leave --board out, or use a target that is reached over SSH, like cpu-ssh",
             )
 
@@ -151,8 +151,8 @@ def board_opener(target: Target, address: str | None) -> BoardOpener:
         return open_local
     if address is None:
         raise UsageError(
-            f"target {target.name} is reached over SSH: which board?",
-            hint="add --board [USER@]HOST[:PORT], or stop before with --until compile",
+            f"target {target.name} needs the address of a board",
+            hint="add --board [USER@]HOST[:PORT], or stop before the board with --until compile",
         )
     from bpudeploy.boards.address import Address
     from bpudeploy.boards.ssh import open_ssh
@@ -163,47 +163,47 @@ def board_opener(target: Target, address: str | None) -> BoardOpener:
 
 @dataclass(frozen=True)
 class Destination:
-    """How the board is reached, and what a push to it may do."""
+    """How to open the board, and the options of a push to it."""
 
     open: BoardOpener
-    policy: Policy
+    policy: PushPolicy
 
 
-def destination(target: Target, address: str | None, orders: Orders = Orders()) -> Destination:
-    """Return where a release goes; connects to nothing yet.
+def destination(target: Target, address: str | None, orders: DeployOptions = DeployOptions()) -> Destination:
+    """Return the destination of a release; does not connect yet.
 
     Raises:
-        UsageError: the address or the signing key is wrong, missing, or given for a board that the run starts itself.
+        UsageError: the address or the signing key is wrong, missing, or given for a target that starts its own board.
     """
     return Destination(board_opener(target, address), policy_of(target, orders))
 
 
-def policy_of(target: Target, orders: Orders) -> Policy:
-    """Return what a push to a board of this kind may do, with the key that signs.
+def policy_of(target: Target, orders: DeployOptions) -> PushPolicy:
+    """Return the options of a push to a board of this target, with the signing key.
 
-    A board that the run starts itself gets a key of its own, made here once, and may go back to an older build.
+    A board that the run starts itself has its own key, created on first use, and accepts downgrades.
 
     Raises:
-        UsageError: there is no key that can be used, or none has a place.
+        UsageError: there is no usable key, or a key was given for a target that does not use it.
     """
-    from bpudeploy.effects.push import Policy
+    from bpudeploy.effects.push import PushPolicy
     from bpudeploy.signing import default_key, load_key, new_key
 
     spec = target.board
     embedded = spec.connection is Connection.EMBEDDED
     if orders.key is not None and (embedded or not spec.signed):
-        whose = "starts its own board, with a key of its own" if embedded else "says board.signed: false"
-        raise UsageError(f"target {target.name} {whose}, so --key has no place", hint="leave --key out")
+        reason = "starts its own board with its own key" if embedded else "has board.signed: false"
+        raise UsageError(f"target {target.name} {reason}: --key cannot be used", hint="leave --key out")
     if not spec.signed:
-        return Policy(None, spec.keep, orders.allow_downgrade)
+        return PushPolicy(None, spec.keep, orders.allow_downgrade)
     own = PROJECT / "boards" / target.name / "signing_key"
     if embedded:
-        return Policy(load_key(own) if own.exists() else new_key(own), spec.keep, allow_downgrade=True)
-    return Policy(load_key(orders.key or default_key()), spec.keep, orders.allow_downgrade)
+        return PushPolicy(load_key(own) if own.exists() else new_key(own), spec.keep, allow_downgrade=True)
+    return PushPolicy(load_key(orders.key or default_key()), spec.keep, orders.allow_downgrade)
 
 
 def _manifest(resolved: LoadedRecipe, backend: Backend, result: RunResult) -> Manifest:
-    """Return what boards are told of the binary."""
+    """Return the manifest of the built binary."""
     return Manifest(
         name=resolved.recipe.name,
         target=resolved.target.name,
@@ -223,7 +223,7 @@ def _built(resolved: LoadedRecipe, result: RunResult) -> Built:
         binary_bytes=compiled.outputs[0].size,
         compiled=compiled.made,
         compile_seconds=compiled.seconds,
-        commit=commit_of(resolved.files[:-1]),  # the last is the target's, which may be built in
+        commit=commit_of(resolved.files[:-1]),  # the last is the target's file, which may be built in
         steps={
             name: StepFacts(
                 parts=json.loads(canonical(step.record.parts)), digests=tuple(o.digest for o in step.record.outputs)
@@ -235,17 +235,17 @@ def _built(resolved: LoadedRecipe, result: RunResult) -> Built:
 
 
 def _on_board(
-    resolved: LoadedRecipe, destination: Destination, chosen: Candidate, emit: Callable[[Event], None]
+    resolved: LoadedRecipe, destination: Destination, release: Candidate, emit: Callable[[Event], None]
 ) -> BoardResults:
     from bpudeploy.boardjob import on_board
-    from bpudeploy.effects.trust import Trust, trust
+    from bpudeploy.effects.trust import TrustMode, trust
     from bpudeploy.summarise import BoardResults
 
     policy = destination.policy
     with on_board(destination.open, emit) as job:
         if policy.key is not None and resolved.target.board.connection is Connection.EMBEDDED:
-            trust(job.board, policy.key.public, Trust.REPLACE)  # key and board are this project's own
-        pushed = job.push(chosen.release, policy)
-        checked = job.check_or_go_back(chosen, policy, pushed)
-        (measured,) = job.measure([chosen], resolved.recipe.benchmark)
+            trust(job.board, policy.key.public, TrustMode.REPLACE)  # key and board belong to this project
+        pushed = job.push(release.release, policy)
+        checked = job.check_or_roll_back(release, policy, pushed)
+        (measured,) = job.measure([release], resolved.recipe.benchmark)
     return BoardResults(pushed, checked, measured)

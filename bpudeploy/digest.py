@@ -1,4 +1,4 @@
-"""Digests of bytes and of canonical values: the only names that the store and the keys know."""
+"""Digests of bytes and of canonical values."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def digest_file(path: Path) -> Digest:
 
 
 def canonical(value: object) -> str:
-    """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN.
+    """Return the canonical JSON of ``value``: sorted keys, no spaces, no NaN.
 
     Raises:
         ValueError: for NaN or infinity.
-        TypeError: for anything that JSON cannot say.
+        TypeError: for values without a JSON form.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def key_of(tag: str, parts: object) -> Key:
-    """Return the key of ``parts``, tagged with what it is a key of."""
+    """Return the key of ``parts``; ``tag`` is the kind of key."""
     return Key(hashlib.sha256(canonical([tag, parts]).encode()).hexdigest())
 
 
 def short(digest: str) -> str:
-    """Return the first 12 digits, which is what people read."""
+    """Return the first 12 digits, for display."""
     return digest[:12]

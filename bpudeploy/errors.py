@@ -1,4 +1,4 @@
-"""Everything bpudeploy raises on purpose: a message, where it is, and what to do next."""
+"""All deliberate errors: a message, its location, and a hint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Process exit codes, the same for every verb."""
+    """Process exit codes, the same for every command."""
 
     OK = 0
     BUG = 1
@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in a text: file (or ``--set``), 1-based line and column."""
+    """A position in a text: file (or ``--set``), 1-based line and column."""
 
     file: str
     line: int
@@ -31,7 +31,7 @@ class Mark:
 
 
 class BpudeployError(Exception):
-    """Base of all deliberate errors; ``cli.main`` alone turns one into text and an exit code."""
+    """Base of all deliberate errors; only ``cli.main`` turns them into text and an exit code."""
 
     exit_code: ExitCode = ExitCode.BUG
 
@@ -42,19 +42,19 @@ class BpudeployError(Exception):
         self.hint = hint
 
     @property
-    def in_a_line(self) -> str:
-        """The message, with what to do next in brackets."""
+    def one_line(self) -> str:
+        """The message, with the hint in parentheses."""
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 class UsageError(BpudeployError):
-    """The command line asks for something that does not exist."""
+    """The command line or an API argument is wrong."""
 
     exit_code = ExitCode.USER
 
 
 class SpecError(BpudeployError):
-    """A recipe or target is wrong; ``others`` holds further errors found in the same pass."""
+    """A recipe or target is invalid; ``others`` are further errors from the same pass."""
 
     exit_code = ExitCode.USER
 
@@ -73,29 +73,29 @@ class SpecError(BpudeployError):
 
 
 class StageError(BpudeployError):
-    """A stage could not do its work (bad weights, a failed proof, a compiler's error)."""
+    """A stage failed: bad weights, a failed proof, a compiler error."""
 
     exit_code = ExitCode.STAGE
 
 
 class StageContractError(StageError):
-    """A stage did something else than it declared: a bug in the stage, not in the recipe."""
+    """A stage violated its declaration: a bug in the stage, not in the recipe."""
 
 
 class OutOfTime(BpudeployError):
-    """The time that was given was over before this was done; what was done is in the store."""
+    """A time limit was reached; finished steps are in the store."""
 
     exit_code = ExitCode.STAGE
 
 
 class StoreError(BpudeployError):
-    """The store's bytes are not what their name says, or cannot be written."""
+    """The store is damaged, or cannot be written."""
 
     exit_code = ExitCode.STAGE
 
 
 class BoardError(BpudeployError):
-    """A board is unreachable, refuses us, or failed at a named step."""
+    """A board is unreachable, refused access, or failed at a named step."""
 
     exit_code = ExitCode.BOARD
 
@@ -106,8 +106,8 @@ class BoardError(BpudeployError):
 
 
 class ConnectionLost(BoardError):
-    """The connection to a board ended in the middle; what ran there may have ended with it."""
+    """The connection to a board was lost; processes on the board may have ended with it."""
 
 
 class Unreachable(BoardError):
-    """A board does not answer: it is off, or not on the network, or the address is not its own. It was not touched."""
+    """A board does not answer: it is off, not on the network, or has another address. Nothing was changed on it."""

@@ -1,4 +1,4 @@
-"""What happens during a run, as values. Stages and effects emit them; only ``cli.render`` draws."""
+"""Events of a run. Stages and effects emit them; only ``cli.render`` displays them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Cache = Literal["hit", "miss"]
 
 @dataclass(frozen=True)
 class StepStarted:
-    """A step was not in the store and begins to run (or an effect begins)."""
+    """A step that is not in the store, or an effect, starts."""
 
     step: str
 
 
 @dataclass(frozen=True)
 class StepWaiting:
-    """Another process is running the same step; we wait for its result."""
+    """Waiting for another process that runs the same step."""
 
     step: str
 
@@ -35,7 +35,7 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class Note:
-    """A fact worth a line, said by a stage or an effect."""
+    """A message of a stage or an effect."""
 
     step: str
     text: str

@@ -16,7 +16,7 @@ class Locked(Exception):
 
 
 def sync(path: Path) -> None:
-    """Force a file's bytes, or a folder's entries, to the disk."""
+    """Sync a file's bytes, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -26,9 +26,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; at the end it is forced to the disk and renamed to ``path``.
+    """Yield a temporary path to write to; on success it is synced to disk and renamed to ``path``.
 
-    After a crash or an error ``path`` has its old bytes or the new ones, never a mixture.
+    After a crash or an error ``path`` has either its old or its new content.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -52,17 +52,17 @@ def write_atomically(path: Path, text: str) -> None:
 def locked(
     path: Path, *, shared: bool = False, wait: float = 0.0, waiting: Callable[[], None] = lambda: None
 ) -> Iterator[int]:
-    """Hold the lock of a file, created if missing, or of a folder; give its descriptor.
+    """Hold a lock on a file, created if missing, or on a folder; yield its descriptor.
 
-    The kernel frees the lock when the process ends, however it ends.
+    The kernel releases the lock when the process ends.
 
     Args:
-        shared: others may hold it shared at the same time.
-        wait: seconds to wait for it; ``math.inf`` waits for ever.
-        waiting: called once if another process has it.
+        shared: take a shared lock.
+        wait: timeout in seconds; may be ``math.inf``.
+        waiting: called once if another process has the lock.
 
     Raises:
-        Locked: another process had it all the time.
+        Locked: another process has the lock, and the wait is over.
     """
     folder = path.is_dir()
     handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -88,12 +88,12 @@ def _lock(handle: int, how: int, wait: float, waiting: Callable[[], None]) -> No
 
 
 def append_lines(path: Path, lines: Iterator[str] | list[str]) -> None:
-    """Add lines to a file that several processes add to, one write each; they are on the disk when this returns.
+    """Append lines to a file that several processes append to, one write per line, and sync them to disk.
 
-    A last line that was cut off, by a crash or a full disk, is ended first and stays a line of its own.
+    An incomplete last line, from a crash or a full disk, is terminated first and stays a separate line.
 
     Raises:
-        OSError: a line could not be written whole.
+        OSError: a line could not be written completely.
     """
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:

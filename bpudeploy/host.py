@@ -1,4 +1,4 @@
-"""This machine's cores: one way to open an onnxruntime session, to feed it by batches, and to share NumPy's work."""
+"""Use of this machine's cores: onnxruntime sessions, batches, and parallel NumPy work."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bpudeploy.onnxmodel import copy_model
+
 if TYPE_CHECKING:
     import onnx
 
 T = TypeVar("T")
 R = TypeVar("R")
-_SIDE_BY_SIDE = 4
-"""Items under way at once, at most: each has its own matrices in memory."""
+_MAX_PARALLEL = 4
+"""Limits memory: each item has its own matrices."""
 
 
 def open_session(model: str | bytes, *, lean: bool = False) -> Any:
-    """Return an InferenceSession of a file or of serialised bytes: CPU, every core, errors only in its log.
+    """Return an InferenceSession on all CPU cores, for a file or serialised bytes; it logs errors only.
 
-    ``lean`` leaves out onnxruntime's layout optimisations, which hold the weights 1.5 times more for an eighth of
-    the time (``benchmarks/restructure_cost.py``). What is compared with a board is not lean: a board is not.
+    ``lean`` disables onnxruntime's layout optimisations, which use 1.5 times the weights' memory to save an eighth of
+    the time (``benchmarks/restructure_cost.py``). Do not use it for results that are compared with a board.
     """
     import onnxruntime
 
@@ -35,8 +37,7 @@ def open_with_outputs(model: onnx.ModelProto, names: Iterable[str], *, lean: boo
     """Return a session of a copy of ``model`` that also outputs the float tensors ``names``."""
     import onnx
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_model(model)
     outputs = [value.name for value in copy.graph.output]
     for name in dict.fromkeys(names):
         if name not in outputs:
@@ -45,19 +46,18 @@ def open_with_outputs(model: onnx.ModelProto, names: Iterable[str], *, lean: boo
 
 
 def batches(count: int, size: int) -> Iterator[tuple[list[int], int]]:
-    """Yield the indices 0 to ``count`` - 1 in lists of ``size``, and how many of each list count.
+    """Yield the indices 0 to ``count`` - 1 in lists of ``size``, each with its number of valid indices.
 
-    The last list is filled up with its last index.
+    The last list is padded with its last index.
     """
     for start in range(0, count, size):
         yield [min(i, count - 1) for i in range(start, start + size)], min(size, count - start)
 
 
-def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Return ``work`` of each item in order, several at once, each with BLAS on one thread.
+def parallel_map(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return ``work(item)`` for each item in order, computed by several threads with single-threaded BLAS.
 
-    BLAS's own threads wait for each other by spinning, which is slower on two cores and stalls on busy ones; and
-    what they add up depends on how many there are.
+    BLAS threads spin while waiting, which is slow on few or busy cores, and their number changes results.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -65,6 +65,6 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
     with (
         threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(min(_SIDE_BY_SIDE, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(_MAX_PARALLEL, os.cpu_count() or 1)) as pool,
     ):
         return list(pool.map(work, items))

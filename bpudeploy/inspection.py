@@ -1,4 +1,4 @@
-"""What `inspect` looks at: an architecture, an ONNX file or a recipe's model, as a graph. Fetches nothing."""
+"""The graphs for `inspect`: of an architecture, an ONNX file or a recipe's model. Fetches nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bpudeploy.conformance.report import Form, Inspection
 from bpudeploy.errors import StageError, UsageError
 from bpudeploy.events import Event
+from bpudeploy.onnxmodel import inputs_of, shape_of
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.load import LoadedRecipe, is_file, load_recipe
 from bpudeploy.spec.module import ModuleRef
@@ -30,8 +31,8 @@ RANDOM = "random weights: placement depends on shapes alone"
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A graph to look at. ``constants`` are inputs of the graph that are weights; ``trained``: they are real."""
+class InspectedModel:
+    """A graph to inspect. ``constants`` are the graph inputs that are weights; ``trained`` if the weights are real."""
 
     name: str
     form: Form
@@ -41,12 +42,12 @@ class Subject:
     trained: bool
 
     def on(self, target: Target, emit: Callable[[Event], None] | None = None) -> Inspection:
-        """Return where its nodes would run on ``target``: with ``emit``, as the vendor's own checker says.
+        """Return the placement of the nodes on ``target``; with ``emit``, by the vendor's checker.
 
         Raises:
-            UsageError: the checker cannot be asked for this target, or of a graph without weights.
-            ToolMissing: it is not on this machine.
-            StageError: it refuses the model.
+            UsageError: there is no checker for this target, or the graph has no weights.
+            ToolMissing: the checker is not installed.
+            StageError: the checker rejects the model.
         """
         from bpudeploy.conformance.placement import placement
 
@@ -60,26 +61,28 @@ class Subject:
 
         if target.march not in MARCHES:
             raise UsageError(
-                f"no compiler for {target.march} ({target.name}) can be asked",
+                f"no compiler checks models for {target.march} ({target.name})",
                 hint="--with-compiler is for X3, Ultra and X5; leave it out",
             )
         if self.constants:
             raise UsageError(
-                f"{self.name} was exported without its weights, which the compiler wants",
+                f"{self.name} was exported without its weights, which the compiler needs",
                 hint="inspect the restructured form (without --original), or an .onnx file",
             )
         return check(self.model, target.march, HbMapperOptions(), emit)
 
 
-def subjects(text: str, *, original: bool, image_size: int | None) -> tuple[tuple[Subject, Target | None], ...]:
-    """Return every graph that ``text`` stands for, each with the target that its recipe names.
+def load_models(
+    text: str, *, original: bool, image_size: int | None
+) -> tuple[tuple[InspectedModel, Target | None], ...]:
+    """Return the graphs that ``text`` names, each with the target of its recipe if any.
 
     Args:
-        text: an architecture of timm, an .onnx file, or a recipe's .yaml.
-        original: the graph as exported, not the 4-D form.
+        text: a timm architecture, an .onnx file, or a recipe (.yaml).
+        original: return the graph as exported instead of its 4-D form.
 
     Raises:
-        UsageError: there is no such model, file or image size.
+        UsageError: there is no such model or file, or the image size is not possible.
         StageError: the model has no 4-D form, or cannot be exported.
     """
     form = Form.ORIGINAL if original else Form.RESTRUCTURED
@@ -90,8 +93,8 @@ def subjects(text: str, *, original: bool, image_size: int | None) -> tuple[tupl
         return ((_onnx(Path(text), form, image_size, 1), None),)
     if "/" in text or text.endswith((".pth", ".pt", ".bin", ".safetensors")):
         raise UsageError(
-            f"{text!r} is no model that can be inspected",
-            hint="give an architecture of timm (deit_tiny_patch16_224), an .onnx file, or a recipe (.yaml)",
+            f"{text!r} cannot be inspected",
+            hint="give a timm architecture (deit_tiny_patch16_224), an .onnx file, or a recipe (.yaml)",
         )
     name = text.removeprefix("timm:").split(".")[0]
     return ((_architecture(name, form, image_size), None),)
@@ -103,43 +106,45 @@ def _any_backend() -> Collection[str]:
     return backend_names()
 
 
-def _recipes(recipes: Sequence[LoadedRecipe], form: Form, image_size: int | None) -> tuple[tuple[Subject, Target], ...]:
-    """Return each recipe's network and target; what a matrix does not change is made once."""
-    made: dict[str, Subject] = {}
+def _recipes(
+    recipes: Sequence[LoadedRecipe], form: Form, image_size: int | None
+) -> tuple[tuple[InspectedModel, Target], ...]:
+    """Return each recipe's graph and target; recipes with the same model share the graph."""
+    made: dict[str, InspectedModel] = {}
     found = []
     for resolved in recipes:
         key = f"{resolved.recipe.model.model_dump_json()} {_classes(resolved)}"
         if key not in made:
             made[key] = _of_recipe(resolved, form, image_size)
-        found.append((_exactly(made[key], resolved), resolved.target))
+        found.append((_note_approximations(made[key], resolved), resolved.target))
     return tuple(found)
 
 
-def _of_recipe(resolved: LoadedRecipe, form: Form, image_size: int | None) -> Subject:
+def _of_recipe(resolved: LoadedRecipe, form: Form, image_size: int | None) -> InspectedModel:
     spec = resolved.recipe.model
     size = image_size or spec.image_size
     source = Source.parse(spec.location)
     if spec.onnx is not None:
         if source.kind is not SourceKind.FILE:
             raise UsageError(
-                f"the network of {resolved.recipe.name} is at {spec.onnx}: inspect fetches nothing",
+                f"the network of {resolved.recipe.name} is at {spec.onnx}, and inspect fetches nothing",
                 hint="give the .onnx file itself, or run the recipe `--until restructure` and look at its report",
             )
         return _onnx(Path(source.locator), form, size, spec.batch)
     if spec.module is not None:
-        return _users_class(spec, form, image_size)
+        return _module(spec, form, image_size)
     return _architecture(spec.architecture or source.locator, form, size, spec, _classes(resolved))
 
 
-def _exactly(subject: Subject, resolved: LoadedRecipe) -> Subject:
-    """Say so where the recipe approximates: that needs its weights and images."""
+def _note_approximations(subject: InspectedModel, resolved: LoadedRecipe) -> InspectedModel:
+    """Note that the recipe's approximations, which need weights and images, are not applied."""
     if resolved.recipe.restructure.approximate == ApproximateSpec():
         return subject
     return replace(subject, origin=f"{subject.origin}; exact, without the recipe's restructure.approximate")
 
 
 def _classes(resolved: LoadedRecipe) -> int | None:
-    """Return how many classes the recipe's network has, where that can be said without fetching."""
+    """Return the number of classes of the recipe's network, None if that needs fetching."""
     head = resolved.recipe.model.head
     if head is None:
         return None
@@ -154,7 +159,7 @@ def _classes(resolved: LoadedRecipe) -> int | None:
 
 def _architecture(
     name: str, form: Form, size: Size, spec: ModelSpec | None = None, classes: int | None = None
-) -> Subject:
+) -> InspectedModel:
     from bpudeploy.stages import timm_models
 
     try:
@@ -167,30 +172,32 @@ def _architecture(
     return _untrained(name, timm_models.reparameterized(model), shape, form, size)
 
 
-def _users_class(spec: ModelSpec, form: Form, image_size: int | None) -> Subject:
-    """Run the file that the recipe trusts; no weights are read."""
+def _module(spec: ModelSpec, form: Form, image_size: int | None) -> InspectedModel:
+    """Run the module that the recipe trusts; no weights are read."""
     from bpudeploy.stages.fetch_module import NetworkFactory, load_network, stdout_to_stderr
 
     module, size = ModuleRef.parse(spec.module or ""), image_size or spec.image_size
-    height, width = (size, size) if isinstance(size, int) else size or (0, 0)  # spec.checks wants a size
+    height, width = (size, size) if isinstance(size, int) else size or (0, 0)  # spec.checks requires a size
     with stdout_to_stderr():
         model = load_network(Path(module.path), NetworkFactory(module.path, module.name, spec.arguments))
         return _untrained(module.name, model, (spec.batch, 3, height, width), form, size)
 
 
-def _untrained(name: str, model: torch.nn.Module, shape: tuple[int, int, int, int], form: Form, size: Size) -> Subject:
+def _untrained(
+    name: str, model: torch.nn.Module, shape: tuple[int, int, int, int], form: Form, size: Size
+) -> InspectedModel:
     from bpudeploy.restructure.export import export, network_of_module
 
     origin = f"{shape[2]}x{shape[3]} pixels, {RANDOM}"
     if form is Form.ORIGINAL:
         weights = frozenset(model.state_dict())
-        return Subject(name, form, origin, _fits(lambda: export(model, shape), size), weights, False)
+        return InspectedModel(name, form, origin, _fits(lambda: export(model, shape), size), weights, False)
     network = _fits(lambda: network_of_module(model, shape), size)
-    return Subject(name, form, origin, _rewritten(name, network), frozenset(), False)
+    return InspectedModel(name, form, origin, _rewritten(name, network), frozenset(), False)
 
 
 def _fits(make: Callable[[], T], size: Size) -> T:
-    """Return what ``make`` makes; a network that cannot take the size that was asked for is the user's mistake."""
+    """Return ``make()``; its failure is a usage error if an image size was given."""
     try:
         return make()
     except StageError as error:
@@ -198,7 +205,7 @@ def _fits(make: Callable[[], T], size: Size) -> T:
             raise
         raise UsageError(
             f"the network does not take images of {size} pixels: {error.message}",
-            hint="leave --image-size out, or take a multiple of the patch and window sizes",
+            hint="leave --image-size out, or use a multiple of the patch and window sizes",
         ) from error
 
 
@@ -212,7 +219,7 @@ def _rewritten(name: str, network: Network) -> onnx.ModelProto:
         raise StageError(error.message, hint=hint) from error
 
 
-def _onnx(path: Path, form: Form, size: Size, batch: int) -> Subject:
+def _onnx(path: Path, form: Form, size: Size, batch: int) -> InspectedModel:
     from bpudeploy.restructure.network import read_network
     from bpudeploy.stages.fetch_onnx import read_onnx
 
@@ -226,13 +233,12 @@ def _onnx(path: Path, form: Form, size: Size, batch: int) -> Subject:
     origin = f"input {'x'.join(map(str, shape))}"
     if form is Form.RESTRUCTURED:
         model = _rewritten(path.name, read_network(model))
-    return Subject(path.name, form, origin, model, frozenset(), True)
+    return InspectedModel(path.name, form, origin, model, frozenset(), True)
 
 
 def _fix(model: onnx.ModelProto, size: Size, batch: int) -> tuple[int, ...]:
     """Give the first input of the network a fixed shape, and return it."""
-    weights = {t.name for t in model.graph.initializer}
-    images = next((i for i in model.graph.input if i.name not in weights), None)
+    images = next(iter(inputs_of(model.graph)), None)
     dims = images.type.tensor_type.shape.dim if images is not None else []
     if images is None or not dims:
         raise UsageError("the ONNX network has no input with a rank", hint="export it again")
@@ -252,4 +258,4 @@ def _fix(model: onnx.ModelProto, size: Size, batch: int) -> tuple[int, ...]:
                 raise UsageError(f"axis {axis} of input {images.name!r} is not fixed", hint="add --image-size")
             dim.Clear()
             dim.dim_value = n
-    return tuple(d.dim_value for d in dims)
+    return shape_of(images)

@@ -1,4 +1,4 @@
-"""Releases as candidates for a board: what is pushed, what is measured with it, and by which method."""
+"""Candidates: releases with everything that pushing, checking and measuring them needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Scores
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import key_of
-from bpudeploy.effects.verify import Golden, installed
+from bpudeploy.effects.verify import GoldenSet, installed_binary
 from bpudeploy.errors import StoreError
 from bpudeploy.events import Event
 from bpudeploy.planning.products import Products
@@ -29,18 +29,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bpudeploy.effects.bench import Binary
-
 TOOLS = ("bpudeploy", "torch", "timm", "onnx", "onnxruntime", "numpy", "asyncssh")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A release with all that a board is asked about it; every part is in the store."""
+    """A release with its test data and the host's answers; all files are in the store."""
 
     release: Release
     evaluation: Artifact
-    golden: Golden
+    golden: GoldenSet
     answers: HostAnswers
     build: BuildFacts | None = None
 
@@ -56,32 +54,37 @@ class Candidate:
             binary=m.binary,
         )
 
+    @property
+    def driver(self) -> Path | None:
+        """The file of its runtime's driver, if the agent has none."""
+        return load_backend(self.release.manifest.backend).driver
+
 
 def candidate(release: BuiltRelease, store: Path) -> Candidate:
-    """Find in the store what a release's manifest names.
+    """Return a release as a candidate, from the artifacts in the store that its manifest names.
 
     Raises:
-        StoreError: it is not there any more.
+        StoreError: one of them is no longer in the store.
     """
     products = Products.of_release(release.manifest.steps, store)
     for artifact in (products.binary, products.evaluation, products.golden_images):
         if not artifact.path.is_file():
             raise StoreError(
                 f"the store at {store} no longer has the {artifact.kind} of release {release.manifest.name}",
-                hint="run its recipe again: what is missing is built again",
+                hint="run its recipe again to rebuild what is missing",
             )
     answers = release.answers()
     return Candidate(
         release=Release(release.manifest, products.binary, release.built.built),
         evaluation=products.evaluation,
-        golden=Golden(products.golden_images, answers.golden),
+        golden=GoldenSet(products.golden_images, answers.golden),
         answers=answers,
         build=release.built.facts,
     )
 
 
 def host_answers(products: Products) -> HostAnswers:
-    """Return what this machine's networks answered, from the scores that the steps of a build made."""
+    """Return the host's answers, from the scores that a build computed."""
     scores = Scores.read(products.quantized_scores.path)
     return HostAnswers(
         labels=scores.labels.tolist(),
@@ -92,7 +95,7 @@ def host_answers(products: Products) -> HostAnswers:
 
 
 def best_classes_in(scores: Artifact) -> NDArray[np.int64]:
-    """Return the classes (N, 5 or fewer) with the largest logits in SCORES, best first; in a tie the lower class."""
+    """Return the top classes (N, up to 5) of SCORES, best first; ties are resolved to the lower class."""
     return _best_classes(Scores.read(scores.path))
 
 
@@ -111,11 +114,11 @@ def measure(
     """Measure candidates of one evaluation set on a board, interleaved; an interrupted session is resumed.
 
     Raises:
-        BoardError: what failed; the notebook under .bpudeploy/bench keeps what was measured.
-        UsageError: the same benchmark runs already.
+        BoardError: something failed; the session log under .bpudeploy/bench keeps what was measured.
+        UsageError: the same benchmark is already running.
     """
-    from bpudeploy.effects.bench import bench
-    from bpudeploy.effects.notebook import notebook
+    from bpudeploy.effects.bench import BenchBinary, bench
+    from bpudeploy.effects.session_log import open_session_log
 
     first = candidates[0]
     manifest = first.release.manifest
@@ -136,17 +139,14 @@ def measure(
         versions=versions(),
     )
     named = [board.name, [one.subject.release for one in setting.contenders], setting.samples, method.model_dump_json()]
-    with notebook(PROJECT / "bench" / f"{key_of('bench', named)}.jsonl", setting) as book:
-        return bench(board, [_binary(board, one) for one in candidates], first.evaluation, book, emit)
-
-
-def _binary(board: Board, candidate: Candidate) -> Binary:
-    from bpudeploy.effects.bench import Binary
-
-    release = candidate.release
-    return Binary(release.binary, release.manifest.runtime, installed(board, release))
+    binaries = [
+        BenchBinary(one.release.binary, one.release.manifest.runtime, installed_binary(board, one.release), one.driver)
+        for one in candidates
+    ]
+    with open_session_log(PROJECT / "bench" / f"{key_of('bench', named)}.jsonl", setting) as log:
+        return bench(board, binaries, first.evaluation, log, emit)
 
 
 def versions() -> Mapping[str, str]:
-    """Return the versions of the tools on this machine that built and measured."""
+    """Return the versions of this machine's tools that affect builds and measurements."""
     return {tool: version(tool) for tool in TOOLS}

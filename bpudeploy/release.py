@@ -1,4 +1,4 @@
-"""A release: the compiled binary, the manifest of where its bytes came from, and the statement that is signed."""
+"""A release: the compiled binary, its manifest, and the signed statement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bpudeploy.stage import Artifact
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a board is told about a binary. ``steps`` maps step name to the digests it gave."""
+    """Description of a binary. ``steps`` maps step names to the digests of their outputs."""
 
     name: str
     target: str
@@ -28,10 +28,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Release:
-    """What boards hold; named by the digest of its manifest, which names the digest of the binary.
+    """A deployable release, identified by the digest of its manifest, which contains the digest of the binary.
 
-    ``built`` is when the binary was compiled, in seconds since 1970 by that machine's clock; 0 where it is not known.
-    It orders releases of one name and is no part of the digest: the same bytes are the same release.
+    ``built`` is the compile time in seconds since 1970 by the compiling machine's clock; 0 if unknown. It orders
+    releases and is not part of the digest.
     """
 
     manifest: Manifest
@@ -44,14 +44,14 @@ class Release:
 
     @property
     def line(self) -> Key:
-        """What it is a release of: recipe and target. Releases of one line are older or newer than each other."""
+        """Key of recipe and target; releases of one line are ordered by build time."""
         return key_of("line", [self.manifest.name, self.manifest.target])
 
     @property
     def statement(self) -> str:
-        """The text that is signed: lines that a shell can read without a parser.
+        """The text that is signed, in lines that a shell can read.
 
-        The release's digest covers the manifest, and the binary's is in both, so a signature vouches for all of it.
+        It contains the digests of the release, which covers the manifest, and of the binary.
         """
         return (
             f"bpudeploy-statement 1\nrelease {self.digest}\nbinary {self.manifest.binary}\n"

@@ -1,4 +1,4 @@
-"""The releases that runs of this project built, found again by digest, name or run directory."""
+"""The releases that this project has built, found by digest, name or run directory."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ _ANSWERS = "answers.json"
 
 
 class Built(BaseModel):
-    """What a run directory keeps beside the manifest."""
+    """Build information that a run directory stores beside the manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     built: int
     """When the binary was compiled, seconds since 1970."""
     method: BenchmarkSpec
     facts: BuildFacts | None = None
-    """None in runs of a bpudeploy that did not keep them."""
+    """None in runs of older versions."""
 
 
 class HostAnswers(BaseModel):
-    """What this machine's networks answered to the evaluation and the golden images, kept for roll-outs.
+    """The host's answers for the evaluation and golden images, stored for later deployments.
 
-    ``expected`` and ``truth`` are, for each evaluation image, its 5 or fewer best classes, best first.
+    ``expected`` and ``truth`` are the top classes of each evaluation image, up to 5, best first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     labels: tuple[int, ...]
     expected: tuple[tuple[int, ...], ...]
-    """By the quantized model."""
+    """Of the quantized model."""
     truth: tuple[tuple[int, ...], ...]
-    """By the original float network."""
+    """Of the original float network."""
     golden: tuple[tuple[float, ...], ...]
     """Logits of the quantized model for the golden images."""
 
 
 @dataclass(frozen=True)
 class BuiltRelease:
-    """A release of a run: the digest that names it, and what is needed to measure it again."""
+    """A release in a run directory, identified by its digest."""
 
     digest: str
     manifest: Manifest
@@ -60,35 +60,33 @@ class BuiltRelease:
     directory: Path
 
     def answers(self) -> HostAnswers:
-        """Read the answers that the run kept.
+        """Return the host's answers.
 
         Raises:
-            StoreError: the run is of a version that kept none.
+            StoreError: the run is of a version that did not store them.
         """
         try:
             return HostAnswers.model_validate_json((self.directory / _ANSWERS).read_bytes())
         except (OSError, ValidationError) as error:
             raise StoreError(
-                f"{self.directory} has no answers of this machine: another version of bpudeploy made it",
+                f"{self.directory} has no host answers: it is of another version of bpudeploy",
                 hint="run its recipe again: its steps are in the store",
             ) from error
 
 
-def keep(directory: Path, manifest: Manifest, built: Built, answers: HostAnswers) -> BuiltRelease:
-    """Write a release into its run directory, where it is found again."""
+def save_release(directory: Path, manifest: Manifest, built: Built, answers: HostAnswers) -> BuiltRelease:
+    """Write a release into its run directory, where ``find_release`` finds it."""
     (directory / _ANSWERS).write_text(answers.model_dump_json())
     (directory / _BUILT).write_text(built.model_dump_json())
     (directory / MANIFEST).write_text(manifest.to_json())
-    return _known(directory, manifest, built)
+    return _with_digest(directory, manifest, built)
 
 
 def find_release(named: str, runs: Path = RUNS) -> BuiltRelease:
-    """Return the release that ``named`` means: a run directory, the first digits of a digest, or a recipe's name.
-
-    A recipe's name, or NAME@TARGET, is its latest release.
+    """Return a release by run directory, digest prefix (4 digits or more), recipe name or NAME@TARGET (the latest).
 
     Raises:
-        UsageError: there is none, or several releases begin with these digits.
+        UsageError: there is none, or the prefix is ambiguous.
     """
     if (Path(named) / MANIFEST).is_file():
         found = _read(Path(named))
@@ -116,7 +114,7 @@ def find_release(named: str, runs: Path = RUNS) -> BuiltRelease:
 
 
 def releases_of(named: str, runs: Path = RUNS) -> list[BuiltRelease]:
-    """Return the releases of NAME@TARGET that runs built here, each once, in the order in which they first were."""
+    """Return the distinct releases of NAME@TARGET, ordered by their first build."""
     name, _, target = named.partition("@")
     known: dict[str, BuiltRelease] = {}
     for one in reversed(list(_all(runs))):
@@ -126,7 +124,7 @@ def releases_of(named: str, runs: Path = RUNS) -> list[BuiltRelease]:
 
 
 def _all(runs: Path) -> Iterator[BuiltRelease]:
-    """Yield the releases of all runs, the latest first."""
+    """Yield the releases of all runs, latest first."""
     for path in sorted(runs.glob(f"*/{MANIFEST}"), reverse=True):
         found = _read(path.parent)
         if found is not None:
@@ -134,17 +132,17 @@ def _all(runs: Path) -> Iterator[BuiltRelease]:
 
 
 def _read(directory: Path) -> BuiltRelease | None:
-    """Return the release of a run; None where it is of another version of bpudeploy."""
+    """Return the release of a run; None if it is of another version of bpudeploy."""
     try:
-        said = json.loads((directory / MANIFEST).read_text())
-        steps = {name: tuple(map(Digest, digests)) for name, digests in said.pop("steps").items()}
-        manifest = Manifest(**said, steps=steps)
+        fields = json.loads((directory / MANIFEST).read_text())
+        steps = {name: tuple(map(Digest, digests)) for name, digests in fields.pop("steps").items()}
+        manifest = Manifest(**fields, steps=steps)
         built = Built.model_validate_json((directory / _BUILT).read_bytes())
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError):
         return None
-    return _known(directory, manifest, built)
+    return _with_digest(directory, manifest, built)
 
 
-def _known(directory: Path, manifest: Manifest, built: Built) -> BuiltRelease:
+def _with_digest(directory: Path, manifest: Manifest, built: Built) -> BuiltRelease:
     nowhere = Artifact(Kind.BINARY, manifest.binary, Path())
     return BuiltRelease(Release(manifest, nowhere, built.built).digest, manifest, built, directory)

@@ -1,7 +1,7 @@
-"""Signing keys: ed25519 in OpenSSH's formats, so that a board verifies with the ssh-keygen that it has.
+"""Signing keys: ed25519 in OpenSSH's formats, so that boards verify with ssh-keygen.
 
 Sources: https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.sshsig (the signature),
-https://man.openbsd.org/ssh-keygen#ALLOWED_SIGNERS (what a board trusts).
+https://man.openbsd.org/ssh-keygen#ALLOWED_SIGNERS (the trusted keys).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import asyncssh
 
 NAMESPACE = "bpudeploy-release"
-"""A signature that was made for anything else is not one of a release."""
+"""Signatures made for other purposes are not valid for releases."""
 PRINCIPAL = "bpudeploy"
 _ALGORITHM = "ssh-ed25519"
 
 
 @dataclass(frozen=True)
 class PublicKey:
-    """What a board is given to trust."""
+    """The public half, which boards trust."""
 
     text: str
     """``ssh-ed25519 AAAA...``, without a comment."""
@@ -33,13 +33,13 @@ class PublicKey:
 
     @property
     def allowed_signer(self) -> str:
-        """The line of an allowed_signers file."""
+        """The key's line in an allowed_signers file."""
         return f'{PRINCIPAL} namespaces="{NAMESPACE}" {self.text}'
 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key and its file. Made by ``load_key``; never printed, never logged."""
+    """A private key and its file; made by ``load_key`` and never printed or logged."""
 
     path: Path
     public: PublicKey
@@ -56,12 +56,12 @@ class SigningKey:
 
 
 def default_key() -> Path:
-    """Return where the user's key is, whether or not it is: $XDG_CONFIG_HOME or ~/.config, bpudeploy/signing_key."""
+    """Return the path of the user's key: bpudeploy/signing_key under $XDG_CONFIG_HOME or ~/.config."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "bpudeploy" / "signing_key"
 
 
 def new_key(path: Path) -> SigningKey:
-    """Make a key: the private half in ``path`` (mode 0600, no passphrase), the public one in ``path``.pub.
+    """Create a key: the private half in ``path`` (mode 0600, no passphrase), the public half in ``path``.pub.
 
     Raises:
         UsageError: ``path`` exists, or cannot be written.
@@ -79,11 +79,11 @@ def new_key(path: Path) -> SigningKey:
         path.with_name(f"{path.name}.pub").write_bytes(key.export_public_key())
     except FileExistsError as error:
         raise UsageError(
-            f"{path} exists: a new key there would make every board that trusts the old one refuse your releases",
-            hint="name another --key, or move the old pair away yourself",
+            f"{path} exists; boards that trust the old key would refuse releases signed with a new one",
+            hint="give another --key, or move the old key pair away",
         ) from error
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", hint="name another --key") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}", hint="give another --key") from error
     return SigningKey(path, _public(key), key)
 
 
@@ -100,19 +100,17 @@ def load_key(path: Path) -> SigningKey:
     except OSError as error:
         raise UsageError(
             f"no signing key can be read at {path}: {error.strerror}",
-            hint="`bpudeploy keys new` makes one, `bpudeploy keys install` has a board trust it, once",
+            hint="create one with `bpudeploy keys new`, then install it on the board with `bpudeploy keys install`",
         ) from error
     if mode & 0o077:
         raise UsageError(f"others can read or change the signing key {path}", hint=f"chmod 600 {path}")
     try:
         key = asyncssh.import_private_key(data)
     except asyncssh.KeyImportError as error:
-        raise UsageError(
-            f"{path} is no key that can be used: {error}", hint="make one with `bpudeploy keys new`"
-        ) from error
+        raise UsageError(f"{path} is not a usable key: {error}", hint="create one with `bpudeploy keys new`") from error
     if key.get_algorithm() != _ALGORITHM:
         raise UsageError(
-            f"{path} is {key.get_algorithm()}, not {_ALGORITHM}", hint="make one with `bpudeploy keys new`"
+            f"{path} is {key.get_algorithm()}, not {_ALGORITHM}", hint="create one with `bpudeploy keys new`"
         )
     return SigningKey(path, _public(key), key)
 

@@ -1,4 +1,4 @@
-"""The contract that stages, backends and the runner share: Kind, Artifact, Work, Stage."""
+"""The contract that stages, backends and the runner share: Kind, Artifact, StepContext, Stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bpudeploy.events import Event
 
 
 class Kind(StrEnum):
-    """What an artifact holds. Each is one file."""
+    """Content of an artifact. Each artifact is one file."""
 
     CHECKPOINT = "checkpoint"  # trained weights as published: .safetensors, .pth or .onnx
     CODE = "code"  # .py: a user's own network, trusted
@@ -24,14 +24,14 @@ class Kind(StrEnum):
     SAMPLES = "samples"  # .safetensors: uint8 NHWC pixels after resize and crop, int64 labels
     GRAPH = "graph"  # .onnx: float32
     QUANTIZED = "quantized"  # .onnx: QDQ
-    BINARY = "binary"  # what the board's runtime loads
+    BINARY = "binary"  # compiled model for the board's runtime
     SCORES = "scores"  # .safetensors: float32 logits (N, classes), int64 labels (N,)
-    FINDINGS = "findings"  # .json: what was found out about a network
+    FINDINGS = "findings"  # .json: a report about a network
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Bytes that never change: what they are, their digest and where this machine has them."""
+    """Immutable bytes: their kind, digest and path on this machine."""
 
     kind: Kind
     digest: Digest
@@ -39,15 +39,15 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a running stage may touch: a fresh directory, and a way to say what happens."""
+class StepContext:
+    """What a running stage gets: a new directory to write to, and a function to emit events."""
 
     dir: Path
     emit: Callable[[Event], None]
 
 
 class Options(Protocol):
-    """Frozen options of one stage. ``canonical`` is what enters the key."""
+    """Frozen options of one stage; ``canonical`` becomes part of the key."""
 
     def canonical(self) -> Mapping[str, Any]: ...
 
@@ -63,18 +63,17 @@ class Stage(Generic[StageOptions]):
     """A pure function with a name and a version.
 
     ``gives`` maps the name of each output to its kind; ``run`` returns one path for each, in that order.
-
-    ``version`` is raised when the bytes that ``run`` would write change.
-    ``tools`` names the Python distributions whose versions are part of the key; they are looked up
-    from package metadata, never imported. ``fingerprint`` adds what a backend says of its own tool, and ``look_up``
-    says the same of the machine where it is called: a step may run on another than the one that planned it.
+    ``version`` is increased when the bytes that ``run`` writes change.
+    ``tools`` are the Python distributions whose versions are part of the key, read from package metadata without
+    importing. ``fingerprint`` adds the version of a backend's tool; ``look_up`` returns that version on the machine
+    that runs the step, which may not be the one that planned it.
     """
 
     name: str
     version: int
     takes: tuple[Kind, ...]
     gives: Mapping[str, Kind]
-    run: Callable[[Work, StageOptions, tuple[Artifact, ...]], tuple[Path, ...]]
+    run: Callable[[StepContext, StageOptions, tuple[Artifact, ...]], tuple[Path, ...]]
     tools: tuple[str, ...] = ()
     fingerprint: Fingerprint = field(default_factory=dict)
     look_up: Callable[[], Fingerprint] | None = None

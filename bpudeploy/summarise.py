@@ -1,4 +1,4 @@
-"""What a run made and measured, as one Summary: accuracies with intervals, gates, sizes, digests."""
+"""The Summary of a run: accuracies with intervals, gates, sizes, digests, measurements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import read_findings
 from bpudeploy.conformance.report import Inspection
-from bpudeploy.effects.push import Pushed
+from bpudeploy.effects.push import PushResult
 from bpudeploy.measure import Candidate, best_classes_in
 from bpudeploy.planning.products import GRAPH, Products
 from bpudeploy.predict.estimate import Estimate
@@ -19,7 +19,7 @@ from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.quantize.findings import LayerReport, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
-from bpudeploy.restructure.record import GraphRecord, Proof
+from bpudeploy.restructure.record import GraphRecord
 from bpudeploy.results.golden import SelfCheck
 from bpudeploy.results.measurement import Interval, Measurement
 from bpudeploy.results.statistics import paired_drop, wilson
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BoardResults:
-    """What came of a release on its board."""
+    """Results of a release on its board."""
 
-    pushed: Pushed
+    pushed: PushResult
     checked: SelfCheck
     measured: Measurement
 
 
-WHAT_IF = "rdk-x5"
-"""The board whose placement a report shows when the run's own has no BPU."""
+FALLBACK_TARGET = "rdk-x5"
+"""The target whose placement a report shows if the run's own has no BPU."""
 
 
 def summarise(
@@ -58,7 +58,9 @@ def summarise(
     started: datetime,
     directory: Path,
 ) -> Summary:
-    """Put together what the report, the terminal and ``--json`` draw. Computes no figure of its own kind."""
+    """Return the Summary that the report, the terminal and ``--json`` display."""
+    import onnx
+
     from bpudeploy.stages.fetch_model import describe_preprocess
     from bpudeploy.stages.timm_models import Preprocess
 
@@ -68,7 +70,7 @@ def summarise(
     predicted = _predicted(measured, products)
     repair = RepairReport.read(products.repair.path) if products.repair is not None else None
     accuracy = _accuracies(recipe.restructure.approximate, products, candidate, repair, measured, predicted)
-    proof = _proof(products.graph.path)
+    proof = GraphRecord.read(onnx.load(products.graph.path)).proof
     return Summary(
         recipe=recipe.name,
         target=resolved.target.name,
@@ -102,14 +104,14 @@ def _accuracies(
     measured: Measurement,
     predicted: Estimate | None,
 ) -> tuple[Accuracy, ...]:
-    """Return top-1 of each form on the same images: float, restructured, each approximation, int8, the board last.
+    """Return the accuracy of each form on the same images: float, restructured, approximations, int8, board.
 
     Args:
-        predicted: given where the board is simulated: its row says so.
+        predicted: set if the board is simulated, which the board's row then states.
     """
     import numpy as np
 
-    assert measured.answers is not None  # a run measures accuracy, always
+    assert measured.answers is not None  # a run always measures accuracy
     answers = candidate.answers
     truth, labels, expected = (np.array(one) for one in (answers.truth, answers.labels, answers.expected))
     forms = [("restructured", best_classes_in(products.graph_scores))]
@@ -126,18 +128,19 @@ def _accuracies(
     return (*on_host, _accuracy(form, measured.device, board, truth, labels, measured.provenance))
 
 
-def kept(summary: Summary) -> tuple[Measurement, ...]:
-    """Return what the results store keeps of a run: a simulator's accuracy has no latency, a prediction nothing else.
+def stored_measurements(summary: Summary) -> tuple[Measurement, ...]:
+    """Return the measurements of a run for the results store.
 
-    What a simulator takes on this machine's CPU says nothing of a board.
+    For a simulated board these are two: accuracy without latency, because the simulator's time on this CPU says nothing
+    about a board, and the predicted latency alone.
     """
     measured, predicted = summary.measurement, summary.predicted
     if predicted is None:
         return (measured,)
-    on_this_machine = {"latency": None, "load_ms": None, "rounds": (), "throughput": (), "conditions": ()}
-    nothing = on_this_machine | {"layers": (), "caveats": (), "peak_memory_mb": None}
+    without_latency = {"latency": None, "load_ms": None, "rounds": (), "throughput": (), "conditions": ()}
+    simulation = without_latency | {"layers": (), "caveats": (), "peak_memory_mb": None}
     latency = Interval(value=predicted.predicted_ms, low=predicted.predicted_low_ms, high=predicted.predicted_high_ms)
-    foretold = {
+    prediction = {
         "provenance": Provenance.PREDICTED,
         "device": predicted.board,
         "runtime": predicted.basis,
@@ -147,12 +150,12 @@ def kept(summary: Summary) -> tuple[Measurement, ...]:
         "answers": None,
         "predicted_ms": latency,
     }
-    simulated = measured.model_copy(update=nothing)
-    return simulated, simulated.model_copy(update=foretold)
+    simulated = measured.model_copy(update=simulation)
+    return simulated, simulated.model_copy(update=prediction)
 
 
 def _quantization(products: Products, repair: RepairReport | None) -> Quantization:
-    """Return how the network that was compiled was quantized."""
+    """Return the quantization of the compiled network."""
     import onnx
 
     record = QuantizeRecord.read(onnx.load(products.quantized.path))
@@ -173,7 +176,7 @@ def _accuracy(
     labels: NDArray[np.int64],
     provenance: Provenance = Provenance.MEASURED,
 ) -> Accuracy:
-    """Return the accuracy of a form with the classes ``best``; ``original`` are float's, None for float itself."""
+    """Return the accuracy of a form with top classes ``best``; ``original`` are float's, None for float itself."""
     right = [bool(x) for x in best[:, 0] == labels]
     among = int((best == labels[:, None]).any(axis=1).sum())
     return Accuracy(
@@ -192,25 +195,21 @@ def _accuracy(
 def gates(
     check: CheckSpec, board: Accuracy, measured: Measurement, predicted: Estimate | None = None
 ) -> tuple[Gate, ...]:
-    """Hold what was measured on the board, or is predicted of a simulated one, against the recipe's ``check:``."""
+    """Compare the board's measured or predicted results with the limits in the recipe's ``check:``."""
     found = []
     if check.max_drop is not None and board.drop is not None:
-        drop = board.drop.points.value
-        found.append(
-            Gate(name="max_drop", limit=check.max_drop, value=drop, unit="points", holds=drop <= check.max_drop)
-        )
+        found.append(("max_drop", check.max_drop, board.drop.points.value, "points"))
     if check.max_p50_ms is not None:
-        assert measured.latency is not None  # a run times frames, always
+        assert measured.latency is not None  # a run always measures latency
         p50 = measured.latency.p50_ms.value if predicted is None else predicted.predicted_ms
-        unit = "ms" if predicted is None else "ms, predicted"
-        found.append(
-            Gate(name="max_p50_ms", limit=check.max_p50_ms, value=p50, unit=unit, holds=p50 <= check.max_p50_ms)
-        )
-    return tuple(found)
+        found.append(("max_p50_ms", check.max_p50_ms, p50, "ms" if predicted is None else "ms, predicted"))
+    return tuple(
+        Gate(name=name, limit=limit, value=value, unit=unit, holds=value <= limit) for name, limit, value, unit in found
+    )
 
 
 def _predicted(measured: Measurement, products: Products) -> Estimate | None:
-    """Return what the simulator's compile predicts for its board; None for a board that is there."""
+    """Return the simulator's prediction for its board; None for a real board."""
     if measured.provenance is not Provenance.SIMULATED:
         return None
     return SimulationReport.read(products.compiler_findings.path).estimate
@@ -231,7 +230,7 @@ def _steps(result: RunResult) -> tuple[Step, ...]:
 
 
 def _sizes(spec: ApproximateSpec, products: Products) -> dict[str, int]:
-    """Return the bytes of the artifacts that the report shows, by the report's name for each."""
+    """Return the sizes in bytes of the artifacts in the report, by their name in the report."""
     found = {
         "float weights": products.model,
         "restructured float graph": products.graph,
@@ -242,13 +241,13 @@ def _sizes(spec: ApproximateSpec, products: Products) -> dict[str, int]:
 
 
 def _placement(resolved: LoadedRecipe, products: Products) -> Inspection:
-    """Return where the graph that was quantized would run: on the target, or on ``WHAT_IF`` where it has no BPU."""
+    """Return the placement of the quantized graph's nodes on the target, or on ``FALLBACK_TARGET`` if it has no BPU."""
     import onnx
 
     from bpudeploy.conformance.placement import placement
 
     own = resolved.target
-    target = own if own.march.is_known and own.march is not March.CPU else load_target(WHAT_IF, Path())[0]
+    target = own if own.march.is_known and own.march is not March.CPU else load_target(FALLBACK_TARGET, Path())[0]
     changed = approximations(resolved.recipe.restructure.approximate)
     step = changed[-1].step if changed else GRAPH
     graph = products.approximated(step)[0] if changed else products.graph
@@ -256,9 +255,3 @@ def _placement(resolved: LoadedRecipe, products: Products) -> Inspection:
     return Inspection(
         model=resolved.recipe.name, origin=f"the graph of step {step}", target=target.name, placement=found
     )
-
-
-def _proof(graph: Path) -> Proof:
-    import onnx
-
-    return GraphRecord.read(onnx.load(graph)).proof

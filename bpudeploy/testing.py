@@ -1,4 +1,4 @@
-"""What tests of recipes, backends and tools on top of bpudeploy need; bpudeploy's own tests use it too."""
+"""Test support for recipes, backends and tools built on bpudeploy; also used by its own tests."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from bpudeploy.backends.horizon.checker import MARCHES, unit_of
 from bpudeploy.backends.horizon.findings import PlacementRow
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain
 from bpudeploy.conformance.placement import placement
-from bpudeploy.inspection import subjects
+from bpudeploy.inspection import load_models
 from bpudeploy.spec.target import March
 
 DEVELOPMENT = (
@@ -69,7 +69,7 @@ def _share(of: list[tuple[int, int]]) -> str:
 
 
 def _network(name: str) -> onnx.ModelProto:
-    ((subject, _),) = subjects(name, original=False, image_size=None)
+    ((subject, _),) = load_models(name, original=False, image_size=None)
     subject.model.graph.name = name
     subject.model.ir_version = min(subject.model.ir_version, 9)
     return subject.model

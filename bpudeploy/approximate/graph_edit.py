@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bpudeploy.errors import StageError
+from bpudeploy.onnxmodel import attributes_of, constants_of, inputs_of, shapes_of
 from bpudeploy.restructure.graph import Graph, Node, TensorView
 from bpudeploy.restructure.rules.dead import remove_dead
 from bpudeploy.restructure.rules.merge_equal import merge_equal_nodes
@@ -36,14 +37,11 @@ def editable_graph(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> Gr
         StageError: a tensor has no static 4-D shape, or a node has several outputs.
     """
     import onnx
-    from onnx import helper, numpy_helper
 
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    infos = [*inferred.value_info, *inferred.input, *inferred.output]
-    shapes = {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim) for info in infos}
+    shapes = shapes_of(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph)
     graph, kept = Graph(), frozenset(keep_float)
-    graph.constants.update({t.name: numpy_helper.to_array(t) for t in model.graph.initializer})
-    graph.inputs.update({v.name: shapes[v.name] for v in model.graph.input if v.name not in graph.constants})
+    graph.constants = constants_of(model.graph)
+    graph.inputs = {value.name: shapes[value.name] for value in inputs_of(model.graph)}
     for node in model.graph.node:
         shape = shapes.get(node.output[0], ())
         if len(node.output) != 1 or len(shape) != 4 or 0 in shape:
@@ -51,8 +49,8 @@ def editable_graph(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> Gr
                 f"{node.name or node.op_type} has {len(node.output)} outputs, the first of shape {list(shape)}",
                 hint="an approximation requires the graph of the restructure step: one static 4-D output per node",
             )
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        graph.add(Node(node.op_type, node.output[0], list(node.input), shape, attributes, keep_float=node.name in kept))
+        inputs, attributes = list(node.input), attributes_of(node)
+        graph.add(Node(node.op_type, node.output[0], inputs, shape, attributes, keep_float=node.name in kept))
     for value in model.graph.output:
         shape = shapes[value.name]
         graph.outputs.append(TensorView(value.name, shape, fine=shape, perm=(0, 1, 2, 3), shape=shape))

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from bpudeploy.errors import UsageError
 from bpudeploy.provenance import Provenance
-from bpudeploy.stage import Artifact, Fingerprint, Work
+from bpudeploy.stage import Artifact, Fingerprint, StepContext
 
 FINDINGS = "findings.json"
 """The findings file in ``work.dir``, beside the binary."""
@@ -42,7 +42,7 @@ class Backend(Protocol):
     name: str
     version: int
     runtime: str
-    """What loads the binary on the board: the name of a driver, of the agent or ``driver`` below."""
+    """What loads the binary on the board: the agent has onnxruntime, hobot_dnn and hbm_runtime."""
     provenance: Provenance
     """What a latency from its boards is: measured, or simulated."""
     deterministic: bool
@@ -58,6 +58,11 @@ class Backend(Protocol):
         """
         ...
 
+    @property
+    def driver(self) -> Path | None:
+        """A driver for another runtime: a Python 3.8 file with ``open_session``, as in ``agent/drivers/ort.py``."""
+        ...
+
     def device(self, march: str) -> str:
         """Return what computes on a board of this march, such as ``CPU (onnxruntime)``."""
         ...
@@ -70,7 +75,7 @@ class Backend(Protocol):
         """
         ...
 
-    def compile(self, work: Work, inputs: CompileInputs, options: Any) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: Any) -> Path:
         """Write the binary under ``work.dir`` and return its path.
 
         Raises:

@@ -16,7 +16,7 @@ from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.spec.compile_options import BpuSimOptions
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.target import March
-from bpudeploy.stage import Fingerprint, Work
+from bpudeploy.stage import Fingerprint, StepContext
 
 if TYPE_CHECKING:
     import onnx
@@ -33,6 +33,7 @@ class BpuSimBackend:
     name = "bpu_sim"
     version = 1
     runtime = "onnxruntime"
+    driver = None
     provenance = Provenance.SIMULATED
     deterministic = True
     findings = True
@@ -47,7 +48,7 @@ class BpuSimBackend:
 
         return {"onnx": version("onnx"), "latency model": digest_of_models()}
 
-    def compile(self, work: Work, inputs: CompileInputs, options: BpuSimOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: BpuSimOptions) -> Path:
         """Write the binary, and its metadata as findings.
 
         Raises:

@@ -14,7 +14,7 @@ from bpudeploy.backends.samples import Normalisation
 from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageContractError
 from bpudeploy.provenance import Provenance
-from bpudeploy.stage import Artifact, Kind, Work
+from bpudeploy.stage import Artifact, Kind, StepContext
 
 if TYPE_CHECKING:
     import onnx
@@ -39,7 +39,7 @@ def check_backend(backend: Backend, folder: Path, march: str = "cpu", options: A
     for name in ("first", "second"):
         work = folder / name
         work.mkdir()
-        binary = backend.compile(Work(work, lambda event: None), inputs, chosen)
+        binary = backend.compile(StepContext(work, lambda event: None), inputs, chosen)
         _require(binary.is_file() and not binary.is_symlink(), f"compile returned {binary}, which is not a file")
         _require(binary.resolve().is_relative_to(work.resolve()), f"{binary} is outside its work folder")
         found = work / FINDINGS

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.samples import Normalisation
 from bpudeploy.events import Note
+from bpudeploy.onnxmodel import copy_model, shape_of
 from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import OrtOptions
-from bpudeploy.stage import Fingerprint, Work
+from bpudeploy.stage import Fingerprint, StepContext
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +24,7 @@ class OrtBackend:
     name = "ort"
     version = 2
     runtime = "onnxruntime"
+    driver = None
     provenance = Provenance.MEASURED
     deterministic = True
     findings = False
@@ -34,7 +36,7 @@ class OrtBackend:
     def fingerprint(self, options: OrtOptions) -> Fingerprint:
         return {"onnx": version("onnx")}
 
-    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: OrtOptions) -> Path:
         """Write the binary: uint8 RGB (N, H, W, 3) in, float32 logits (N, classes) out, opset 13.
 
         A feature extractor keeps its 4-D outputs.
@@ -61,11 +63,10 @@ def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.Mo
     import onnx
     from onnx import helper, numpy_helper
 
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
+    out = copy_model(model)
     graph = out.graph
     (given,) = graph.input
-    batch = given.type.tensor_type.shape.dim[0].dim_value
+    batch = shape_of(given)[0]
     height, width = normalisation.size
     pixels = helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [batch, height, width, 3])
     for name, values in (("image.scale", normalisation.scale), ("image.shift", normalisation.shift)):
@@ -77,8 +78,8 @@ def with_pixels(model: onnx.ModelProto, normalisation: Normalisation) -> onnx.Mo
         helper.make_node("Add", ["image.scaled", "image.shift"], [given.name], name="image.shift"),
     ]
     nodes = [*front, *graph.node]
-    shape = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
-    if len(graph.output) == 1 and shape[2:] == [1, 1]:
+    shape = shape_of(graph.output[0])
+    if len(graph.output) == 1 and shape[2:] == (1, 1):
         made = graph.output[0].name
         graph.initializer.append(numpy_helper.from_array(np.array(shape[:2], np.int64), "logits.flat.shape"))
         nodes.append(helper.make_node("Reshape", [made, "logits.flat.shape"], ["logits.flat"], name="logits.flatten"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from bpudeploy.spec.target import BoardSpec, March, Target
 _CLOCK_S = 120.0
 _LOW_SPACE_MB, _MIN_SPACE_MB = 500, 50
 _HOT_C = 85.0  # X3, X5 and S100 throttle at 95
+_MIN_PYTHON = (3, 8)
 _MACHINE = "aarch64"
 _MARCHES = {  # by soc_name; that of RDK Ultra is not documented
     "x3": March.BERNOULLI2,
@@ -72,7 +74,6 @@ def _finding(
 
 def examine(facts: Facts, target: Target | None) -> list[BoardFinding]:
     """Evaluate a board's facts."""
-    on_cpu = target is not None and target.march is March.CPU
     version = f", system {facts.system}" if facts.system else ""
     return [
         _finding("user", f"{facts.user} on {facts.hostname}"),
@@ -80,7 +81,8 @@ def examine(facts: Facts, target: Target | None) -> list[BoardFinding]:
         *_folder(facts),
         _clock(facts),
         _chip(facts, target),
-        _python(facts) if on_cpu else _runtime(facts, target),
+        _python(facts, target),
+        *([] if target is not None and target.march is March.CPU else [_runtime(facts, target)]),
         _finding("system", f"{facts.os or 'unknown OS'}{version}, kernel {facts.kernel}"),
         _temperature(facts),
         _governors(facts),
@@ -143,16 +145,22 @@ def _chip(facts: Facts, target: Target | None) -> BoardFinding:
     return _finding("chip", f"{chip}, {march}")
 
 
-def _python(facts: Facts) -> BoardFinding:
-    if facts.python is None:
-        repair = "`apt-get install python3` there, or set board.python in a custom target"
-        return _finding("python", "the target's Python does not start", False, repair)
-    missing = [name for name in ("numpy", "onnxruntime") if name not in facts.packages]
+def _python(facts: Facts, target: Target | None) -> BoardFinding:
+    """Check the Python that push and benchmark run, and the packages that the benchmark imports there."""
+    name = (target.board if target is not None else BoardSpec()).python
+    version = tuple(int(digits) for digits in re.findall(r"\d+", facts.python or "")[:2])
+    if version < _MIN_PYTHON:
+        found = f"{name!r} does not start" if facts.python is None else f"{name!r} is Python {facts.python}"
+        repair = "install Python 3.8 or newer there (`apt-get install python3`), or set board.python in a custom target"
+        return _finding("python", f"{found}; push and benchmark need 3.8 or newer", False, repair)
+    needed = [] if target is None else ["numpy"] if target.march is not March.CPU else ["numpy", "onnxruntime"]
+    missing = [package for package in needed if package not in facts.packages]
     if missing:
-        repair = f"`python3 -m pip install {' '.join(missing)}` there, for the Python that the target names"
+        repair = f"`{name} -m pip install {' '.join(missing)}` there"
         return _finding("python", f"Python {facts.python} without {' and '.join(missing)}", False, repair)
-    versions = ", ".join(f"{name} {facts.packages[name]}" for name in ("numpy", "onnxruntime"))
-    return _finding("python", f"Python {facts.python}, {versions}")
+    return _finding(
+        "python", ", ".join([f"Python {facts.python}", *(f"{one} {facts.packages[one]}" for one in needed)])
+    )
 
 
 _MODULES = ("hobot-dnn", "hobot_dnn_rdkx5", "hbm_runtime")

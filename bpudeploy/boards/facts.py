@@ -16,7 +16,7 @@ STEP = "facts"
 _SCRIPT = Path(__file__).with_name("facts.sh")
 _FACTS_S = 60.0
 _SECTIONS = re.findall(r"^say (\w+)", _SCRIPT.read_text(), re.MULTILINE)
-PUSH_NEEDS = "sha256sum mv ln sync df mkdir readlink find rm ls cat chmod sort cut wc dd"
+PUSH_NEEDS = "sha256sum mv ln sync df mkdir readlink find rm ls cat chmod sort cut wc"
 SIGNING_NEEDS = "ssh-keygen"
 
 

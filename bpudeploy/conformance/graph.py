@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from bpudeploy.onnxmodel import constants_of, module_path, node_model, opset_of, readers_of
+
 if TYPE_CHECKING:
     import numpy as np
     import onnx
@@ -97,32 +99,20 @@ def read_graph(
         constants: inputs of the graph that are weights, as in an export without them.
         trained: float constants are real weights; else their values are omitted.
     """
-    from onnx import numpy_helper
-
     graph = model.graph
     reader = _Reader(model, opset_of(model), trained)
     for info in (*graph.value_info, *graph.output, *graph.input):
         reader.types[info.name] = info.type
-    reader.constant |= {v.name for v in graph.input if v.name in constants}
-    for tensor in graph.initializer:
-        reader.constant.add(tensor.name)
-        reader.values[tensor.name] = numpy_helper.to_array(tensor)
-    consumers: dict[str, list[str]] = {}
-    for node in graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node.op_type)
+    reader.values = constants_of(graph)
+    reader.constant = {v.name for v in graph.input if v.name in constants} | reader.values.keys()
+    consumers = readers_of(graph.node, lambda node: node.input)
     reader.producers = {name: node.op_type for node in graph.node for name in node.output}
     outputs = {o.name for o in graph.output}
     return tuple(_view(reader, node, index, consumers, outputs) for index, node in enumerate(graph.node))
 
 
-def opset_of(model: onnx.ModelProto) -> int:
-    """Return the version of the standard operators, 1 by default."""
-    return next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
-
-
 def _view(
-    reader: _Reader, node: onnx.NodeProto, index: int, consumers: Mapping[str, list[str]], outputs: set[str]
+    reader: _Reader, node: onnx.NodeProto, index: int, consumers: Mapping[str, list[onnx.NodeProto]], outputs: set[str]
 ) -> NodeView:
     from onnx import helper
 
@@ -133,7 +123,7 @@ def _view(
         reader.constant.update(node.output)
     return NodeView(
         name=node.name or f"{node.op_type.lower()}.{index}",
-        scope=scope_of(node.name),
+        scope=module_path(node.name),
         op=node.op_type,
         domain="" if node.domain == "ai.onnx" else node.domain,
         opset=reader.opset,
@@ -142,7 +132,7 @@ def _view(
         attributes=attributes,
         folded=folded,
         is_graph_output=any(name in outputs for name in node.output),
-        consumers=tuple(r for name in node.output for r in consumers.get(name, ())),
+        consumers=tuple(r.op_type for name in node.output for r in consumers.get(name, ())),
         producers=tuple(reader.producers[n] for n in node.input if n in reader.producers and n not in reader.constant),
     )
 
@@ -197,29 +187,16 @@ def _fold(reader: _Reader, node: onnx.NodeProto, attributes: Mapping[str, Any]) 
 
 
 def _compute(reader: _Reader, node: onnx.NodeProto) -> dict[str, Array]:
-    from onnx import helper
+    import numpy as np
     from onnx.reference import ReferenceEvaluator
 
     made = [n for n in node.output if n]
     if any((shape := reader.shape(n)) is not None and prod(shape) > _FOLDED_ELEMENTS for n in made):
         return {}
-    given = [n for n in node.input if n]
-    inputs, outputs = ([helper.make_tensor_value_info(n, 0, None) for n in names] for names in (given, made))
-    graph = helper.make_graph([node], "one", inputs, outputs)
+    given = {n: reader.values[n] for n in node.input if n}
     try:
-        one = helper.make_model(graph, opset_imports=list(reader.model.opset_import))
-        results = ReferenceEvaluator(one).run(None, {n: reader.values[n] for n in given})
+        one = node_model(node, {n: array.dtype for n, array in given.items()}, reader.model.opset_import)
+        results = ReferenceEvaluator(one).run(None, given)
     except Exception:  # not implemented in onnx's reference: the value stays unknown
         return {}
-    import numpy as np
-
     return {name: np.asarray(value) for name, value in zip(made, results, strict=True)}
-
-
-def scope_of(name: str) -> str:
-    """Return a node's module path, ``blocks.0.attn.qkv``, also for torch's ``/blocks/blocks.0/attn/qkv/MatMul``."""
-    if "/" not in name:
-        return name
-    parts = [p for p in name.split("/") if p]
-    inner = parts[:-1] if len(parts) > 1 else parts
-    return ".".join(p for p, after in zip(inner, [*inner[1:], ""], strict=True) if not after.startswith(f"{p}."))

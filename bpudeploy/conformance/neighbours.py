@@ -8,6 +8,7 @@ from math import prod
 from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.report import Device
 from bpudeploy.conformance.signature import UNIT_AXES_ONLY, signature
+from bpudeploy.onnxmodel import readers_of
 from bpudeploy.spec.operators import VIEWS
 
 _VIEWS = VIEWS | {"Split"}
@@ -75,10 +76,7 @@ class _Neighbours:
     def __init__(self, nodes: Sequence[NodeView]) -> None:
         self._nodes = nodes
         self._producer = {t.name: i for i, node in enumerate(nodes) for t in node.outputs}
-        self._consumers: dict[str, list[int]] = {}
-        for i, node in enumerate(nodes):
-            for t in node.features:
-                self._consumers.setdefault(t.name, []).append(i)
+        self._consumers = readers_of(range(len(nodes)), lambda i: (t.name for t in nodes[i].features))
 
     def producers(self, i: int) -> list[int]:
         return [self._producer[t.name] for t in self._nodes[i].features if t.name in self._producer]

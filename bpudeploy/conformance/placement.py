@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bpudeploy.conformance.cost import cost_of
-from bpudeploy.conformance.graph import NodeView, opset_of, read_graph
+from bpudeploy.conformance.graph import NodeView, read_graph
 from bpudeploy.conformance.hints import hint_for
 from bpudeploy.conformance.limits.check import SIZE_LIMITS, check_limits
 from bpudeploy.conformance.measured import measured_placements
@@ -26,6 +26,7 @@ from bpudeploy.conformance.report import (
 from bpudeploy.conformance.segments import bpu_segments, partition
 from bpudeploy.conformance.signature import UNIT_AXES_ONLY, signature
 from bpudeploy.conformance.table import DefaultDevice, OpFact, OpTable, Support, op_table
+from bpudeploy.onnxmodel import inputs_of, opset_of
 from bpudeploy.spec.target import March
 
 if TYPE_CHECKING:
@@ -317,9 +318,8 @@ def _model_findings(
         found.append(f"IR version {model.ir_version}: the compiler supports at most {rules.max_ir_version}")
     if rules.max_outputs is not None and len(graph.output) > rules.max_outputs:
         found.append(f"{len(graph.output)} outputs: the compiler supports at most {rules.max_outputs}")
-    weights = {t.name for t in graph.initializer} | set(constants)
-    for value in graph.input:
-        if value.name in weights:
+    for value in inputs_of(graph):
+        if value.name in constants:
             continue
         dims = value.type.tensor_type.shape.dim
         if rules.input_rank is not None and len(dims) != rules.input_rank:

@@ -1,10 +1,10 @@
-"""The agent on a board, as the host sees it: one command at a time, answered in typed lines."""
+"""Host side of the agent on a board: one command at a time, answered by typed messages."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -13,17 +13,17 @@ from pydantic import ValidationError
 
 from bpudeploy.boards.base import Board, RemoteProcess
 from bpudeploy.digest import Digest, digest_bytes
-from bpudeploy.effects.lines import LINE, PROTOCOL, Done, Failed, Hello, Line, Loaded
+from bpudeploy.effects.blobs import upload_blob
+from bpudeploy.effects.messages import MESSAGE, PROTOCOL, CommandDone, CommandFailed, Hello, Message, ModelLoaded
 from bpudeploy.effects.packed import packed_agent
-from bpudeploy.effects.place import place
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event
 
 _GRACE_S = 20.0
-"""By how much the host outlasts the board's own limit: who is nearer to what hangs ends it, and says so."""
-_HELLO_S = 120.0
-_BYE_S = 30.0
-L = TypeVar("L")
+"""Extra time for the board to end a hanging command and report it, before the host gives up."""
+_START_S = 120.0
+_EXIT_S = 30.0
+M = TypeVar("M")
 
 
 class Agent:
@@ -31,36 +31,36 @@ class Agent:
 
     def __init__(self, board: Board, process: RemoteProcess, step: str) -> None:
         self._board, self._process, self._step = board, process, step
-        self.hello = self._first()
+        self.hello = self._handshake()
 
-    def ask(self, verb: str, *, within: float, **fields: object) -> Iterator[Line]:
-        """Yield what it answers to a command, ``Done`` last.
+    def stream(self, verb: str, *, within: float, **fields: object) -> Iterator[Message]:
+        """Send a command and yield its answers; the last is ``CommandDone``.
 
         Args:
-            within: seconds of silence after which the board itself ends a command that hangs.
+            within: seconds without output after which the board ends the command.
 
         Raises:
-            ConnectionLost: it ended first, and with it all that ran there.
-            BoardError: the board cannot, hangs, or says something that is not the protocol.
+            ConnectionLost: the connection broke; the agent and its processes end with it.
+            BoardError: the command failed or hung, or the agent broke the protocol.
         """
         self._process.send(json.dumps({"do": verb, "within": within, **fields}))
         while True:
-            line = self._hear(within + _GRACE_S)
-            if isinstance(line, Failed):
-                raise BoardError(line.why, board=self._board.name, step=self._step, hint=line.hint)
-            yield line
-            if isinstance(line, Done):
+            message = self._receive(within + _GRACE_S)
+            if isinstance(message, CommandFailed):
+                raise BoardError(message.why, board=self._board.name, step=self._step, hint=message.hint)
+            yield message
+            if isinstance(message, CommandDone):
                 return
 
-    def told(self, verb: str, kind: type[L], *, within: float, **fields: object) -> L:
-        """Return the one line of a kind that a command is answered with.
+    def request(self, verb: str, kind: type[M], *, within: float, **fields: object) -> M:
+        """Send a command and return its only answer of type ``kind``.
 
         Raises:
-            BoardError: as ``ask``, or it is not among the answers.
+            BoardError: as ``stream``, or there is not exactly one.
         """
-        found = [line for line in self.ask(verb, within=within, **fields) if isinstance(line, kind)]
+        found = [message for message in self.stream(verb, within=within, **fields) if isinstance(message, kind)]
         if len(found) != 1:
-            raise self.error(f"it answered `{verb}` with {len(found)} of {kind.__name__}")
+            raise self.error(f"the agent answered `{verb}` with {len(found)} {kind.__name__} messages instead of one")
         return found[0]
 
     def load(
@@ -73,64 +73,69 @@ class Agent:
         *,
         threads: int = 0,
         within: float,
-    ) -> Loaded:
-        """Have it verify a binary on the board and load it, with the images that it is to see.
+    ) -> ModelLoaded:
+        """Verify a binary on the board and load it together with the images to run.
 
         Args:
-            subject: what it is called in what the agent says of it.
-            threads: CPU threads of the runtime; 0: its own choice.
+            subject: name of the model in the agent's messages.
+            threads: CPU threads of the runtime; 0 for its default.
 
         Raises:
-            BoardError: as ``ask``.
+            BoardError: as ``stream``.
         """
-        given = {"subject": subject, "model": str(model), "sha256": digest, "runtime": runtime}
-        return self.told("load", Loaded, within=within, threads=threads, samples=str(samples), **given)
+        binary = {"subject": subject, "model": str(model), "sha256": digest, "runtime": runtime}
+        return self.request("load", ModelLoaded, within=within, threads=threads, samples=str(samples), **binary)
 
-    def leave(self) -> None:
-        """Have it put everything back, and see it end.
+    def close(self) -> None:
+        """Have the agent restore the board's settings, and wait until it exits.
 
         Raises:
             BoardError: it does not.
         """
-        for _ in self.ask("bye", within=_BYE_S):
+        for _ in self.stream("bye", within=_EXIT_S):
             pass
-        while self._process.receive(_BYE_S) is not None:
+        while self._process.receive(_EXIT_S) is not None:
             pass
 
     def error(self, message: str) -> BoardError:
-        """Return the error for what the protocol does not allow."""
+        """Return the error for a violation of the protocol."""
         hint = "does something on the board print to every login's output (.bashrc)?"
         return BoardError(message, board=self._board.name, step=self._step, hint=hint)
 
-    def _first(self) -> Hello:
-        line = self._hear(_HELLO_S)
-        if not isinstance(line, Hello):
-            raise self.error(f"the agent did not greet with protocol {PROTOCOL}")
-        return line
+    def _handshake(self) -> Hello:
+        message = self._receive(_START_S)
+        if not isinstance(message, Hello):
+            raise self.error(f"the agent did not start with protocol {PROTOCOL}")
+        return message
 
-    def _hear(self, timeout: float) -> Line:
+    def _receive(self, timeout: float) -> Message:
         text = self._process.receive(timeout)
         if text is None:
-            raise self.error("the agent ended too early")
+            raise self.error("the agent exited unexpectedly")
         try:
-            return LINE.validate_json(text)
+            return MESSAGE.validate_json(text)
         except ValidationError as error:
-            raise self.error(f"the agent said {text[:200]!r}, which is not its protocol") from error
+            raise self.error(f"invalid message from the agent: {text[:200]!r}") from error
 
 
 @contextmanager
-def agent_on(board: Board, emit: Callable[[Event], None], *, step: str) -> Iterator[Agent]:
-    """Bring the agent to the board, if it is not there, and start it; at the end nothing of it runs there.
+def agent_on(
+    board: Board, emit: Callable[[Event], None], *, step: str, drivers: Mapping[str, Path] = {}
+) -> Iterator[Agent]:
+    """Upload the agent to the board if it is missing, and run it; at the end no process of it is left.
+
+    Args:
+        drivers: runtimes that the agent has no driver for, and the file of each.
 
     Raises:
-        BoardError: it does not start, or is of another version.
+        BoardError: it does not start, or has another version.
     """
-    packed = packed_agent()
+    packed = packed_agent(tuple(drivers.items()))
     with tempfile.NamedTemporaryFile() as local:
         local.write(packed)
         local.flush()
-        there = place(board, Path(local.name), digest_bytes(packed), "zip", emit, step=step)
-    with board.start([board.python, str(there), "--root", str(board.root)], step=step) as process:
+        remote = upload_blob(board, Path(local.name), digest_bytes(packed), "zip", emit, step=step)
+    with board.start([board.python, str(remote), "--root", str(board.root)], step=step) as process:
         agent = Agent(board, process, step)
         yield agent
-        agent.leave()
+        agent.close()

@@ -1,10 +1,9 @@
-"""One deployer at a time: a board's lock names its owner, and is taken over when the owner shows no life.
+"""The deployment lock of a board: one deployer at a time; a stale lock is taken over.
 
-No wall clock is compared with another. A lock counts as stale when neither it nor the uploads changed for ``lease_s``
-seconds of the board's own uptime while we watched, when it was taken before the board's last start, or when its
-owner was a process of this machine that is gone. A sign of life is a growing upload, or the lock renewed.
-The lock keeps order; what keeps a board whole does not depend on it: releases arrive under names of their own, and
-installing refuses when the lock or the current release is no longer what it was.
+A lock is stale if neither it nor the uploads changed for ``lease_s`` seconds of the board's uptime while we waited, if
+it is from before the board's last boot, or if its owner was a process of this machine that has ended. Wall clocks are
+not compared. Consistency does not depend on the lock: releases are uploaded under their own names, and installing
+fails if the lock or the current release has changed.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bpudeploy.boards.base import Board
-from bpudeploy.effects.script import Facts
+from bpudeploy.effects.script import ScriptOutput
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note
 
@@ -26,19 +25,19 @@ _POLL_S = 2.0
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to wait for another deployer (``wait_s``), and after how much silence to take over (``lease_s``)."""
+class LockTiming:
+    """How long to wait for another deployer (``wait_s``), and the inactivity after which to take over (``lease_s``)."""
 
     wait_s: float = 600.0
     lease_s: float = 60.0
 
 
-USUAL = Patience()
+DEFAULT_TIMING = LockTiming()
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, in the board's own time."""
+    """The holder of a lock; times are the board's uptime in seconds."""
 
     text: str
     owner: str
@@ -47,79 +46,83 @@ class Holder:
     now_s: float
 
     @classmethod
-    def parse(cls, facts: Facts, *, board: Board, step: str) -> Holder:
-        """Read what a script says of a lock that it did not get.
+    def parse(cls, output: ScriptOutput, *, board: Board, step: str) -> Holder:
+        """Parse the output of a script that did not get the lock.
 
         Raises:
-            BoardError: the lock's text is none of ours.
+            BoardError: the lock has an unknown format.
         """
-        text = facts.one("held", board=board, step=step)
-        now = facts.one("now", board=board, step=step)
+        text = output.one("held", board=board, step=step)
+        now = output.one("now", board=board, step=step)
         try:
             _token, boot, taken, owner = text.split(" ", 3)
             return cls(text, owner, boot, float(taken), float(now.split(" ")[1]))
         except (ValueError, IndexError) as error:
             raise BoardError(
-                f"its lock says {text!r}, which is none of ours",
+                f"the lock has an unknown format: {text!r}",
                 board=board.name,
                 step=step,
-                hint=f"if nobody deploys to it, remove {board.root}/lock there",
+                hint=f"if nobody is deploying to the board, remove {board.root}/lock on it",
             ) from error
 
     def __str__(self) -> str:
         since = datetime.now().astimezone() - timedelta(seconds=self.now_s - self.taken_s)
-        return f"{self.owner} holds its lock, last renewed at {since:%H:%M:%S}"
+        return f"{self.owner} holds the lock, last renewed at {since:%H:%M:%S}"
 
 
 def owner() -> str:
-    """Return who we are, as a lock says it."""
+    """Return the owner that our locks name: USER@HOST pid PID."""
     return f"{_machine()} pid {os.getpid()}"
 
 
-def locked(
-    board: Board, attempt: Callable[[str], Facts], patience: Patience, emit: Callable[[Event], None], *, step: str
-) -> Facts:
-    """Call ``attempt(stale)`` until its script gets the lock, and return what it said then.
+def with_lock(
+    board: Board,
+    attempt: Callable[[str], ScriptOutput],
+    timing: LockTiming,
+    emit: Callable[[Event], None],
+    *,
+    step: str,
+) -> ScriptOutput:
+    """Call ``attempt(stale)`` until its script gets the lock, and return the script's output.
 
     ``stale`` is the text of a lock that may be taken over, or empty.
 
     Raises:
-        BoardError: another held it all the time.
+        BoardError: another deployer held the lock for ``timing.wait_s``.
     """
-    deadline = time.monotonic() + patience.wait_s
-    told = False
-    life, alive_s, stale = "", 0.0, ""
-    while "held" in (facts := attempt(stale)):
-        holder = Holder.parse(facts, board=board, step=step)
-        signs = f"{holder.text} {facts.all('life')}"
-        if signs != life or holder.now_s < alive_s:
-            life, alive_s = signs, holder.now_s
-        stale = holder.text if holder.now_s - alive_s >= patience.lease_s or _gone(holder.owner) else ""
+    deadline = time.monotonic() + timing.wait_s
+    reported, activity, active_s, stale = False, "", 0.0, ""
+    while "held" in (output := attempt(stale)):
+        holder = Holder.parse(output, board=board, step=step)
+        latest = f"{holder.text} {output.all('life')}"
+        if latest != activity or holder.now_s < active_s:
+            activity, active_s = latest, holder.now_s
+        stale = holder.text if holder.now_s - active_s >= timing.lease_s or _gone(holder.owner) else ""
         if time.monotonic() >= deadline:
             raise BoardError(
-                f"{holder}; waited {patience.wait_s:g} s", board=board.name, step=step, hint="wait, or ask them"
+                f"{holder}; waited {timing.wait_s:g} s", board=board.name, step=step, hint="wait, or ask its owner"
             )
         if stale:
-            emit(Note(step, f"{holder}, and shows no life: taking over"))
+            emit(Note(step, f"{holder}, and is inactive: taking over"))
             continue
-        if not told:
+        if not reported:
             emit(Note(step, f"{holder}: waiting"))
-            told = True
-        time.sleep(min(_POLL_S, patience.lease_s / 4))
-    return facts
+            reported = True
+        time.sleep(min(_POLL_S, timing.lease_s / 4))
+    return output
 
 
 def _machine() -> str:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user that has no name
+    except (KeyError, OSError):  # a container's user without a name
         user = str(os.getuid())
     name = f"{user}@{socket.gethostname()}"
     return "".join(c if c.isprintable() and not c.isspace() else "_" for c in name)
 
 
 def _gone(owner: str) -> bool:
-    """Tell whether a lock's owner was a process of this machine that has ended."""
+    """Return whether a lock's owner was a process of this machine that has ended."""
     machine, _, pid = owner.partition(" pid ")
     if machine != _machine() or not pid.isdigit():
         return False
@@ -128,5 +131,5 @@ def _gone(owner: str) -> bool:
     except ProcessLookupError:
         return True
     except (PermissionError, OverflowError):
-        return False
+        pass
     return False

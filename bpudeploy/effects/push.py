@@ -1,4 +1,4 @@
-"""push: a release arrives beside, is verified on the board, and is switched to by one rename."""
+"""push: upload a release, verify it on the board, and make it current by one rename."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import short
-from bpudeploy.effects.lock import USUAL, Patience, locked, owner
-from bpudeploy.effects.script import Facts, Script, ask
+from bpudeploy.effects.lock import DEFAULT_TIMING, LockTiming, owner, with_lock
+from bpudeploy.effects.script import Script, ScriptOutput, run_script
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.release import Release
@@ -23,88 +23,90 @@ from bpudeploy.transfer.send import send
 
 STEP = "push"
 BINARY, MANIFEST = "model.bin", "manifest.json"
-_SMALL = 100_000
-"""Bytes on the board for what comes with a binary: statement, signature, manifest, folders."""
+_METADATA_BYTES = 100_000
+"""Space on the board for what comes with a binary: statement, signature, manifest, folders."""
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What a push may do. ``key`` None: nothing is signed, and the board verifies digests only."""
+class PushPolicy:
+    """Options of a push. If ``key`` is None, nothing is signed and the board verifies digests only."""
 
     key: SigningKey | None
     keep: int = 3
     allow_downgrade: bool = False
-    patience: Patience = USUAL
+    timing: LockTiming = DEFAULT_TIMING
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """What push did: nothing (``changed`` False) or a new release, with the bytes that it sent."""
+class PushResult:
+    """Result of a push; ``changed`` is False if the release was already current."""
 
     changed: bool
     bytes_sent: int
     seconds: float
 
 
-def push(board: Board, release: Release, policy: Policy, emit: Callable[[Event], None]) -> Pushed:
-    """Make ``release`` the board's current one; a board that has it, intact, is left alone.
+def push(board: Board, release: Release, policy: PushPolicy, emit: Callable[[Event], None]) -> PushResult:
+    """Make ``release`` the board's current one; if it is already current and intact, do nothing.
 
     Layout under the board's root: ``releases/DIGEST/{model.bin,manifest.json,statement,statement.sig}``, the links
-    ``current`` and ``previous``, and ``lock``. A release folder never changes once it has its name (a damaged one is
-    healed, file by file), everything in it has reached the disk before a link names it, and links move by rename(2):
-    cut anywhere, the board runs the old release or the new one. See ``scripts/`` for the board's half.
+    ``current`` and ``previous``, and ``lock``. A named release folder never changes (a damaged one is repaired, file by
+    file), it is synced to disk before a link names it, and links are replaced by rename(2): if interrupted anywhere,
+    the board runs the old release or the new one. See ``scripts/`` for the board's side.
 
     Raises:
-        BoardError: naming the step; the old release still serves.
+        BoardError: with the name of the step; the old release is still current.
     """
     started = time.perf_counter()
     token = secrets.token_hex(8)
     signed = "yes" if policy.key else "no"
     begin = [str(board.root), release.digest, release.manifest.binary, signed, token, owner()]
 
-    def attempt(stale: str) -> Facts:
-        return ask(board, Script.BEGIN, [*begin, stale], step=STEP)
+    def attempt(stale: str) -> ScriptOutput:
+        return run_script(board, Script.BEGIN, [*begin, stale], step=STEP)
 
     try:
-        facts = locked(board, attempt, policy.patience, emit, step=STEP)
-        if "current" in facts.all("state"):
-            emit(Note(STEP, f"release {short(release.digest)} is already there, intact{_vouched(policy)}"))
-            return Pushed(False, 0, time.perf_counter() - started)
+        output = with_lock(board, attempt, policy.timing, emit, step=STEP)
+        if "current" in output.all("state"):
+            emit(Note(STEP, f"release {short(release.digest)} is already current and intact{_signature(policy)}"))
+            return PushResult(False, 0, time.perf_counter() - started)
         if not policy.allow_downgrade:
-            _refuse_downgrade(board, release, facts)
-        sent = _bring(board, release, facts, emit)
-        sent += _install(board, release, facts, policy, token, emit)
+            _refuse_downgrade(board, release, output)
+        sent = _upload(board, release, output, emit)
+        sent += _install(board, release, output, policy, token, emit)
     except BaseException:
-        with suppress(BoardError):  # the first error is the one to tell; a lock that stays expires
-            ask(board, Script.ABANDON, [str(board.root), token], step=STEP)
+        with suppress(BoardError):  # report the first error; a lock that is left expires
+            run_script(board, Script.ABANDON, [str(board.root), token], step=STEP)
         raise
-    emit(Note(STEP, f"release {short(release.digest)} is current, its sha256 verified on the board{_vouched(policy)}"))
-    return Pushed(True, sent, time.perf_counter() - started)
+    emit(
+        Note(STEP, f"release {short(release.digest)} is current, its sha256 verified on the board{_signature(policy)}")
+    )
+    return PushResult(True, sent, time.perf_counter() - started)
 
 
-def _vouched(policy: Policy) -> str:
+def _signature(policy: PushPolicy) -> str:
     if policy.key is None:
         return "; NOT signed: the target says board.signed: false"
-    return ", and its signature by a key that it trusts"
+    return "; signed by a key that the board trusts"
 
 
-def _refuse_downgrade(board: Board, release: Release, facts: Facts) -> None:
-    """Refuse what was built before the board's current release of the same recipe and target.
+def _refuse_downgrade(board: Board, release: Release, output: ScriptOutput) -> None:
+    """Refuse a build older than the board's current release of the same recipe and target.
 
-    Of another recipe it is another thing, neither older nor newer. Times are those of the machines that compiled.
+    Build times are by the clocks of the compiling machines.
 
     Raises:
         BoardError: it is older.
     """
-    there = facts.all("built")
-    if not there or not there[0].isdigit() or facts.all("line") != (release.line,):
+    current = output.all("built")
+    if not current or not current[0].isdigit() or output.all("line") != (release.line,):
         return
-    if release.built < int(there[0]):
+    if release.built < int(current[0]):
         raise BoardError(
-            f"this release was built at {_when(release.built)}, the one that it has at {_when(int(there[0]))}",
+            f"this release was built at {_when(release.built)}, the board's current one at {_when(int(current[0]))}",
             board=board.name,
             step=STEP,
-            hint="to go back all the same: `bpudeploy rollback`, or --allow-downgrade",
+            hint="to downgrade, use `bpudeploy rollback` or --allow-downgrade",
         )
 
 
@@ -112,23 +114,23 @@ def _when(built: int) -> str:
     return f"{datetime.fromtimestamp(built, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _bring(board: Board, release: Release, facts: Facts, emit: Callable[[Event], None]) -> int:
-    """Bring the binary beside, unless the board has it already; returns the bytes that were sent."""
+def _upload(board: Board, release: Release, output: ScriptOutput, emit: Callable[[Event], None]) -> int:
+    """Upload the binary, unless the board has it already; return the bytes sent."""
     size = release.binary.path.stat().st_size
-    partial, free = (facts.number(name, board=board, step=STEP) for name in ("partial", "free"))
-    needed = max(0, size - partial) + _SMALL
+    partial, free = (output.number(name, board=board, step=STEP) for name in ("partial", "free"))
+    needed = max(0, size - partial) + _METADATA_BYTES
     if free * 1024 < needed:
         raise BoardError(
             f"{needed / 1e6:.1f} MB are needed under {board.root}, {free * 1024 / 1e6:.1f} MB are free",
             board=board.name,
             step=STEP,
-            hint="free some space there",
+            hint="free some space on the board",
         )
-    if "have" in facts:
+    if "have" in output:
         return 0
-    bases = [board.root / PurePosixPath(base) for base in facts.all("base")]
+    bases = [board.root / PurePosixPath(base) for base in output.all("base")]
     if bases and find_spec("numpy") is None:
-        emit(Note(STEP, "sending the whole binary: sending only what changed needs pip install 'bpudeploy[measure]'"))
+        emit(Note(STEP, "sending the whole binary; to send only changed blocks: pip install 'bpudeploy[measure]'"))
         bases = []
     return send(
         board,
@@ -141,15 +143,15 @@ def _bring(board: Board, release: Release, facts: Facts, emit: Callable[[Event],
 
 
 def _install(
-    board: Board, release: Release, facts: Facts, policy: Policy, token: str, emit: Callable[[Event], None]
+    board: Board, release: Release, output: ScriptOutput, policy: PushPolicy, token: str, emit: Callable[[Event], None]
 ) -> int:
-    """Verify, write through, switch, tidy and unlock: one round trip; returns the bytes that were sent."""
-    before = "".join(facts.all("before"))
-    have = facts.all("have")
+    """Verify, sync, switch, clean up and unlock in one round trip; return the bytes sent."""
+    before = "".join(output.all("before"))
+    have = output.all("have")
     manifest = release.manifest.to_json()
     signature = policy.key.sign(release.statement) if policy.key else ""
     arguments = [str(board.root), release.digest, "yes" if policy.key else "no", token, before, str(policy.keep)]
     arguments += [release.statement, manifest, signature, have[0] if have else ""]
-    if "untidy" in ask(board, Script.INSTALL, arguments, step=STEP):
-        emit(Note(STEP, "older releases or uploads could not be removed there; the next push tries again"))
+    if "untidy" in run_script(board, Script.INSTALL, arguments, step=STEP):
+        emit(Note(STEP, "older releases or uploads could not be removed from the board; the next push tries again"))
     return sum(map(len, (release.statement, manifest, signature)))

@@ -1,4 +1,4 @@
-"""What is asked of a board in one word: run a command that must succeed, is there such a file, what files hold."""
+"""Small remote commands: run one that must succeed, test for a file, compute digests."""
 
 from __future__ import annotations
 
@@ -13,34 +13,30 @@ _HASH_S = 300.0
 _SHORT_S = 60.0
 
 
-def do(board: Board, argv: Sequence[str], *, step: str, timeout: float) -> CommandOutput[str]:
-    """Run a command and return what it said.
+def run_checked(board: Board, argv: Sequence[str], *, step: str, timeout: float) -> CommandOutput[str]:
+    """Run a command and return its output.
 
     Raises:
         BoardError: its status is not zero.
     """
     out = board.run(argv, timeout=timeout, step=step)
     if not out.ok:
-        said = out.stderr.strip() or f"exit status {out.status}"
-        raise BoardError(
-            f"`{argv[0]}` failed: {said}",
-            board=board.name,
-            step=step,
-            hint=f"check the space and permissions of {board.root} there",
-        )
+        reason = out.stderr.strip() or f"exit status {out.status}"
+        hint = f"check the space and permissions of {board.root} on the board"
+        raise BoardError(f"`{argv[0]}` failed: {reason}", board=board.name, step=step, hint=hint)
     return out
 
 
 def is_file(board: Board, path: PurePosixPath, *, step: str) -> bool:
-    """Tell whether there is such a file on the board, whatever it holds."""
+    """Return whether the board has a file at ``path``."""
     return board.run(["test", "-f", str(path)], timeout=_SHORT_S, step=step).ok
 
 
-def digests(board: Board, paths: Sequence[PurePosixPath], *, step: str) -> dict[str, Digest]:
-    """Return file name to sha256, computed on the board, of those ``paths`` that exist.
+def remote_digests(board: Board, paths: Sequence[PurePosixPath], *, step: str) -> dict[str, Digest]:
+    """Return the sha256 of each existing path, by file name; computed on the board.
 
     Raises:
-        BoardError: the board cannot compute one.
+        BoardError: the board has no sha256sum.
     """
     out = board.run(["sha256sum", *map(str, paths)], timeout=_HASH_S, step=step)
     if out.status == 127:

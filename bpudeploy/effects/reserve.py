@@ -1,12 +1,10 @@
-"""Reservations: a person's or a job's hold on a board for hours, and the queue of those who want it next.
+"""Reservations: a user or a job reserves a board for hours, and others wait in a queue.
 
-Apart from the lock, which lasts for one push: while a board is reserved, push and rollback refuse everybody else.
-On the board it is the link ``reservation``, and the queue is links too: all of it survives a restart, and nothing of
-it asks who is alive. A reservation ends by the board's own clock. On a board that starts without the right time it
-therefore lasts longer, by as much as its clock is behind; one that was made while the clock was behind ends when the
-clock is set. Who waits asks again and again; the place of one who has not asked for a minute is given up, by a clock
-that nobody sets. When the board is free, it goes to the first of the queue and to nobody else.
-See ``scripts/queue.sh`` for why there are never two at it.
+Unlike the lock, which lasts for one push, a reservation makes push and rollback refuse everybody else. On the board it
+is the link ``reservation``, and the queue is links too, so both survive a reboot. A reservation ends by the board's
+wall clock: while that clock is behind, it lasts longer; one made while it was behind ends when the clock is set.
+Waiting clients poll; a queue entry that was not polled for a minute of uptime is dropped. A free board goes to the
+first in the queue only. ``scripts/queue.sh`` explains the mutual exclusion.
 """
 
 from __future__ import annotations
@@ -18,42 +16,38 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from bpudeploy.boards.base import Board
-from bpudeploy.effects.hold import NO_END, Hold, Reserved, clean
 from bpudeploy.effects.lock import owner
-from bpudeploy.effects.script import Facts, Script, ask
+from bpudeploy.effects.reservation import NO_END, Reservation, Reserved, clean
+from bpudeploy.effects.script import Script, ScriptOutput, run_script
 from bpudeploy.errors import BoardError, UsageError
 from bpudeploy.events import Event, Note
 
-__all__ = ["Pace", "Reservation", "Reserved", "refuse_reserved", "release", "reservation", "reserve"]
+__all__ = ["QueueTiming", "ReservationStatus", "Reserved", "refuse_reserved", "release", "reservation", "reserve"]
 
 RESERVE, RELEASE = "reserve", "release"
 _LONGEST_S = 366 * 86400
 _WHY = 200
-"""Characters."""
+"""Maximum characters."""
 _BUSY_S = 60.0
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How often one who waits asks (``poll_s``), and after how much silence a place is given up (``silence_s``)."""
+class QueueTiming:
+    """How often a waiting client polls (``poll_s``), and when an entry without polls is dropped (``silence_s``)."""
 
     poll_s: float = 10.0
     silence_s: int = 60
 
 
-USUAL = Pace()
+DEFAULT_TIMING = QueueTiming()
 
 
 @dataclass(frozen=True)
-class Reservation:
-    """Who has a board until when (by its clock), and why; ``ahead`` wait for it before us, none when it is ours."""
+class ReservationStatus(Reservation):
+    """A reservation as this user sees it; ``ahead`` counts the queue entries before us, 0 if it is ours."""
 
-    owner: str
-    until: datetime
-    why: str
     mine: bool
     ahead: int
 
@@ -65,115 +59,115 @@ def reserve(
     why: str,
     wait_s: float,
     emit: Callable[[Event], None],
-    pace: Pace = USUAL,
+    timing: QueueTiming = DEFAULT_TIMING,
     job: str = "",
-) -> Reservation:
-    """Hold a board for ``seconds`` from now, for this user of this machine; what they hold already is made longer.
+) -> ReservationStatus:
+    """Reserve a board for ``seconds`` from now, for this user on this machine; an own reservation is extended.
 
     Args:
-        job: one word; what is held for a job is not its user's own, and the other way round.
-        why: told to others, as one line of 200 characters at most.
-        wait_s: how long to wait in the queue; 0 asks once and does not queue.
+        job: one word that makes the reservation separate from the user's other ones.
+        why: reason that others see, one line of at most 200 characters.
+        wait_s: how long to wait in the queue; 0 tries once without queueing.
 
     Raises:
-        Reserved: another had it, or was before us, all the time.
-        UsageError: it is for no time, or for more than a year.
-        BoardError: the board cannot.
+        Reserved: somebody else has it, or is ahead in the queue, until ``wait_s`` is over.
+        UsageError: ``seconds`` is not between a second and a year.
+        BoardError: the board cannot be reserved.
     """
     if not 0 < seconds <= _LONGEST_S:
         raise UsageError(f"a board cannot be reserved for {seconds:g} s", hint="between a second and a year")
-    token, me = secrets.token_hex(8), _me(job)
+    token, me = secrets.token_hex(8), _owner(job)
     how = "wait" if wait_s > 0 else "take"
-    arguments = [how, token, me, str(math.ceil(seconds)), str(pace.silence_s), clean(why)[:_WHY]]
-    deadline, told = time.monotonic() + wait_s, False
+    arguments = [how, token, me, str(math.ceil(seconds)), str(timing.silence_s), clean(why)[:_WHY]]
+    deadline, reported = time.monotonic() + wait_s, False
     try:
-        while "taken" in (facts := _alone(board, Script.RESERVE, arguments, RESERVE)).all("state"):
-            said, refusal = _refusal(board, facts)
+        while "taken" in (output := _run(board, Script.RESERVE, arguments, RESERVE)).all("state"):
+            refusal = _refusal(board, output)
             if (left := deadline - time.monotonic()) <= 0:
                 raise refusal
-            if not told:
-                emit(Note(RESERVE, f"{said}: waiting"))
-                told = True
-            time.sleep(min(pace.poll_s, left))
+            if not reported:
+                emit(Note(RESERVE, f"{refusal.reason}: waiting"))
+                reported = True
+            time.sleep(min(timing.poll_s, left))
     except BaseException:
         if how == "wait":
-            with suppress(BoardError):  # the first error is the one to tell; a place that stays is given up
-                ask(board, Script.RELEASE, [str(board.root), "leave", token, me], step=RESERVE)
+            with suppress(BoardError):  # report the first error; a queue entry that is left expires
+                run_script(board, Script.RELEASE, [str(board.root), "leave", token, me], step=RESERVE)
         raise
-    return _reservation(facts.one("reserved", board=board, step=RESERVE), me, 0)
+    return _status(output.one("reserved", board=board, step=RESERVE), me, 0)
 
 
-def release(board: Board, *, force: bool, job: str = "") -> Reservation | None:
-    """Give our reservation back, or with ``force`` anybody's; returns what it was, None if there was none.
+def release(board: Board, *, force: bool, job: str = "") -> ReservationStatus | None:
+    """End our reservation, or with ``force`` anybody's; return it, or None if there was none.
 
     Args:
-        job: that of ``reserve``.
+        job: as for ``reserve``.
 
     Raises:
         Reserved: it is somebody else's.
-        BoardError: the board cannot.
+        BoardError: the board could not be reached or changed.
     """
-    me = _me(job)
+    me = _owner(job)
     arguments = ["force" if force else "mine", secrets.token_hex(8), me]
-    facts = _alone(board, Script.RELEASE, arguments, RELEASE)
-    return _reservation(facts.all("reserved")[0], me, 0) if "reserved" in facts else None
+    output = _run(board, Script.RELEASE, arguments, RELEASE)
+    return _status(output.all("reserved")[0], me, 0) if "reserved" in output else None
 
 
-def reservation(board: Board) -> Reservation | None:
-    """Return who has reserved a board, None if nobody has; ``ahead`` are all who wait. Changes nothing there.
+def reservation(board: Board) -> ReservationStatus | None:
+    """Return a board's reservation, None if there is none; ``ahead`` counts the whole queue. Read-only.
 
     Raises:
-        BoardError: the board cannot say.
+        BoardError: it cannot be read.
     """
-    me = _me()
-    arguments = [str(board.root), "look", secrets.token_hex(8), me, "0", str(USUAL.silence_s), ""]
-    facts = ask(board, Script.RESERVE, arguments, step=RESERVE)
-    if "reserved" not in facts:
+    me = _owner()
+    arguments = [str(board.root), "look", secrets.token_hex(8), me, "0", str(DEFAULT_TIMING.silence_s), ""]
+    output = run_script(board, Script.RESERVE, arguments, step=RESERVE)
+    if "reserved" not in output:
         return None
-    return _reservation(facts.all("reserved")[0], me, facts.number("ahead", board=board, step=RESERVE))
+    return _status(output.all("reserved")[0], me, output.number("ahead", board=board, step=RESERVE))
 
 
 def refuse_reserved(board: Board) -> None:
-    """Refuse to measure on a board that somebody else has reserved: it would spoil their figures and ours.
+    """Refuse to measure on a board that somebody else, or another job of ours, has reserved.
 
     Raises:
-        Reserved: it is somebody else's, a job of ours included.
+        Reserved: it is reserved.
     """
-    held = reservation(board)
-    if held is not None and not held.mine:
-        raise Hold(held.owner, held.until, held.why).refusal(board=board.name, step="benchmark")
+    status = reservation(board)
+    if status is not None and not status.mine:
+        raise status.refusal(board=board.name, step="benchmark")
 
 
-def _me(job: str = "") -> str:
-    """Return who we are, as locks say it, without the process."""
+def _owner(job: str = "") -> str:
+    """Return the owner that our reservations name: the lock's without the process, and the job."""
     return owner().partition(" ")[0] + (f"+{job}" if job else "")
 
 
-def _alone(board: Board, script: Script, arguments: list[str], step: str) -> Facts:
-    """Ask, again while others are at it: each is at it for some milliseconds."""
+def _run(board: Board, script: Script, arguments: list[str], step: str) -> ScriptOutput:
+    """Run a script, again while other processes run one of these; each takes some milliseconds."""
     deadline = time.monotonic() + _BUSY_S
-    while "busy" in (facts := ask(board, script, [str(board.root), *arguments], step=step)).all("state"):
+    while "busy" in (output := run_script(board, script, [str(board.root), *arguments], step=step)).all("state"):
         if time.monotonic() > deadline:
-            raise BoardError("others reserve it at this moment", board=board.name, step=step, hint="run again")
+            raise BoardError("others are reserving it at this moment", board=board.name, step=step, hint="run again")
         time.sleep(random.uniform(0.02, 0.3))
-    return facts
+    return output
 
 
-def _refusal(board: Board, facts: Facts) -> tuple[str, Reserved]:
-    """Return why we do not have it yet, in words and as an error."""
-    ahead = facts.number("ahead", board=board, step=RESERVE)
-    if "reserved" in facts:
-        hold = Hold.parse(facts.all("reserved")[0])
-        said = str(hold)
+def _refusal(board: Board, output: ScriptOutput) -> Reserved:
+    """Return the error for a board that somebody else has, or that others wait for before us."""
+    ahead = output.number("ahead", board=board, step=RESERVE)
+    if "reserved" in output:
+        blocking = Reservation.parse(output.all("reserved")[0])
+        reason = str(blocking)
     else:
-        _boot, _, ticket = facts.one("next", board=board, step=RESERVE).partition(" ")
-        hold = replace(Hold.parse(ticket), until=NO_END)
-        said = f"{hold.owner} is the next to have it" + (f": {hold.why}" if hold.why else "")
+        _boot, _, ticket = output.one("next", board=board, step=RESERVE).partition(" ")
+        blocking = replace(Reservation.parse(ticket), until=NO_END)
+        reason = f"{blocking.owner} is the next to have it" + (f": {blocking.why}" if blocking.why else "")
     if ahead:
-        said += f" ({ahead} ahead of us in the queue)"
-    return said, Reserved(said, board=board.name, step=RESERVE, hold=hold)
+        reason += f" ({ahead} ahead of us in the queue)"
+    return Reserved(reason, board=board.name, step=RESERVE, reservation=blocking)
 
 
-def _reservation(text: str, me: str, ahead: int) -> Reservation:
-    hold = Hold.parse(text)
-    return Reservation(hold.owner, hold.until, hold.why, hold.owner == me, ahead if hold.owner != me else 0)
+def _status(text: str, me: str, ahead: int) -> ReservationStatus:
+    found = Reservation.parse(text)
+    return ReservationStatus(found.owner, found.until, found.why, found.owner == me, ahead if found.owner != me else 0)

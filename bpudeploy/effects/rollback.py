@@ -1,4 +1,4 @@
-"""rollback: the board's previous release, verified there, becomes current again, in one round trip."""
+"""rollback: make the board's previous release current again, verified there, in one round trip."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bpudeploy.boards.base import Board
-from bpudeploy.effects.lock import USUAL, Patience, locked, owner
-from bpudeploy.effects.script import Facts, Script, ask
+from bpudeploy.effects.lock import DEFAULT_TIMING, LockTiming, owner, with_lock
+from bpudeploy.effects.script import Script, ScriptOutput, run_script
 from bpudeploy.events import Event
 
 STEP = "rollback"
 
 
 @dataclass(frozen=True)
-class RolledBack:
-    """The release that is current now; ``name`` is its recipe's, None where its manifest does not say."""
+class RollbackResult:
+    """The release that is current now; ``name`` is the recipe's name, None if the manifest has none."""
 
     release: str
     name: str | None
 
 
-def rollback(board: Board, emit: Callable[[Event], None], *, signed: bool, patience: Patience = USUAL) -> RolledBack:
-    """Make the previous release current; what was current is the previous one then, if it is intact.
+def rollback(
+    board: Board, emit: Callable[[Event], None], *, signed: bool, timing: LockTiming = DEFAULT_TIMING
+) -> RollbackResult:
+    """Make the previous release current, and the current one previous if it is intact.
 
-    Cut anywhere, the board serves the one or the other.
+    If interrupted anywhere, the board has one of the two as current.
 
     Raises:
-        BoardError: there is none, it is damaged, no trusted key has signed it, or another deployer holds the board.
+        BoardError: there is none, it is damaged or not signed by a trusted key, or another deployer has the lock.
     """
     fixed = [str(board.root), "yes" if signed else "no", secrets.token_hex(8), owner()]
 
-    def attempt(stale: str) -> Facts:
-        return ask(board, Script.ROLLBACK, [*fixed, stale], step=STEP)
+    def attempt(stale: str) -> ScriptOutput:
+        return run_script(board, Script.ROLLBACK, [*fixed, stale], step=STEP)
 
-    facts = locked(board, attempt, patience, emit, step=STEP)
-    return RolledBack(facts.one("current", board=board, step=STEP), _name("".join(facts.all("manifest"))))
+    output = with_lock(board, attempt, timing, emit, step=STEP)
+    return RollbackResult(output.one("current", board=board, step=STEP), _name("".join(output.all("manifest"))))
 
 
 def _name(manifest: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The board's half: constant POSIX-sh scripts, sent whole and once; parameters travel beside them, never inside."""
+"""Constant POSIX sh scripts that run on the board; parameters are passed as arguments, never inserted into the text."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from functools import cache
 from pathlib import Path
 
 from bpudeploy.boards.base import Board
-from bpudeploy.effects.hold import Hold
+from bpudeploy.effects.reservation import Reservation
 from bpudeploy.errors import BoardError
 
 _FOLDER = Path(__file__).with_name("scripts")
-_MARK = "@ "
+_PREFIX = "@ "
 TIMEOUT_S = 600.0
-"""Of one script: it hashes binaries, on boards whose storage may be slow."""
+"""For one script: it hashes binaries, on boards with slow storage."""
 
 
 class Script(StrEnum):
-    """What can be asked of a board; each is a file in ``scripts/`` whose first line names its arguments."""
+    """Operations on a board; each is a file in ``scripts/`` whose first line documents its arguments."""
 
     BEGIN = "begin"
     INSTALL = "install"
@@ -30,57 +30,57 @@ class Script(StrEnum):
     RELEASE = "release"
 
 
-_BEFORE = {
+_INCLUDES = {
     Script.BEGIN: ("common", "reserved"),
     Script.ROLLBACK: ("common", "reserved"),
     Script.RESERVE: ("common", "reserved", "queue"),
     Script.RELEASE: ("common", "reserved", "queue"),
 }
-"""The files that a script begins with, where it is more than ``common``."""
+"""The files that precede a script, if more than ``common``."""
 
 
 class Refusal(IntEnum):
-    """Exit statuses with which a script says no."""
+    """Exit statuses with which a script refuses."""
 
     NO_HASH = 40
     NO_VERIFIER = 41
     NO_TRUST = 42
     LOCK_LOST = 43
     DAMAGED = 44
-    NOT_VOUCHED = 45
-    MOVED = 46
+    NOT_SIGNED = 45
+    CURRENT_CHANGED = 46
     NO_PREVIOUS = 47
     OTHER_KEY = 48
     RESERVED = 49
 
 
-_UNSIGNED = "or turn signing off in the target: board.signed: false"
+_SIGNING_OFF = "or turn signing off in the target: board.signed: false"
 _HINTS = {
-    Refusal.NO_HASH: "install coreutils or busybox there",
-    Refusal.NO_VERIFIER: f"install openssh-client 8.1 or newer there, {_UNSIGNED}",
-    Refusal.NO_TRUST: f"`bpudeploy keys install` has it trust yours, {_UNSIGNED}",
-    Refusal.LOCK_LOST: "see who deploys to it, then run again",
-    Refusal.DAMAGED: "run again; is its disk failing?",
-    Refusal.NOT_VOUCHED: "sign with a key that it trusts (--key), or have it trust yours: `bpudeploy keys install`",
-    Refusal.MOVED: "see who deploys to it, then run again",
-    Refusal.NO_PREVIOUS: "push the release that you want",
-    Refusal.OTHER_KEY: "`--add` has it trust both, `--replace` yours alone",
+    Refusal.NO_HASH: "install coreutils or busybox on the board",
+    Refusal.NO_VERIFIER: f"install openssh-client 8.1 or newer on the board, {_SIGNING_OFF}",
+    Refusal.NO_TRUST: f"install your key with `bpudeploy keys install`, {_SIGNING_OFF}",
+    Refusal.LOCK_LOST: "check who else deploys to this board, then run again",
+    Refusal.DAMAGED: "run again; if it fails again, check the board's disk",
+    Refusal.NOT_SIGNED: "sign with a key that the board trusts (--key), or install yours: `bpudeploy keys install`",
+    Refusal.CURRENT_CHANGED: "check who else deploys to this board, then run again",
+    Refusal.NO_PREVIOUS: "push the wanted release",
+    Refusal.OTHER_KEY: "`--add` trusts both keys, `--replace` only yours",
 }
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a script said, by name; a name may have several values."""
+class ScriptOutput:
+    """The values that a script printed, by name; a name may have several."""
 
     values: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def parse(cls, stdout: str) -> Facts:
-        """Read the lines that are ours; a login's greeting is not."""
+    def parse(cls, stdout: str) -> ScriptOutput:
+        """Parse the script's own lines; other output, such as a login greeting, is ignored."""
         found: dict[str, tuple[str, ...]] = {}
         for line in stdout.splitlines():
-            if line.startswith(_MARK):
-                name, _, value = line.removeprefix(_MARK).partition(" ")
+            if line.startswith(_PREFIX):
+                name, _, value = line.removeprefix(_PREFIX).partition(" ")
                 found[name] = (*found.get(name, ()), value)
         return cls(found)
 
@@ -94,11 +94,11 @@ class Facts:
         """Return the first value.
 
         Raises:
-            BoardError: it was not said.
+            BoardError: there is none.
         """
         if not self.all(name):
             raise BoardError(
-                f"its answer says nothing of {name!r}", board=board.name, step=step, hint="is its login a POSIX shell?"
+                f"its answer has no {name!r}", board=board.name, step=step, hint="is the login shell a POSIX shell?"
             )
         return self.all(name)[0]
 
@@ -106,39 +106,41 @@ class Facts:
         """Return the first value as a number.
 
         Raises:
-            BoardError: it was not said, or is none.
+            BoardError: there is none, or it is not a number.
         """
-        said = self.one(name, board=board, step=step)
+        value = self.one(name, board=board, step=step)
         try:
-            return int(said)
+            return int(value)
         except ValueError as error:
-            raise BoardError(f"{name} is {said!r} there", board=board.name, step=step, hint="this is a bug") from error
+            raise BoardError(
+                f"{name} is {value!r}, expected a number", board=board.name, step=step, hint="this is a bug"
+            ) from error
 
 
 @cache
-def text(script: Script) -> str:
-    """Return the whole of a script."""
-    return "".join((_FOLDER / f"{name}.sh").read_text() for name in (*_BEFORE.get(script, ("common",)), script))
+def script_text(script: Script) -> str:
+    """Return a script's text, with the files that it includes."""
+    return "".join((_FOLDER / f"{name}.sh").read_text() for name in (*_INCLUDES.get(script, ("common",)), script))
 
 
-def ask(board: Board, script: Script, arguments: Sequence[str], *, step: str) -> Facts:
+def run_script(board: Board, script: Script, arguments: Sequence[str], *, step: str) -> ScriptOutput:
     """Run a script in one round trip.
 
     Raises:
-        Reserved: it says no, because somebody else has reserved it.
-        BoardError: it says no (its hint says what to do about that), or fails.
+        Reserved: somebody else has reserved the board.
+        BoardError: the script refused or failed.
     """
-    out = board.run(["sh", "-c", text(script), "sh", *arguments], timeout=TIMEOUT_S, step=step)
+    out = board.run(["sh", "-c", script_text(script), "sh", *arguments], timeout=TIMEOUT_S, step=step)
     if out.ok:
-        return Facts.parse(out.stdout)
+        return ScriptOutput.parse(out.stdout)
     if out.status == Refusal.RESERVED:
-        hold = Facts.parse(out.stdout).one("reserved", board=board, step=step)
-        raise Hold.parse(hold).refusal(board=board.name, step=step)
-    said = out.stderr.strip() or f"exit status {out.status}"
+        link = ScriptOutput.parse(out.stdout).one("reserved", board=board, step=step)
+        raise Reservation.parse(link).refusal(board=board.name, step=step)
+    reason = out.stderr.strip() or f"exit status {out.status}"
     hint = _HINTS[Refusal(out.status)] if out.status in list(Refusal) else None
     raise BoardError(
-        said if hint else f"it could not {script}: {said}",
+        reason if hint else f"{script} failed: {reason}",
         board=board.name,
         step=step,
-        hint=hint or f"check the space and permissions of {board.root} there",
+        hint=hint or f"check the space and permissions of {board.root} on the board",
     )

@@ -1,4 +1,4 @@
-"""trust: a board is told, once and explicitly, whose releases it may activate."""
+"""trust: install the public key whose releases a board may activate."""
 
 from __future__ import annotations
 
@@ -6,36 +6,38 @@ import secrets
 from enum import StrEnum
 
 from bpudeploy.boards.base import Board
-from bpudeploy.effects.script import Script, ask
+from bpudeploy.effects.script import Script, run_script
 from bpudeploy.errors import BoardError
 from bpudeploy.signing import PublicKey
 
 STEP = "trust"
 
 
-class Trust(StrEnum):
-    """What becomes of keys that a board trusts already."""
+class TrustMode(StrEnum):
+    """What to do with keys that the board already trusts."""
 
-    FIRST = "first"  # there must be none but this one
+    FIRST = "first"  # fail if it trusts another key
     ADD = "add"
     REPLACE = "replace"
 
 
-def trust(board: Board, key: PublicKey, how: Trust = Trust.FIRST) -> bool:
-    """Have ``board`` trust ``key``; returns whether that is new to it.
+def trust(board: Board, key: PublicKey, how: TrustMode = TrustMode.FIRST) -> bool:
+    """Have ``board`` trust ``key``; return False if it already did.
 
-    The list is ``keys/allowed_signers`` under the board's root. Whoever can write there can change it: it guards
-    against a damaged, foreign or mixed-up release, not against somebody who has the board's login.
+    Trusted keys are listed in ``keys/allowed_signers`` under the board's root. This protects against damaged, foreign
+    and mixed-up releases, not against somebody with the board's login.
 
     Raises:
-        BoardError: it trusts another key (``how`` is FIRST), has nothing to verify with, or cannot be written.
+        BoardError: it trusts another key (``how`` is FIRST), has no ssh-keygen, or cannot be written.
     """
-    facts = ask(board, Script.TRUST, [str(board.root), key.allowed_signer, how, secrets.token_hex(4)], step=STEP)
-    if "verifier" in facts:
+    output = run_script(
+        board, Script.TRUST, [str(board.root), key.allowed_signer, how, secrets.token_hex(4)], step=STEP
+    )
+    if "verifier" in output:
         raise BoardError(
-            "it has no ssh-keygen to verify with; the key is there all the same",
+            "the key is installed, but the board has no ssh-keygen to verify releases with",
             board=board.name,
             step=STEP,
             hint="install openssh-client 8.1 or newer there, or turn signing off in the target: board.signed: false",
         )
-    return "installed" in facts.all("state")
+    return "installed" in output.all("state")

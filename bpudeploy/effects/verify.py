@@ -1,17 +1,17 @@
-"""self-check: after each activation the board answers golden images, and goes back if it is not the right network."""
+"""self-check: compare the board's logits for golden images with the host's, and roll back a wrong release."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import short
 from bpudeploy.effects.agent import agent_on
-from bpudeploy.effects.lines import Logits
-from bpudeploy.effects.place import place
-from bpudeploy.effects.push import BINARY, Policy
+from bpudeploy.effects.blobs import upload_blob
+from bpudeploy.effects.messages import Logits
+from bpudeploy.effects.push import BINARY, PushPolicy
 from bpudeploy.effects.rollback import rollback
 from bpudeploy.errors import BoardError, ConnectionLost
 from bpudeploy.events import Event, Note
@@ -24,77 +24,93 @@ _FRAME_S = 300.0
 
 
 @dataclass(frozen=True)
-class Golden:
-    """Images, and what the release says to them on the host: logits (images, classes)."""
+class GoldenSet:
+    """Images, and the release's logits for them on the host: (images, classes)."""
 
     images: Artifact
     logits: tuple[tuple[float, ...], ...]
 
 
-def verify(board: Board, release: Release, golden: Golden, emit: Callable[[Event], None]) -> SelfCheck:
-    """Have the board run its copy of ``release`` on the golden images and hold the answers against the host's.
+def verify(
+    board: Board,
+    release: Release,
+    golden: GoldenSet,
+    emit: Callable[[Event], None],
+    driver: Path | None = None,
+) -> SelfCheck:
+    """Run the board's copy of ``release`` on the golden images and compare the logits with the host's.
+
+    Args:
+        driver: the file of the runtime's driver, if the agent has none.
 
     Raises:
-        BoardError: its runtime cannot load or run it.
+        BoardError: the board's runtime cannot load or run it.
     """
-    images = place(board, golden.images.path, golden.images.digest, "safetensors", emit, step=STEP)
-    with agent_on(board, emit, step=STEP) as agent:
-        manifest = release.manifest
-        model = installed(board, release)
+    manifest = release.manifest
+    images = upload_blob(board, golden.images.path, golden.images.digest, "safetensors", emit, step=STEP)
+    with agent_on(board, emit, step=STEP, drivers={manifest.runtime: driver} if driver else {}) as agent:
+        model = installed_binary(board, release)
         loaded = agent.load("release", model, manifest.binary, manifest.runtime, images, within=_FRAME_S)
-        asked = agent.ask("classify", within=_FRAME_S, first=0, last=loaded.images, top=1, logits=True)
-        got = [row for line in asked if isinstance(line, Logits) for row in line.values]
+        answers = agent.stream("classify", within=_FRAME_S, first=0, last=loaded.images, top=1, logits=True)
+        got = [row for message in answers if isinstance(message, Logits) for row in message.values]
     try:
         return self_check(golden.logits, got)
     except ValueError as error:
-        raise BoardError(str(error), board=board.name, step=STEP, hint="is the binary that of this recipe?") from error
+        raise BoardError(
+            str(error), board=board.name, step=STEP, hint="was the binary built from this recipe?"
+        ) from error
 
 
-def verify_or_go_back(
-    board: Board, release: Release, golden: Golden, policy: Policy, changed: bool, emit: Callable[[Event], None]
+def verify_or_roll_back(
+    board: Board,
+    release: Release,
+    golden: GoldenSet,
+    policy: PushPolicy,
+    changed: bool,
+    emit: Callable[[Event], None],
+    driver: Path | None = None,
 ) -> SelfCheck:
-    """``verify``, and where the release was activated just now and is wrong, make the one before it current again.
+    """``verify``; if the check fails and ``changed`` is set, roll back to the previous release.
 
     Raises:
-        BoardError: the board does not run the release as the host does; it says what the board serves now.
+        BoardError: the check failed; the message names the release that is current now.
     """
     try:
-        checked = verify(board, release, golden, emit)
+        checked = verify(board, release, golden, emit, driver)
         if checked.holds:
-            emit(Note(STEP, _said(checked)))
+            emit(Note(STEP, _summary(checked)))
             return checked
-        why = _said(checked)
-        cause = None
+        why, cause = _summary(checked), None
     except ConnectionLost:
         raise
     except BoardError as error:
         if not changed:
             raise
         why, cause = error.message, error
-    now = _back(board, policy, emit) if changed else "it serves that release"
+    now = _roll_back(board, policy, emit) if changed else "it serves that release"
     raise BoardError(
         f"release {short(release.digest)} does not run there as on this machine: {why}; {now}",
         board=board.name,
         step=STEP,
-        hint="is its runtime the one of the compiler that built it? `bpudeploy boards facts` says which it has",
+        hint="does the board's runtime match the compiler version? `bpudeploy boards facts` shows the runtime",
     ) from cause
 
 
-def installed(board: Board, release: Release) -> PurePosixPath:
-    """Return where a release's binary is on a board that has it."""
+def installed_binary(board: Board, release: Release) -> PurePosixPath:
+    """Return the path of an installed release's binary on the board."""
     return board.root / "releases" / release.digest / BINARY
 
 
-def _said(checked: SelfCheck) -> str:
+def _summary(checked: SelfCheck) -> str:
     return (
-        f"{checked.same} of {checked.images} golden images have the host's best class, the logits deviate by "
+        f"top-1 equals the host's on {checked.same} of {checked.images} golden images, the logits deviate by "
         f"{checked.deviation:.2g} of their spread (limit {checked.limit:g})"
     )
 
 
-def _back(board: Board, policy: Policy, emit: Callable[[Event], None]) -> str:
+def _roll_back(board: Board, policy: PushPolicy, emit: Callable[[Event], None]) -> str:
     try:
-        before = rollback(board, emit, signed=policy.key is not None, patience=policy.patience)
+        before = rollback(board, emit, signed=policy.key is not None, timing=policy.timing)
     except BoardError as error:
-        return f"it serves that release, for it could not go back: {error.message}"
+        return f"it still serves that release, because the rollback failed: {error.message}"
     return f"it serves {short(before.release)} again"

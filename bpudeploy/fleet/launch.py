@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bpudeploy.boardjob import opener_of
+from bpudeploy.effects.installed import installed_releases
 from bpudeploy.effects.lock import owner
-from bpudeploy.effects.push import Policy
+from bpudeploy.effects.push import PushPolicy
 from bpudeploy.effects.remote import is_file
-from bpudeploy.effects.served import served
-from bpudeploy.effects.verify import installed
+from bpudeploy.effects.verify import installed_binary
 from bpudeploy.errors import BpudeployError
 from bpudeploy.fleet.controller import ControllerSettings, WorkerThreads, run_rollout
 from bpudeploy.fleet.events import BoardPlan, Event, RolloutPlanned
@@ -81,7 +81,7 @@ def _planned(name: str, policy: RolloutSpec, layout: Layout) -> RolloutPlanned:
 
 
 def load_deployments(
-    plans: Sequence[BoardPlan], targets: Mapping[str, Target], policy: Callable[[Target], Policy], store: Path
+    plans: Sequence[BoardPlan], targets: Mapping[str, Target], policy: Callable[[Target], PushPolicy], store: Path
 ) -> dict[str, Deployment]:
     """Return what to deploy to the boards of each target, by the digests of the planned releases.
 
@@ -106,8 +106,8 @@ def preview(plans: Sequence[BoardPlan], deployments: Mapping[str, Deployment]) -
         release = deployment.candidate.release
         try:
             with opener_of(plan.board, plan, deployment.board)() as board:
-                current = served(board, step=_STEP).current
-                there = is_file(board, installed(board, release), step=_STEP)
+                current = installed_releases(board, step=_STEP).current
+                there = is_file(board, installed_binary(board, release), step=_STEP)
         except BpudeployError as error:
             return BoardPreview(plan, None, None, error.message)
         note = "already up to date" if current == plan.release else "" if current else "its first release"

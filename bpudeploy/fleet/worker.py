@@ -10,9 +10,9 @@ from pathlib import Path
 from bpudeploy.boardjob import BoardJob, on_board, opener_of
 from bpudeploy.boards.facts import read_facts
 from bpudeploy.digest import short
-from bpudeploy.effects.push import Policy, Pushed
+from bpudeploy.effects.installed import InstalledReleases
+from bpudeploy.effects.push import PushPolicy, PushResult
 from bpudeploy.effects.reserve import Reserved
-from bpudeploy.effects.served import Served
 from bpudeploy.errors import BoardError, ConnectionLost, Unreachable, UsageError
 from bpudeploy.fleet.events import BoardTask, ReportProgress, TaskKind, TaskResult, TaskStatus
 from bpudeploy.measure import Candidate, candidate
@@ -33,7 +33,7 @@ class Deployment:
 
     candidate: Candidate
     board: BoardSpec
-    policy: Policy
+    policy: PushPolicy
     method: BenchmarkSpec
     store: Path
 
@@ -57,10 +57,10 @@ def make_worker(
 
 
 def _update(task: BoardTask, deployment: Deployment, gates: GatesSpec, report: ReportProgress) -> TaskResult:
-    before: Served | None = None
+    before: InstalledReleases | None = None
     try:
         with _connect(task, deployment) as board:
-            before = board.served(_STEP)
+            before = board.installed_releases(_STEP)
             report("connected", serves=before.current)
             pushed = board.push(deployment.candidate.release, deployment.policy)
             report("pushed", serves=deployment.candidate.release.digest)
@@ -83,7 +83,7 @@ def _update(task: BoardTask, deployment: Deployment, gates: GatesSpec, report: R
 
 
 def _check_gates(
-    board: BoardJob, deployment: Deployment, gates: GatesSpec, before: Served, report: ReportProgress
+    board: BoardJob, deployment: Deployment, gates: GatesSpec, before: InstalledReleases, report: ReportProgress
 ) -> str:
     """Check the gates of an updated board and return a summary of the measurements.
 
@@ -108,7 +108,7 @@ def _check_gates(
     return "; ".join(notes)
 
 
-def _check_measured(board: BoardJob, deployment: Deployment, gates: GatesSpec, before: Served) -> list[str]:
+def _check_measured(board: BoardJob, deployment: Deployment, gates: GatesSpec, before: InstalledReleases) -> list[str]:
     previous = _previous(deployment, before) if gates.max_p99_slower is not None else None
     measured = board.measure([deployment.candidate, *([previous] if previous else [])], deployment.method)
     notes = []
@@ -119,7 +119,7 @@ def _check_measured(board: BoardJob, deployment: Deployment, gates: GatesSpec, b
     return notes
 
 
-def _previous(deployment: Deployment, before: Served) -> Candidate | None:
+def _previous(deployment: Deployment, before: InstalledReleases) -> Candidate | None:
     """Return the release that the board served before, if this project built it with the same evaluation images."""
     if not before.current or before.current == deployment.candidate.release.digest:
         return None
@@ -154,7 +154,12 @@ def _check_p99(measured: tuple[Measurement, ...], limit: float) -> str:
 
 
 def _undo_update(
-    board: BoardJob, deployment: Deployment, task: BoardTask, before: Served, pushed: Pushed, error: Exception
+    board: BoardJob,
+    deployment: Deployment,
+    task: BoardTask,
+    before: InstalledReleases,
+    pushed: PushResult,
+    error: Exception,
 ) -> TaskResult:
     """Roll a board that failed its gates back to the release that it served before this rollout."""
     why = error.message if isinstance(error, BoardError) else str(error)
@@ -179,7 +184,7 @@ def _undo_update(
 def _roll_back(task: BoardTask, deployment: Deployment, report: ReportProgress) -> TaskResult:
     try:
         with _connect(task, deployment) as board:
-            now = board.served(_STEP)
+            now = board.installed_releases(_STEP)
             report("connected", serves=now.current)
             if now.current == task.before:
                 return TaskResult(ending=TaskStatus.DONE, detail="it already served this release", serves=now.current)
@@ -193,7 +198,7 @@ def _roll_back(task: BoardTask, deployment: Deployment, report: ReportProgress) 
         return _error_result(error, None)
 
 
-def _error_result(error: BoardError, before: Served | None) -> TaskResult:
+def _error_result(error: BoardError, before: InstalledReleases | None) -> TaskResult:
     """Return the result of a task that an error ended.
 
     Args:
@@ -206,7 +211,7 @@ def _error_result(error: BoardError, before: Served | None) -> TaskResult:
         case ConnectionLost():
             return TaskResult(ending=TaskStatus.UNREACHABLE, detail=error.message, before=current)
         case Reserved():
-            detail = str(error.hold)
+            detail = str(error.reservation)
             return TaskResult(ending=TaskStatus.RESERVED, detail=detail, touched=False, serves=current, before=current)
         case _:
             touched = before is not None

@@ -1,1 +1,1 @@
-"""Regressions found by morning: a suite of recipes on a pool of boards, and verdicts that can be trusted."""
+"""Nightly regression tests of a suite of recipes on a pool of boards."""

@@ -1,47 +1,50 @@
-"""What a night judges: each metric with its unit, which way is worse, and where a measurement has it."""
+"""The metrics of a night: names, units, thresholds, and where to find them in a measurement."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
-from bpudeploy.nightly.series import Scale, Worse
+from bpudeploy.nightly.series import Scale
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.measurement import Caveat, Measurement
 from bpudeploy.spec.suite import NightlyChecks
 
-SPOIL = (Caveat.THROTTLED, Caveat.HOT, Caveat.REBOOTED)
-"""With these a latency is that of the conditions: it is drawn, and never judged."""
+_INVALIDATING = (Caveat.THROTTLED, Caveat.HOT, Caveat.REBOOTED)
+"""With these, latencies are plotted but not judged."""
 
 
 class Metric(StrEnum):
     """One figure of a release on a board."""
 
-    TOP1 = "top1"
-    P50 = "p50"
-    P99 = "p99"
-    SIZE = "size"
-    MEMORY = "memory"
-    COMPILE_TIME = "compile_time"
+    label: str
+    """Name in reports."""
+    short: str
+    """Name in column headings."""
+    unit: str
+    digits: int
 
-    @property
-    def unit(self) -> str:
-        """The unit of its values."""
-        return _UNITS[self]
+    def __new__(cls, value: str, label: str = "", short: str = "", unit: str = "", digits: int = 0) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.label, member.short, member.unit, member.digits = label, short, unit, digits
+        return member
 
-    @property
-    def words(self) -> str:
-        """What it is called in a report."""
-        return _TITLES[self]
+    TOP1 = "top1", "top-1", "top-1", "%", 2
+    P50 = "p50", "p50 latency", "p50", "ms", 3
+    P99 = "p99", "p99 latency", "p99", "ms", 3
+    SIZE = "size", "size of the binary", "binary", "MB", 3
+    MEMORY = "memory", "memory on the board", "memory", "MB", 1
+    COMPILE_TIME = "compile_time", "compile time", "compile", "s", 1
 
     @property
     def scale(self) -> Scale:
-        """Whether a change is told in percent of the value or in points."""
+        """Whether changes are in percent of the value or in points."""
         return Scale.POINTS if self is Metric.TOP1 else Scale.RATIO
 
     @property
-    def worse(self) -> Worse:
-        """Which way is worse."""
-        return Worse.LOWER if self is Metric.TOP1 else Worse.HIGHER
+    def higher_is_worse(self) -> bool:
+        return self is not Metric.TOP1
 
     @property
     def is_latency(self) -> bool:
@@ -49,21 +52,16 @@ class Metric(StrEnum):
         return self in (Metric.P50, Metric.P99)
 
     @property
-    def is_of_board(self) -> bool:
-        """Whether only a board can show it."""
-        return self.is_latency or self is Metric.MEMORY
-
-    @property
     def change_unit(self) -> str:
         """The unit of a change."""
         return "points" if self.scale is Scale.POINTS else "%"
 
-    def of(self, m: Measurement) -> float | None:
-        """Return its value in a measurement; None where that has none.
+    def value_in(self, m: Measurement) -> float | None:
+        """Return the metric's value in a measurement, or None.
 
-        What a simulator takes on this machine is no latency and no memory of a board.
+        Latency and memory of a simulator are those of this machine, not of a board: None.
         """
-        if self.is_of_board and m.provenance is not Provenance.MEASURED:
+        if (self.is_latency or self is Metric.MEMORY) and m.provenance is not Provenance.MEASURED:
             return None
         match self:
             case Metric.TOP1:
@@ -79,30 +77,17 @@ class Metric(StrEnum):
             case Metric.COMPILE_TIME:
                 return m.build.compile_seconds if m.build is not None else None
 
-    def at_least(self, checks: NightlyChecks) -> float | None:
-        """Return the change below which a difference is nobody's concern; None where it is not judged."""
+    def threshold(self, checks: NightlyChecks) -> float | None:
+        """Return the change below which a difference is ignored; None if the metric is not judged."""
         limit: float | None = getattr(checks, self.value)
         return limit
 
 
+def is_from_suite(m: Measurement, suite: str) -> bool:
+    """Return whether a night of the suite judged a measurement."""
+    return m.night is not None and m.night.partition("/")[0] == suite
+
+
 def invalid(m: Measurement) -> bool:
-    """Return whether a measurement's latencies are those of its conditions."""
-    return any(caveat in SPOIL for caveat in m.caveats)
-
-
-_UNITS = {
-    Metric.TOP1: "%",
-    Metric.P50: "ms",
-    Metric.P99: "ms",
-    Metric.SIZE: "MB",
-    Metric.MEMORY: "MB",
-    Metric.COMPILE_TIME: "s",
-}
-_TITLES = {
-    Metric.TOP1: "top-1",
-    Metric.P50: "p50 latency",
-    Metric.P99: "p99 latency",
-    Metric.SIZE: "size of the binary",
-    Metric.MEMORY: "memory on the board",
-    Metric.COMPILE_TIME: "compile time",
-}
+    """Return whether the conditions of a measurement invalidate its latencies."""
+    return any(caveat in _INVALIDATING for caveat in m.caveats)

@@ -1,93 +1,96 @@
-"""A night as it went: what each job gave, what was judged and how, what was left out and why. Its exit code follows."""
+"""The record of a night: the result of each job, its findings, excluded boards, and the exit code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.provenance import Provenance
-from bpudeploy.results.measurement import Caveat, Interval
+from bpudeploy.results.measurement import Caveat, FrozenModel, Interval
 
-FILE = "night.json"
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+_FILE = "night.json"
 
 
-class Against(StrEnum):
-    """What a figure is held against."""
+class Reference(StrEnum):
+    """What a metric is compared with."""
 
     BASELINE = "baseline"
     HISTORY = "history"
 
 
-class Outcome(StrEnum):
-    """What is known of a figure."""
+class FindingOutcome(StrEnum):
+    """The outcome of a comparison."""
 
     REGRESSION = "regression"
     IMPROVEMENT = "improvement"
     SAME = "same"
-    """What difference there may be is smaller than what the suite cares for, or none was found in enough data."""
+    """Any difference is below the threshold, or enough data shows none."""
     CANNOT_TELL = "cannot tell"
 
 
-class Finding(_Value):
-    """One metric of one job, held against its baseline or its history."""
+class MetricFinding(FrozenModel):
+    """One metric of one job, compared with its baseline or its history."""
 
     metric: Metric
-    against: Against
-    outcome: Outcome
+    against: Reference
+    outcome: FindingOutcome
     now: float | None
-    before: float | None
-    change: Interval | None
-    """From ``before`` to ``now`` with its 95 % interval, in percent or, of top-1, in points; above 0: it went up."""
+    before: float | None = None
+    change: Interval | None = None
+    """From ``before`` to ``now`` with its 95 % interval, in percent or, for top-1, in points; positive: an increase."""
     at_least: float
-    """A change below that is nobody's concern."""
-    how: str
-    """How the two were held against each other, such as "in turns, 20 pairs of rounds"."""
+    """Threshold: smaller changes are ignored."""
+    how: str = ""
+    """The method of comparison, such as "interleaved with the pinned release on B, 20 pairs of rounds"."""
     because: tuple[str, ...] = ()
-    """Why nothing can be told, or what to know of it."""
+    """Why there is no verdict, or notes on it."""
     since: str | None = None
-    """Of a regression: the first bad night, UTC, ISO 8601."""
+    """The first bad night of a regression, UTC, ISO 8601."""
     last_good: str | None = None
     changed: tuple[str, ...] = ()
-    """What is different from the last good one: recipe, weights, tool versions, board."""
+    """Differences from the last good measurement: recipe, weights, tool versions, board."""
     reproduce: tuple[str, ...] = ()
     """Commands."""
 
+    @property
+    def title(self) -> str:
+        """Such as "p50 latency against its baseline"."""
+        return f"{self.metric.label} against its {self.against}"
 
-class Fault(_Value):
-    """A try that a board or its network invalid; it says nothing of the release."""
+
+class BoardFault(FrozenModel):
+    """An attempt that failed because of a board or its network; unrelated to the release."""
 
     board: str
     at: str
     """UTC, ISO 8601."""
     said: str
+    """The error."""
 
 
 class JobState(StrEnum):
-    """What became of a job."""
+    """The final state of a job."""
 
     MEASURED = "measured"
     BUILD_FAILED = "build failed"
     NO_BOARD = "no board"
-    """No board of its pool could measure it: they were off, reserved, faulty, or in quarantine."""
+    """No board of its pool could measure it: off, reserved, faulty, or in quarantine."""
     LEFT_OUT = "left out"
-    """The night was too short for it."""
+    """The time budget did not suffice."""
     RUNNING = "running"
-    """It is not over; in a night that has ended, it was cut off."""
+    """Not finished; if the night has ended, it was interrupted."""
 
 
-class JobResult(_Value):
-    """What one job gave."""
+class JobResult(FrozenModel):
+    """The result of one job."""
 
     job: str
     """RECIPE@TARGET."""
@@ -99,7 +102,7 @@ class JobResult(_Value):
     board: str | None = None
     board_id: str | None = None
     session: str | None = None
-    """Of its measurement, in the store of results."""
+    """Its measurement in the results store."""
     release: str | None = None
     baseline: str | None = None
     """The pinned release."""
@@ -107,45 +110,52 @@ class JobResult(_Value):
     figures: Mapping[Metric, float] = {}
     p50_ms: Interval | None = None
     caveats: tuple[Caveat, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    faults: tuple[Fault, ...] = ()
+    findings: tuple[MetricFinding, ...] = ()
+    faults: tuple[BoardFault, ...] = ()
     build_seconds: float = 0.0
     board_seconds: float = 0.0
 
     @property
-    def regressions(self) -> tuple[Finding, ...]:
-        """What got worse."""
-        return tuple(f for f in self.findings if f.outcome is Outcome.REGRESSION)
+    def regressions(self) -> tuple[MetricFinding, ...]:
+        return tuple(f for f in self.findings if f.outcome is FindingOutcome.REGRESSION)
 
 
-class Night(_Value):
+class Night(FrozenModel):
     """One run of a suite."""
 
     schema_version: int = 1
     suite: str
     file: str
-    """The suite's file, as it was named."""
+    """The suite file, as given on the command line."""
     began: str
     """UTC, ISO 8601."""
     ended: str | None = None
-    """None: it is not over, or was cut off."""
+    """None: running, or interrupted."""
     budget_minutes: float | None = None
     commit: str | None = None
     """Of the suite's repository."""
     jobs: tuple[JobResult, ...] = ()
-    """The most valuable first."""
+    """Highest value first."""
     quarantine: Mapping[str, str] = {}
-    """Board to why it was left out."""
+    """Excluded boards, each with the reason."""
     versions: Mapping[str, str] = {}
 
     @property
-    def regressions(self) -> tuple[tuple[JobResult, Finding], ...]:
-        """What got worse, job by job."""
+    def regressions(self) -> tuple[tuple[JobResult, MetricFinding], ...]:
         return tuple((job, finding) for job in self.jobs for finding in job.regressions)
 
     @property
+    def measured(self) -> int:
+        """Number of measured jobs."""
+        return sum(job.state is JobState.MEASURED for job in self.jobs)
+
+    def result(self, job: str) -> JobResult | None:
+        """Return the result of a job, or None."""
+        return next((one for one in self.jobs if one.job == job), None)
+
+    @property
     def exit_code(self) -> ExitCode:
-        """The verdict: a regression, else a build that failed, else a job that no board could measure."""
+        """The verdict: a regression, else a failed build, else a job that no board could measure."""
         if self.regressions:
             return ExitCode.CHECK
         if self.ended is None:
@@ -156,18 +166,23 @@ class Night(_Value):
         return ExitCode.BOARD if JobState.NO_BOARD in states else ExitCode.OK
 
 
+def utc_now() -> str:
+    """Return the current time as ISO 8601, in seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def write_night(night: Night, directory: Path) -> None:
-    """Write a night into its directory; a reader sees the old text or the new one."""
-    write_atomically(directory / FILE, night.model_dump_json(indent=1))
+    """Write a night into its directory, atomically."""
+    write_atomically(directory / _FILE, night.model_dump_json(indent=1))
 
 
 def read_night(directory: Path) -> Night:
     """Read a night from its directory.
 
     Raises:
-        UsageError: there is none, or it is of another version of bpudeploy.
+        UsageError: there is none, or another version of bpudeploy wrote it.
     """
-    path = directory / FILE
+    path = directory / _FILE
     try:
         return Night.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -180,9 +195,9 @@ def read_night(directory: Path) -> Night:
 
 
 def nights_in(parent: Path) -> list[tuple[Path, Night]]:
-    """Return the nights in a folder that can be read, each with its directory, the latest first."""
+    """Return the readable nights in a folder, each with its directory, newest first."""
     found = []
-    for path in sorted(parent.glob(f"*/{FILE}"), reverse=True):
+    for path in sorted(parent.glob(f"*/{_FILE}"), reverse=True):
         if not path.parent.is_symlink():
             with suppress(UsageError):
                 found.append((path.parent, read_night(path.parent)))

@@ -1,9 +1,9 @@
-"""A night as metrics: a text that is OpenMetrics 1.0, and that Prometheus's node exporter picks up from a file.
+"""A night as OpenMetrics 1.0 text that Prometheus's node exporter can read from a file.
 
-The node exporter's textfile collector reads the older text format 0.0.4 (``expfmt.TextParser``): lines that begin with
-``# UNIT`` or ``# EOF`` are comments to it; of the types it knows no ``stateset`` and no ``info``; a file with a
-timestamp, or with one series twice, is refused. So all is a gauge, states are 0 or 1, and no sample has a timestamp.
-Help texts are the same in every file, and every series has its suite: files of several suites may lie side by side.
+The node exporter's textfile collector reads the older text format 0.0.4 (``expfmt.TextParser``): it ignores lines that
+begin with ``# UNIT`` or ``# EOF``, does not know the types ``stateset`` and ``info``, and rejects files with timestamps
+or duplicate series. So everything is a gauge, states are 0 or 1, and no sample has a timestamp. Help texts are constant
+and every series has a suite label, so that files of several suites can be in one folder.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import JobResult, JobState, Night, Outcome
+from bpudeploy.nightly.night import FindingOutcome, JobResult, JobState, Night
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as PrometheusMetric
 
 PREFIX = "bpudeploy_nightly"
 _FAMILIES = {
-    "last_run_timestamp_seconds": "When the last night ended, or began where it was cut off.",
-    "duration_seconds": "How long the last night took.",
-    "complete": "Whether the last night came to its end.",
-    "exit_code": "Its verdict: 0 pass, 4 regression, 3 a build failed, 5 no board, 130 cut off.",
-    "regressions": "Metrics that got worse.",
-    "jobs": "Jobs by what became of them.",
-    "quarantined_boards": "Boards that were left out.",
-    "job_state": "1 for what became of a job.",
-    "verdict": "1 for what is known of a metric of a job, held against its baseline or its history.",
-    "change_ratio": "Change of a metric from its level before, as a share of it; of top-1 as a difference of ratios.",
+    "last_run_timestamp_seconds": "When the last night ended, or began if it was interrupted.",
+    "duration_seconds": "Duration of the last night.",
+    "complete": "Whether the last night was completed.",
+    "exit_code": "Its verdict: 0 pass, 4 regression, 3 a build failed, 5 no board, 130 interrupted.",
+    "regressions": "Number of regressions.",
+    "jobs": "Number of jobs per state.",
+    "quarantined_boards": "Number of boards in quarantine.",
+    "job_state": "1 for the state of a job.",
+    "verdict": "1 for the outcome of comparing a metric of a job with its baseline or its history.",
+    "change_ratio": "Relative change of a metric; for top-1, the difference of the ratios.",
     "change_low_ratio": "Lower end of the 95 % interval of the change.",
     "change_high_ratio": "Upper end of the 95 % interval of the change.",
-    "latency_seconds": "Latency of a frame on the board.",
-    "latency_low_seconds": "Lower end of the 95 % interval of the latency, where it is known.",
-    "latency_high_seconds": "Upper end of the 95 % interval of the latency, where it is known.",
-    "top1_ratio": "Share of the images whose best class is their label.",
+    "latency_seconds": "Latency per frame on the board.",
+    "latency_low_seconds": "Lower end of the 95 % interval of the latency, if known.",
+    "latency_high_seconds": "Upper end of the 95 % interval of the latency, if known.",
+    "top1_ratio": "Top-1 accuracy as a ratio.",
     "binary_size_bytes": "Size of the binary.",
-    "memory_bytes": "The most that the measuring process held on the board.",
-    "compile_time_seconds": "How long the binary took to compile.",
+    "memory_bytes": "Peak memory of the measuring process on the board.",
+    "compile_time_seconds": "Compile time of the binary.",
 }
-"""Name to help, in the order of the file; a unit is the name's last word where that is one."""
+"""Help text per name, in the order of the file; the last word of a name may be its unit."""
 _UNITS = ("seconds", "ratio", "bytes")
 _OF_METRIC = {
     Metric.TOP1: ("top1_ratio", 0.01, {}),
@@ -63,33 +63,27 @@ class _Sample(NamedTuple):
 
 
 def to_openmetrics(nights: Sequence[Night] | Night) -> str:
-    """Return the metrics of a night; of several, of the latest of each suite: no series may be there twice."""
+    """Return the metrics of a night, or of the newest night of each suite, as series must be unique."""
     from prometheus_client.openmetrics.exposition import generate_latest
 
     several = [nights] if isinstance(nights, Night) else nights
     latest = {night.suite: night for night in sorted(several, key=lambda night: night.began)}
     samples = [sample for night in latest.values() for sample in _samples(night) if math.isfinite(sample.value)]
-    return str(generate_latest(_Collected(samples)).decode())
+    return str(generate_latest(SimpleNamespace(collect=lambda: _families(samples))).decode())
 
 
-@dataclass(frozen=True)
-class _Collected:
-    """What ``generate_latest`` asks for its metrics."""
+def _families(samples: Sequence[_Sample]) -> Iterator[PrometheusMetric]:
+    from prometheus_client.core import GaugeMetricFamily
 
-    samples: Sequence[_Sample]
-
-    def collect(self) -> Iterator[PrometheusMetric]:
-        from prometheus_client.core import GaugeMetricFamily
-
-        for family, help_ in _FAMILIES.items():
-            unit = family.rpartition("_")[2]
-            made = GaugeMetricFamily(f"{PREFIX}_{family}", help_, unit=unit if unit in _UNITS else "")
-            for sample in self.samples:
-                if sample.family == family:
-                    labels = {name: _CONTROL.sub("\ufffd", value) for name, value in sample.labels.items()}
-                    made.add_sample(made.name, labels, sample.value)
-            if made.samples:
-                yield made
+    for family, help_ in _FAMILIES.items():
+        unit = family.rpartition("_")[2]
+        found = GaugeMetricFamily(f"{PREFIX}_{family}", help_, unit=unit if unit in _UNITS else "")
+        for sample in samples:
+            if sample.family == family:
+                labels = {name: _CONTROL.sub("\ufffd", value) for name, value in sample.labels.items()}
+                found.add_sample(found.name, labels, sample.value)
+        if found.samples:
+            yield found
 
 
 def _samples(night: Night) -> Iterator[_Sample]:
@@ -115,7 +109,7 @@ def _of_job(job: JobResult, labels: Mapping[str, str]) -> Iterator[_Sample]:
         yield _Sample("job_state", {**labels, "state": state.value}, float(job.state is state))
     for finding in job.findings:
         of = {**labels, "metric": finding.metric.value, "against": finding.against.value}
-        for outcome in Outcome:
+        for outcome in FindingOutcome:
             yield _Sample("verdict", {**of, "outcome": outcome.value}, float(finding.outcome is outcome))
         change = finding.change
         if change is not None:

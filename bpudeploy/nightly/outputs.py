@@ -1,4 +1,4 @@
-"""What comes out of a night: its page, JUnit, Markdown and metrics beside its record, and the page of all nights."""
+"""Write the outputs of a night: page, JUnit, Markdown and metrics beside its record, and the index of all nights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bpudeploy.files import write_atomically
-from bpudeploy.nightly.history import History
+from bpudeploy.nightly.history import MetricHistory
 from bpudeploy.nightly.junit import to_junit
 from bpudeploy.nightly.markdown import to_markdown
 from bpudeploy.nightly.night import Night, nights_in
@@ -15,38 +15,35 @@ from bpudeploy.nightly.openmetrics import to_openmetrics
 from bpudeploy.nightly.page import index_page, night_page
 from bpudeploy.store.objects import storing
 
-REPORT = "report.html"
+_REPORT = "report.html"
 
 
-def write_outputs(night: Night, histories: Sequence[History], directory: Path) -> None:
-    """Write what people and machines read of a night into its directory, and the page of all nights beside it.
+def write_outputs(night: Night, histories: Sequence[MetricHistory], directory: Path) -> None:
+    """Write the reports of a night into its directory, and the index of all nights beside it.
 
     Args:
         histories: of the night's jobs, up to that night.
-        directory: the night's, where its record is already.
+        directory: the night's, which contains its record.
 
     Raises:
         StoreError: they cannot be written.
     """
     texts = {
-        REPORT: night_page(night, histories),
+        _REPORT: night_page(night, histories),
         "junit.xml": to_junit(night),
         "summary.md": to_markdown(night),
         "metrics.prom": to_openmetrics(night),
     }
     for name, text in texts.items():
         _write(directory / name, text)
-    parent = directory.parent
-    nights = [(_link(folder), one) for folder, one in nights_in(parent)]
-    _write(parent / "index.html", index_page(nights))
-
-
-def _link(folder: Path) -> str:
-    """Return the link to a night's page; empty where it was cut off before it had one."""
-    return f"{quote(folder.name)}/{REPORT}" if (folder / REPORT).exists() else ""
+    nights = [
+        (f"{quote(folder.name)}/{_REPORT}" if (folder / _REPORT).exists() else "", night)  # an interrupted one has none
+        for folder, night in nights_in(directory.parent)
+    ]
+    _write(directory.parent / "index.html", index_page(nights))
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a text; half of a pair of surrogates, which no encoding has, becomes a question mark."""
+    """Write a text, with unpaired surrogates replaced by question marks."""
     with storing(path):
         write_atomically(path, text.encode("utf-8", "replace").decode())

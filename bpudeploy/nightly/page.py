@@ -1,202 +1,143 @@
-"""The pages of the nights: one file a night, its plots inside, and one that leads to all of them; they load nothing."""
+"""HTML pages: one self-contained file per night, and an index of all nights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from bpudeploy.digest import short
 from bpudeploy.errors import ExitCode
-from bpudeploy.fleet.history import format_duration as lasting
-from bpudeploy.nightly.history import History
-from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import Fault, Finding, JobResult, JobState, Night, Outcome
-from bpudeploy.nightly.plots import regression_plot, small_plot
-from bpudeploy.nightly.words import (
-    Standing,
-    change_of,
-    clock,
-    counts_of,
-    standing_of,
-    step_of,
-    value_of,
-    verdict_of,
+from bpudeploy.fleet.history import format_duration
+from bpudeploy.nightly.formatting import (
+    JobVerdict,
+    count_verdicts,
+    format_before_after,
+    format_change,
+    format_time,
+    format_value,
+    job_verdict,
+    night_verdict,
 )
+from bpudeploy.nightly.history import MetricHistory
+from bpudeploy.nightly.metrics import Metric
+from bpudeploy.nightly.night import FindingOutcome, JobState, Night
+from bpudeploy.nightly.plots import regression_plot, small_plot
 from bpudeploy.results.drawing import Plot, page
 
-MOST_PLOTS = 40
-"""Of the metrics that did not get worse; more of them make a page of megabytes."""
-MOST_WORSE = 24
-"""Regressions that have a plot of their own."""
-MOST_NIGHTS = 60
-"""The latest ones that the grid of all nights shows."""
+MAX_PLOTS = 40
+"""Plots of metrics without a regression, to limit the size of the page."""
+MAX_REGRESSION_PLOTS = 24
+MAX_GRID_NIGHTS = 60
 _PLOTTED = (Metric.P50, Metric.TOP1)
-_SHORT = {
-    Metric.TOP1: "top-1",
-    Metric.P50: "p50",
-    Metric.P99: "p99",
-    Metric.SIZE: "binary",
-    Metric.MEMORY: "memory",
-    Metric.COMPILE_TIME: "compile",
+_EXIT_CODES = {
+    ExitCode.OK: ("pass", "good"),
+    ExitCode.CHECK: ("regression", "bad"),
+    ExitCode.STAGE: ("a build failed", "bad"),
+    ExitCode.BOARD: ("no board", "odd"),
+    ExitCode.INTERRUPTED: ("running or interrupted", "odd"),
 }
-_MEANINGS = {
-    ExitCode.OK: "pass",
-    ExitCode.CHECK: "regression",
-    ExitCode.STAGE: "a build failed",
-    ExitCode.BOARD: "no board",
-    ExitCode.INTERRUPTED: "not over, or cut off",
-}
-_TONES = {ExitCode.OK: "good", ExitCode.CHECK: "bad", ExitCode.STAGE: "bad"}
+"""Text and CSS class of each exit code of a night."""
 
 
-@dataclass(frozen=True)
-class _Worse:
-    """A metric of a job that got worse: what is known from the baseline, from the history, or from both."""
+def night_page(night: Night, histories: Sequence[MetricHistory]) -> str:
+    """Return a night as one self-contained HTML page, deterministic.
 
-    job: JobResult
-    metric: Metric
-    findings: tuple[Finding, ...]
-    plot: Plot | None
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A night in the list and in the grid."""
-
-    link: str
-    night: Night
-
-    @property
-    def tone(self) -> str:
-        return _TONES.get(self.night.exit_code, "odd")
-
-    @property
-    def meaning(self) -> str:
-        return _MEANINGS.get(self.night.exit_code, str(int(self.night.exit_code)))
-
-    @property
-    def measured(self) -> int:
-        return sum(job.state is JobState.MEASURED for job in self.night.jobs)
-
-    @property
-    def standings(self) -> Mapping[str, Standing]:
-        return {job.job: standing_of(job) for job in self.night.jobs}
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """The jobs of a suite, night by night, the latest first."""
-
-    suite: str
-    columns: tuple[_Column, ...]
-    rows: tuple[tuple[str, tuple[Standing | None, ...]], ...]
-    words: str
-
-
-def night_page(night: Night, histories: Sequence[History]) -> str:
-    """Return a night as one self-contained HTML page: the verdict, what got worse and how that is known, and the rest.
-
-    The same night, the same bytes. Of a large suite only the plots that help are drawn: those of what got worse, and
-    of the others p50 and top-1, ``MOST_PLOTS`` of them; the page says what is not drawn.
+    Plots are limited to regressions and the p50 and top-1 of other jobs, at most ``MAX_PLOTS`` of them; the page says
+    what is omitted.
     """
     found = {(history.job, history.metric): history for history in histories}
-    worse = _worse(night, found)
-    shown = {(one.job.job, one.metric) for one in worse if one.plot is not None}
-    plots, words = _small(night, found, shown)
+    regressions = [
+        (job, metric, [finding for finding in job.regressions if finding.metric is metric])
+        for job in night.jobs
+        for metric in dict.fromkeys(finding.metric for finding in job.regressions)
+    ]
+    regression_plots = {
+        (job.job, metric): regression_plot(found[job.job, metric], job)
+        for job, metric, _ in regressions[:MAX_REGRESSION_PLOTS]
+        if (job.job, metric) in found
+    }
+    plots, words = _small_plots(night, found, regression_plots.keys())
     values = {
         "night": night,
-        "column": _Column("", night),
-        "verdict": verdict_of(night),
-        "counts": counts_of(night),
-        "took": _took(night),
-        "worse": worse,
+        "verdict": night_verdict(night),
+        "took": _duration(night),
+        "regressions": regressions,
+        "regression_plots": regression_plots,
         "unmeasured": [job for job in night.jobs if job.state is not JobState.MEASURED],
-        "untold": [(job, f) for job in night.jobs for f in job.findings if f.outcome is Outcome.CANNOT_TELL],
-        "faults": _faults(night),
+        "unknown": [(job, f) for job in night.jobs for f in job.findings if f.outcome is FindingOutcome.CANNOT_TELL],
+        "faults": sorted(((job, fault) for job in night.jobs for fault in job.faults), key=lambda one: one[1].at),
         "plots": plots,
         "plots_words": words,
-        "metrics": _SHORT,
+        "metrics": list(Metric),
     }
     return page("night.html.jinja", values, "bpudeploy.nightly", _FILTERS)
 
 
 def index_page(nights: Sequence[tuple[str, Night]]) -> str:
-    """Return the page that leads to every night, the latest first.
+    """Return the index of all nights, newest first.
 
     Args:
-        nights: each with the link to its report, relative to this page; empty: it has none.
+        nights: each with the link to its report relative to this page, or "" if it has none.
     """
-    columns = [_Column(link, night) for link, night in sorted(nights, key=lambda one: one[1].began, reverse=True)]
-    suites = dict.fromkeys(column.night.suite for column in columns)
+    ordered = sorted(nights, key=lambda one: one[1].began, reverse=True)
+    suites = dict.fromkeys(night.suite for _, night in ordered)
     values = {
-        "columns": columns,
-        "grids": [_grid(suite, [column for column in columns if column.night.suite == suite]) for suite in suites],
-        "standings": list(Standing),
+        "nights": ordered,
+        "grids": [_grid([night for _, night in ordered if night.suite == suite]) for suite in suites],
+        "verdicts": list(JobVerdict),
     }
     return page("index.html.jinja", values, "bpudeploy.nightly", _FILTERS)
 
 
-def _grid(suite: str, columns: Sequence[_Column]) -> _Grid:
-    shown = tuple(columns[:MOST_NIGHTS])
-    words = f"The latest {MOST_NIGHTS} of {len(columns)} nights." if len(columns) > MOST_NIGHTS else ""
-    told = [column.standings for column in shown]
-    jobs = dict.fromkeys(name for standings in told for name in standings)
-    rows = tuple((name, tuple(standings.get(name) for standings in told)) for name in jobs)
-    return _Grid(suite, shown, rows, words)
+def _grid(nights: Sequence[Night]) -> dict[str, object]:
+    """Return the verdicts of a suite per job and night."""
+    shown = nights[:MAX_GRID_NIGHTS]
+    verdicts = [{job.job: job_verdict(job) for job in night.jobs} for night in shown]
+    names = dict.fromkeys(name for night in verdicts for name in night)
+    return {
+        "suite": nights[0].suite,
+        "nights": shown,
+        "rows": [(name, [night.get(name) for night in verdicts]) for name in names],
+        "words": f"The latest {len(shown)} of {len(nights)} nights." if len(nights) > len(shown) else "",
+    }
 
 
-def _worse(night: Night, found: Mapping[tuple[str, Metric], History]) -> list[_Worse]:
-    grouped: dict[tuple[str, Metric], list[Finding]] = {}
-    jobs = {job.job: job for job in night.jobs}
-    for job, finding in night.regressions:
-        grouped.setdefault((job.job, finding.metric), []).append(finding)
-    worse = []
-    for number, ((name, metric), findings) in enumerate(grouped.items()):
-        history = found.get((name, metric)) if number < MOST_WORSE else None
-        plot = regression_plot(history, jobs[name]) if history is not None else None
-        worse.append(_Worse(jobs[name], metric, tuple(findings), plot))
-    return worse
-
-
-def _small(
-    night: Night, found: Mapping[tuple[str, Metric], History], shown: set[tuple[str, Metric]]
+def _small_plots(
+    night: Night, found: Mapping[tuple[str, Metric], MetricHistory], plotted: Collection[tuple[str, Metric]]
 ) -> tuple[list[Plot], str]:
-    """Return the plots of what did not get worse, and words where something is not drawn."""
+    """Return the plots of metrics without a regression, and a text that says what is omitted."""
     wanted = [
         (job, history)
         for job in night.jobs
         for metric in _PLOTTED
-        if (job.job, metric) not in shown and (history := found.get((job.job, metric))) is not None
+        if (job.job, metric) not in plotted and (history := found.get((job.job, metric))) is not None
     ]
-    others = len(found) - len(shown) - len(wanted)
-    told = ["p50 and top-1 of each job, night by night."]
-    if len(wanted) > MOST_PLOTS:
-        told.append(f"The first {MOST_PLOTS} of {len(wanted)}; the rest have no plot here.")
+    others = len(found) - len(plotted) - len(wanted)
+    words = ["p50 and top-1 of each job per night."]
+    if len(wanted) > MAX_PLOTS:
+        words.append(f"The first {MAX_PLOTS} of {len(wanted)}; the rest are not plotted.")
     if others > 0:
-        told.append(f"Not drawn, for nothing in them got worse: {others} of other metrics.")
-    return [small_plot(history, job) for job, history in wanted[:MOST_PLOTS]], " ".join(told)
+        words.append(f"Not plotted: {others} other metrics without a regression.")
+    return [small_plot(history, job) for job, history in wanted[:MAX_PLOTS]], " ".join(words)
 
 
-def _faults(night: Night) -> list[tuple[JobResult, Fault]]:
-    return sorted(((job, fault) for job in night.jobs for fault in job.faults), key=lambda one: one[1].at)
-
-
-def _took(night: Night) -> str:
+def _duration(night: Night) -> str:
     if night.ended is None:
-        return "not over, or cut off"
+        return "running or interrupted"
     seconds = (datetime.fromisoformat(night.ended) - datetime.fromisoformat(night.began)).total_seconds()
-    return lasting(max(0.0, seconds))
+    return format_duration(max(0.0, seconds))
 
 
 _FILTERS: Mapping[str, Callable[..., object]] = {
-    "clock": clock,
+    "clock": format_time,
     "short": short,
-    "lasting": lasting,
-    "standing": standing_of,
-    "change": change_of,
-    "step": lambda finding, job: step_of(job, finding),
-    "value": lambda number, metric: value_of(metric, number),
-    "verdict": verdict_of,
-    "counts": counts_of,
+    "format_duration": format_duration,
+    "job_verdict": job_verdict,
+    "change": format_change,
+    "step": lambda finding, job: format_before_after(job, finding),
+    "value": lambda number, metric: format_value(metric, number),
+    "verdict": night_verdict,
+    "counts": count_verdicts,
+    "meaning": lambda code: _EXIT_CODES[code][0],
+    "tone": lambda code: _EXIT_CODES[code][1],
 }

@@ -1,4 +1,4 @@
-"""Plots of a metric night by night: whose board, what was invalid, on which level, and since which night it is bad."""
+"""Plots of a metric per night: boards, invalid nights, levels, and the first bad night."""
 
 from __future__ import annotations
 
@@ -6,157 +6,153 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
-from bpudeploy.nightly.history import History
+from bpudeploy.nightly.formatting import format_time, provenance_suffix
+from bpudeploy.nightly.history import MetricHistory
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import Against, Finding, JobResult
+from bpudeploy.nightly.night import JobResult, Reference
 from bpudeploy.nightly.series import Point
-from bpudeploy.nightly.words import clock, made_of
 from bpudeploy.results.drawing import ACCENT, BAD, CYCLE, INK, OTHER, QUIET, Plot, figure, in_legend, shorter, svg
-from bpudeploy.results.measurement import Interval
 
-FEW = 120
-"""The latest nights that a small plot shows."""
-MOST = 400
-"""Points of a large one; of more, some in the middle are left out."""
+SMALL_PLOT_NIGHTS = 120
+"""Nights in a small plot, the newest."""
+MAX_POINTS = 400
+"""Points in a large plot; older ones are thinned."""
 _BEFORE = 60
-"""Nights that are shown before a change that is looked at."""
-_BOARDS = 8
+"""Nights shown before a regression."""
+_MAX_BOARDS = 8
 _MARKERS = "osD^vPX*"
 _TICKS = 5
 _DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """The points of a history that are drawn, by their index, and where on the axis of days they are."""
+class _View:
+    """The plotted points of a history (by index), and their positions on the time axis, in days."""
 
-    history: History
+    history: MetricHistory
     shown: tuple[int, ...]
 
     def day(self, index: int) -> float:
-        return self.of(self.history.series.points[index].at)
+        return self.day_of(self.history.series.points[index].at)
 
-    def of(self, at: datetime) -> float:
+    def day_of(self, at: datetime) -> float:
         return (at - self.history.series.points[self.shown[0]].at) / _DAY
+
+    @property
+    def last_day(self) -> float:
+        return self.day(len(self.history.series.points) - 1)
 
     @property
     def points(self) -> list[tuple[int, Point]]:
         return [(index, self.history.series.points[index]) for index in self.shown]
 
 
-def regression_plot(history: History, job: JobResult) -> Plot:
-    """Draw a history around the night since when it is worse."""
+def regression_plot(history: MetricHistory, job: JobResult) -> Plot:
+    """Plot a history around the first bad night."""
     bad = _first_bad(history, job)
     points = history.series.points
     first = 0 if bad is None else next((i for i, point in enumerate(points) if point.at >= bad), len(points) - 1)
-    return _plot(history, job, min(max(0, first - _BEFORE), max(0, len(points) - FEW)), (10.0, 3.0), bad)
+    begin = min(max(0, first - _BEFORE), max(0, len(points) - SMALL_PLOT_NIGHTS))
+    return _plot(history, job, begin, (10.0, 3.0), bad)
 
 
-def small_plot(history: History, job: JobResult) -> Plot:
-    """Draw the latest nights of a history."""
-    return _plot(history, job, max(0, len(history.series.points) - FEW), (4.2, 1.9), None)
+def small_plot(history: MetricHistory, job: JobResult) -> Plot:
+    """Plot the newest nights of a history."""
+    return _plot(history, job, max(0, len(history.series.points) - SMALL_PLOT_NIGHTS), (4.2, 1.9), None)
 
 
-def _plot(history: History, job: JobResult, begin: int, size: tuple[float, float], bad: datetime | None) -> Plot:
+def _plot(history: MetricHistory, job: JobResult, begin: int, size: tuple[float, float], bad: datetime | None) -> Plot:
     metric = history.metric
-    title = f"{metric.words} of {shorter(history.job, 60)}{made_of(job)}"
-    total = len(history.series.points)
-    seen = _Drawn(history, _thinned(begin, total))
+    view = _View(history, _thinned(begin, len(history.series.points)))
     drawn, (axes,) = figure(size[1], width=size[0])
-    _draw_points(axes, seen, _names(seen, job))
-    level = _draw_levels(axes, seen)
-    pinned = _pinned(history, job)
+    _draw_points(axes, view, _board_names(view, job))
+    level = _draw_levels(axes, view)
+    baselines = [f for f in job.findings if f.against is Reference.BASELINE and f.metric is metric]
+    pinned = next((f.before for f in baselines if f.before is not None), None)
     if pinned is not None:
         axes.axhline(pinned, color=OTHER, linewidth=1.1, linestyle=(0, (5, 2)), label="pinned baseline")
-    around = pinned if pinned is not None else level
-    room = _room(history, around)
-    axes.axhspan(around - room, around + room, color=QUIET, alpha=0.16, linewidth=0)
-    spread = job.p50_ms if metric is Metric.P50 else None
-    if spread is not None:
-        _draw_spread(axes, seen, spread)
+        level = pinned
+    at_least = history.series.at_least
+    margin = at_least if metric is Metric.TOP1 else abs(level) * at_least / 100
+    axes.axhspan(level - margin, level + margin, color=QUIET, alpha=0.16, linewidth=0)
+    interval = job.p50_ms if metric is Metric.P50 else None
+    limits = [level - margin, level + margin]
+    if interval is not None:
+        ends = [interval.low, interval.high]
+        limits += ends
+        axes.plot([view.last_day] * 2, ends, color=INK, linewidth=1.6, solid_capstyle="butt", label="tonight, 95 %")
     if bad is not None:
-        _draw_bad(axes, seen, bad)
-    beyond = _limits(axes, seen, [around - room, around + room, *((spread.low, spread.high) if spread else ())])
-    _dates(axes, seen)
+        _draw_first_bad(axes, view, bad)
+    beyond = _set_limits(axes, view, limits)
+    _draw_dates(axes, view)
     axes.set_ylabel(metric.unit, fontsize=9, color=INK)
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1.03))
-    return Plot(title, svg(drawn), _words(seen, pinned is not None, beyond, bad))
+    title = f"{metric.label} of {shorter(history.job, 60)}{provenance_suffix(job)}"
+    return Plot(title, svg(drawn), _caption(view, pinned is not None, beyond, bad))
 
 
 def _thinned(begin: int, total: int) -> tuple[int, ...]:
-    """Return indices from ``begin`` on; of too many, every so many up to the latest ones, which are all there."""
-    latest = max(begin, total - MOST // 2)
-    step = -(-(latest - begin) // (MOST // 2)) or 1
+    """Return indices from ``begin`` on; if there are too many, all of the newest and every nth of the older ones."""
+    latest = max(begin, total - MAX_POINTS // 2)
+    step = -(-(latest - begin) // (MAX_POINTS // 2)) or 1
     return (*range(begin, latest, step), *range(latest, total))
 
 
-def _draw_points(axes: Any, seen: _Drawn, names: Mapping[str, str]) -> None:
-    """Draw each board's nights in its own colour and shape, and those that are not judged as hollow ones."""
-    boards = list(dict.fromkeys(point.board for _, point in seen.points))
-    for number, board in enumerate(boards[:_BOARDS]):
-        mine = [one for one in seen.points if one[1].board == board]
-        if number == _BOARDS - 1:
-            mine = [one for one in seen.points if one[1].board in boards[number:]]
+def _draw_points(axes: Any, view: _View, names: Mapping[str, str]) -> None:
+    """Plot each board's nights in its own colour and shape, invalid ones hollow."""
+    boards = list(dict.fromkeys(point.board for _, point in view.points))
+    for number, board in enumerate(boards[:_MAX_BOARDS]):
+        these = boards[number:] if number == _MAX_BOARDS - 1 else [board]
+        points = [one for one in view.points if one[1].board in these]
         colour = ACCENT if len(boards) == 1 else CYCLE[number % len(CYCLE)]
         style = {"marker": _MARKERS[number], "color": colour, "markersize": 3.6, "linestyle": "none"}
-        others = len(boards) - number if number == _BOARDS - 1 else 1
-        style["label"] = f"{others} other boards" if others > 1 else in_legend(names.get(board, "a night"), 22)
-        good = [(seen.day(index), point.value) for index, point in mine if not point.invalid]
-        invalid = [(seen.day(index), point.value) for index, point in mine if point.invalid]
-        axes.plot([x for x, _ in good], [y for _, y in good], alpha=0.85, **style)
+        style["label"] = f"{len(these)} other boards" if len(these) > 1 else in_legend(names.get(board, "a night"), 22)
+        valid = [(view.day(index), point.value) for index, point in points if not point.invalid]
+        invalid = [(view.day(index), point.value) for index, point in points if point.invalid]
+        axes.plot([x for x, _ in valid], [y for _, y in valid], alpha=0.85, **style)
         if invalid:
             hollow = style | {"markerfacecolor": "white", "label": None, "markersize": 4.2}
             axes.plot([x for x, _ in invalid], [y for _, y in invalid], **hollow)
 
 
-def _names(seen: _Drawn, job: JobResult) -> dict[str, str]:
-    """Return what to call each board: tonight's as the fleet does, others as they were reached."""
-    found = {point.board: seen.history.measured[index].board for index, point in seen.points if point.board}
+def _board_names(view: _View, job: JobResult) -> dict[str, str]:
+    """Return the name of each board: the fleet's for tonight's board, the address for others."""
+    found = {point.board: view.history.measured[index].board for index, point in view.points if point.board}
     if job.board is not None and job.board_id in found:
         found[job.board_id] = job.board
     return found
 
 
-def _draw_levels(axes: Any, seen: _Drawn) -> float:
-    """Draw the level before and after each change, or the median of all; return the one that is held to."""
-    changes, points = seen.history.changes, seen.history.series.points
-    begin, end = seen.day(seen.shown[0]), seen.day(len(points) - 1)
+def _draw_levels(axes: Any, view: _View) -> float:
+    """Plot the level before and after each change, or the median; return the reference level."""
+    changes, points = view.history.changes, view.history.series.points
+    begin, end = view.day(view.shown[0]), view.last_day
     if not changes:
         judged = [point.value for point in points if not point.invalid] or [point.value for point in points]
         middle = statistics.median(judged)
         axes.plot([begin, end], [middle, middle], color=INK, linewidth=1, linestyle=":", label="median")
         return middle
-    edges = [float("-inf"), *(seen.day(change.first) for change in changes), end]
+    edges = [float("-inf"), *(view.day(change.first) for change in changes), end]
     for number, change in enumerate(changes):
-        where = edges[number + 1]
-        if where >= begin:
-            axes.plot([max(begin, edges[number]), where], [change.before, change.before], color=INK, linewidth=1.2)
+        before, at, after = edges[number : number + 3]
+        if at >= begin:
+            axes.plot([max(begin, before), at], [change.before, change.before], color=INK, linewidth=1.2)
         label = "level" if number == len(changes) - 1 else None
-        axes.plot(
-            [max(begin, where), edges[number + 2]], [change.after, change.after], color=INK, linewidth=1.2, label=label
-        )
-    held = seen.history.standing
-    return held.before if held is not None else changes[-1].after
+        axes.plot([max(begin, at), after], [change.after, change.after], color=INK, linewidth=1.2, label=label)
+    regression = view.history.regression
+    return regression.before if regression is not None else changes[-1].after
 
 
-def _draw_spread(axes: Any, seen: _Drawn, spread: Interval) -> None:
-    last = seen.day(len(seen.history.series.points) - 1)
-    axes.plot(
-        [last, last], [spread.low, spread.high], color=INK, linewidth=1.6, solid_capstyle="butt", label="tonight, 95 %"
-    )
-
-
-def _draw_bad(axes: Any, seen: _Drawn, bad: datetime) -> None:
-    x = max(0.0, seen.of(bad))
+def _draw_first_bad(axes: Any, view: _View, bad: datetime) -> None:
+    x = max(0.0, view.day_of(bad))
     axes.axvline(x, color=BAD, linewidth=1.2)
-    place: Any = (x, 1.0)
-    above: Any = (0, 3)
     axes.annotate(
         f"first bad night {bad:%Y-%m-%d}",
-        place,
-        above,
+        (x, 1.0),
+        (0, 3),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         fontsize=8,
@@ -165,82 +161,64 @@ def _draw_bad(axes: Any, seen: _Drawn, bad: datetime) -> None:
     )
 
 
-def _limits(axes: Any, seen: _Drawn, more: Sequence[float]) -> bool:
-    """Show all levels and nearly all points; return whether one is so far off that it is a triangle at the edge."""
-    values = sorted(point.value for _, point in seen.points)
-    low, high = values[len(values) // 20], values[-1 - len(values) // 20]
-    levels = [level for change in seen.history.changes for level in (change.before, change.after)]
-    kept = [*more, *levels, *(point.value for _, point in seen.points[-3:])]
-    low, high = min([low, *kept]), max([high, *kept])
-    room = (high - low) / 2 or abs(high) / 20 or 1.0
-    inside = [value for value in values if low - room <= value <= high + room]
+def _set_limits(axes: Any, view: _View, more: Sequence[float]) -> bool:
+    """Show all levels and nearly all points, the rest as triangles at the edge; return whether there are any."""
+    values = sorted(point.value for _, point in view.points)
+    levels = [level for change in view.history.changes for level in (change.before, change.after)]
+    kept = [*more, *levels, *(point.value for _, point in view.points[-3:])]
+    low = min(values[len(values) // 20], *kept)
+    high = max(values[-1 - len(values) // 20], *kept)
+    margin = (high - low) / 2 or abs(high) / 20 or 1.0
+    inside = [value for value in values if low - margin <= value <= high + margin]
     low, high = min([low, *inside]), max([high, *inside])
-    edge = 0.06 * (high - low or room)
+    edge = 0.06 * (high - low or margin)
     axes.set_ylim(low - edge, high + edge)
-    beyond = [one for one in seen.points if not low <= one[1].value <= high]
+    beyond = [one for one in view.points if not low <= one[1].value <= high]
     for index, point in beyond:
         at, marker = (high, "^") if point.value > high else (low, "v")
         fill = "white" if point.invalid else INK
-        axes.plot([seen.day(index)], [at], marker, color=INK, markerfacecolor=fill, markersize=5, clip_on=False)
+        axes.plot([view.day(index)], [at], marker, color=INK, markerfacecolor=fill, markersize=5, clip_on=False)
     return bool(beyond)
 
 
-def _dates(axes: Any, seen: _Drawn) -> None:
-    begin, end = seen.history.series.points[seen.shown[0]].at, seen.history.series.points[-1].at
-    span = seen.of(end)
-    if 0 < span < 1:  # somebody tries it out
-        ticks, words, room = [begin + n / 4 * (end - begin) for n in range(5)], "%H:%M", 0.03 * span
+def _draw_dates(axes: Any, view: _View) -> None:
+    begin, end = view.history.series.points[view.shown[0]].at, view.history.series.points[-1].at
+    span = view.day_of(end)
+    if 0 < span < 1:  # a trial during one day
+        ticks, form, margin = [begin + n / 4 * (end - begin) for n in range(5)], "%H:%M", 0.03 * span
     else:
         days = max(1, (end.date() - begin.date()).days)
         step = max(1, -(-days // _TICKS))
         ticks = [end - n * step * _DAY for n in range(days // step + 1)]
-        words, room = "%b %d" if days < 300 else "%Y-%m", max(0.5, 0.02 * span)
-    axes.set_xticks([seen.of(tick) for tick in ticks], [f"{tick:{words}}" for tick in ticks])
-    axes.set_xlim(-room, span + room)
+        form, margin = "%b %d" if days < 300 else "%Y-%m", max(0.5, 0.02 * span)
+    axes.set_xticks([view.day_of(tick) for tick in ticks], [f"{tick:{form}}" for tick in ticks])
+    axes.set_xlim(-margin, span + margin)
 
 
-def _first_bad(history: History, job: JobResult) -> datetime | None:
-    """Return since which night it is bad: as the history says, else as the nights before were judged."""
+def _first_bad(history: MetricHistory, job: JobResult) -> datetime | None:
+    """Return the first bad night by the history, or else by the baseline."""
     since = {f.against: f.since for f in job.regressions if f.metric is history.metric and f.since is not None}
-    at = since.get(Against.HISTORY, since.get(Against.BASELINE))
+    at = since.get(Reference.HISTORY, since.get(Reference.BASELINE))
     found = datetime.fromisoformat(at) if at is not None else None
     return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def _pinned(history: History, job: JobResult) -> float | None:
-    """Return the baseline's level."""
-    return next((f.before for f in _against_baseline(job) if f.metric is history.metric and f.before is not None), None)
-
-
-def _against_baseline(job: JobResult) -> list[Finding]:
-    return [finding for finding in job.findings if finding.against is Against.BASELINE]
-
-
-def _room(history: History, level: float) -> float:
-    """Return how far from a level a value may be before anybody cares."""
-    at_least = history.series.at_least
-    return at_least if history.metric is Metric.TOP1 else abs(level) * at_least / 100
-
-
-def _words(seen: _Drawn, pinned: bool, beyond: bool, bad: datetime | None) -> str:
-    total, shown = len(seen.history.series.points), len(seen.shown)
-    told = []
-    if shown < total:
-        which = "the latest" if len(set(_steps(seen))) == 1 else "of the older ones only some"
-        told.append(f"{shown} of {total} nights are drawn: {which}.")
-    unit = seen.history.metric.change_unit
+def _caption(view: _View, pinned: bool, beyond: bool, bad: datetime | None) -> str:
+    total, shown = len(view.history.series.points), view.shown
+    words = []
+    if len(shown) < total:
+        all_newest = len({later - earlier for earlier, later in pairwise(shown)}) == 1
+        which = "the latest" if all_newest else "all of the latest, some of the older ones"
+        words.append(f"{len(shown)} of {total} nights: {which}.")
+    unit = view.history.metric.change_unit
     around = "the pinned baseline" if pinned else "the level"
-    told.append(f"Grey: {seen.history.series.at_least:g} {unit} around {around}, nobody's concern.")
-    if any(point.invalid for _, point in seen.points):
-        told.append("Hollow: invalid by the board's conditions, not judged.")
+    words.append(f"Grey: threshold, {view.history.series.at_least:g} {unit} around {around}.")
+    if any(point.invalid for _, point in view.points):
+        words.append("Hollow: invalid because of the board's conditions, not judged.")
     if beyond:
-        told.append("A triangle at the edge: a night far beyond it.")
-    if seen.history.changes:
-        told.append("Levels have the boards' offsets, temperature and drift taken out.")
-    if bad is not None and bad < seen.history.series.points[seen.shown[0]].at:
-        told.append(f"It is bad since {clock(bad.isoformat())} UTC, before what is drawn.")
-    return " ".join(told)
-
-
-def _steps(seen: _Drawn) -> list[int]:
-    return [later - earlier for earlier, later in zip(seen.shown, seen.shown[1:], strict=False)]
+        words.append("Triangle at the edge: far beyond the axis.")
+    if view.history.changes:
+        words.append("Levels exclude the effects of boards, temperature and drift.")
+    if bad is not None and bad < view.history.series.points[shown[0]].at:
+        words.append(f"Bad since {format_time(bad.isoformat())} UTC, before the first night shown.")
+    return " ".join(words)

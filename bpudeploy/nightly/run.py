@@ -1,4 +1,4 @@
-"""A night: build every job's release, measure each on a board of its pool, judge it, and keep a record as it goes."""
+"""Run a night: build every job's release, measure each on a board of its pool, evaluate it, and record progress."""
 
 from __future__ import annotations
 
@@ -14,205 +14,191 @@ from pathlib import Path
 
 from bpudeploy.boardjob import opener_of
 from bpudeploy.boards.base import BoardOpener
-from bpudeploy.deployment import board_opener, keep_built
+from bpudeploy.deployment import board_opener, save_built
 from bpudeploy.errors import BpudeployError, OutOfTime, StoreError, UsageError
 from bpudeploy.events import Event, Note
 from bpudeploy.measure import Candidate, candidate
 from bpudeploy.nightly.baseline import Baseline
-from bpudeploy.nightly.book import Book, alone
-from bpudeploy.nightly.floor import Floor, Terms, Ticket
+from bpudeploy.nightly.evaluate import evaluate
+from bpudeploy.nightly.job_queue import JobQueue, QueuedJob, QueueSettings, QueueState
+from bpudeploy.nightly.measure_job import STEP, JobRelease, measure_job
 from bpudeploy.nightly.night import JobState, Night
-from bpudeploy.nightly.prepare import NIGHTS, Prepared
-from bpudeploy.nightly.suite import HERE, Job
-from bpudeploy.nightly.verdict import judged
-from bpudeploy.nightly.work import STEP, JobRelease, measure_on
+from bpudeploy.nightly.plan import NIGHTS, NightPlan
+from bpudeploy.nightly.recorder import NightRecorder, suite_lock
+from bpudeploy.nightly.suite import LOCAL_BOARD, Job
 from bpudeploy.planning.products import BINARY
 from bpudeploy.planning.step import Plan
 from bpudeploy.releases import RUNS, BuiltRelease, find_release
 from bpudeploy.results.store import Results
-from bpudeploy.run.farm import Executor, run_all
 from bpudeploy.run.journal import new_run_directory
+from bpudeploy.run.parallel import Executor, run_all
 from bpudeploy.run.runner import RunResult, run
-
-Tell = Callable[[str, Event], None]
-"""Called with the name of a job, or of a recipe, and what happened to it; from one thread at a time."""
 
 
 @dataclass(frozen=True)
-class Means:
-    """What a night works with."""
+class NightContext:
+    """The plan and resources of a night."""
 
+    plan: NightPlan
     store: Path
     executor: Executor
     results: Results
-    tell: Tell
+    emit: Callable[[str, Event], None]
+    """Called with the name of a job or recipe and its event, from one thread at a time."""
     pause_s: float = 20.0
 
 
-def run_night(prepared: Prepared, means: Means) -> tuple[Night, Path]:
-    """Run a night to its end and return its record, with the directory that keeps it.
+def run_night(context: NightContext) -> tuple[Night, Path]:
+    """Run a night and return its record with its directory.
 
-    Whatever ends it, boards are given back, what was measured is in the store of results, and the record says how
-    far it came.
+    However it ends, boards are released, measurements are in the results store, and the record has the progress.
 
     Raises:
-        UsageError: the suite runs already.
+        UsageError: a night of the suite is already running.
     """
-    suite = prepared.loaded.suite
-    with alone(suite.name):
+    loaded = context.plan.loaded
+    suite = loaded.suite
+    with suite_lock(suite.name):
         directory = new_run_directory(NIGHTS, suite.name)
-        book = Book(prepared, directory)
-        began = time.monotonic()
-        budget_s = prepared.loaded.budget_s
-        deadline = math.inf if budget_s is None else began + budget_s
-        terms = Terms(deadline, suite.retries, 60 * suite.wait_minutes, means.pause_s)
-        floor = Floor(prepared.loaded.jobs, prepared.out, terms, book.ended)
-        _Shift(prepared, means, floor, book, directory.name).work(deadline)
-        book.close()
-    return book.night, directory
+        recorder = NightRecorder(context.plan, directory)
+        deadline = math.inf if loaded.budget_s is None else time.monotonic() + loaded.budget_s
+
+        def unmeasured(queued: QueuedJob, state: JobState, why: str) -> None:
+            recorder.update(recorder.job(queued.job.name), state=state, why=why, faults=tuple(queued.faults))
+
+        settings = QueueSettings(deadline, suite.retries, 60 * suite.wait_minutes, context.pause_s)
+        queue = JobQueue(loaded.jobs, context.plan.excluded, settings, unmeasured)
+        _RunningNight(context, queue, recorder, f"{suite.name}/{directory.name}").run(deadline)
+        recorder.close()
+    return recorder.night, directory
 
 
 class _Stopped(BaseException):
-    """Raised in a board's thread, at the next thing that it tells, when the night is stopped."""
+    """Raised in a board's thread at its next event after the night is stopped."""
 
 
-@dataclass(frozen=True)
-class _Shift:
-    """A night at work."""
+class _RunningNight:
+    def __init__(self, context: NightContext, queue: JobQueue, recorder: NightRecorder, name: str) -> None:
+        self._context, self._queue, self._recorder, self._name = context, queue, recorder, name
+        self._emitting = threading.Lock()
 
-    prepared: Prepared
-    means: Means
-    floor: Floor
-    book: Book
-    night: str
-
-    def work(self, deadline: float) -> None:
-        """Build, and let each board measure what is built, until nothing is left."""
-        boards = self.floor.boards
-        telling = threading.Lock()
-
-        def tell(name: str, event: Event) -> None:
-            with telling:
-                self.means.tell(name, event)
-
-        with ThreadPoolExecutor(max(1, len(boards))) as pool:
-            running = [pool.submit(self._board, board, tell) for board in boards]
+    def run(self, deadline: float) -> None:
+        """Build the jobs while each board measures those that are built, until none is left."""
+        with ThreadPoolExecutor(max(1, len(self._queue.boards))) as pool:
+            running = [pool.submit(self._serve, board) for board in self._queue.boards]
             try:
-                self._build(deadline, tell)
+                self._build(deadline)
                 for one in running:
                     one.result()
             except BaseException:
-                self.floor.stop()
+                self._queue.stop()
                 raise
-        self.floor.close()
+        self._queue.close()
 
-    def _board(self, board: str, tell: Tell) -> None:
+    def _emit(self, name: str, event: Event) -> None:
+        with self._emitting:
+            self._context.emit(name, event)
+
+    def _serve(self, board: str) -> None:
         with suppress(_Stopped):
             try:
-                self.floor.serve(board, partial(self._measure, tell=tell))
+                self._queue.serve(board, self._measure)
             except BaseException:
-                self.floor.stop()  # else the others would wait for its job
+                self._queue.stop()  # otherwise the other boards wait for its job
                 raise
 
-    def _build(self, deadline: float, tell: Tell) -> None:
-        """Build all jobs; each is handed to the boards as soon as it is done."""
-        planned: list[tuple[Ticket, Plan]] = []
-        for ticket in self.floor.tickets:
-            plan = self.prepared.plans[ticket.job.name]
+    def _build(self, deadline: float) -> None:
+        """Build all jobs and queue each one as soon as it is built."""
+        planned: list[tuple[QueuedJob, Plan]] = []
+        for queued in self._queue.jobs:
+            plan = self._context.plan.plans[queued.job.name]
             if isinstance(plan, BpudeployError):
-                self.floor.over(ticket, JobState.BUILD_FAILED, plan.in_a_line)
+                self._queue.end_unmeasured(queued, JobState.BUILD_FAILED, plan.one_line)
             else:
-                planned.append((ticket, plan))
-        again = [one for one in planned if one[0].job.recompile]
+                planned.append((queued, plan))
 
         def ended(index: int, outcome: RunResult | BpudeployError) -> None:
-            ticket, _ = planned[index]
-            if not ticket.job.recompile or isinstance(outcome, BpudeployError):
-                self._built(ticket, outcome, tell)
+            queued, _ = planned[index]
+            if not queued.job.recompile or isinstance(outcome, BpudeployError):
+                self._built(queued, outcome)
 
         plans = [plan for _, plan in planned]
-        run_all(plans, self.means.store, self.means.executor, tell, until=deadline, ended=ended)
-        for ticket, plan in again:  # alone, so that nothing else is in its time
-            if not self.floor.is_done(ticket):
-                late = OutOfTime(f"{plan.recipe}: the time was over before it was compiled again")
-                outcome = self._recompiled(plan, tell) if time.monotonic() < deadline else late
-                self._built(ticket, outcome, tell)
+        run_all(plans, self._context.store, self._context.executor, self._emit, until=deadline, ended=ended)
+        for queued, plan in planned:
+            if queued.job.recompile and queued.state is not QueueState.DONE:  # one at a time, to measure compile time
+                late = OutOfTime(f"{plan.recipe}: the time budget ended before it was compiled again")
+                self._built(queued, self._recompile(plan) if time.monotonic() < deadline else late)
 
-    def _recompiled(self, plan: Plan, tell: Tell) -> RunResult | BpudeployError:
+    def _recompile(self, plan: Plan) -> RunResult | BpudeployError:
         try:
-            return run(plan, self.means.store, partial(tell, plan.recipe), [BINARY])
+            return run(plan, self._context.store, partial(self._emit, plan.recipe), [BINARY])
         except BpudeployError as error:
             return error
 
-    def _built(self, ticket: Ticket, outcome: RunResult | BpudeployError, tell: Tell) -> None:
-        job = ticket.job
+    def _built(self, queued: QueuedJob, outcome: RunResult | BpudeployError) -> None:
+        job, plan = queued.job, self._context.plan
         try:
             if isinstance(outcome, BpudeployError):
                 raise outcome
-            resolved = job.resolved
-            directory = new_run_directory(RUNS, resolved.recipe.name)
-            known = keep_built(resolved, self.prepared.backends[resolved.target.backend], outcome, directory)
-            measured = self._release(job, known, tell)
+            directory = new_run_directory(RUNS, job.resolved.recipe.name)
+            release = save_built(job.resolved, plan.backends[job.resolved.target.backend], outcome, directory)
+            to_measure = self._job_release(job, release)
         except OutOfTime as error:
-            self.floor.over(ticket, JobState.LEFT_OUT, error.in_a_line)
+            self._queue.end_unmeasured(queued, JobState.LEFT_OUT, error.one_line)
         except BpudeployError as error:
-            self.floor.over(ticket, JobState.BUILD_FAILED, error.in_a_line)
+            self._queue.end_unmeasured(queued, JobState.BUILD_FAILED, error.one_line)
         else:
             seconds = sum(step.record.seconds for step in outcome.steps.values() if not step.hit)
-            result = self.book.of(job.name)
-            self.book.put(result.model_copy(update={"release": known.digest, "build_seconds": seconds}))
-            before = next((slot.expected.board_s for slot in self.prepared.slots if slot.job is job), 0.0)
-            self.floor.ready(ticket, measured, before * len(measured.contenders))
+            self._recorder.update(self._recorder.job(job.name), release=release.digest, build_seconds=seconds)
+            board_s = next((slot.estimate.board_s for slot in plan.slots if slot.job is job), 0.0)
+            self._queue.built(queued, to_measure, board_s * len(to_measure.contenders))
 
-    def _release(self, job: Job, known: BuiltRelease, tell: Tell) -> JobRelease:
-        baseline = self.prepared.baselines[job.name]
-        ours = candidate(known, self.means.store)
+    def _job_release(self, job: Job, release: BuiltRelease) -> JobRelease:
+        baseline = self._context.plan.baselines[job.name]
+        ours = candidate(release, self._context.store)
         return JobRelease(
             recipe=str(job.resolved.files[0]),
             candidate=ours,
-            pinned=_pinned(baseline, ours, self.means.store, partial(tell, job.name)),
+            pinned=_pinned(baseline, ours, self._context.store, partial(self._emit, job.name)),
             baseline=baseline,
             method=job.resolved.recipe.benchmark,
             checks=job.checks,
         )
 
-    def _measure(self, ticket: Ticket, board: str, tell: Tell) -> None:
-        job, release = ticket.job, ticket.release
+    def _measure(self, queued: QueuedJob, board: str) -> None:
+        job, release, results = queued.job, queued.release, self._context.results
         assert release is not None  # it is ready
-        suite = self.prepared.loaded.suite.name
 
         def emit(event: Event) -> None:
-            if self.floor.stopping.is_set():
+            if self._queue.stopping.is_set():
                 raise _Stopped
-            tell(job.name, event)
+            self._emit(job.name, event)
 
         emit(Note(STEP, f"on {board}"))
         began = time.monotonic()
         opener, board_id = self._opener(job, board)
-        night = f"{suite}/{self.night}"
-        held = measure_on(opener, release, suite, night, board_id, self.means.results.append, emit)
-        seconds = time.monotonic() - began
-        ran = {"board": board, "board_seconds": seconds / len(release.contenders), "faults": tuple(ticket.faults)}
-        known = self.book.of(job.name).model_copy(update=ran)
-        self.book.put(judged(known, release, held, self.means.results, self.prepared.nights))
+        measured = measure_job(opener, release, self._name, board_id, results.append, emit)
+        seconds = (time.monotonic() - began) / len(release.contenders)
+        result = evaluate(self._recorder.job(job.name), release, measured, results, self._context.plan.nights)
+        self._recorder.update(result, board=board, board_seconds=seconds, faults=tuple(queued.faults))
 
     def _opener(self, job: Job, board: str) -> tuple[BoardOpener, str | None]:
-        if board == HERE:
+        if board == LOCAL_BOARD:
             return board_opener(job.resolved.target, None), None
-        listed = self.prepared.loaded.boards[board]
+        listed = self._context.plan.loaded.boards[board]
         return opener_of(board, listed, job.resolved.target.board), listed.board_id
 
 
 def _pinned(baseline: Baseline | None, ours: Candidate, store: Path, emit: Callable[[Event], None]) -> Candidate | None:
-    """Return the pinned release as a contender, where it is another and all that it needs is here."""
+    """Return the pinned release to measure interleaved, if it is another one and complete in the store."""
     if baseline is None or baseline.release == ours.release.digest:
         return None
     try:
         found = candidate(find_release(baseline.release), store)
     except (UsageError, StoreError) as error:
-        emit(Note(STEP, f"the pinned release cannot be measured in turns: {error.message}"))
+        emit(Note(STEP, f"the pinned release cannot be measured interleaved: {error.message}"))
         return None
     if found.evaluation.digest != ours.evaluation.digest:
-        emit(Note(STEP, "the pinned release was built with other evaluation images: not measured in turns"))
+        emit(Note(STEP, "the pinned release has other evaluation images: not measured interleaved"))
         return None
     return found

@@ -1,4 +1,4 @@
-"""A metric's history: one point a night, with what may explain it."""
+"""The history of a metric: one point per night, with what may explain its value."""
 
 from __future__ import annotations
 
@@ -8,49 +8,42 @@ from enum import StrEnum
 
 
 class Scale(StrEnum):
-    """What a change of the metric is told in."""
+    """The scale on which a metric changes."""
 
     RATIO = "ratio"
-    """Percent of the level: latency, size, memory, compile time. Values are above 0."""
+    """Changes in percent of the value, which is positive: latency, size, memory, compile time."""
     POINTS = "points"
-    """The metric's own unit: top-1 in percentage points."""
-
-
-class Worse(StrEnum):
-    """Which way is a regression."""
-
-    HIGHER = "higher"
-    LOWER = "lower"
+    """Changes in the metric's own unit: top-1, in percentage points."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one night measured."""
+    """The measurement of one night."""
 
     at: datetime
-    """UTC: when the measurement began."""
+    """UTC: the start of the measurement."""
     value: float
     board: str
-    """``board_id``: each board has an offset of its own."""
+    """``board_id``: each board has its own offset."""
     temperature_c: float | None = None
-    """None where no sensor told it, or where the metric cannot depend on it."""
+    """None if there is no sensor or the metric cannot depend on it."""
     invalid: bool = False
-    """Throttled, hot, rebooted...: drawn, never judged."""
+    """Throttled, hot, rebooted...: plotted, but not judged."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points in the order of time; a missing night is no point.
+    """Points in chronological order; a missing night has no point.
 
     Raises:
-        ValueError: points out of order, a value that is not finite, or not above 0 on the scale of ratios.
+        ValueError: points are out of order, or a value is not finite or, on the ratio scale, not positive.
     """
 
     points: tuple[Point, ...]
     scale: Scale
-    worse: Worse
+    higher_is_worse: bool
     at_least: float
-    """Percent or points (see ``scale``): a smaller change is nobody's concern."""
+    """Threshold in percent or points (see ``scale``): smaller changes are ignored."""
 
     def __post_init__(self) -> None:
         for earlier, later in zip(self.points, self.points[1:], strict=False):
@@ -59,4 +52,4 @@ class Series:
         lowest = 0.0 if self.scale is Scale.RATIO else float("-inf")
         for point in self.points:
             if not lowest < point.value < float("inf"):
-                raise ValueError(f"{point.value} at {point.at.isoformat()} is no value on the scale of {self.scale}")
+                raise ValueError(f"{point.value} at {point.at.isoformat()} is not a valid {self.scale} value")

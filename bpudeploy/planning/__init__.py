@@ -1,1 +1,1 @@
-"""Which steps, in which order, with which keys."""
+"""Plans: steps in order, with their keys."""

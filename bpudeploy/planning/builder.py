@@ -1,4 +1,4 @@
-"""Wiring steps together; a wrong wire fails while planning, before any work."""
+"""Building of plans; inputs of the wrong kind fail at planning time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bpudeploy.stage import Stage, StageOptions
 
 
 class PlanBuilder:
-    """Collects steps in order."""
+    """Collects the steps of a plan in order."""
 
     def __init__(self, recipe: str) -> None:
         self._recipe = recipe
@@ -33,5 +33,5 @@ class PlanBuilder:
         return {output: Ref(name, output, kind) for output, kind in stage.gives.items()}
 
     def build(self, unavailable: Mapping[str, BpudeployError] = {}) -> Plan:
-        """Return the plan; ``unavailable`` is that of ``Plan``."""
+        """Return the plan; ``unavailable`` as in ``Plan``."""
         return Plan(self._recipe, tuple(self._steps.values()), unavailable)

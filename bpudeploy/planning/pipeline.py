@@ -1,9 +1,10 @@
-"""recipe + target -> Plan: the whole pipeline, to be read from top to bottom."""
+"""The pipeline: the plan of a recipe for a target."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from bpudeploy.backends.base import Backend, ToolMissing
 from bpudeploy.digest import Digest, digest_file, key_of
@@ -58,8 +59,7 @@ from bpudeploy.stages.samples import SAMPLES, SamplesOptions, Subset
 from bpudeploy.stages.sensitivity import SensitivityOptions
 
 
-@dataclass(frozen=True)
-class _Inputs:
+class _Inputs(NamedTuple):
     model: Ref
     preprocess: Ref
     evaluation: Ref
@@ -67,24 +67,17 @@ class _Inputs:
 
 
 def plan(resolved: LoadedRecipe, backend: Backend | None) -> Plan:
-    """Bind a recipe to stages.
+    """Return the plan of a recipe.
 
-    Without a backend the plan ends at quantize. It also ends there if the backend's compiler is not on this machine:
-    ``Plan.until("compile")`` then raises the ToolMissing that says how to get it.
-    Hashes local sources and asks the compiler for its version; reads nothing else, runs nothing.
+    Without a backend, or if the backend's compiler is not installed, the plan ends at quantize; in the second case
+    ``Plan.until("compile")`` raises the ToolMissing error. Only hashes local sources and reads the compiler's version.
 
     Raises:
         SpecError: a local source cannot be read.
     """
     recipe = resolved.recipe
     p = PlanBuilder(recipe.name)
-    fetched = _fetch(p, resolved)
-    model, preprocess, evaluation, calibration = (
-        fetched.model,
-        fetched.preprocess,
-        fetched.evaluation,
-        fetched.calibration,
-    )
+    model, preprocess, evaluation, calibration = _fetch(p, resolved)
     scores = p.add(REFERENCE, FLOAT_SCORES, ReferenceOptions(), model, preprocess, evaluation)["scores"]
     options = RestructureOptions(recipe.restructure.tolerance)
     graph = p.add(RESTRUCTURE, GRAPH, options, model, preprocess, evaluation, scores)["graph"]
@@ -122,7 +115,7 @@ def _repair(resolved: LoadedRecipe, max_drop: float) -> RepairOptions:
 
 
 def plan_head(resolved: LoadedRecipe, l2: float) -> Plan:
-    """Plan the fit of a linear head on every image of the dataset that is not in evaluation."""
+    """Return the plan that fits a linear head on all images of the dataset outside the evaluation set."""
     recipe = resolved.recipe
     training = recipe.model_copy(
         update={
@@ -175,7 +168,7 @@ def _fetch_model(p: PlanBuilder, recipe: Recipe) -> Ref:
 
 def _model_options(spec: ModelSpec, source: Source) -> ModelOptions:
     name = "model.safetensors" if source.kind is SourceKind.TIMM else (source.member or source.locator)
-    architecture = spec.architecture or source.locator  # with its tag, which says how its images are prepared
+    architecture = spec.architecture or source.locator  # with its tag, which selects the preprocessing
     encoded = CheckpointFormat.of(name)
     assert encoded is not None  # spec.checks refuses other endings
     return ModelOptions(
@@ -206,13 +199,13 @@ def _module_options(recipe: Recipe, module: ModuleRef, source: Source) -> Module
 
 
 def _download(p: PlanBuilder, step: str, kind: Kind, source: Source, pinned: str | None) -> Ref:
-    unknown = source.remote or not source.locator  # a recipe that lacks a pin or a source is looked at, never run
+    unknown = source.remote or not source.locator  # recipes without a pin or a source are inspected, not run
     digest = Digest(pinned) if pinned else None if unknown else _digest_local(Path(source.locator))
     return p.add(download_stage(step, kind), step, DownloadOptions(source, digest))["file"]
 
 
 def _origin(p: PlanBuilder, step: str, text: str, pinned: str | None, archives: list[Ref]) -> Origin:
-    """Return where a set's images are; a source that is a file is fetched first, a folder is read in place."""
+    """Return the origin of a set's images; a file is fetched first, a folder is read in place."""
     source = Source.parse(text)
     if source.kind is SourceKind.FILE and text and Path(source.locator).is_dir():
         return Origin(Tree(Path(source.locator), _digest_tree(Path(source.locator))), None)
@@ -228,6 +221,6 @@ def _digest_local(path: Path) -> Digest:
 
 
 def _digest_tree(root: Path) -> Digest:
-    """Digest a folder by the relative path and the bytes of every file in it."""
+    """Return the digest of a folder: of the relative path and bytes of every file."""
     files = sorted(p for p in root.rglob("*") if p.is_file())
     return Digest(key_of("tree", [[p.relative_to(root).as_posix(), _digest_local(p)] for p in files]))

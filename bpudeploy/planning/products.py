@@ -1,4 +1,4 @@
-"""The artifacts of one recipe by name, whichever of its steps made them."""
+"""The artifacts of one recipe by name, independent of the step that made them."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _RELEASED: Mapping[str, Mapping[str, Kind]] = {
     GOLDEN: TAKE_GOLDEN.gives,
     BINARY: {"binary": Kind.BINARY},
 }
-"""The outputs that a release is measured with."""
+"""The outputs that measuring a release needs."""
 
 
 @dataclass(frozen=True)
 class Products:
-    """What the steps of a recipe made: ``steps`` is step name to output name to artifact.
+    """The outputs of a recipe's steps: ``steps`` is step name to output name to artifact.
 
     Every property raises KeyError if its step has not run.
     """
@@ -54,7 +54,7 @@ class Products:
 
     @classmethod
     def of_release(cls, steps: Mapping[str, Sequence[Digest]], store: Path) -> Products:
-        """Find in a store what a release's manifest names; a path may point to nothing any more.
+        """Return the artifacts that a release's manifest names; their files may be missing from the store.
 
         Args:
             steps: step name to the digests of its outputs, in the order in which its stage declares them.
@@ -88,7 +88,7 @@ class Products:
 
     @property
     def head(self) -> Artifact:
-        """The head that ``fit-head`` fitted."""
+        """The head from ``fit-head``."""
         return self.steps[HEAD]["head"]
 
     @property
@@ -112,7 +112,7 @@ class Products:
 
     @property
     def prepared(self) -> Artifact:
-        """The float graph in the form that was quantized, after repair where there was one."""
+        """The float graph that was quantized, after repair if any."""
         return self.steps[self._final]["prepared"]
 
     @property
@@ -132,17 +132,17 @@ class Products:
 
     @property
     def repair(self) -> Artifact | None:
-        """What repair tried; None if it is not a step of this recipe."""
+        """The repair report; None if the recipe has no repair."""
         return self.steps[REPAIRED]["findings"] if REPAIRED in self.steps else None
 
     @property
     def layers(self) -> Artifact:
-        """How far each layer of the QDQ graph is from float."""
+        """Deviation of each layer of the QDQ graph from float."""
         return self.steps[LAYERS]["findings"]
 
     @property
     def integers(self) -> Artifact:
-        """How far integer arithmetic is from the QDQ graph."""
+        """Deviation of integer arithmetic from the QDQ graph."""
         return self.steps[INTEGERS]["findings"]
 
     @property
@@ -151,7 +151,7 @@ class Products:
 
     @property
     def golden_logits(self) -> Artifact:
-        """What the QDQ graph answers to the golden images."""
+        """Logits of the QDQ graph for the golden images."""
         return self.steps[GOLDEN]["logits"]
 
     @property
@@ -160,7 +160,7 @@ class Products:
 
     @property
     def compiler_findings(self) -> Artifact:
-        """What a backend with ``findings`` found."""
+        """Findings of a backend that reports them."""
         return self.steps[BINARY]["findings"]
 
     @property

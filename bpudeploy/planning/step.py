@@ -33,11 +33,11 @@ class Step:
 
     @property
     def group(self) -> str:
-        """The stage that people name: fetch, restructure, quantize, compile."""
+        """The user-visible stage: fetch, restructure, quantize, compile."""
         return self.name.split("/")[0]
 
-    def key_parts(self, inputs: tuple[Digest, ...]) -> Mapping[str, Any]:
-        """Return everything that the key is made of, readable."""
+    def key_parts(self, inputs: tuple[Digest, ...]) -> dict[str, Any]:
+        """Return the parts of the key in readable form."""
         return {
             "stage": self.stage.name,
             "version": self.stage.version,
@@ -50,21 +50,21 @@ class Step:
 
 
 def step_key(parts: Mapping[str, Any]) -> Key:
-    """Return the key of a step: input DIGESTS in order (not who made them), options, version, tools."""
+    """Return the key of a step, from its input digests in order, options, version and tools."""
     return key_of("step", {**parts, "inputs": list(parts["inputs"].values())})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in an order in which each comes after those that it takes from."""
+    """Steps in topological order."""
 
     recipe: str
     steps: tuple[Step, ...]
     unavailable: Mapping[str, BpudeployError] = field(default_factory=dict)
-    """Steps that this machine cannot run, and so not in ``steps``: name to the error to raise when one is named."""
+    """Steps that this machine cannot run, which are not in ``steps``, with the error to raise if one is requested."""
 
     def select(self, names: Collection[str]) -> frozenset[str]:
-        """Return the step names that ``names`` (steps or groups) stand for.
+        """Return the steps that ``names`` (of steps or groups) select.
 
         Raises:
             UsageError: a name that is neither.
@@ -81,7 +81,7 @@ class Plan:
         return frozenset(chosen)
 
     def until(self, name: str | None) -> Plan:
-        """Return the plan up to and with the last step that ``name`` stands for."""
+        """Return the plan up to and including the last step that ``name`` selects."""
         if name is None:
             return self
         chosen = self.select([name])
@@ -89,7 +89,7 @@ class Plan:
         return replace(self, steps=self.steps[: last + 1])
 
     def upto(self, step: str) -> Plan:
-        """Return the plan up to and with exactly that step, not the rest of its stage."""
+        """Return the plan up to and including exactly that step, without the rest of its stage."""
         return replace(self, steps=self.steps[: self.steps.index(self.step(step)) + 1])
 
     def step(self, name: str) -> Step:

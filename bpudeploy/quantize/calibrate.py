@@ -11,9 +11,9 @@ import onnx
 
 from bpudeploy.errors import StageError
 from bpudeploy.host import open_session
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F32
 from bpudeploy.quantize.observer import Histogram, abs_max
-from bpudeploy.quantize.onnx_edit import copy_model
 from bpudeploy.quantize.taps import GraphIndex
 from bpudeploy.quantize.window import Window
 

@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from bpudeploy.onnxmodel import attribute, copy_model, shapes_of
 from bpudeploy.quantize.arrays import F32, F64, I64
 from bpudeploy.quantize.calibrate import session_with_outputs
-from bpudeploy.quantize.onnx_edit import attribute, constant, copy_model, put_constant
+from bpudeploy.quantize.onnx_edit import constant, put_constant
 from bpudeploy.quantize.taps import GraphIndex, softmax_input
 
 Shapes = dict[str, tuple[int, ...]]
@@ -133,9 +134,7 @@ def _through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 |
 
 
 def _shapes(model: onnx.ModelProto) -> Shapes:
-    values = [*model.graph.value_info, *model.graph.input, *model.graph.output]
-    found = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
-    return found | {t.name: tuple(t.dims) for t in model.graph.initializer}
+    return shapes_of(model.graph) | {t.name: tuple(t.dims) for t in model.graph.initializer}
 
 
 def _add_to_bias(model: onnx.ModelProto, node: onnx.NodeProto, shift: F64) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.agreement import Agreement, IntegerDifference, OutputAgreement, SumRange, TapAgreement
 from bpudeploy.quantize.arrays import F32, Signed
 from bpudeploy.quantize.integer_graph import IntegerGraph, IntegerRun, unoptimized_session
-from bpudeploy.quantize.onnx_edit import copy_model
 from bpudeploy.spec.precision import Precision, Rounding
 
 

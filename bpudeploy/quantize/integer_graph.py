@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
+from bpudeploy.onnxmodel import attribute, constants_of, node_model
 from bpudeploy.quantize.agreement import SumRange
 from bpudeploy.quantize.arrays import F32, F64, I64, Signed
 from bpudeploy.quantize.integer_kernels import SUM_HIGH, SUM_LOW, conv_sums, matmul_sums, quantize, requantize
-from bpudeploy.quantize.onnx_edit import attribute
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.quantize.window import Window
 from bpudeploy.spec.operators import VIEWS
@@ -102,7 +101,7 @@ class IntegerGraph:
         """
         self.inputs = [value.name for value in model.graph.input]
         self.outputs = [value.name for value in model.graph.output]
-        self.constants: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.constants: dict[str, NDArray[Any]] = constants_of(model.graph)
         self.taps: dict[str, GraphTap] = {}
         self._model = model
         self._weights: dict[str, QuantizedTensor] = {}
@@ -144,18 +143,9 @@ class IntegerGraph:
         return outputs
 
     def _session(self, node: onnx.NodeProto, types: Mapping[str, np.dtype[Any]]) -> Any:
-        inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None)
-            for name, dtype in types.items()
-        ]
-        used = [n for n in dict.fromkeys(node.input) if n in self.constants]
-        constants = [numpy_helper.from_array(self.constants[name], name) for name in used]
-        outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
-        single = helper.make_model(
-            helper.make_graph([node], "node", inputs, outputs, constants),
-            opset_imports=self._model.opset_import,
-            ir_version=self._model.ir_version,
-        )
+        constants = {name: self.constants[name] for name in node.input if name in self.constants}
+        single = node_model(node, types, self._model.opset_import, constants)
+        single.ir_version = self._model.ir_version
         return unoptimized_session(single, threads=1)
 
     def _tap(self, node: onnx.NodeProto, back: onnx.NodeProto, made_by: str) -> GraphTap:

@@ -18,10 +18,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F32, F64
 from bpudeploy.quantize.calibrate import ConvInputs, TensorStatistics
 from bpudeploy.quantize.observer import Histogram
-from bpudeploy.quantize.onnx_edit import constant, copy_model, put_constant
+from bpudeploy.quantize.onnx_edit import constant, put_constant
 from bpudeploy.quantize.taps import GraphIndex, QuantizationPoint
 from bpudeploy.quantize.weights import ConvWeights, fake_quantize
 from bpudeploy.quantize.window import Window

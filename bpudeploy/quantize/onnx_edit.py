@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from bpudeploy.quantize.arrays import F64
-
-
-def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a deep copy."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Return the value of an attribute of ``node``, or ``default``."""
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 def constant(model: onnx.ModelProto, name: str) -> F64:

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F64
-from bpudeploy.quantize.onnx_edit import constant, copy_model, put_constant, set_constants
+from bpudeploy.quantize.onnx_edit import constant, put_constant, set_constants
 from bpudeploy.quantize.qdq import INT16_DOMAIN, to_int32
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.quantize.taps import GraphIndex

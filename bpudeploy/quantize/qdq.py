@@ -9,8 +9,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F64
-from bpudeploy.quantize.onnx_edit import copy_model, set_constants, set_nodes
+from bpudeploy.quantize.onnx_edit import set_constants, set_nodes
 from bpudeploy.quantize.record import Tap
 from bpudeploy.quantize.taps import QuantizationPoint
 from bpudeploy.quantize.weights import QuantizedWeights

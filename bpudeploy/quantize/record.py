@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from bpudeploy.onnxmodel import metadata_of, set_metadata
 from bpudeploy.spec.precision import Precision
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ class QuantizeRecord(StoredModel):
 
     def write(self, model: onnx.ModelProto) -> None:
         """Store the record in the metadata of ``model``, replacing an earlier one."""
-        kept = [(e.key, e.value) for e in model.metadata_props if e.key != KEY]
-        del model.metadata_props[:]
-        for key, value in [*kept, (KEY, self.model_dump_json())]:
-            model.metadata_props.add(key=key, value=value)
+        set_metadata(model, KEY, self.model_dump_json())
 
     @classmethod
     def read(cls, model: onnx.ModelProto) -> QuantizeRecord:
@@ -66,7 +64,7 @@ class QuantizeRecord(StoredModel):
         Raises:
             KeyError: there is none.
         """
-        return cls.model_validate_json({entry.key: entry.value for entry in model.metadata_props}[KEY])
+        return cls.model_validate_json(metadata_of(model)[KEY])
 
 
 def int8_taps(record: QuantizeRecord) -> dict[str, Tap]:

@@ -10,7 +10,8 @@ import onnx
 from onnx import numpy_helper
 
 from bpudeploy.errors import StageError
-from bpudeploy.host import open_session, side_by_side
+from bpudeploy.host import open_session, parallel_map
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F32
 from bpudeploy.quantize.calibrate import (
     ConvInputs,
@@ -23,7 +24,7 @@ from bpudeploy.quantize.calibrate import (
 from bpudeploy.quantize.centre import centre_values
 from bpudeploy.quantize.migrate import Migration, Threshold, migrate
 from bpudeploy.quantize.observer import Histogram, threshold
-from bpudeploy.quantize.onnx_edit import copy_model, set_constants
+from bpudeploy.quantize.onnx_edit import set_constants
 from bpudeploy.quantize.qdq import to_qdq
 from bpudeploy.quantize.record import QuantizeRecord, Tap
 from bpudeploy.quantize.split_softmax import split_softmax
@@ -166,7 +167,7 @@ def _weights(
             samples = ConvSamples.of(statistics[tensor].sampled(window), groups, tap.scale, tap.threshold)
         return [(weights.node, quantize_weights(weights, samples, spec.weights)) for weights in by_input[key]]
 
-    return dict(pair for found in side_by_side(quantize, by_input) for pair in found)
+    return dict(pair for found in parallel_map(quantize, by_input) for pair in found)
 
 
 def _prepared(model: onnx.ModelProto, weights: Mapping[str, QuantizedWeights]) -> onnx.ModelProto:

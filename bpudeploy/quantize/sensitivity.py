@@ -15,9 +15,10 @@ import onnx
 from onnx import helper
 
 from bpudeploy.host import open_session
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F32, F64
 from bpudeploy.quantize.findings import PromotionCandidate
-from bpudeploy.quantize.onnx_edit import constant, copy_model, put_constant, set_nodes
+from bpudeploy.quantize.onnx_edit import constant, put_constant, set_nodes
 from bpudeploy.quantize.qdq import OPSET
 from bpudeploy.quantize.record import QuantizeRecord, int8_taps
 from bpudeploy.quantize.slowdown import Slowdown

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from bpudeploy.quantize.onnx_edit import copy_model, set_nodes
+from bpudeploy.onnxmodel import copy_model
+from bpudeploy.quantize.onnx_edit import set_nodes
 from bpudeploy.quantize.taps import GraphIndex, softmax_input
 
 LIMIT = 1.0 / 16.0

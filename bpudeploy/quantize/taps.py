@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from bpudeploy.onnxmodel import inputs_of, readers_of
 from bpudeploy.spec.operators import VIEWS
 from bpudeploy.spec.precision import Precision, PrecisionRules
 
@@ -55,11 +56,8 @@ class GraphIndex:
         self.producers = {output: node for node in graph.node for output in node.output}
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.outputs = {value.name for value in graph.output}
-        self.inputs = [value.name for value in graph.input if value.name not in self.constants]
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in dict.fromkeys(node.input):
-                self.readers.setdefault(name, []).append(node)
+        self.inputs = [value.name for value in inputs_of(graph)]
+        self.readers = readers_of(graph.node, lambda node: dict.fromkeys(node.input))
 
     def source(self, tensor: str) -> str:
         """Return the tensor that ``tensor`` is a view of, or itself."""

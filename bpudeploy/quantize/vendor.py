@@ -289,7 +289,7 @@ def _widest(found: Iterable[Precision]) -> Precision | None:
 def _weights(graph: _FloatView) -> Iterable[WeightScales]:
     import onnx
 
-    from bpudeploy.quantize.onnx_edit import attribute
+    from bpudeploy.onnxmodel import attribute
 
     for node in graph.dequantized:
         if node.input[0] not in graph.constants or graph.constants[node.input[0]].data_type != onnx.TensorProto.INT8:

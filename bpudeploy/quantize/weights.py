@@ -9,8 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from bpudeploy.onnxmodel import attribute
 from bpudeploy.quantize.arrays import F32, F64, I64
-from bpudeploy.quantize.onnx_edit import attribute
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.quantize import WeightRounding, WeightScale, WeightSpec
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from bpudeploy.onnxmodel import attribute
 from bpudeploy.quantize.arrays import F32
-from bpudeploy.quantize.onnx_edit import attribute
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
+from bpudeploy.onnxmodel import shapes_of
 from bpudeploy.restructure.write import IR_VERSION, OPSET
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ def form_errors(model: onnx.ModelProto) -> list[str]:
     ]
     if model.ir_version > IR_VERSION:
         found.append(f"IR version {model.ir_version}, above {IR_VERSION}")
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    infos = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in infos}
+    shapes = shapes_of(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph)
     for node in model.graph.node:
         if node.op_type in FORBIDDEN:
             found.append(f"{node.name}: operator {node.op_type}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.errors import StageError
+from bpudeploy.onnxmodel import node_model
 
 if TYPE_CHECKING:
     from bpudeploy.restructure.network import Array, Operation
@@ -27,12 +28,8 @@ def evaluate(operation: Operation, inputs: Sequence[Array | None], opset: int) -
     if compute is not None:
         return [compute(operation, *inputs)]
     feeds = {name: array for name, array in zip(operation.inputs, inputs, strict=True) if array is not None}
-    values = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()
-    ]
-    outputs = [helper.make_empty_tensor_value_info(name) for name in operation.outputs if name]
-    graph = helper.make_graph([operation.proto], "constant", values, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    types = {name: array.dtype for name, array in feeds.items()}
+    model = node_model(operation.proto, types, [helper.make_opsetid("", opset)])
     try:
         return list(ReferenceEvaluator(model).run(None, feeds))
     except (NotImplementedError, RuntimeError, TypeError, onnx.onnx_cpp2py_export.checker.ValidationError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bpudeploy.host import open_with_outputs
+from bpudeploy.onnxmodel import inputs_of, shape_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +48,7 @@ def first_difference(
 def _outputs(model: onnx.ModelProto, names: Sequence[str], pixels: F32) -> dict[str, F32]:
     """Run ``model`` on ``pixels`` (N, 3, H, W), transposed if its input is NHWC, and return the tensors ``names``."""
     session = open_with_outputs(model, names, lean=True)
-    weights = {t.name for t in model.graph.initializer}
-    (image,) = (i for i in session.get_inputs() if i.name not in weights)
-    array = pixels if list(image.shape[1:]) == list(pixels.shape[1:]) else pixels.transpose(0, 2, 3, 1)
+    (image,) = inputs_of(model.graph)
+    array = pixels if shape_of(image)[1:] == pixels.shape[1:] else pixels.transpose(0, 2, 3, 1)
     wanted = list(dict.fromkeys(names))
     return dict(zip(wanted, session.run(wanted, {image.name: array}), strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from bpudeploy.onnxmodel import readers_of
 from bpudeploy.restructure.atoms import Dims
 
 if TYPE_CHECKING:
@@ -120,11 +121,7 @@ class Graph:
 
     def readers(self) -> dict[str, list[Node]]:
         """Return tensor to the nodes that read it; a node appears once per input that reads it."""
-        found: dict[str, list[Node]] = {}
-        for node in self.nodes.values():
-            for name in node.inputs:
-                found.setdefault(name, []).append(node)
-        return found
+        return readers_of(self.nodes.values(), lambda node: node.inputs)
 
     @property
     def output_names(self) -> set[str]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.errors import StageError
+from bpudeploy.onnxmodel import attributes_of, constants_of, module_path, opset_of, readers_of, shape_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,11 +43,7 @@ class Network:
     @cached_property
     def readers(self) -> Mapping[str, Sequence[Operation]]:
         """Tensor to the operations that read it; an operation appears once per input that reads it."""
-        readers: dict[str, list[Operation]] = {}
-        for operation in self.operations:
-            for name in operation.inputs:
-                readers.setdefault(name, []).append(operation)
-        return readers
+        return readers_of(self.operations, lambda operation: operation.inputs)
 
     def sole_reader(self, tensor: str) -> Operation | None:
         """Return the only node that reads ``tensor``; None if there are several or it is an output."""
@@ -69,23 +66,20 @@ def read_network(model: onnx.ModelProto, weights: Mapping[str, Array] | None = N
             constants[value.name] = weights[value.name]
         elif value.name not in constants:
             inputs[value.name] = _static_shape(value)
-    opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
-    return Network(tuple(operations), constants, inputs, tuple(o.name for o in graph.output), opset)
+    return Network(tuple(operations), constants, inputs, tuple(o.name for o in graph.output), opset_of(model))
 
 
 def read_operations(graph: onnx.GraphProto) -> tuple[list[Operation], dict[str, Array]]:
     """Return the operations of ``graph`` (or of a branch of an If) in order, and its constants."""
-    from onnx import helper, numpy_helper
-
-    constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    operations = []
+    constants, operations = constants_of(graph), []
     for index, node in enumerate(graph.node):
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        attributes = attributes_of(node)
         if node.op_type == "Constant":
             constants[node.output[0]] = _constant(attributes)
             continue
         inputs = (*node.input, *_captured(node)) if node.op_type == "If" else tuple(node.input)
-        operations.append(Operation(node.op_type, _path(node, index), inputs, tuple(node.output), attributes, node))
+        path = module_path(node.name) or f"{node.op_type.lower()}.{index}"
+        operations.append(Operation(node.op_type, path, inputs, tuple(node.output), attributes, node))
     return operations, constants
 
 
@@ -110,7 +104,7 @@ def _require_standard_operators(model: onnx.ModelProto) -> None:
 
 
 def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    shape = shape_of(value)
     if not shape or min(shape) < 1:
         dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         raise StageError(
@@ -129,16 +123,3 @@ def _constant(attributes: Mapping[str, Any]) -> Array:
         array: Array = numpy_helper.to_array(value)
         return array
     return np.array(value, dtype=np.int64 if kind.startswith("value_int") else np.float32)
-
-
-def _path(node: onnx.NodeProto, index: int) -> str:
-    """Return the module path of a node that torch exported.
-
-    ``/blocks/blocks.0/attn/qkv/MatMul`` is ``blocks.0.attn.qkv``: a part that begins with its predecessor repeats it.
-    """
-    parts = [p for p in node.name.split("/") if p]
-    if not parts:
-        return f"{node.op_type.lower()}.{index}"
-    inner = parts[:-1] if len(parts) > 1 else parts
-    kept = [p for p, after in zip(inner, [*inner[1:], ""], strict=True) if not after.startswith(f"{p}.")]
-    return ".".join(kept)

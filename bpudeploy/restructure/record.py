@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from bpudeploy.onnxmodel import metadata_of, set_metadata
+
 if TYPE_CHECKING:
     import onnx
 
@@ -41,10 +43,7 @@ class GraphRecord(BaseModel):
 
     def write(self, model: onnx.ModelProto) -> None:
         """Store the record in ``model``'s metadata, replacing an earlier one."""
-        kept = [(e.key, e.value) for e in model.metadata_props if e.key != KEY]
-        del model.metadata_props[:]
-        for key, value in [*kept, (KEY, self.model_dump_json())]:
-            model.metadata_props.add(key=key, value=value)
+        set_metadata(model, KEY, self.model_dump_json())
 
     def append(self, path: Path) -> None:
         """Append the record to a model file that has none: protobuf merges concatenated messages.
@@ -65,7 +64,7 @@ class GraphRecord(BaseModel):
         Raises:
             KeyError: there is none.
         """
-        return cls.model_validate_json({entry.key: entry.value for entry in model.metadata_props}[KEY])
+        return cls.model_validate_json(metadata_of(model)[KEY])
 
 
 def count_nodes(model: onnx.ModelProto) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Steps beside each other on other machines: the workers of a Dask scheduler, which say what happens as it does."""
+"""Parallel steps on the workers of a Dask scheduler, with live events."""
 
 from __future__ import annotations
 
@@ -19,83 +19,86 @@ from uuid import uuid4
 
 from bpudeploy.errors import BpudeployError, StageError, StoreError, UsageError
 from bpudeploy.events import Note
-from bpudeploy.run.cluster_task import THREADS, Done, Parcel, Said, software, work
-from bpudeploy.run.farm import Ended, Job, Tell
-from bpudeploy.run.process import SECONDS_TO_END, order_of
+from bpudeploy.run.cluster_task import THREADS, Task, TaskEvent, TaskResult, run_task, software
+from bpudeploy.run.parallel import Job, JobResult, RecipeListener
+from bpudeploy.run.process import STOP_TIMEOUT_S, request_of
 from bpudeploy.run.runner import StepResult, artifacts_of
 from bpudeploy.store.shared import SharedStore, fetch, open_shared, share_object
 from bpudeploy.store.steps import remember
 
-_SECONDS_TO_ANSWER = 10
-_SECONDS_FOR_A_WORKER = 60
-_SECONDS_LATE = 3.0
-_LOSSES = 2
-"""How many workers of our own a step may take with it before it counts as failed."""
+_CONNECT_TIMEOUT_S = 10
+_WORKER_TIMEOUT_S = 60
+_LATE_EVENTS_S = 3.0
+_ALLOWED_FAILURES = 2
+"""How many local workers a step may kill before it counts as failed."""
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Processes on this machine, started and stopped with the run, that nobody else can reach."""
+class LocalWorkers:
+    """Worker processes on this machine for the time of the run; not reachable by others."""
 
     count: int
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """One that runs already, such as tcp://HOST:PORT, with workers anywhere."""
+    """The address of a running scheduler, such as tcp://HOST:PORT."""
 
     address: str
 
 
 @dataclass
-class _Sent:
-    """A job that is out. ``heard`` counts the events of each attempt, ``done`` is its end, which follows the last."""
+class _SubmittedJob:
+    """A submitted job. ``received`` counts the events of each attempt; ``result`` may arrive before the last event."""
 
     job: Job
-    tell: Tell
-    heard: Counter[str] = field(default_factory=Counter)
-    working: bool = True
-    done: Done | None = None
-    done_at: float = 0.0
+    listener: RecipeListener
+    received: Counter[str] = field(default_factory=Counter)
+    occupies_worker: bool = True
+    result: TaskResult | None = None
+    result_at: float = 0.0
 
-    def take(self, said: Said) -> None:
-        """Pass an event on; a second attempt is worth a line."""
-        if said.attempt not in self.heard and self.heard:
-            self.tell(self.job.recipe, Note(self.job.step.name, "its worker was lost: it runs again on another"))
-        self.heard[said.attempt] += 1
-        self.tell(self.job.recipe, said.event)
+    def forward(self, event: TaskEvent) -> None:
+        """Forward an event, and report a second attempt."""
+        if event.attempt not in self.received and self.received:
+            self.listener(self.job.recipe, Note(self.job.step.name, "its worker was lost: running again on another"))
+        self.received[event.attempt] += 1
+        self.listener(self.job.recipe, event.event)
 
     @property
-    def over(self) -> bool:
-        """Whether it has ended and all that it said has come, or should have."""
-        if self.done is None:
+    def finished(self) -> bool:
+        """Whether the result and all events have arrived, or the wait for late events is over."""
+        if self.result is None:
             return False
-        return self.heard[self.done.attempt] >= self.done.events or time.monotonic() > self.done_at + _SECONDS_LATE
+        return (
+            self.received[self.result.attempt] >= self.result.events
+            or time.monotonic() > self.result_at + _LATE_EVENTS_S
+        )
 
 
 class ClusterExecutor:
-    """Sends each job to a Dask worker, which runs it in a process of its own.
+    """Sends each job to a Dask worker, which runs it in its own process.
 
-    Workers of our own share the store at ``root``. Others have theirs, and take and give through ``shared``; a job
-    counts as ended when its artifacts are at ``root`` too.
+    Local workers use the store at ``root``. Others have their own and exchange artifacts through ``shared``; a job has
+    ended when its artifacts are at ``root`` too.
 
     Raises (from ``with``):
         UsageError: no scheduler answers, or it has no worker.
     """
 
-    def __init__(self, where: Workers | Scheduler, root: Path, shared: str | None = None) -> None:
+    def __init__(self, where: LocalWorkers | Scheduler, root: Path, shared: str | None = None) -> None:
         self._where, self._root, self._shared_url = where, root, shared
         self._topic = f"bpudeploy-{uuid4().hex}"
         self._numbers = itertools.count()
-        self._sent: dict[int, _Sent] = {}
-        self._news: queue.Queue[tuple[int, Said | Done | None]] = queue.Queue()
+        self._sent: dict[int, _SubmittedJob] = {}
+        self._messages: queue.Queue[tuple[int, TaskEvent | TaskResult | None]] = queue.Queue()
         self._shared: SharedStore | None = None
         self._cluster: Any = None
         self._client: Any = None
         self._futures: dict[int, Any] = {}
 
     def __enter__(self) -> ClusterExecutor:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong comes as our own errors
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # failures are reported as our own errors
         self._shared = open_shared(self._shared_url) if self._shared_url is not None else None
         try:
             self._connect()
@@ -107,27 +110,27 @@ class ClusterExecutor:
     def _connect(self) -> None:
         from distributed import Client
 
-        if isinstance(self._where, Workers):
-            self._cluster = _own_cluster(self._where.count)
+        if isinstance(self._where, LocalWorkers):
+            self._cluster = _local_cluster(self._where.count)
         address = self._cluster or self._name
         try:
-            self._client = Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
+            self._client = Client(address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise UsageError(
                 f"no Dask scheduler answers at {self._name}: {error}",
                 hint="start one there with `dask scheduler`; a tls:// one needs Dask's certificates here too",
             ) from error
-        self._client.subscribe_topic(self._topic, self._hear)
+        self._client.subscribe_topic(self._topic, self._on_event)
         try:
-            self._client.wait_for_workers(1, timeout=_SECONDS_FOR_A_WORKER)
+            self._client.wait_for_workers(1, timeout=_WORKER_TIMEOUT_S)
         except TimeoutError as error:
             raise UsageError(
                 f"the Dask scheduler at {self._name} has no worker", hint=f"start some: `dask worker {self._name}`"
             ) from error
 
-    def _hear(self, event: tuple[float, list[Any]]) -> None:
-        number, *said = event[1]
-        self._news.put((number, Said.unpacked(*said)))
+    def _on_event(self, event: tuple[float, list[Any]]) -> None:
+        number, *packed = event[1]
+        self._messages.put((number, TaskEvent.unpacked(*packed)))
 
     @property
     def _name(self) -> str:
@@ -135,78 +138,78 @@ class ClusterExecutor:
 
     def __exit__(self, *_: object) -> None:
         if self._client is not None:
-            with suppress(Exception):  # it is gone: its workers stop by themselves
-                self._stop_what_runs()
+            with suppress(Exception):  # without a scheduler, its workers stop by themselves
+                self._stop_running()
             with suppress(Exception):
-                self._client.close(timeout=_SECONDS_TO_ANSWER)
+                self._client.close(timeout=_CONNECT_TIMEOUT_S)
         if self._cluster is not None:
             with suppress(Exception):
-                self._cluster.close(timeout=SECONDS_TO_END)
+                self._cluster.close(timeout=STOP_TIMEOUT_S)
         self._client = self._cluster = None
         self._sent, self._futures = {}, {}
 
-    def _stop_what_runs(self) -> None:
-        """Cancel, and wait until the workers' processes have ended."""
-        futures = [self._futures[n] for n, sent in self._sent.items() if sent.working and n in self._futures]
+    def _stop_running(self) -> None:
+        """Cancel the running jobs, and wait until the workers have stopped them."""
+        futures = [self._futures[n] for n, sent in self._sent.items() if sent.occupies_worker and n in self._futures]
         if not futures:
             return
         keys = {future.key for future in futures}
         self._client.cancel(futures)
-        end = time.monotonic() + SECONDS_TO_END
+        end = time.monotonic() + STOP_TIMEOUT_S
         while time.monotonic() < end and any(keys & set(k) for k in self._client.run(_executing).values()):
             time.sleep(0.2)
 
-    def has_room(self, job: Job) -> bool:
-        """Say whether a worker has a thread left, each thread being one step at a time."""
+    def can_start(self, job: Job) -> bool:
+        """Return whether a worker has a free thread; each thread runs one step at a time."""
         if not self._sent:
             return True
-        return sum(sent.working for sent in self._sent.values()) < sum(self._threads().values())
+        return sum(sent.occupies_worker for sent in self._sent.values()) < sum(self._threads().values())
 
     def _threads(self) -> dict[str, int]:
         try:
             threads: dict[str, int] = self._client.nthreads()
         except (OSError, TimeoutError, RuntimeError) as error:
-            raise self._gone() from error
+            raise self._scheduler_lost() from error
         return threads
 
-    def start(self, job: Job, tell: Tell) -> None:
-        """Send ``job`` on its way."""
+    def start(self, job: Job, listener: RecipeListener) -> None:
+        """Submit ``job``."""
         number = next(self._numbers)
-        self._sent[number] = _Sent(job, tell)
-        threading.Thread(target=self._carry, args=(number, job), daemon=True).start()
+        self._sent[number] = _SubmittedJob(job, listener)
+        threading.Thread(target=self._run, args=(number, job), daemon=True).start()
 
-    def _carry(self, number: int, job: Job) -> None:
-        """Give what the job takes, have it done, fetch what it gave."""
+    def _run(self, number: int, job: Job) -> None:
+        """Share the job's inputs, run it on a worker, and fetch its outputs."""
         try:
-            for artifact in job.inputs if self._shared is not None else ():
-                share_object(self._shared, self._root, artifact.digest)  # type: ignore[arg-type]
-            self._futures[number] = future = self._client.submit(
-                work, self._parcel(number, job), key=f"bpudeploy-{self._topic[-8:]}-{number}", pure=False
-            )
+            if self._shared is not None:
+                for artifact in job.inputs:
+                    share_object(self._shared, self._root, artifact.digest)
+            task = self._task(number, job)
+            self._futures[number] = future = self._client.submit(run_task, task, key=task.key, pure=False)
             done = future.result()
-            self._news.put((number, None))
+            self._messages.put((number, None))
             if isinstance(done.outcome, StepResult) and self._shared is not None:
                 done = replace(done, outcome=self._fetched(job, done.outcome))
         except BpudeployError as error:
-            done = Done(error)
-        except Exception as error:  # Dask's own, and what it could not read
-            done = Done(self._failure(job, error))
-        self._news.put((number, done))
+            done = TaskResult(error)
+        except Exception as error:  # errors of Dask, including unreadable results
+            done = TaskResult(self._failure(job, error))
+        self._messages.put((number, done))
 
-    def _parcel(self, number: int, job: Job) -> Parcel:
-        root = self._root if isinstance(self._where, Workers) else None
-        packed = order_of(job, root, self._shared_url).packed()
+    def _task(self, number: int, job: Job) -> Task:
+        root = self._root if isinstance(self._where, LocalWorkers) else None
+        packed = request_of(job, root, self._shared_url).packed()
         threads = {name: os.environ[name] for name in THREADS if name in os.environ}
-        key, what = f"bpudeploy-{self._topic[-8:]}-{number}", f"{job.step.name} of {job.recipe}"
-        return Parcel(key, what, software(), packed, self._topic, number, threads)
+        key = f"bpudeploy-{self._topic[-8:]}-{number}"
+        return Task(key, job.label, software(), packed, self._topic, number, threads)
 
     def _fetched(self, job: Job, result: StepResult) -> StepResult:
         assert self._shared is not None
         record = fetch(self._shared, self._root, job.key)
         if record is None:
             raise StoreError(
-                f"{job.step.name} of {job.recipe} ran on a worker, but {self._shared.url} does not hold what it gave",
-                hint="the workers need the same shared store, and the right to write there",
+                f"{job.label} ran on a worker, but {self._shared.url} does not have its outputs",
+                hint="the workers need write access to the same shared store",
             )
         remember(self._root, job.recipe, record)
         return StepResult(record, result.hit, artifacts_of(job.step, record, self._root))
@@ -214,91 +217,94 @@ class ClusterExecutor:
     def _failure(self, job: Job, error: Exception) -> BpudeployError:
         from distributed import KilledWorker
 
-        what = f"{job.step.name} of {job.recipe}"
         if isinstance(error, KilledWorker):
             return StageError(
-                f"{what} ended with its worker, more than once",
-                hint="if its machine ran out of memory: fewer workers there, or one with more",
+                f"{job.label} lost its worker more than once",
+                hint="if the machine ran out of memory: run fewer workers on it, or use a larger one",
             )
         if self._client is None or self._client.status != "running":
-            return self._gone()
+            return self._scheduler_lost()
         return StageError(
-            f"{what} could not run on a worker: {type(error).__name__}: {error}",
+            f"{job.label} could not run on a worker: {type(error).__name__}: {error}",
             hint="is the same bpudeploy installed on every worker?",
         )
 
-    def _gone(self) -> StageError:
+    def _scheduler_lost(self) -> StageError:
         return StageError(
-            f"the Dask scheduler at {self._name} is gone",
-            hint="run again when it is back: what had ended is in the store",
+            f"the Dask scheduler at {self._name} no longer answers",
+            hint="run again when it is back: finished steps are in the store",
         )
 
-    def wait(self) -> list[Ended]:
-        """Pass on what the workers say, until a job has ended.
+    def wait(self) -> list[JobResult]:
+        """Forward the workers' events until a job has ended.
 
         Raises:
-            StageError: the scheduler is gone, or all workers are and none comes back.
+            StageError: the scheduler is lost, or all workers are and none returns.
         """
-        without = time.monotonic()
+        workers_seen = time.monotonic()
         while self._sent:
             try:
-                self._note(*self._news.get(timeout=1.0))
+                self._handle(*self._messages.get(timeout=1.0))
             except queue.Empty:
-                without = self._check(without)
-            over = [number for number, sent in self._sent.items() if sent.over]
-            if over:
-                return [self._end(number) for number in over]
+                workers_seen = self._check_workers(workers_seen)
+            finished = [number for number, sent in self._sent.items() if sent.finished]
+            if finished:
+                return [self._end(number) for number in finished]
         return []
 
-    def _note(self, number: int, news: Said | Done | None) -> None:
-        """Take one piece of news: an event, an end, or None: its worker is free."""
+    def _handle(self, number: int, message: TaskEvent | TaskResult | None) -> None:
+        """Handle an event, a result, or None: the worker is free again."""
         sent = self._sent.get(number)
         if sent is None:
             return
-        if isinstance(news, Said):
-            sent.take(news)
+        if isinstance(message, TaskEvent):
+            sent.forward(message)
             return
-        sent.working = False
-        if news is not None:
-            sent.done, sent.done_at = news, time.monotonic()
+        sent.occupies_worker = False
+        if message is not None:
+            sent.result, sent.result_at = message, time.monotonic()
 
-    def _end(self, number: int) -> Ended:
+    def _end(self, number: int) -> JobResult:
         sent = self._sent.pop(number)
         self._futures.pop(number, None)
-        assert sent.done is not None
-        return Ended(sent.job, sent.done.outcome)
+        assert sent.result is not None
+        return JobResult(sent.job, sent.result.outcome)
 
-    def _check(self, without: float) -> float:
-        """Look whether anybody still works; return since when nobody may."""
+    def _check_workers(self, last_seen: float) -> float:
+        """Return when there last was a worker.
+
+        Raises:
+            StageError: too long ago, or the scheduler is lost.
+        """
         if self._client.status != "running":
-            raise self._gone()
+            raise self._scheduler_lost()
         if self._threads():
             return time.monotonic()
-        if time.monotonic() - without > _SECONDS_FOR_A_WORKER:
+        if time.monotonic() - last_seen > _WORKER_TIMEOUT_S:
             raise StageError(
                 f"the Dask scheduler at {self._name} has no worker left",
-                hint="start some and run again: what had ended is in the store",
+                hint="start some and run again: finished steps are in the store",
             )
-        return without
+        return last_seen
 
 
 def _executing(dask_worker: Any) -> list[str]:
-    """Return the keys that a worker is at; runs there."""
+    """Return the keys that a worker is executing; runs on the worker."""
     return [task.key for task in dask_worker.state.tasks.values() if task.state in ("executing", "cancelled")]
 
 
-def _own_cluster(count: int) -> Any:
-    """Start workers that listen on this machine only and take no one without this run's certificate."""
+def _local_cluster(count: int) -> Any:
+    """Start workers that listen on this machine only and require this run's certificate."""
     import dask
     from distributed import LocalCluster
 
-    settings = {"distributed.scheduler.allowed-failures": _LOSSES, "distributed.nanny.pre-spawn-environ": {}}
-    with dask.config.set(settings), _deaf_to_ctrl_c():
+    settings = {"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES, "distributed.nanny.pre-spawn-environ": {}}
+    with dask.config.set(settings), _ignoring_ctrl_c():
         return LocalCluster(
             n_workers=count,
             threads_per_worker=1,
             processes=True,
-            memory_limit=0,  # a step is a process of its own, which Dask does not weigh
+            memory_limit=0,  # a step runs in its own process, whose memory Dask does not see
             dashboard_address="127.0.0.1:0",
             security=True,
             silence_logs=logging.CRITICAL,
@@ -306,8 +312,8 @@ def _own_cluster(count: int) -> Any:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start processes that a terminal's Ctrl-C does not reach: it comes here, and is passed on once."""
+def _ignoring_ctrl_c() -> Iterator[None]:
+    """Make child processes ignore a terminal's Ctrl-C; this process forwards it once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Where steps run, from what a user writes: the one place that turns ``--executor`` into an Executor."""
+"""Parsing of ``--executor``: where steps run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bpudeploy.errors import UsageError
-from bpudeploy.run.farm import Executor
 from bpudeploy.run.local import Budget, LocalExecutor
+from bpudeploy.run.parallel import Executor
 from bpudeploy.store.shared import open_shared
 from bpudeploy.store.steps import all_records
 
@@ -18,42 +18,44 @@ _ADDRESS = re.compile(r"(dask|tcp|tls)://([^/]+:[0-9]+)/?")
 
 
 def open_executor(text: str | None, root: Path, budget: Budget, shared: str | None = None) -> Executor:
-    """Return what runs the steps of plans; nothing is started before its ``with``.
+    """Return the executor for ``--executor``; nothing is started before its ``with``.
 
     Args:
-        text: ``local`` (also None): processes of this machine under ``budget``; ``dask:N``: N workers here, started
-            and stopped with the run; ``dask://HOST:PORT``, the same as ``tcp://``, or ``tls://``: a Dask scheduler
-            that runs already. Workers have their own budget.
-        shared: the URL of the store that machines share. Workers of others' schedulers need one.
+        text: ``local`` (or None): processes on this machine under ``budget``; ``dask:N``: N workers on this machine,
+            started and stopped with the run; ``tcp://HOST:PORT`` (or ``dask://``) or ``tls://``: a running Dask
+            scheduler. Workers have their own budget.
+        shared: URL of the shared store; required with a running scheduler.
 
     Raises:
-        UsageError: ``text`` or ``shared`` is no such thing, or what it needs is not installed.
+        UsageError: ``text`` or ``shared`` is invalid, or Dask is not installed.
         StoreError: the shared store does not answer.
     """
     if shared is not None:
         shared = _absolute(shared)
-        open_shared(shared)  # before anything begins
+        open_shared(shared)  # fail early
     if text is None or text == LOCAL:
         return LocalExecutor(root, budget, all_records(root), shared)
     own, address = _OWN.fullmatch(text), _ADDRESS.fullmatch(text)
     if own is None and address is None:
-        raise UsageError(f"{text!r} is no executor", hint="local, dask:N, or a scheduler: tcp://HOST:PORT, tls://...")
+        raise UsageError(
+            f"{text!r} is not an executor", hint="local, dask:N, or a scheduler: tcp://HOST:PORT, tls://..."
+        )
     if find_spec("distributed") is None:
         raise UsageError(f"--executor {text} needs Dask", hint="pip install 'bpudeploy[cluster]'")
-    from bpudeploy.run.cluster import ClusterExecutor, Scheduler, Workers
+    from bpudeploy.run.cluster import ClusterExecutor, LocalWorkers, Scheduler
 
     if own is not None:
-        return ClusterExecutor(Workers(int(own[1])), root, shared)
+        return ClusterExecutor(LocalWorkers(int(own[1])), root, shared)
     assert address is not None
     if shared is None:
         raise UsageError(
-            f"the workers of {text} have stores of their own",
-            hint="add --shared-store: a folder that all of them mount, or s3://BUCKET/PREFIX",
+            f"the workers of {text} have their own stores",
+            hint="add --shared-store with a folder that all workers mount, or s3://BUCKET/PREFIX",
         )
     protocol = "tls" if address[1] == "tls" else "tcp"
     return ClusterExecutor(Scheduler(f"{protocol}://{address[2]}"), root, shared)
 
 
 def _absolute(shared: str) -> str:
-    """Return a folder's whole path: a worker's current folder is another."""
+    """Make a folder's path absolute, because workers have other current folders."""
     return shared if "://" in shared else str(Path(shared).absolute())

@@ -1,4 +1,4 @@
-"""The run directory: what was planned, what happened, what came out. Never read back by a run."""
+"""The run directory: plan, events and results. Runs do not read it back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bpudeploy.files import append_lines
 
 
 def new_run_directory(parent: Path, recipe: str) -> Path:
-    """Make ``parent/2026-11-24T091500-RECIPE``, with ``-2`` and so on when that second is taken.
+    """Make ``parent/2026-11-24T091500-RECIPE``, with a suffix ``-2`` and so on if it exists.
 
     Raises:
         StoreError: it cannot be made.
@@ -27,15 +27,13 @@ def new_run_directory(parent: Path, recipe: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise StoreError(
-                f"cannot make {path}: {error.strerror}", hint="run in a folder that you can write"
-            ) from error
+            raise StoreError(f"cannot make {path}: {error.strerror}", hint="run in a writable folder") from error
         return path
-    raise StoreError(f"a thousand runs of {recipe} began in one second in {parent}", hint="use another folder")
+    raise StoreError(f"a thousand runs of {recipe} started within one second in {parent}", hint="use another folder")
 
 
 def event_writer(directory: Path) -> Callable[[Event], None]:
-    """Return a listener that appends each event but Progress to ``events.jsonl``, at once."""
+    """Return a listener that appends each event except Progress to ``events.jsonl``."""
     path = directory / "events.jsonl"
 
     def write(event: Event) -> None:

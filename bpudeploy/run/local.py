@@ -1,4 +1,4 @@
-"""Steps beside each other on this machine: a process each, as many as there are jobs and memory for."""
+"""Parallel steps on this machine: one process per step, limited by jobs and memory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from bpudeploy.errors import BpudeployError
-from bpudeploy.run.farm import Ended, Job, Tell
-from bpudeploy.run.process import StepProcess, order_of, start_process
+from bpudeploy.run.parallel import Job, JobResult, RecipeListener
+from bpudeploy.run.process import StepProcess, request_of, start_process
 from bpudeploy.run.runner import StepResult
 from bpudeploy.store.steps import Record
 
 UNKNOWN_MB = 1500.0
-"""What a step is taken to need that this store has never seen."""
+"""Memory assumed for a step that has no record in the store."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Processes at once, and the memory (MB, 10^6 bytes) that they may need together."""
+    """Limits on parallel processes and on their total memory (MB, 10^6 bytes)."""
 
     jobs: int
     memory_mb: float
@@ -31,13 +31,13 @@ class _Running:
     """A job and its process."""
 
     job: Job
-    tell: Tell
+    listener: RecipeListener
     step: StepProcess
     expected_mb: float
 
     @property
-    def held_mb(self) -> float:
-        """What it is expected to need, or what it has if that is more."""
+    def memory_mb(self) -> float:
+        """Expected memory, or current memory if that is more."""
         try:
             pages = int(Path(f"/proc/{self.step.process.pid}/statm").read_text().split()[1])
         except (OSError, IndexError):
@@ -46,15 +46,15 @@ class _Running:
 
 
 class LocalExecutor:
-    """Runs each job in a process of its own under ``budget``; ``seen`` tells what steps needed before.
+    """Runs each job in its own process under ``budget``; the memory of a step is estimated from ``records``.
 
-    ``shared`` is the URL of a store that other machines share: looked into first, and given what was built here.
+    ``shared`` is the URL of a shared store, from which results are fetched and to which they are added.
     """
 
-    def __init__(self, root: Path, budget: Budget, seen: Iterable[Record] = (), shared: str | None = None) -> None:
+    def __init__(self, root: Path, budget: Budget, records: Iterable[Record] = (), shared: str | None = None) -> None:
         self._root, self._budget, self._shared = root, budget, shared
         self._peaks: dict[str, float] = {}
-        for record in seen:
+        for record in records:
             self._peaks[record.step] = max(self._peaks.get(record.step, 0.0), record.peak_mb)
         self._running: list[_Running] = []
 
@@ -68,32 +68,32 @@ class LocalExecutor:
             running.step.close()
         self._running = []
 
-    def has_room(self, job: Job) -> bool:
-        """Say whether there is a job and memory left for it; always so where nothing runs."""
+    def can_start(self, job: Job) -> bool:
+        """Return whether the budget allows another process; always true if nothing is running."""
         if not self._running:
             return True
-        held = sum(running.held_mb for running in self._running)
-        return len(self._running) < self._budget.jobs and held + self._expected(job) <= self._budget.memory_mb
+        used = sum(running.memory_mb for running in self._running)
+        return len(self._running) < self._budget.jobs and used + self._expected(job) <= self._budget.memory_mb
 
-    def start(self, job: Job, tell: Tell) -> None:
+    def start(self, job: Job, listener: RecipeListener) -> None:
         """Start a process for ``job``."""
-        packed = order_of(job, self._root, self._shared).packed()
-        step = start_process(f"{job.step.name} of {job.recipe}", packed, os.environ)
-        self._running.append(_Running(job, tell, step, self._expected(job)))
+        packed = request_of(job, self._root, self._shared).packed()
+        step = start_process(job.label, packed, os.environ)
+        self._running.append(_Running(job, listener, step, self._expected(job)))
 
-    def wait(self) -> list[Ended]:
-        """Pass on what the processes say, until at least one has ended."""
-        ended: list[Ended] = []
+    def wait(self) -> list[JobResult]:
+        """Forward the processes' events, until at least one process has ended."""
+        ended: list[JobResult] = []
         while self._running and not ended:
-            for ready in wait([r.step.says for r in self._running]):
-                (running,) = (r for r in self._running if r.step.says is ready)
-                said = running.step.hear()
-                if isinstance(said, StepResult | BpudeployError):
+            for ready in wait([r.step.messages for r in self._running]):
+                (running,) = (r for r in self._running if r.step.messages is ready)
+                message = running.step.receive()
+                if isinstance(message, StepResult | BpudeployError):
                     self._running.remove(running)
                     running.step.close()
-                    ended.append(Ended(running.job, said))
+                    ended.append(JobResult(running.job, message))
                 else:
-                    running.tell(running.job.recipe, said)
+                    running.listener(running.job.recipe, message)
         return ended
 
     def _expected(self, job: Job) -> float:

@@ -1,4 +1,4 @@
-"""The process of one step, from the side of the one who starts it: on this machine, or on a cluster's worker."""
+"""Parent side of the process of one step, on this machine or on a cluster's worker."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import cloudpickle
 
 from bpudeploy.errors import BpudeployError, StageError
 from bpudeploy.events import Event
-from bpudeploy.run.farm import Job
+from bpudeploy.run.parallel import Job
 from bpudeploy.run.runner import StepResult
 
-SECONDS_TO_END = 20.0
-"""For a step that is told to stop to clean up after itself."""
+STOP_TIMEOUT_S = 20.0
+"""For an interrupted step to clean up."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a step's process is given.
+class StepRequest:
+    """Input of a step's process.
 
-    ``root`` is its store, None for the one of the machine where it runs; ``tools`` are those that ``job.key`` was
-    made with; ``shared`` is the URL of the store that machines share, if they do.
+    ``root`` is its store, None for the default of the machine that runs it; ``tools`` are the versions that ``job.key``
+    was computed with; ``shared`` is the URL of the shared store, if any.
     """
 
     job: Job
@@ -37,14 +37,23 @@ class Order:
     shared: str | None
 
     def packed(self) -> bytes:
-        """Return the order as bytes for ``start_process``, on this machine or another; stages may be closures."""
+        """Return the request as bytes for ``start_process`` on any machine; stages may be closures."""
         packed: bytes = cloudpickle.dumps(self)
         return packed
 
 
-def order_of(job: Job, root: Path | None, shared: str | None) -> Order:
-    """Return the order for a job whose key was made on this machine."""
-    return Order(job, root, job.step.key_parts(tuple(a.digest for a in job.inputs))["tools"], shared)
+def request_of(job: Job, root: Path | None, shared: str | None) -> StepRequest:
+    """Return the request for a job whose key was computed on this machine."""
+    return StepRequest(job, root, job.step.key_parts(tuple(a.digest for a in job.inputs))["tools"], shared)
+
+
+def version_differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """Return how two sets of versions differ, as text; empty if they are equal."""
+    return "; ".join(
+        f"{name} {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,50 +62,51 @@ class StepProcess:
 
     what: str
     process: subprocess.Popen[bytes]
-    lives: Connection
-    says: Connection
+    control: Connection
+    """The process ends when this is closed."""
+    messages: Connection
 
-    def hear(self) -> Event | StepResult | BpudeployError:
-        """Wait for the next thing that it says; a result or an error is its last."""
+    def receive(self) -> Event | StepResult | BpudeployError:
+        """Wait for the next message; a result or an error is the last."""
         try:
-            said: Event | StepResult | BpudeployError = self.says.recv()
+            message: Event | StepResult | BpudeployError = self.messages.recv()
         except EOFError:
             code = self.process.wait()
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code} and said nothing"
+            how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code} without a result"
             return StageError(
-                f"{self.what} {how}", hint="if it ran out of memory: a smaller --memory, or --jobs 1; fewer workers"
+                f"{self.what} {how}", hint="if it ran out of memory: lower --memory, --jobs 1, or fewer workers"
             )
-        return said
+        return message
 
     def interrupt(self) -> None:
-        """Tell it to stop; ``close`` waits for that."""
+        """Interrupt the process; ``close`` waits for its end."""
         self.process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
-        """Wait until it has ended, and end it if it does not."""
+        """Wait until the process has ended; kill it after a timeout."""
         try:
-            self.process.wait(SECONDS_TO_END)
+            self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.lives.close()
-        self.says.close()
+        self.control.close()
+        self.messages.close()
 
 
 def start_process(what: str, packed: bytes, environment: Mapping[str, str]) -> StepProcess:
-    """Start a process for a packed order: a new one, as this one may have threads and libraries loaded."""
-    given, lives = os.pipe()
-    says, answers = os.pipe()
+    """Start a new process for a packed request; not a fork, because this process may have threads and libraries."""
+    requests, control = os.pipe()
+    messages, answers = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from bpudeploy.run.worker import main; main()", str(given), str(answers)],
-        pass_fds=(given, answers),
+        [sys.executable, "-c", "from bpudeploy.run.worker import main; main()", str(requests), str(answers)],
+        pass_fds=(requests, answers),
         stdin=subprocess.DEVNULL,
         env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
-        process_group=0,  # a terminal's Ctrl-C comes to the one who started us, and is passed on once
+        process_group=0,  # a terminal's Ctrl-C reaches only the parent, which forwards it once
     )
-    os.close(given)
+    os.close(requests)
     os.close(answers)
-    started = StepProcess(what, process, Connection(lives, readable=False), Connection(says))
-    with suppress(BrokenPipeError):  # it is gone already: ``hear`` tells
-        started.lives.send_bytes(packed)
+    started = StepProcess(what, process, Connection(control, readable=False), Connection(messages))
+    with suppress(BrokenPipeError):  # it has ended already: ``receive`` reports it
+        started.control.send_bytes(packed)
     return started

@@ -1,4 +1,4 @@
-"""The small loop over a plan. It knows steps, keys and the store; not stages, boards or metrics."""
+"""The loop over a plan: steps, keys and the store."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bpudeploy.digest import Digest, Key
 from bpudeploy.errors import StageContractError, StoreError
 from bpudeploy.events import Event, Note, StepFinished, StepStarted, StepWaiting
 from bpudeploy.planning.step import Plan, Step, step_key
-from bpudeploy.stage import Artifact, Work
+from bpudeploy.stage import Artifact, StepContext
 from bpudeploy.store.leases import lease
 from bpudeploy.store.locks import step_lock, store_in_use
 from bpudeploy.store.objects import add_object, object_path, storing
@@ -24,12 +25,12 @@ from bpudeploy.store.steps import Record, StepOutput, find_record, record_path, 
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step's record and whether it came from the store."""
+    """A step's record, and whether it came from the store."""
 
     record: Record
     hit: bool
     artifacts: Mapping[str, Artifact]
-    """By the name of the output."""
+    """By output name."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class RunResult:
         return [name for name, result in self.steps.items() if not result.hit]
 
     def artifact(self, step: str, output: str | None = None) -> Artifact:
-        """Return the output of that name of a step; None: its first."""
+        """Return a step's output by name; None: its first."""
         artifacts = self.steps[step].artifacts
         return artifacts[output or next(iter(artifacts))]
 
@@ -67,10 +68,9 @@ def run(
     *,
     shared: SharedStore | None = None,
 ) -> RunResult:
-    """Bring every step of ``plan`` into the store at ``root``, running what is not there.
+    """Run the steps of ``plan`` that the store at ``root`` does not have.
 
-    Safe to stop at any moment: a step is in the store when its record is, and that is written last.
-    Other processes may run the same or other plans on the same store.
+    Safe to interrupt at any moment: a step's record is written last. Other processes may use the same store.
 
     Raises:
         BpudeployError: from a stage, or StoreError from the store itself.
@@ -80,11 +80,13 @@ def run(
     with store_in_use(root):
         for step in plan.steps:
             inputs = tuple(results[ref.step].artifacts[ref.output] for ref in step.inputs)
-            results[step.name] = bring(plan.recipe, step, inputs, root, emit, forced=step.name in forced, shared=shared)
+            results[step.name] = ensure_step(
+                plan.recipe, step, inputs, root, emit, forced=step.name in forced, shared=shared
+            )
     return RunResult(results)
 
 
-def bring(
+def ensure_step(
     recipe: str,
     step: Step,
     inputs: tuple[Artifact, ...],
@@ -94,30 +96,30 @@ def bring(
     forced: bool = False,
     shared: SharedStore | None = None,
 ) -> StepResult:
-    """Bring one step into the store, running it if it is not there; the caller holds ``store_in_use``.
+    """Run one step unless the store has it; the caller holds ``store_in_use``.
 
-    What ``shared`` has is fetched and not run; what is run is given to it. Of the inputs only the digests count
-    then: they may have been made elsewhere.
+    With ``shared``, a step that the shared store has is fetched instead, and a new result is added to it. Then only the
+    digests of the inputs matter: they may have been built on other machines.
 
     Raises:
         BpudeployError: from the stage, or StoreError from the store itself.
     """
     parts = step.key_parts(tuple(a.digest for a in inputs))
     key = step_key(parts)
-    record = None if forced else _found(root, key, shared, emit)
+    record = None if forced else _find(root, key, shared, emit)
     hit = record is not None
     if record is None:
-        before = _written(root, key)
-        with _to_myself(root, key, shared, lambda: emit(StepWaiting(step.name))):
-            if not forced or _written(root, key) != before:
-                record = _found(root, key, shared, emit)  # another process may have made it while we waited
+        before = _record_inode(root, key)
+        with _exclusive(root, key, shared, lambda: emit(StepWaiting(step.name))):
+            if not forced or _record_inode(root, key) != before:
+                record = _find(root, key, shared, emit)  # another process may have run it while we waited
             hit = record is not None
             if record is None:
                 emit(StepStarted(step.name))
-                record = _run_step(step, _here(inputs, root, shared), key, parts, root, emit)
+                record = _run_step(step, _local_inputs(inputs, root, shared), key, parts, root, emit)
                 write_record(root, recipe, record)
                 if shared is not None:
-                    record = _give(shared, root, record, forced, emit)
+                    record = _share(shared, root, record, forced, emit)
     if hit:
         remember(root, recipe, record)
     digests = tuple(o.digest for o in record.outputs)
@@ -125,17 +127,17 @@ def bring(
     return StepResult(record, hit, artifacts_of(step, record, root))
 
 
-def _found(root: Path, key: Key, shared: SharedStore | None, emit: Callable[[Event], None]) -> Record | None:
-    """Return the record of ``key`` from the store, or else from the shared one, with its objects; both have it then."""
+def _find(root: Path, key: Key, shared: SharedStore | None, emit: Callable[[Event], None]) -> Record | None:
+    """Return the record of ``key`` from the local or the shared store, and copy it with its objects to the other."""
     found = find_record(root, key)
     if shared is None:
         return found
-    return fetch(shared, root, key) if found is None else _give(shared, root, found, False, emit)
+    return fetch(shared, root, key) if found is None else _share(shared, root, found, False, emit)
 
 
 @contextmanager
-def _to_myself(root: Path, key: Key, shared: SharedStore | None, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a step against the processes of this machine, then against other machines."""
+def _exclusive(root: Path, key: Key, shared: SharedStore | None, waiting: Callable[[], None]) -> Iterator[None]:
+    """Lock a step against processes of this machine, then against other machines."""
     with step_lock(root, key, waiting):
         if shared is None:
             yield
@@ -144,30 +146,30 @@ def _to_myself(root: Path, key: Key, shared: SharedStore | None, waiting: Callab
             yield
 
 
-def _here(inputs: tuple[Artifact, ...], root: Path, shared: SharedStore | None) -> tuple[Artifact, ...]:
-    """Return the inputs as this store has them, fetched if need be."""
+def _local_inputs(inputs: tuple[Artifact, ...], root: Path, shared: SharedStore | None) -> tuple[Artifact, ...]:
+    """Return the inputs in the local store, fetching missing ones."""
     if shared is None:
         return inputs
     for artifact in inputs:
         if not fetch_object(shared, root, artifact.digest):
             raise StoreError(
-                f"{shared.url} has no intact object {artifact.digest}, which this step takes",
+                f"{shared.url} has no intact object {artifact.digest}, an input of this step",
                 hint="run again: the step that makes it then runs again",
             )
     return tuple(Artifact(a.kind, a.digest, object_path(root, a.digest)) for a in inputs)
 
 
-def _give(shared: SharedStore, root: Path, record: Record, forced: bool, emit: Callable[[Event], None]) -> Record:
-    """Give a record to the shared store, unless we may only read there; return the one that counts."""
+def _share(shared: SharedStore, root: Path, record: Record, forced: bool, emit: Callable[[Event], None]) -> Record:
+    """Add a record to the shared store, unless that is read-only; return the record to use."""
     try:
         return share(shared, root, record, replace=forced)
     except ReadOnly as error:
-        emit(Note(record.step, f"kept on this machine only: {error.message}"))
+        emit(Note(record.step, f"stored on this machine only: {error.message}"))
         return record
 
 
-def _written(root: Path, key: Key) -> int | None:
-    """Return a record's inode, which each write changes: to tell that another forced run has just renewed it."""
+def _record_inode(root: Path, key: Key) -> int | None:
+    """Return a record's inode, which changes with each write, to detect that another forced run has renewed it."""
     try:
         return record_path(root, key).stat().st_ino
     except FileNotFoundError:
@@ -175,9 +177,9 @@ def _written(root: Path, key: Key) -> int | None:
 
 
 def _run_step(
-    step: Step, inputs: tuple[Artifact, ...], key: Key, parts: object, root: Path, emit: Callable[[Event], None]
+    step: Step, inputs: tuple[Artifact, ...], key: Key, parts: dict[str, Any], root: Path, emit: Callable[[Event], None]
 ) -> Record:
-    """Run one step in a fresh folder and move what it gives into the store. The caller holds its lock."""
+    """Run one step in a new folder and move its outputs into the store. The caller holds the step's lock."""
     folder = root / "work" / key
     with storing(folder):
         shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed: we hold its lock now
@@ -185,9 +187,9 @@ def _run_step(
     reset_peak_memory()
     started = time.perf_counter()
     try:
-        paths = step.stage.run(Work(folder, emit), step.options, inputs)
+        paths = step.stage.run(StepContext(folder, emit), step.options, inputs)
         seconds = time.perf_counter() - started
-        _check(step, paths, folder)
+        _check_outputs(step, paths, folder)
         outputs = tuple(
             StepOutput(kind, add_object(root, path), object_size)
             for kind, path in zip(step.stage.gives.values(), paths, strict=True)
@@ -199,27 +201,26 @@ def _run_step(
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    assert isinstance(parts, dict)
     return Record(step.name, key, parts, outputs, seconds, peak_memory_mb(), int(time.time()))
 
 
-def _check(step: Step, paths: tuple[Path, ...], folder: Path) -> None:
-    """Hold a stage to what it declared."""
+def _check_outputs(step: Step, paths: tuple[Path, ...], folder: Path) -> None:
+    """Check that a stage wrote what it declares."""
     if len(paths) != len(step.stage.gives):
         raise StageContractError(
-            f"{step.name} gave {len(paths)} files and declares {len(step.stage.gives)}",
+            f"{step.name} returned {len(paths)} files, but declares {len(step.stage.gives)}",
             hint="correct the stage's `gives`",
         )
     for path in paths:
         if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file() or path.is_symlink():
             raise StageContractError(
-                f"{step.name} gave {path}, which is not a file of its own under its work folder",
+                f"{step.name} returned {path}, which is not a regular file in its work folder",
                 hint="write under work.dir, or return the path of a file copied there",
             )
 
 
 def artifacts_of(step: Step, record: Record, root: Path) -> Mapping[str, Artifact]:
-    """Return what a record of ``step`` names, as the store at ``root`` has it."""
+    """Return the artifacts of a record of ``step`` in the store at ``root``, by output name."""
     return {
         name: Artifact(kind, Digest(o.digest), object_path(root, o.digest))
         for (name, kind), o in zip(step.stage.gives.items(), record.outputs, strict=True)
@@ -227,15 +228,15 @@ def artifacts_of(step: Step, record: Record, root: Path) -> Mapping[str, Artifac
 
 
 def reset_peak_memory() -> None:
-    """Start a new high-water mark of this process's resident memory, where Linux allows it."""
+    """Reset the peak of this process's resident memory, if Linux allows it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return  # peak_memory_mb then gives the peak since the process began: an upper bound
+        return  # peak_memory_mb then returns the peak since the process started: an upper bound
 
 
 def peak_memory_mb() -> float:
-    """Return the resident high-water mark in MB (10^6 bytes) since the last reset."""
+    """Return the peak resident memory since the last reset, in MB (10^6 bytes)."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -11,7 +11,7 @@ from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Note, Progress
 from bpudeploy.host import batches, open_with_outputs
 from bpudeploy.spec.approximate import ApproximateSpec, GeluForm
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.options import FieldOptions
 from bpudeploy.stages.quantize import score
 
@@ -194,7 +194,7 @@ def _listed(items: Any) -> str:
     return ", ".join(map(str, items))
 
 
-def approximate(work: Work, options: ApproximationOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def approximate(work: StepContext, options: ApproximationOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Change the graph, check that the board can run its form, update its record, and score the evaluation set."""
     import onnx
 

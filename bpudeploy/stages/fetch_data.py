@@ -14,7 +14,7 @@ from bpudeploy.digest import Digest, digest_bytes
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note
 from bpudeploy.spec.recipe import CalibrationSpec, DatasetFormat, DatasetSpec, SubsetSpec
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.images import ENDINGS, Files, LabelledFile, list_csv, list_folders, list_images, open_files
 from bpudeploy.stages.samples import Subset
 
@@ -115,7 +115,7 @@ def draw(
     return list(taken.values()), repeated
 
 
-def fetch_dataset(work: Work, options: DatasetOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def fetch_dataset(work: StepContext, options: DatasetOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Draw both sets and store their encoded images, so that later stages do not need the source."""
     archives = iter(inputs)
     out = work.dir / "dataset.zip"

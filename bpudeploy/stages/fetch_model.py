@@ -14,7 +14,7 @@ from bpudeploy.errors import StageError
 from bpudeploy.events import Note
 from bpudeploy.spec.recipe import PreprocessSpec
 from bpudeploy.spec.source import CheckpointFormat
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.options import FieldOptions
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ModelOptions(FieldOptions):
     layers: tuple[int, ...] = ()
 
 
-def fetch_model(work: Work, options: ModelOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def fetch_model(work: StepContext, options: ModelOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Load a checkpoint, and a linear head if the recipe has one, strictly into the timm architecture.
 
     Raises:
@@ -176,7 +176,7 @@ class PreprocessOptions:
         return self.overrides.model_dump(mode="json", exclude_none=True)
 
 
-def preprocess(work: Work, options: PreprocessOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def preprocess(work: StepContext, options: PreprocessOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Resolve the preprocessing: the model's own with the recipe's overrides."""
     from bpudeploy.stages.originals import meta_of
     from bpudeploy.stages.timm_models import Preprocess

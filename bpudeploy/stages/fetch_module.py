@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.errors import StageError
 from bpudeploy.host import open_session
+from bpudeploy.onnxmodel import inputs_of
 from bpudeploy.spec.source import CheckpointFormat
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.fetch_model import extract, load_strictly, read_weights
 from bpudeploy.stages.fetch_onnx import OnnxOptions, write_network
 
@@ -71,7 +72,7 @@ class ModuleOptions:
         }
 
 
-def fetch_module(work: Work, options: ModuleOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def fetch_module(work: StepContext, options: ModuleOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Run a trusted file, load the weights strictly into its class, export it, and compare class and export.
 
     Raises:
@@ -184,10 +185,9 @@ def outputs(made: Any) -> list[torch.Tensor]:
 def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop weights that no node reads (such as num_batches_tracked), and remove weights from the inputs."""
     read = {name for node in model.graph.node for name in node.input}
-    weights = {t.name: t for t in model.graph.initializer}
-    images = [value for value in model.graph.input if value.name not in weights]
+    weights, images = [*model.graph.initializer], inputs_of(model.graph)
     del model.graph.initializer[:], model.graph.input[:]
-    model.graph.initializer.extend(t for name, t in weights.items() if name in read)
+    model.graph.initializer.extend(t for t in weights if t.name in read)
     model.graph.input.extend(images)
     return model
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note
 from bpudeploy.host import open_session
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.onnxmodel import inputs_of, opset_of, shape_of
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.fetch_model import STEP, extract
 from bpudeploy.stages.options import FieldOptions
 from bpudeploy.stages.timm_models import METADATA_KEY, ModelMeta
@@ -31,7 +32,7 @@ class OnnxOptions(FieldOptions):
     member: str | None
 
 
-def fetch_onnx(work: Work, options: OnnxOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def fetch_onnx(work: StepContext, options: OnnxOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Check an ONNX network, fix its input shape, and store the shapes as metadata.
 
     Raises:
@@ -42,7 +43,7 @@ def fetch_onnx(work: Work, options: OnnxOptions, inputs: tuple[Artifact, ...]) -
     return write_network(work, read_onnx(path), options, "ONNX")
 
 
-def write_network(work: Work, model: onnx.ModelProto, options: OnnxOptions, kind: str) -> tuple[Path, ...]:
+def write_network(work: StepContext, model: onnx.ModelProto, options: OnnxOptions, kind: str) -> tuple[Path, ...]:
     """Write an ONNX network with fixed input shape as a MODEL artifact; ``kind`` is its name in messages.
 
     Raises:
@@ -92,7 +93,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
         hint = "save it as one file: onnx.save(onnx.load(path), out, save_as_external_data=False)"
         raise StageError("the ONNX file has external weights", hint=hint)
-    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset < _MIN_OPSET or not model.graph.node:
         hint = f"export the network with opset {_MIN_OPSET} or newer"
         raise StageError(f"the ONNX file has opset {opset} and {len(model.graph.node)} nodes", hint=hint)
@@ -101,8 +102,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 def _fix_input(model: onnx.ModelProto, options: OnnxOptions) -> tuple[int, ...]:
     """Fix the shape of the only image input and return it."""
-    weights = {t.name for t in model.graph.initializer}
-    images = [i for i in model.graph.input if i.name not in weights]
+    images = inputs_of(model.graph)
     if len(images) != 1 or len(images[0].type.tensor_type.shape.dim) != 4:
         found = ", ".join(f"{i.name} of rank {len(i.type.tensor_type.shape.dim)}" for i in images)
         hint = "it must have exactly one image input, (N, C, H, W) or (N, H, W, C)"
@@ -122,7 +122,7 @@ def _fix_input(model: onnx.ModelProto, options: OnnxOptions) -> tuple[int, ...]:
                 raise StageError(f"axis {index} of the network's input {images[0].name!r} is not fixed", hint=hint)
             dim.Clear()
             dim.dim_value = n
-    return tuple(d.dim_value for d in dims)
+    return shape_of(images[0])
 
 
 def _output_shapes(model: onnx.ModelProto, shape: tuple[int, ...]) -> list[tuple[int, ...]]:

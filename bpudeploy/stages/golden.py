@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bpudeploy.backends.samples import Samples, Scores
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 
 IMAGES = 8
 """Number of images that a board runs after each activation: seconds of work, about a megabyte to send."""
@@ -22,7 +22,7 @@ class GoldenOptions:
         return {"images": IMAGES}
 
 
-def golden(work: Work, options: GoldenOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def golden(work: StepContext, options: GoldenOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Select up to 8 images evenly: uint8 pixels (N, H, W, 3), and their logits, float32 (N, classes)."""
     import numpy as np
     from safetensors.numpy import save_file

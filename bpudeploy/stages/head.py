@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.options import FieldOptions
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class HeadOptions(FieldOptions):
     l2: float
 
 
-def fit_head(work: Work, options: HeadOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def fit_head(work: StepContext, options: HeadOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Fit ``weight`` (classes, C) and ``bias`` (classes,), float32, on one set of samples.
 
     The fit uses standardised features; the standardisation is folded into the weights: w' = w / sd,
@@ -63,7 +63,7 @@ def fit_head(work: Work, options: HeadOptions, inputs: tuple[Artifact, ...]) -> 
 
 
 def _features(
-    work: Work, model: Artifact, preprocess: Artifact, samples: Artifact
+    work: StepContext, model: Artifact, preprocess: Artifact, samples: Artifact
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return float64 features (N, C) and int64 labels (N,)."""
     import torch

@@ -9,7 +9,7 @@ from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Note, Progress
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.spec.precision import Rounding
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.feed import Feed
 from bpudeploy.stages.options import FieldOptions
 
@@ -25,7 +25,7 @@ class IntegersOptions(FieldOptions):
     rounding: Rounding
 
 
-def integers(work: Work, options: IntegersOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def integers(work: StepContext, options: IntegersOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Run the first calibration images in integers and in onnxruntime, and count the differing steps."""
     import onnx
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Event, Note, Progress
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.feed import Feed
 from bpudeploy.stages.options import FieldOptions
 
@@ -24,7 +24,7 @@ class LayersOptions(FieldOptions):
     """The comparison has no options."""
 
 
-def layers(work: Work, options: LayersOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def layers(work: StepContext, options: LayersOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Compare each product of the quantized network with the float graph on the first calibration images."""
     graph, quantized, calibration, preprocess = inputs
     samples, normalise = Samples.read(calibration.path), Normalisation.read(preprocess.path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.errors import StageError
+from bpudeploy.onnxmodel import constants_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,13 +24,12 @@ def read_onnx_weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """
     import numpy as np
     import onnx
-    from onnx import numpy_helper
 
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:
         raise StageError(f"not an ONNX file: {error}", hint="the source must name an .onnx model") from error
-    tensors = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    tensors = constants_of(graph)
     consumers = {name: node for node in graph.node for name in node.input}
     named = {k: v for k, v in tensors.items() if not k.startswith("onnx::")}
     for node in graph.node:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpudeploy.host import open_session
+from bpudeploy.onnxmodel import metadata_of
 from bpudeploy.stages.timm_models import METADATA_KEY, ModelMeta
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _onnx_meta(path: Path) -> tuple[onnx.ModelProto, ModelMeta]:
     import onnx
 
     model = onnx.load(path)
-    return model, ModelMeta.parse({e.key: e.value for e in model.metadata_props}[METADATA_KEY])
+    return model, ModelMeta.parse(metadata_of(model)[METADATA_KEY])
 
 
 def np_array(tensor: torch.Tensor) -> F32:

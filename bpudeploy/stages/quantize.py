@@ -14,7 +14,7 @@ from bpudeploy.host import batches, open_session
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import Observer, QuantizeSpec
 from bpudeploy.spec.target import March
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.feed import Feed
 from bpudeploy.stages.options import FieldOptions
 
@@ -46,7 +46,7 @@ class ScoreOptions(FieldOptions):
     """Scoring has no options."""
 
 
-def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def quantize(work: StepContext, options: QuantizeOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Observe every tap on the calibration set in one pass; write the prepared float graph and its QDQ form.
 
     Raises:
@@ -88,7 +88,7 @@ def _summary(record: QuantizeRecord, nodes: int) -> str:
     return f"{len(record.products)} of {nodes} nodes quantized; activations: {counts}; {record.images} images"
 
 
-def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def score_quantized(work: StepContext, options: ScoreOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Score the evaluation set with the QDQ graph in onnxruntime on this machine."""
     quantized, preprocess, samples = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)

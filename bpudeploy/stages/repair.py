@@ -13,7 +13,7 @@ from bpudeploy.events import Note, Progress
 from bpudeploy.quantize import repair as loop
 from bpudeploy.quantize.findings import PromotionCandidate, RepairOutcome, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.quantize import QUANTIZE, score
 from bpudeploy.stages.sensitivity import RANKING_IMAGES, QuantizedNetwork, SensitivityOptions
 
@@ -38,7 +38,7 @@ class RepairOptions:
         }
 
 
-def repair(work: Work, options: RepairOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Satisfy ``max_drop`` on the evaluation images with the fewest promotions to int16, if it is exceeded.
 
     Returns the prepared float graph, the QDQ graph, its scores, and the trials.
@@ -83,7 +83,7 @@ def _candidates(network: QuantizedNetwork) -> tuple[PromotionCandidate, ...]:
 class _Trials:
     """Evaluates the network with taps in int16; ``made`` has the scores of each trial."""
 
-    work: Work
+    work: StepContext
     network: QuantizedNetwork
     evaluation: Samples
     normalise: Normalisation

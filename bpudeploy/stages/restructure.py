@@ -11,7 +11,7 @@ from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.host import batches
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.options import FieldOptions
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RestructureOptions(FieldOptions):
     tolerance: float
 
 
-def reference(work: Work, options: ReferenceOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def reference(work: StepContext, options: ReferenceOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Score the evaluation set with the original model in float32, in its own framework.
 
     For ``outputs: features``, all outputs of an image are concatenated to one row.
@@ -69,7 +69,7 @@ def reference(work: Work, options: ReferenceOptions, inputs: tuple[Artifact, ...
     return (scores.write(work.dir / "scores.safetensors"),)
 
 
-def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def restructure(work: StepContext, options: RestructureOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Rewrite the model into 4-D convolutions and compare it with the original on every evaluation image.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bpudeploy.backends.samples import CalibrationFinding, write_findings
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.calibration import findings, inspect_image
 from bpudeploy.stages.decode import decode
 from bpudeploy.stages.options import FieldOptions
@@ -36,7 +36,7 @@ class SamplesOptions(FieldOptions):
     subset: Subset
 
 
-def make_samples(work: Work, options: SamplesOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def make_samples(work: StepContext, options: SamplesOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Decode, resize and crop one set with timm's transform, without normalisation.
 
     The SAMPLES file contains ``pixels`` uint8 (N, H, W, 3) RGB and ``labels`` int64 (N,); its metadata ``samples``

@@ -108,6 +108,8 @@ def exactly(stream: BinaryIO, length: int) -> bytes:
 
 
 def main() -> None:
+    if sys.version_info < (3, 8):
+        sys.exit("this is Python %d.%d" % sys.version_info[:2])
     verb, remote, number, *bases = sys.argv[1:]
     try:
         {"look": look, "receive": receive}[verb](remote, int(number), bases)

@@ -11,8 +11,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from bpudeploy.boards.base import Board
-from bpudeploy.transfer import with_python, with_shell
-from bpudeploy.transfer.channel import Channel, RemoteState
+from bpudeploy.transfer.channel import Channel, RemoteState, look, receive
 from bpudeploy.transfer.delta import Copy, Part, parts
 from bpudeploy.transfer.receiver import SPAN
 
@@ -57,7 +56,7 @@ def send(
     Args:
         local: must not change during the transfer.
         bases: files on the board that may contain parts of ``local``, the most similar first; may include ``remote``;
-            ignored if missing, or if the board has no Python.
+            missing ones are ignored.
         progress: called with the bytes done, including reused ones, and the total.
 
     Raises:
@@ -80,9 +79,7 @@ def _transfer(
     channel: Channel, data: memoryview, bases: Sequence[PurePosixPath], progress: Callable[[int, int], None]
 ) -> tuple[bytes | None, int, SendMethod]:
     """Return the sha256 of the remote file (None: it was already correct), the bytes reused, and the method."""
-    state = with_python.look(channel, _BASE_BYTES * len(data), bases)
-    has_python = state is not None
-    state = state or with_shell.look(channel)
+    state = look(channel, _BASE_BYTES * len(data), bases)
     kept = _correct_prefix(state, data)
     if kept == state.size == len(data):
         progress(kept, len(data))
@@ -90,9 +87,6 @@ def _transfer(
     if channel.remote in bases:
         kept = 0  # copied from the old file into a new one
     progress(kept, len(data))
-    method = SendMethod.RESUMED if kept else SendMethod.WHOLE
-    if not has_python:
-        return with_shell.receive(channel, data, kept, progress), kept, method
     existing = [(base, digests) for base, digests in zip(bases, state.bases, strict=True) if digests]
     copied = 0
 
@@ -102,8 +96,9 @@ def _transfer(
             copied += part.length if isinstance(part, Copy) else 0
             yield part
 
-    digest = with_python.receive(channel, data, kept, counted(), [base for base, _ in existing], progress)
-    return digest, kept + copied, SendMethod.CHUNKED if copied else method
+    digest = receive(channel, data, kept, counted(), [base for base, _ in existing], progress)
+    method = SendMethod.CHUNKED if copied else SendMethod.RESUMED if kept else SendMethod.WHOLE
+    return digest, kept + copied, method
 
 
 def _correct_prefix(state: RemoteState, data: memoryview) -> int:

@@ -18,7 +18,7 @@ from bpudeploy.backends.samples import Normalisation
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note
 from bpudeploy.provenance import Provenance
-from bpudeploy.stage import Fingerprint, Work
+from bpudeploy.stage import Fingerprint, StepContext
 
 
 class Level(StrEnum):
@@ -41,6 +41,7 @@ class ExampleNpuBackend:
     name = "example_npu"
     version = 1  # raise it when the same inputs would give another binary
     runtime = "onnxruntime"  # what loads the binary on the board
+    driver = None  # for a runtime that the agent does not have: a Path to a file with open_session(model, threads)
     provenance = Provenance.MEASURED  # a latency from its boards is measured
     deterministic = True
     findings = False
@@ -54,7 +55,7 @@ class ExampleNpuBackend:
         """Name the tool and its version: it is in the step's key, so a new compiler compiles again."""
         return {"onnx": version("onnx"), "onnxruntime": version("onnxruntime")}
 
-    def compile(self, work: Work, inputs: CompileInputs, options: ExampleNpuOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: ExampleNpuOptions) -> Path:
         """Write uint8 RGB (N, H, W, 3) -> float32 logits (N, classes), mean and scale inside.
 
         Raises:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bpudeploy.effects.packed import packed_agent
+from tests.agent.host import FakeBoard
 
 AGENT = Path(__file__).parents[2] / "bpudeploy" / "agent"
 SOURCES = sorted(AGENT.rglob("*.py"))
@@ -55,3 +56,17 @@ def test_it_is_valid_python_3_8(path: Path) -> None:
         else:
             continue
         assert names <= sys.stdlib_module_names | A_BOARD_HAS, names
+
+
+def test_a_driver_that_a_backend_brings_runs_its_networks(
+    board: FakeBoard, tmp_path: Path, model: Path, samples: Path
+) -> None:
+    driver = tmp_path / "example.py"
+    driver.write_text(
+        "from . import ort\n\n\ndef open_session(model, threads):\n    return ort.open_session(model, threads)\n"
+    )
+    board.agent.write_bytes(packed_agent((("example_runtime", driver),)))
+    with board.ready() as agent:
+        assert agent.load(model, samples, runtime="example_runtime")[-1]["is"] == "done"
+        (failed,) = agent.load(model, samples, runtime="another_runtime")
+        assert "no driver for the runtime 'another_runtime'" in failed["why"]

@@ -58,7 +58,7 @@ def test_errors_carry_place_and_fix(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(bpudeploy.BpudeployError) as caught:
         bpudeploy.load(wrong)
     assert str(caught.value.where) == f"{wrong}:3:3" and "count" in str(caught.value.hint)
-    with pytest.raises(bpudeploy.BpudeployError, match="which board"):
+    with pytest.raises(bpudeploy.BpudeployError, match="needs the address of a board"):
         bpudeploy.deploy(bpudeploy.load(tiny, "target=cpu-ssh"))
 
 
@@ -83,4 +83,4 @@ def test_the_how_to_runs_as_it_is_written(tiny: Path, capsys: pytest.CaptureFixt
     for block in blocks:
         exec(compile(block, "python-api.md", "exec"), namespace)
     out = capsys.readouterr().out
-    assert "quantize miss" in out and "(float " in out and "quantize hit" in out
+    assert "fetch/weights miss" in out and "(float " in out and "quantize hit" in out

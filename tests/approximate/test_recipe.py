@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import bpudeploy
 from bpudeploy.errors import SpecError
 from bpudeploy.planning import pipeline
 from bpudeploy.spec.approximate import ApproximateSpec
@@ -26,7 +27,7 @@ ALL = [
 
 
 def spec(path: Path, *sets: str) -> ApproximateSpec:
-    (resolved,) = load_recipe(path, [f"{PLACE}.{s}" for s in sets])
+    resolved = bpudeploy.load(path, *(f"{PLACE}.{s}" for s in sets))
     return resolved.recipe.restructure.approximate
 
 
@@ -36,7 +37,7 @@ def canonical(spec: ApproximateSpec) -> list[tuple[str, Any]]:
 
 def test_nothing_is_approximated_unless_named(tiny: Path) -> None:
     assert spec(tiny) == ApproximateSpec() and approximations(spec(tiny)) == ()
-    (resolved,) = load_recipe(tiny)
+    resolved = bpudeploy.load(tiny)
     assert not [s.name for s in pipeline.plan(resolved, None).steps if s.group == "approximate"]
 
 

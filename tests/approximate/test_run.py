@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+import bpudeploy
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
@@ -15,7 +16,6 @@ from bpudeploy.events import Event, Note
 from bpudeploy.planning import pipeline
 from bpudeploy.restructure.record import GraphRecord, count_nodes
 from bpudeploy.run.runner import RunResult, run
-from bpudeploy.spec.load import load_recipe
 
 PLACE = "restructure.approximate"
 SETS = [
@@ -31,7 +31,7 @@ QUANTIZE = ["quantize", "quantize/scores", "quantize/golden", "quantize/layers",
 
 
 def go(recipe: Path, store: Path, sets: list[str], events: list[Event] | None = None) -> RunResult:
-    (resolved,) = load_recipe(recipe, sets)
+    resolved = bpudeploy.load(recipe, *sets)
     plan = pipeline.plan(resolved, load_backend("ort")).until("quantize")
     return run(plan, store, events.append if events is not None else lambda event: None)
 

@@ -12,12 +12,12 @@ import pytest
 from pydantic import BaseModel
 
 from bpudeploy.backends.base import CompileInputs
-from bpudeploy.backends.check import check_backend
 from bpudeploy.backends.ort import OrtBackend
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.errors import StageContractError, UsageError
 from bpudeploy.spec.compile_options import OrtOptions
-from bpudeploy.stage import Fingerprint, Work
+from bpudeploy.stage import Fingerprint, StepContext
+from bpudeploy.testing import check_backend
 
 
 def test_ort_conforms(tmp_path: Path) -> None:
@@ -38,20 +38,20 @@ class LooseOptions(OrtBackend):
 
 
 class Outside(OrtBackend):
-    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: OrtOptions) -> Path:
         made = super().compile(work, inputs, options)
         return made.rename(work.dir.parent / f"{work.dir.name}.onnx")
 
 
 class Random(OrtBackend):
-    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: OrtOptions) -> Path:
         made = super().compile(work, inputs, options)
         made.write_bytes(made.read_bytes() + os.urandom(8))
         return made
 
 
 class ForgetsTheMean(OrtBackend):
-    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: OrtOptions) -> Path:
         wrong = work.dir / "p.json"
         wrong.write_text('{"size": [8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]}')
         preprocess = type(inputs.preprocess)(inputs.preprocess.kind, inputs.preprocess.digest, wrong)
@@ -60,7 +60,7 @@ class ForgetsTheMean(OrtBackend):
 
 
 class NoPixels(OrtBackend):
-    def compile(self, work: Work, inputs: CompileInputs, options: OrtOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: OrtOptions) -> Path:
         made = work.dir / "model.onnx"
         made.write_bytes(inputs.quantized.path.read_bytes())
         return made

@@ -8,17 +8,17 @@ from pathlib import Path
 import onnx
 import pytest
 
+from bpudeploy import Summary
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.bpu_sim import BpuSimBackend
-from bpudeploy.backends.check import check_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.predict.simulated import KEY, SimulationReport
 from bpudeploy.provenance import Provenance
-from bpudeploy.results.summary import Summary
 from bpudeploy.spec.compile_options import BpuSimOptions
 from bpudeploy.spec.load import load_target
-from bpudeploy.stage import Work
+from bpudeploy.stage import StepContext
+from bpudeploy.testing import check_backend
 
 PAIRS = (("sim-x3", "rdk-x3"), ("sim-x5", "rdk-x5"), ("sim-s100", "rdk-s100"))
 
@@ -37,7 +37,7 @@ def test_the_binary_says_its_parts_and_its_predicted_latency(tmp_path: Path) -> 
     found: list[SimulationReport] = []
 
     class Kept(BpuSimBackend):
-        def compile(self, work: Work, inputs: CompileInputs, options: BpuSimOptions) -> Path:
+        def compile(self, work: StepContext, inputs: CompileInputs, options: BpuSimOptions) -> Path:
             made = super().compile(work, inputs, options)
             (said,) = [e.value for e in onnx.load(made).metadata_props if e.key == KEY]
             found.append(SimulationReport.model_validate_json(said))

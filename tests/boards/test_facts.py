@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -12,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpudeploy import Target
 from bpudeploy.boards.address import Address
 from bpudeploy.boards.doctor import BoardFinding, Severity, doctor, examine
 from bpudeploy.boards.facts import Facts, parse, read_facts
 from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.errors import BoardError
 from bpudeploy.spec.load import load_target
-from bpudeploy.spec.target import BoardSpec, Target
+from bpudeploy.spec.target import BoardSpec
 from tests.boards.fake_files import write_fake_files
 from tests.boards.sshd import Home, Server, needs_sshd, serve
 
@@ -154,7 +156,8 @@ def of(findings: list[BoardFinding], about: str) -> BoardFinding:
 @needs_sshd
 def test_a_good_board(server: Server, tmp_path: Path) -> None:
     under = write_fake_files(tmp_path / "x5", "x5")
-    found = doctor(Address.parse(server.address), target("rdk-x5"), under=under)
+    with_numpy = target("rdk-x5").model_copy(update={"board": BoardSpec(root="bpudeploy", python=sys.executable)})
+    found = doctor(Address.parse(server.address), with_numpy, under=under)
     assert [f.about for f in found if f.state is Severity.ERROR] == []
     assert of(found, "chip").found.endswith("bayes-e") and "1.24.5" in of(found, "BPU runtime").found
     assert of(found, "governor").state is Severity.WARNING and of(found, "governor").repair
@@ -220,4 +223,17 @@ def test_the_requirements_of_push_are_checked(told: str) -> None:
     assert "signing" not in [f.about for f in examine(alone, unsigned)]
     bare = examine(replace(good, packages={"numpy": "2.0"}), target("cpu-ssh"))
     assert of(bare, "python").state is Severity.ERROR and "pip install onnxruntime" in str(of(bare, "python").repair)
-    assert of(examine(replace(good, python=None), target("cpu-ssh")), "python").state is Severity.ERROR
+
+
+@pytest.mark.parametrize("name", [None, "rdk-x5", "rdk-s100", "cpu-ssh"])
+def test_every_target_needs_python_3_8(told: str, name: str | None) -> None:
+    board, wanted = parse(told, time.time()), target(name) if name else None
+    good = replace(board, python="3.8.10", packages={"numpy": "1.24.4", "onnxruntime": "1.17.0"})
+    assert of(examine(good, wanted), "python").state is Severity.OK
+    for python, says in ((None, "'python3' does not start"), ("3.7.3", "'python3' is Python 3.7.3")):
+        found = of(examine(replace(good, python=python), wanted), "python")
+        assert found.state is Severity.ERROR and found.found == f"{says}; push and benchmark need 3.8 or newer"
+        assert "install Python 3.8" in str(found.repair) and "board.python" in str(found.repair)
+    bare = of(examine(replace(good, packages={}), wanted), "python")
+    assert (bare.state is Severity.OK) is (name is None)
+    assert name is None or "pip install numpy" in str(bare.repair)

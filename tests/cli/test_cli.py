@@ -68,7 +68,7 @@ def test_a_wrong_recipe_is_shown_with_place_field_and_fix(tiny: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["run", "{tiny}", "--set", "target=cpu-ssh"], "which board?"),
+        (["run", "{tiny}", "--set", "target=cpu-ssh"], "needs the address of a board"),
         (["run", "{tiny}", "--board", "somewhere"], "starts its own board"),
         (["run", "{tiny}", "--set", "target=rdk-x5", "--board", "b"], "hb_mapper is neither"),
         (["run", "{tiny}", "--set", "target=rdk-x5", "--until", "compile"], "hb_mapper is neither"),

@@ -121,7 +121,7 @@ def test_a_key_that_cannot_sign_is_named(
     ("argv", "said"),
     [
         (["keys", "install", "--board", "desk"], "needs --target"),
-        (["keys", "install", "--target", "cpu-ssh"], "which board?"),
+        (["keys", "install", "--target", "cpu-ssh"], "needs the address of a board"),
         (["keys", "install", "--target", "local"], "starts its own board, with its own key"),
         (["keys", "new", "--board", "desk"], "are for `keys install`"),
         (["rollback", "--board", "desk"], "needs --target"),
@@ -156,12 +156,12 @@ def test_from_no_key_to_a_rollback(
     assert main(["keys", "install", *on_it, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["new"] is False
     assert main(run) == 0 and main([*run, "--set", "name=other"]) == 0
-    assert "its signature by a key that it trusts" in capsys.readouterr().out
+    assert "signed by a key that the board trusts" in capsys.readouterr().out
     assert main(["rollback", *on_it, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "tiny"
     assert main(["keys", "new", "--key", str(tmp_path / "second")]) == 0
     assert main([*run, "--key", str(tmp_path / "second"), "--set", "name=third"]) == 5
-    assert "no key that it trusts has signed this release" in capsys.readouterr().err
+    assert "this release is not signed by a key that it trusts" in capsys.readouterr().err
     assert main(["keys", "install", "--key", str(tmp_path / "second"), *on_it]) == 5
     assert "trusts another key already" in capsys.readouterr().err
     unsigned = target(tmp_path, ", signed: false")

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bpudeploy import Release
 from bpudeploy.boards.base import Board, CommandOutput
 from bpudeploy.digest import digest_file
-from bpudeploy.effects.lock import Patience
-from bpudeploy.effects.push import Policy
+from bpudeploy.effects.lock import LockTiming
+from bpudeploy.effects.push import PushPolicy
 from bpudeploy.events import Event
-from bpudeploy.release import Manifest, Release
+from bpudeploy.release import Manifest
 from bpudeploy.signing import PublicKey, SigningKey, new_key
 from bpudeploy.stage import Artifact, Kind
 
-SOON = Patience(wait_s=20, lease_s=0.2)
+SOON = LockTiming(wait_s=20, lease_s=0.2)
 """A lock whose owner is silent for a fifth of a second is taken over: tests leave many behind."""
 
 
@@ -39,8 +40,8 @@ def a_key(folder: Path, name: str = "key") -> SigningKey:
     return new_key(folder / name)
 
 
-def policy(key: SigningKey | None, *, downgrade: bool = True) -> Policy:
-    return Policy(key, allow_downgrade=downgrade, patience=SOON)
+def policy(key: SigningKey | None, *, downgrade: bool = True) -> PushPolicy:
+    return PushPolicy(key, allow_downgrade=downgrade, timing=SOON)
 
 
 def held_to(key: PublicKey, files: dict[str, bytes], name: str) -> bytes:

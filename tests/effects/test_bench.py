@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
+from bpudeploy import Measurement, Release
 from bpudeploy.boards.base import Board, RemoteProcess
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.digest import digest_file
-from bpudeploy.effects.bench import Binary, bench
-from bpudeploy.effects.notebook import notebook
+from bpudeploy.effects.bench import BenchBinary, bench
 from bpudeploy.effects.push import push as push_by
-from bpudeploy.effects.verify import installed
+from bpudeploy.effects.session_log import open_session_log
+from bpudeploy.effects.verify import installed_binary
 from bpudeploy.errors import BoardError, ConnectionLost
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.provenance import Provenance
-from bpudeploy.release import Release
 from bpudeploy.results.compare import Design, compare
-from bpudeploy.results.measurement import Caveat, Measurement, Subject
+from bpudeploy.results.measurement import Caveat, Subject
 from bpudeploy.results.session import Contender, Setting
 from bpudeploy.spec.recipe import BenchmarkSpec
 from bpudeploy.stage import Artifact, Kind
@@ -103,8 +103,8 @@ def measure(
         provenance=Provenance.MEASURED,
         versions={},
     )
-    binaries = [Binary(r.binary, r.manifest.runtime, installed(board, r)) for r in releases]
-    with notebook(folder / "book.jsonl", setting) as book:
+    binaries = [BenchBinary(r.binary, r.manifest.runtime, installed_binary(board, r)) for r in releases]
+    with open_session_log(folder / "book.jsonl", setting) as book:
         return bench(board, binaries, given, book, emit)
 
 
@@ -178,10 +178,10 @@ def test_a_binary_that_is_damaged_on_the_board_is_not_measured(
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("echo 'Welcome to Ubuntu'", "not its protocol"),
-        ('echo \'{"is": "done"}\'', "did not greet"),
-        ('echo \'{"is": "hello", "agent": 1}\'', "not its protocol"),
-        ("exit 0", "ended too early"),
+        ("echo 'Welcome to Ubuntu'", "invalid message from the agent"),
+        ('echo \'{"is": "done"}\'', "did not start with protocol"),
+        ('echo \'{"is": "hello", "agent": 1}\'', "invalid message from the agent"),
+        ("exit 0", "exited unexpectedly"),
         ("echo 'Traceback: no module named json' >&2; exit 1", "no module named json"),
         ("kill -9 $$", "board"),
     ],
@@ -231,8 +231,8 @@ def test_the_agent_refuses_samples_that_make_no_sense(
         provenance=Provenance.MEASURED,
         versions={},
     )
-    binary = Binary(made.binary, "onnxruntime", installed(board, made))
-    with pytest.raises(BoardError, match="benchmark"), notebook(tmp_path / "n", setting) as book:
+    binary = BenchBinary(made.binary, "onnxruntime", installed_binary(board, made))
+    with pytest.raises(BoardError, match="benchmark"), open_session_log(tmp_path / "n", setting) as book:
         bench(board, [binary], samples(path), book, quiet)
 
 
@@ -291,7 +291,7 @@ def test_one_that_is_cut_again_and_again_does_nothing_twice(
     assert attempts > 3 and Caveat.INTERRUPTED in found.caveats
     assert found.answers is not None and sum(found.answers.right) == 6
     assert [one.index for one in found.rounds] == list(range(len(found.rounds)))
-    assert any(isinstance(n, Note) and "cut off in between: going on after" in n.text for n in notes)
+    assert any(isinstance(n, Note) and n.text.startswith("resumed after ") for n in notes)
     single = [line for line in said if '"streams": 1' in line]
     assert len(single) <= len(found.rounds) + attempts, "a round that was told is not asked for again"
     rounds = [one.started_s for one in found.rounds]

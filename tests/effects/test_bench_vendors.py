@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from bpudeploy import Release
 from bpudeploy.boards.address import Address
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.effects import bench as bench_module
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note
-from bpudeploy.release import Release
 from tests.boards.sshd import Home, make_home, needs_sshd, serve
 from tests.effects.releases import quiet, release
 from tests.effects.test_bench import METHOD, measure

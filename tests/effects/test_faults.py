@@ -19,7 +19,7 @@ from bpudeploy.boards.address import Address, Identity
 from bpudeploy.boards.base import CommandOutput
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.effects.push import push
-from bpudeploy.effects.script import Script, text
+from bpudeploy.effects.script import Script, script_text
 from bpudeploy.effects.trust import trust
 from bpudeploy.errors import BoardError
 from bpudeploy.signing import SigningKey
@@ -107,7 +107,7 @@ class Flips(Between):
 
     def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
         argv = list(argv)
-        if argv[:3] == ["sh", "-c", text(Script.INSTALL)]:
+        if argv[:3] == ["sh", "-c", script_text(Script.INSTALL)]:
             data = bytearray(argv[self.place].encode())
             data[self.bit // 7 % len(data)] ^= 1 << self.bit % 7  # it stays ASCII
             argv[self.place] = data.decode().replace("\0", "?")

@@ -15,15 +15,15 @@ import pytest
 from bpudeploy.boards.embedded import open_embedded
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.effects import lock
-from bpudeploy.effects.lock import Patience
-from bpudeploy.effects.push import Policy, push
+from bpudeploy.effects.lock import LockTiming
+from bpudeploy.effects.push import PushPolicy, push
 from bpudeploy.effects.trust import trust
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note
 from bpudeploy.signing import SigningKey
 from tests.effects.releases import Between, OnPath, policy, quiet, release, served, tools
 
-UNHURRIED = Patience(wait_s=20, lease_s=60)
+UNHURRIED = LockTiming(wait_s=20, lease_s=60)
 
 
 def boot() -> str:
@@ -44,9 +44,9 @@ def test_who_waits_is_told_for_whom_and_since_when_and_not_for_ever(
 ) -> None:
     held(root, "ann@desk pid 12", at=uptime() - 90)
     events = list[Event]()
-    brief = Policy(key, patience=Patience(wait_s=1, lease_s=60))
+    brief = PushPolicy(key, timing=LockTiming(wait_s=1, lease_s=60))
     since = time.strftime("%H:%M:", time.localtime(time.time() - 90))
-    with pytest.raises(BoardError, match=rf"ann@desk pid 12 holds its lock, last renewed at {since}\d\d; waited 1 s"):
+    with pytest.raises(BoardError, match=rf"ann@desk pid 12 holds the lock, last renewed at {since}\d\d; waited 1 s"):
         push(board, release(tmp_path, b"x"), brief, events.append)
     assert [e.text.endswith("waiting") for e in events if isinstance(e, Note)] == [True]
     assert str((root / "lock").readlink()).endswith("ann@desk pid 12"), "it is theirs still"
@@ -57,9 +57,9 @@ def test_a_silent_owner_s_lock_is_taken_over_after_the_lease(
 ) -> None:
     held(root, "ann@desk pid 12")
     events, started = list[Event](), time.monotonic()
-    push(board, release(tmp_path, b"x"), Policy(key, patience=Patience(20, lease_s=2)), events.append)
+    push(board, release(tmp_path, b"x"), PushPolicy(key, timing=LockTiming(20, lease_s=2)), events.append)
     assert 1 < time.monotonic() - started < 15 and served(root, key.public) == b"x"
-    assert any(isinstance(e, Note) and "shows no life: taking over" in e.text for e in events)
+    assert any(isinstance(e, Note) and "is inactive: taking over" in e.text for e in events)
 
 
 def test_a_growing_upload_is_life(board: SshBoard, root: Path, tmp_path: Path, key: SigningKey) -> None:
@@ -75,7 +75,7 @@ def test_a_growing_upload_is_life(board: SshBoard, root: Path, tmp_path: Path, k
 
     growing = threading.Thread(target=grow)
     growing.start()
-    push(board, release(tmp_path, b"x"), Policy(key, patience=Patience(30, lease_s=2)), quiet)
+    push(board, release(tmp_path, b"x"), PushPolicy(key, timing=LockTiming(30, lease_s=2)), quiet)
     assert time.monotonic() > stop + 1
     growing.join()
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_alive_is_not_waited_for(
     else:
         held(root, lock.owner().replace(f"pid {os.getpid()}", f"pid {dead.pid}"))
     started = time.monotonic()
-    push(board, release(tmp_path, b"x"), Policy(key, patience=UNHURRIED), quiet)
+    push(board, release(tmp_path, b"x"), PushPolicy(key, timing=UNHURRIED), quiet)
     assert time.monotonic() - started < 10 and served(root, key.public) == b"x"
 
 
@@ -121,7 +121,7 @@ def test_who_lost_the_lock_while_silent_does_not_install(
         return work()
 
     with pytest.raises(BoardError, match=r"lock was taken over|No such file|incoming"):
-        push(Between(board, stall), mine, Policy(key, patience=UNHURRIED), quiet)
+        push(Between(board, stall), mine, PushPolicy(key, timing=UNHURRIED), quiet)
     assert served(root, key.public) == b"theirs" * 100
     push(board, mine, policy(key), quiet)
     assert served(root, key.public) == b"mine" * 100 and served(root, key.public, "previous") == b"theirs" * 100
@@ -134,13 +134,13 @@ def test_a_push_that_fails_gives_its_lock_back(board: SshBoard, root: Path, tmp_
         return work()
 
     with pytest.raises(BoardError, match="cut"):
-        push(Between(board, break_in_transfer), release(tmp_path, b"x"), Policy(key, patience=UNHURRIED), quiet)
+        push(Between(board, break_in_transfer), release(tmp_path, b"x"), PushPolicy(key, timing=UNHURRIED), quiet)
     assert not (root / "lock").is_symlink()
 
 
 def test_a_lock_that_is_not_ours_is_left_alone(board: SshBoard, root: Path, tmp_path: Path, key: SigningKey) -> None:
     (root / "lock").symlink_to("apt")
-    with pytest.raises(BoardError, match=r"its lock says 'apt', which is none of ours") as caught:
+    with pytest.raises(BoardError, match=r"the lock has an unknown format: 'apt'") as caught:
         push(board, release(tmp_path, b"x"), policy(key), quiet)
     assert caught.value.hint and "remove" in caught.value.hint
 
@@ -171,7 +171,7 @@ def test_many_deployers_at_once_take_turns(tmp_path: Path, key: SigningKey) -> N
                 folder.mkdir()
                 for number in range(3):
                     new = release(folder, b"%d %d" % (who, number) * 1000)
-                    push(board, new, Policy(key, patience=Patience(120, lease_s=60)), quiet)
+                    push(board, new, PushPolicy(key, timing=LockTiming(120, lease_s=60)), quiet)
                     assert served(root, key.public)
         except BaseException as error:
             failures.append(error)

@@ -10,9 +10,9 @@ import pytest
 
 from bpudeploy.boards.base import CommandOutput
 from bpudeploy.boards.ssh import SshBoard
-from bpudeploy.effects.push import Policy, push
-from bpudeploy.effects.script import Script, text
-from bpudeploy.effects.trust import Trust, trust
+from bpudeploy.effects.push import PushPolicy, push
+from bpudeploy.effects.script import Script, script_text
+from bpudeploy.effects.trust import TrustMode, trust
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note
 from bpudeploy.signing import SigningKey
@@ -39,9 +39,9 @@ def test_nothing_to_do_is_one_round_trip_and_a_push_two_and_the_transfer(
     counting = Between(board, lambda call, work: work())
     push(counting, release(tmp_path, b"one" * 1000), policy(key), quiet)
     scripts = [argv[2] for argv in counting.argvs if argv[:2] == ["sh", "-c"]]
-    assert [s for s in scripts if s in (text(Script.BEGIN), text(Script.INSTALL))] == [
-        text(Script.BEGIN),
-        text(Script.INSTALL),
+    assert [s for s in scripts if s in (script_text(Script.BEGIN), script_text(Script.INSTALL))] == [
+        script_text(Script.BEGIN),
+        script_text(Script.INSTALL),
     ]
     before = counting.calls
     push(counting, release(tmp_path, b"one" * 1000), policy(key), quiet)
@@ -83,7 +83,7 @@ def test_old_releases_go_and_those_in_use_stay(board: SshBoard, root: Path, tmp_
     for number in range(2):  # older than all that is there, and in use
         push(board, release(tmp_path, b"%d" % number, built=number), policy(key), quiet)
     assert served(root, key.public) == b"1" and served(root, key.public, "previous") == b"0"
-    one = Policy(key, keep=1, allow_downgrade=True, patience=SOON)
+    one = PushPolicy(key, keep=1, allow_downgrade=True, timing=SOON)
     push(board, release(tmp_path, b"7", built=7), one, quiet)
     assert len(list((root / "releases").iterdir())) == 2
     assert served(root, key.public) == b"7" and served(root, key.public, "previous") == b"1"
@@ -124,7 +124,7 @@ def test_signing_can_be_off_and_is_said_to_be(board: SshBoard, tmp_path: Path, k
 
 def test_a_stranger_s_release_is_not_activated(board: SshBoard, root: Path, tmp_path: Path, key: SigningKey) -> None:
     push(board, release(tmp_path, b"ours"), policy(key), quiet)
-    with pytest.raises(BoardError, match="no key that it trusts has signed this release"):
+    with pytest.raises(BoardError, match="this release is not signed by a key that it trusts"):
         push(board, release(tmp_path, b"theirs"), policy(a_key(tmp_path)), quiet)
     assert served(root, key.public) == b"ours" and len(list((root / "releases").iterdir())) == 1
     push(board, release(tmp_path, b"ours too"), policy(key), quiet)
@@ -139,13 +139,13 @@ def test_trust_comes_once_and_changes_only_when_asked(
     with pytest.raises(BoardError, match="trusts another key already") as caught:
         trust(board, other.public)
     assert caught.value.hint and "--add" in caught.value.hint
-    assert trust(board, other.public, Trust.ADD) and not trust(board, other.public, Trust.ADD)
+    assert trust(board, other.public, TrustMode.ADD) and not trust(board, other.public, TrustMode.ADD)
     push(board, release(tmp_path, b"by other"), policy(other), quiet)
     assert served(root, other.public) == b"by other"
     push(board, release(tmp_path, b"by key"), policy(key), quiet)
     assert served(root, key.public) == b"by key"
-    assert trust(board, other.public, Trust.REPLACE) and not trust(board, other.public, Trust.REPLACE)
-    with pytest.raises(BoardError, match="no key that it trusts"):
+    assert trust(board, other.public, TrustMode.REPLACE) and not trust(board, other.public, TrustMode.REPLACE)
+    with pytest.raises(BoardError, match="not signed by a key that it trusts"):
         push(board, release(tmp_path, b"by key again"), policy(key), quiet)
     assert push(board, release(tmp_path, b"by key"), policy(other), quiet).changed, "signed anew, nothing else sent"
     assert served(root, other.public) == b"by key"
@@ -179,7 +179,7 @@ def test_an_older_build_of_the_same_recipe_needs_to_be_asked_for(
     strict = policy(key, downgrade=False)
     push(board, release(tmp_path, b"new", built=200), strict, quiet)
     with pytest.raises(
-        BoardError, match=r"built at 1970-01-01 00:01:40 UTC, the one that it has at .*00:03:20"
+        BoardError, match=r"built at 1970-01-01 00:01:40 UTC, the board's current one at .*00:03:20"
     ) as caught:
         push(board, release(tmp_path, b"old", built=100), strict, quiet)
     assert caught.value.hint and "--allow-downgrade" in caught.value.hint
@@ -207,13 +207,13 @@ def test_a_full_board_is_refused_before_anything_is_sent(
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
 def test_a_root_that_cannot_be_written_says_so(board: SshBoard, tmp_path: Path, key: SigningKey) -> None:
-    with its_root(board, Path("/proc/nowhere")), pytest.raises(BoardError, match="could not begin"):
+    with its_root(board, Path("/proc/nowhere")), pytest.raises(BoardError, match="begin failed"):
         push(board, release(tmp_path, b"x"), policy(key), quiet)
 
 
 def test_a_root_that_is_a_file_says_so(board: SshBoard, tmp_path: Path, key: SigningKey) -> None:
     (tmp_path / "file").write_text("")
-    with its_root(board, tmp_path / "file"), pytest.raises(BoardError, match=r"could not begin: .*exists"):
+    with its_root(board, tmp_path / "file"), pytest.raises(BoardError, match=r"begin failed: .*exists"):
         push(board, release(tmp_path, b"x"), policy(key), quiet)
 
 
@@ -232,11 +232,11 @@ def test_what_a_login_prints_is_not_taken_for_an_answer(
 @pytest.mark.parametrize("script", list(Script))
 def test_the_scripts_are_posix_shell(script: Script, tmp_path: Path) -> None:
     for shell in ("dash", "bash --posix", "busybox ash"):
-        command = [*shell.split(), "-n", "-c", text(script)]
+        command = [*shell.split(), "-n", "-c", script_text(script)]
         if subprocess.run(["which", command[0]], capture_output=True).returncode == 0:
             subprocess.run(command, check=True)
     for bashism in ("[[", "local ", "function ", "<<<", "$RANDOM", "pipefail", "=="):
-        assert bashism not in text(script), bashism
+        assert bashism not in script_text(script), bashism
 
 
 BUSYBOX = subprocess.run(["which", "busybox"], capture_output=True, text=True).stdout.strip()

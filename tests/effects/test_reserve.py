@@ -17,12 +17,20 @@ import pytest
 
 from bpudeploy.boards.address import Address, Identity
 from bpudeploy.boards.ssh import SshBoard, open_ssh
-from bpudeploy.effects.hold import NO_END, Hold
 from bpudeploy.effects.lock import owner
 from bpudeploy.effects.push import push
-from bpudeploy.effects.reserve import Pace, Reservation, Reserved, refuse_reserved, release, reservation, reserve
+from bpudeploy.effects.reservation import NO_END, Reservation
+from bpudeploy.effects.reserve import (
+    QueueTiming,
+    ReservationStatus,
+    Reserved,
+    refuse_reserved,
+    release,
+    reservation,
+    reserve,
+)
 from bpudeploy.effects.rollback import rollback
-from bpudeploy.effects.script import Script, text
+from bpudeploy.effects.script import Script, script_text
 from bpudeploy.errors import BoardError, UsageError
 from bpudeploy.events import Event, Note
 from bpudeploy.signing import SigningKey
@@ -33,7 +41,7 @@ from tests.effects.test_sweep import _moment
 
 US = owner().split(" ")[0]
 """Who pushes, in these tests."""
-SOON_OVER = Pace(poll_s=0.1, silence_s=1)
+SOON_OVER = QueueTiming(poll_s=0.1, silence_s=1)
 BUSYBOX = subprocess.run(["which", "busybox"], capture_output=True, text=True).stdout.strip()
 _who = threading.local()
 
@@ -73,8 +81,8 @@ def tidy(root: Path) -> bool:
     return not list((root / "queue").iterdir()) and not list(root.glob(".*"))
 
 
-def hold(board: Any, seconds: float = 3600, *, wait_s: float = 0, why: str = "burn-in") -> Reservation:
-    return reserve(board, seconds=seconds, why=why, wait_s=wait_s, emit=quiet, pace=SOON_OVER)
+def hold(board: Any, seconds: float = 3600, *, wait_s: float = 0, why: str = "burn-in") -> ReservationStatus:
+    return reserve(board, seconds=seconds, why=why, wait_s=wait_s, emit=quiet, timing=SOON_OVER)
 
 
 @pytest.fixture(params=["its own", "busybox"])
@@ -144,11 +152,15 @@ def test_another_is_told_who_has_it_until_when_and_why(small: Any, root: Path) -
     said = r"ann@desk has reserved it until 2100-01-01 00:00:00 UTC: burn-in, till we know"
     with pytest.raises(Reserved, match=said) as caught:
         hold(small)
-    assert caught.value.hold == Hold("ann@desk", datetime(2100, 1, 1, tzinfo=UTC), "burn-in, till we know")
+    assert caught.value.reservation == Reservation(
+        "ann@desk", datetime(2100, 1, 1, tzinfo=UTC), "burn-in, till we know"
+    )
     assert caught.value.hint and "boards reserve" in caught.value.hint and "ask them" in caught.value.hint
     with pytest.raises(Reserved, match=said):
         release(small, force=False)
-    assert reservation(small) == Reservation("ann@desk", caught.value.hold.until, "burn-in, till we know", False, 0)
+    assert reservation(small) == ReservationStatus(
+        "ann@desk", caught.value.reservation.until, "burn-in, till we know", False, 0
+    )
     assert not waiting(root), "who does not wait does not queue"
     taken = release(small, force=True)
     assert taken and taken.owner == "ann@desk" and not taken.mine and reservation(small) is None
@@ -168,7 +180,7 @@ def test_who_waits_is_told_once_for_whom_and_leaves_the_queue(small: Any, root: 
     planted(root, f"{boot} 999999999 60 bob@desk", at="queue/1000000005-0")  # polled just now, for some time
     events = list[Event]()
     with pytest.raises(Reserved, match="ann@desk"):
-        reserve(small, seconds=60, why="", wait_s=1, emit=events.append, pace=SOON_OVER)
+        reserve(small, seconds=60, why="", wait_s=1, emit=events.append, timing=SOON_OVER)
     said = "ann@desk has reserved it until 2100-01-01 00:00:00 UTC: burn-in (1 ahead of us in the queue): waiting"
     assert events == [Note("reserve", said)]
     assert [p.name for p in waiting(root)] == ["1000000005-0"]
@@ -177,7 +189,7 @@ def test_who_waits_is_told_once_for_whom_and_leaves_the_queue(small: Any, root: 
     (root / "reservation").unlink()
     with pytest.raises(Reserved, match=r"bob@desk is the next to have it \(1 ahead of us in the queue\)") as caught:
         hold(small)
-    assert caught.value.hold == Hold("bob@desk", NO_END, "")
+    assert caught.value.reservation == Reservation("bob@desk", NO_END, "")
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e9])
@@ -206,7 +218,7 @@ def test_push_and_rollback_refuse_before_they_change_anything(
         with pytest.raises(Reserved, match=f"push: {said}"):
             push(watched, a_release(tmp_path, content), policy(key), quiet)
     with pytest.raises(Reserved, match=f"rollback: {said}") as caught:
-        rollback(watched, quiet, signed=True, patience=SOON)
+        rollback(watched, quiet, signed=True, timing=SOON)
     assert caught.value.hint and "bpudeploy boards reserve" in caught.value.hint
     assert shim.count == 0 and served(two, key.public) == b"new"
 
@@ -217,7 +229,7 @@ def test_the_owner_s_own_pushes_work_and_what_is_over_holds_nobody(
 ) -> None:
     planted(two, f"t {by}")
     assert push(small, a_release(tmp_path, b"other", built=3), policy(key), quiet).changed
-    rollback(small, quiet, signed=True, patience=SOON)
+    rollback(small, quiet, signed=True, timing=SOON)
     assert served(two, key.public) == b"new" and (two / "reservation").is_symlink()
 
 
@@ -235,7 +247,7 @@ def test_one_that_comes_between_the_look_and_the_lock_counts(
     assert not (two / "lock").is_symlink() and len(list((two / "releases").iterdir())) == 2
     (two / "reservation").unlink()
     with pytest.raises(Reserved, match="ann@desk"):
-        rollback(OnPath(board, late, {}), quiet, signed=True, patience=SOON)
+        rollback(OnPath(board, late, {}), quiet, signed=True, timing=SOON)
     assert not (two / "lock").is_symlink() and served(two, key.public) == b"new"
 
 
@@ -269,7 +281,7 @@ def test_no_word_is_ever_interpreted(
     assert hold(small, 7200, why=word).why == held.why, "a link whose text is no file's name moves too"
     with being("ann@desk"), pytest.raises(Reserved) as caught:
         hold(small, wait_s=0.01, why=word)
-    assert caught.value.hold.why == held.why
+    assert caught.value.reservation.why == held.why
     release(small, force=False)
     monkeypatch.undo()
     monkeypatch.setenv("LOGNAME", word[:100].replace("\0", ""))
@@ -281,7 +293,7 @@ def test_no_word_is_ever_interpreted(
     monkeypatch.setenv("LOGNAME", "ann")
     with pytest.raises(Reserved) as caught:
         push(small, a_release(tmp_path, b"y"), policy(key), quiet)
-    assert caught.value.hold.owner == mine.owner
+    assert caught.value.reservation.owner == mine.owner
     assert not list(tmp_path.rglob("owned")) and tidy(root)
 
 
@@ -292,7 +304,7 @@ def test_what_is_none_of_ours_is_in_force_until_somebody_removes_it(
     planted(root, text)
     with pytest.raises(Reserved) as caught:
         push(small, a_release(tmp_path, b"x"), policy(key), quiet)
-    assert caught.value.hold.until == NO_END and caught.value.message.isprintable()
+    assert caught.value.reservation.until == NO_END and caught.value.message.isprintable()
     with pytest.raises(Reserved):
         hold(small)
     assert release(small, force=True) is not None and hold(small).mine
@@ -300,7 +312,7 @@ def test_what_is_none_of_ours_is_in_force_until_somebody_removes_it(
 
 def test_what_is_no_link_is_told(small: Any, root: Path) -> None:
     (root / "reservation").write_text("notes")
-    with pytest.raises(BoardError, match=r"could not reserve: .*File exists"):
+    with pytest.raises(BoardError, match=r"reserve failed: .*File exists"):
         hold(small)
     assert (root / "reservation").read_text() == "notes"
 
@@ -338,7 +350,7 @@ def test_on_a_board_whose_clock_is_behind_it_lasts_longer(
 
 def test_on_a_board_without_a_clock_it_has_no_end(board: SshBoard, root: Path, tmp_path: Path, key: SigningKey) -> None:
     with clock(board, tmp_path, None) as timeless:
-        with pytest.raises(BoardError, match=r"could not reserve: .*date"):
+        with pytest.raises(BoardError, match=r"reserve failed: .*date"):
             hold(timeless)
         assert tidy(root) and not (root / "reservation").is_symlink()
         push(timeless, a_release(tmp_path, b"x"), policy(key), quiet)
@@ -417,7 +429,7 @@ def test_of_many_at_once_one_gets_it(crowd: Crowd, root: Path, many: int, before
             try:
                 got[number].append(hold(board).owner)
             except Reserved as error:
-                told[number].append(error.hold.owner)
+                told[number].append(error.reservation.owner)
             if end.wait(60) == 0:
                 if before == "expired":
                     planted(root, "t 1 zoe@desk over")
@@ -438,8 +450,8 @@ def test_first_come_first_served_and_never_two(crowd: Crowd, root: Path, many: i
     holding, order, most = list[str](), list[str](), list[int]()
 
     def work(board: Any) -> None:
-        pace = Pace(poll_s=0.05 * many, silence_s=60)
-        mine = reserve(board, seconds=60, why="mine", wait_s=200, emit=quiet, pace=pace)
+        timing = QueueTiming(poll_s=0.05 * many, silence_s=60)
+        mine = reserve(board, seconds=60, why="mine", wait_s=200, emit=quiet, timing=timing)
         holding.append(mine.owner)
         order.append(mine.owner)
         for _ in range(3):
@@ -466,7 +478,7 @@ def test_many_take_turns_without_a_word(crowd: Crowd, root: Path) -> None:
 
     def work(board: Any) -> None:
         for _ in range(3):
-            reserve(board, seconds=600, why="", wait_s=200, emit=quiet, pace=Pace(0.2, 60))
+            reserve(board, seconds=600, why="", wait_s=200, emit=quiet, timing=QueueTiming(0.2, 60))
             holding.append("")
             most.append(len(holding))
             time.sleep(0.05)
@@ -508,8 +520,10 @@ def test_a_place_of_before_the_board_s_last_start_is_kept_for_a_while(small: Any
     up = int(float(Path("/proc/uptime").read_text().split()[0]))
     planted(root, f"0c7de1aa-0000-4000-8000-000000000000 {up + 5000} 60 ann@desk x", at="queue/1000000001-aa")
     with pytest.raises(Reserved, match="ann@desk is the next"):
-        reserve(small, seconds=60, why="", wait_s=0, emit=quiet, pace=Pace(1, up + 100))
-    assert reserve(small, seconds=60, why="", wait_s=0, emit=quiet, pace=Pace(1, max(1, up - 100))).mine and tidy(root)
+        reserve(small, seconds=60, why="", wait_s=0, emit=quiet, timing=QueueTiming(1, up + 100))
+    assert reserve(
+        small, seconds=60, why="", wait_s=0, emit=quiet, timing=QueueTiming(1, max(1, up - 100))
+    ).mine and tidy(root)
 
 
 def test_a_claim_counts_while_its_process_lives(small: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,7 +533,7 @@ def test_a_claim_counts_while_its_process_lives(small: Any, root: Path, monkeypa
         born = Path(f"/proc/{other.pid}/stat").read_text().rpartition(") ")[2].split()[19]
         for name in ("0", "z"):  # before ours, and after it
             claim = planted(root, f"{boot} {other.pid} {born}", at=f"queue/.claim.{name}")
-            with pytest.raises(BoardError, match="others reserve it at this moment"):
+            with pytest.raises(BoardError, match="others are reserving it at this moment"):
                 hold(small)
             claim.unlink()
         planted(root, f"{boot} {other.pid} {int(born) + 1}", at="queue/.claim.0")
@@ -613,7 +627,7 @@ def test_what_was_said_outlasts_a_power_failure(board: SshBoard, root: Path, tmp
     last = recording.moments[-1]
     for top in recording._versions("folders", last.root, len(recording.moments) - 1):
         found = last.links[top["reservation"]] if "reservation" in top else None
-        assert (Hold.parse(found).owner if found else None) == (after.owner if after else None)
+        assert (Reservation.parse(found).owner if found else None) == (after.owner if after else None)
     if case.act is _and_leave:
         inside = recording._versions("folders", last.folders[last.root]["queue"], len(recording.moments) - 1)
         assert any(name.startswith("1000000001-") for names in inside for name in names), "a place does too"
@@ -645,13 +659,14 @@ def dies_with_its_board(board: Any) -> Between:
 def test_without_the_claims_two_would_hold_it(
     board: SshBoard, home: Path, root: Path, monkeypatch: pytest.MonkeyPatch, line: str, instead: str
 ) -> None:
-    whole = text(Script.RESERVE)
+    whole = script_text(Script.RESERVE)
     worse = whole.replace(line, instead)
     assert worse != whole
     # where each is held up between its look and its deed, as on a slow board
     worse = worse.replace("ends=$((clock + seconds))\n", "ends=$((clock + seconds))\nsleep 0.3\n")
     monkeypatch.setattr(
-        "bpudeploy.effects.script.text", lambda wanted: worse if wanted is Script.RESERVE else text(wanted)
+        "bpudeploy.effects.script.script_text",
+        lambda wanted: worse if wanted is Script.RESERVE else script_text(wanted),
     )
     with pytest.raises(AssertionError):
         test_of_many_at_once_one_gets_it(Crowd(board, home, lambda opened: opened), root, 5, "expired")

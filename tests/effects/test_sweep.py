@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
+from bpudeploy import Release
 from bpudeploy.boards.ssh import SshBoard
-from bpudeploy.effects.lock import Patience
-from bpudeploy.effects.push import Policy, push
+from bpudeploy.effects.lock import LockTiming
+from bpudeploy.effects.push import PushPolicy, push
 from bpudeploy.effects.rollback import rollback
-from bpudeploy.effects.script import Script, text
+from bpudeploy.effects.script import Script, script_text
 from bpudeploy.effects.trust import trust
 from bpudeploy.errors import BoardError
-from bpudeploy.release import Release
 from bpudeploy.signing import SigningKey
 from tests.effects.crash import Moment, Recording, Shim
 from tests.effects.releases import Between, held_to, its_root, quiet, release, served
 
-AT_ONCE = Patience(wait_s=20, lease_s=0)
+AT_ONCE = LockTiming(wait_s=20, lease_s=0)
 OLD, NEW = b"old" * 100, b"new" * 100
 
 
@@ -81,13 +81,13 @@ def _release(folder: Path, content: bytes, number: int) -> Release:
     return release(folder, content, built=number)
 
 
-def _policy(key: SigningKey, case: Case) -> Policy:
-    return Policy(key, case.keep, allow_downgrade=True, patience=AT_ONCE)
+def _policy(key: SigningKey, case: Case) -> PushPolicy:
+    return PushPolicy(key, case.keep, allow_downgrade=True, timing=AT_ONCE)
 
 
 def _act(board: Any, case: Case, folder: Path, key: SigningKey) -> None:
     if case.push is None:
-        rollback(board, quiet, signed=True, patience=AT_ONCE)
+        rollback(board, quiet, signed=True, timing=AT_ONCE)
     else:
         push(board, _release(folder, case.push, 99), _policy(key, case), quiet)
 
@@ -202,10 +202,12 @@ def test_each_fsync_is_missed_when_it_is_not_there(
 ) -> None:
     """The model of a power failure would see an order that is wrong: each line alone is needed."""
     case, again = place
-    whole = text(script)
+    whole = script_text(script)
     without = re.sub(rf"^( *){re.escape(line)}$", r"\1:", whole, flags=re.MULTILINE)
     assert without != whole
-    monkeypatch.setattr("bpudeploy.effects.script.text", lambda wanted: without if wanted is script else text(wanted))
+    monkeypatch.setattr(
+        "bpudeploy.effects.script.script_text", lambda wanted: without if wanted is script else script_text(wanted)
+    )
     with pytest.raises((AssertionError, KeyError, ValueError)):
         _lose_power(board, again(), Shim.made(tmp_path / "shim"), case, tmp_path, key)
 

@@ -9,7 +9,7 @@ import pytest
 
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.effects.push import push
-from bpudeploy.effects.verify import Golden, verify_or_go_back
+from bpudeploy.effects.verify import GoldenSet, verify_or_roll_back
 from bpudeploy.errors import BoardError, ConnectionLost
 from bpudeploy.results.golden import self_check
 from bpudeploy.signing import SigningKey
@@ -18,8 +18,8 @@ from tests.effects.test_bench import Frail, samples
 from tests.effects.test_bench import network as network
 
 
-def golden(network: tuple[bytes, Path, Any], factor: float = 1.0) -> Golden:
-    return Golden(samples(network[1]), tuple(tuple(float(v) * factor for v in row) for row in network[2]))
+def golden(network: tuple[bytes, Path, Any], factor: float = 1.0) -> GoldenSet:
+    return GoldenSet(samples(network[1]), tuple(tuple(float(v) * factor for v in row) for row in network[2]))
 
 
 def test_a_good_release_stays(
@@ -27,7 +27,7 @@ def test_a_good_release_stays(
 ) -> None:
     made = release(tmp_path, network[0])
     push(board, made, policy(key), quiet)
-    checked = verify_or_go_back(board, made, golden(network), policy(key), True, quiet)
+    checked = verify_or_roll_back(board, made, golden(network), policy(key), True, quiet)
     assert checked.holds and checked.same == checked.images == 7 and checked.deviation < 1e-3
     assert served(root, key.public) == network[0]
 
@@ -42,7 +42,7 @@ def test_a_wrong_one_goes_back_to_the_one_before(
     bad = release(tmp_path, content, built=2)
     push(board, bad, policy(key), quiet)
     with pytest.raises(BoardError, match=rf"does not run there as on this machine.*serves {good.digest[:12]} again"):
-        verify_or_go_back(board, bad, golden(network, -1.0), policy(key), True, quiet)
+        verify_or_roll_back(board, bad, golden(network, -1.0), policy(key), True, quiet)
     assert served(root, key.public) == network[0]
 
 
@@ -51,10 +51,11 @@ def test_with_none_before_it_says_what_the_board_serves(
 ) -> None:
     bad = release(tmp_path, network[0])
     push(board, bad, policy(key), quiet)
-    with pytest.raises(BoardError, match=r"it serves that release, for it could not go back.*no earlier release"):
-        verify_or_go_back(board, bad, golden(network, -1.0), policy(key), True, quiet)
+    failed = r"it still serves that release, because the rollback failed.*no earlier release"
+    with pytest.raises(BoardError, match=failed):
+        verify_or_roll_back(board, bad, golden(network, -1.0), policy(key), True, quiet)
     with pytest.raises(BoardError, match="it serves that release"):
-        verify_or_go_back(board, bad, golden(network, -1.0), policy(key), False, quiet)
+        verify_or_roll_back(board, bad, golden(network, -1.0), policy(key), False, quiet)
 
 
 def test_a_lost_connection_is_no_wrong_network(
@@ -64,7 +65,7 @@ def test_a_lost_connection_is_no_wrong_network(
         push(board, release(tmp_path, network[0] + b"\x72\x00" * built, built=built), policy(key), quiet)
     new = release(tmp_path, network[0] + b"\x72\x00" * 2, built=2)
     with pytest.raises(ConnectionLost):
-        verify_or_go_back(Frail(board, 1, []), new, golden(network), policy(key), True, quiet)
+        verify_or_roll_back(Frail(board, 1, []), new, golden(network), policy(key), True, quiet)
     assert served(root, key.public) == new.binary.path.read_bytes()
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.errors import BoardError, BpudeployError, ConnectionLost, Unreachable, UsageError
+from bpudeploy import BpudeployError
+from bpudeploy.errors import BoardError, ConnectionLost, Unreachable, UsageError
 from bpudeploy.fleet.controller import ControllerSettings, WorkerThreads, result_of_error, run_rollout
 from bpudeploy.fleet.events import (
     BoardEnded,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import bpudeploy
 from bpudeploy.cli.main import main
 from bpudeploy.signing import new_key
 from bpudeploy.spec.load import list_targets
@@ -76,11 +77,10 @@ def built(tiny_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         from bpudeploy.backends.registry import load_backend
         from bpudeploy.deployment import build
         from bpudeploy.planning import pipeline
-        from bpudeploy.spec.load import load_recipe
 
         digests = []
         for observer in ("mse", "minmax"):
-            (resolved,) = load_recipe(tiny_files / "tiny.yaml", ["target=cpu-ssh", f"quantize.observer={observer}"])
+            resolved = bpudeploy.load(tiny_files / "tiny.yaml", "target=cpu-ssh", f"quantize.observer={observer}")
             backend = load_backend("ort")
             made = build(resolved, backend, pipeline.plan(resolved, backend), folder / "store", lambda event: None)
             digests.append(made.release.digest)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bpudeploy.nightly.changes import changes, standing
-from bpudeploy.nightly.history import History
+from bpudeploy.nightly.change_points import find_change_points
+from bpudeploy.nightly.history import MetricHistory
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import Against, Fault, Finding, JobResult, JobState, Night, Outcome
+from bpudeploy.nightly.night import BoardFault, FindingOutcome, JobResult, JobState, MetricFinding, Night, Reference
 from bpudeploy.nightly.series import Point, Series
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.measurement import Caveat, Interval
@@ -46,7 +46,7 @@ def history(
     missing: Sequence[int] = (),
     noise: float = 0.5,
     seed: int = 0,
-) -> History:
+) -> MetricHistory:
     """Return a history around the metric's level, which is ``step`` percent higher from night ``since`` on.
 
     Args:
@@ -63,54 +63,59 @@ def history(
         if night not in missing:
             value = LEVELS[metric] * (1 + percent / 100)
             points.append(Point(at(night, nights), value, boards[night % len(boards)], 60.0, night in invalid))
-    series = Series(tuple(points), metric.scale, metric.worse, AT_LEAST.get(metric, 50.0))
+    series = Series(
+        tuple(points),
+        metric.scale,
+        higher_is_worse=metric.higher_is_worse,
+        at_least=AT_LEAST.get(metric, 50.0),
+    )
     measured = tuple(
         _A_MEASUREMENT.model_copy(
             update={"made": point.at.isoformat(), "board": f"x5-{point.board}", "board_id": point.board}
         )
         for point in points
     )
-    return History(job, metric, series, measured, changes(series), standing(series))
+    return MetricHistory(job, metric, series, measured, find_change_points(series))
 
 
-def finding(metric: Metric = Metric.P50, outcome: Outcome = Outcome.SAME, **fields: Any) -> Finding:
+def finding(metric: Metric = Metric.P50, outcome: FindingOutcome = FindingOutcome.SAME, **fields: Any) -> MetricFinding:
     """Return a finding against the baseline; of a regression, with all that is known of one."""
-    size = {Outcome.REGRESSION: 5.2, Outcome.IMPROVEMENT: -4.0, Outcome.SAME: 0.3}.get(outcome)
+    size = {FindingOutcome.REGRESSION: 5.2, FindingOutcome.IMPROVEMENT: -4.0, FindingOutcome.SAME: 0.3}.get(outcome)
     if metric is Metric.TOP1 and size is not None:
         size = -size / 4
     before = LEVELS[metric]
     now = before if size is None else before + size if metric is Metric.TOP1 else before * (1 + size / 100)
     known: dict[str, Any] = {
         "metric": metric,
-        "against": Against.BASELINE,
+        "against": Reference.BASELINE,
         "outcome": outcome,
         "now": now,
         "before": before,
         "change": Interval(value=size, low=size - 0.9, high=size + 0.9) if size is not None else None,
         "at_least": AT_LEAST.get(metric, 50.0),
-        "how": "in turns with the pinned release on x5-lab1-003, 20 pairs of rounds",
+        "how": "interleaved with the pinned release on x5-lab1-003, 20 pairs of rounds",
     }
-    if outcome is Outcome.CANNOT_TELL:
-        known |= {"because": ("2 sessions of the pinned release on x5-lab1-003; 5 are needed",), "how": ""}
-    if outcome is Outcome.REGRESSION:
+    if outcome is FindingOutcome.CANNOT_TELL:
+        known |= {"because": ("2 sessions of the pinned release on x5-lab1-003; at least 5 are required",), "how": ""}
+    if outcome is FindingOutcome.REGRESSION:
         known |= {
             "since": at(7, 12).isoformat(),
             "last_good": at(6, 12).isoformat(),
-            "because": ("measured twice, and worse both times",),
+            "because": ("confirmed by a second measurement",),
             "changed": (
                 "quantize: options.method: kl -> max",
                 "onnx on the host: 1.18.0 -> 1.19.0",
-                "commit of the recipe: 3f2a91c07d4e -> 9b1f00aa12cd",
+                "recipe commit: 3f2a91c07d4e -> 9b1f00aa12cd",
             ),
             "reproduce": (
                 "bpudeploy bench 9b1f00aa12cd --against 3f2a91c07d4e --board x5-lab1-003",
                 "bpudeploy bisect recipes/deit-tiny.yaml --good 3f2a91c07d4e --bad 9b1f00aa12cd --board x5-lab1-003",
             ),
         }
-    return Finding(**(known | fields))
+    return MetricFinding(**(known | fields))
 
 
-def job(name: str = "deit-tiny@rdk-x5", findings: Sequence[Finding] = (), **fields: Any) -> JobResult:
+def job(name: str = "deit-tiny@rdk-x5", findings: Sequence[MetricFinding] = (), **fields: Any) -> JobResult:
     """Return a job that was measured."""
     recipe, _, target = name.partition("@")
     known: dict[str, Any] = {
@@ -169,37 +174,42 @@ def calm() -> Night:
                 figures={Metric.TOP1: 79.5, Metric.SIZE: 22.0},
                 p50_ms=None,
             ),
-            job("swin-tiny@rdk-x5", [finding(outcome=Outcome.CANNOT_TELL)]),
-            job("resnet18@rdk-x5", [finding(outcome=Outcome.IMPROVEMENT), finding(Metric.TOP1)]),
+            job("swin-tiny@rdk-x5", [finding(outcome=FindingOutcome.CANNOT_TELL)]),
+            job("resnet18@rdk-x5", [finding(outcome=FindingOutcome.IMPROVEMENT), finding(Metric.TOP1)]),
         ]
     )
 
 
 def troubled() -> Night:
     """Return a night with all that can go wrong."""
-    fault = Fault(board="x5-lab1-002", at="2026-11-27T22:31:08+00:00", said="connect: no route to host")
-    top1 = finding(Metric.TOP1, Outcome.REGRESSION, how="paired on the same 1000 images: 31 lost, 18 gained, p = 0.03")
+    fault = BoardFault(board="x5-lab1-002", at="2026-11-27T22:31:08+00:00", said="connect: no route to host")
+    top1 = finding(
+        Metric.TOP1, FindingOutcome.REGRESSION, how="paired on the same 1000 images: 31 lost, 18 gained, p = 0.03"
+    )
     of_history = finding(
-        outcome=Outcome.REGRESSION, against=Against.HISTORY, how="the level of 60 nights", since=at(48, 60).isoformat()
+        outcome=FindingOutcome.REGRESSION,
+        against=Reference.HISTORY,
+        how="change of level in 60 nights",
+        since=at(48, 60).isoformat(),
     )
     return night(
         [
             job(
-                findings=[finding(outcome=Outcome.REGRESSION), of_history, top1, finding(Metric.SIZE)],
+                findings=[finding(outcome=FindingOutcome.REGRESSION), of_history, top1, finding(Metric.SIZE)],
                 figures=LEVELS | {Metric.P50: 5.26, Metric.TOP1: 78.2},
                 p50_ms=Interval(value=5.26, low=5.23, high=5.30),
                 caveats=(Caveat.NOISY,),
                 faults=(fault,),
             ),
-            job("resnet18@rdk-x5", [finding(outcome=Outcome.CANNOT_TELL), finding(Metric.TOP1)]),
+            job("resnet18@rdk-x5", [finding(outcome=FindingOutcome.CANNOT_TELL), finding(Metric.TOP1)]),
             unmeasured("swin-tiny@rdk-x5", JobState.BUILD_FAILED, "hb_mapper: node 'Roll_3' is not supported (see it)"),
             unmeasured("vit-base@rdk-s100", JobState.NO_BOARD, "all 2 boards are off", faults=(fault, fault)),
-            unmeasured("visformer@rdk-x5", JobState.LEFT_OUT, "35 min were left, and it takes 50"),
+            unmeasured("visformer@rdk-x5", JobState.LEFT_OUT, "it takes 50 min, but only 35 min were left"),
             job("mobilevit@rdk-x5", baseline=None),
         ],
         quarantine={
-            "x5-lab1-002": "3 faults of its own in the last 5 nights, the latest on 2026-11-27: no route to host",
-            "x5-lab2-001": "left out by a person: its fan is broken",
+            "x5-lab1-002": "3 board faults in the last 5 nights, the latest on 2026-11-27: no route to host",
+            "x5-lab2-001": "excluded manually: its fan is broken",
         },
     )
 
@@ -212,13 +222,13 @@ def cut_off() -> Night:
 def hostile(name: str, words: str) -> Night:
     """Return a night whose every text is ``name`` or ``words``."""
     of = finding(
-        outcome=Outcome.REGRESSION, how=words, because=(words,), changed=(words, words), reproduce=(words, name)
+        outcome=FindingOutcome.REGRESSION, how=words, because=(words,), changed=(words, words), reproduce=(words, name)
     )
     return night(
         [
             job(
                 name,
-                [of, finding(Metric.TOP1, Outcome.CANNOT_TELL, because=(words,))],
+                [of, finding(Metric.TOP1, FindingOutcome.CANNOT_TELL, because=(words,))],
                 recipe=name,
                 target=name,
                 board=name,
@@ -227,7 +237,7 @@ def hostile(name: str, words: str) -> Night:
                 release=name,
                 baseline=name,
                 why=words,
-                faults=(Fault(board=name, at="2026-11-27T22:31:08+00:00", said=words),),
+                faults=(BoardFault(board=name, at="2026-11-27T22:31:08+00:00", said=words),),
             ),
             unmeasured(name + "@2", JobState.BUILD_FAILED, words),
         ],
@@ -239,13 +249,13 @@ def hostile(name: str, words: str) -> Night:
     )
 
 
-def large(jobs: int = 30, nights: int = 400) -> tuple[Night, list[History]]:
+def large(jobs: int = 30, nights: int = 400) -> tuple[Night, list[MetricHistory]]:
     """Return a night of many jobs and their histories, a tenth of them with a regression."""
     found, told = [], []
     for number in range(jobs):
         name, bad = f"model-{number:02}@rdk-x5", number % 10 == 3
-        outcomes = {Metric.P50: Outcome.REGRESSION} if bad else {}
-        found.append(job(name, [finding(metric, outcomes.get(metric, Outcome.SAME)) for metric in Metric]))
+        outcomes = {Metric.P50: FindingOutcome.REGRESSION} if bad else {}
+        found.append(job(name, [finding(metric, outcomes.get(metric, FindingOutcome.SAME)) for metric in Metric]))
         for metric in Metric:
             worse = 6.0 if bad and metric is Metric.P50 else 0.0
             told.append(history(name, metric, nights=nights, step=worse, since=nights - 12, boards=("a", "b", "c")))

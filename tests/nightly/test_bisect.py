@@ -85,14 +85,14 @@ def test_what_is_not_worse_is_not_searched_for(project: Path, tiny_files: Path, 
     bad = commit(project, tiny_files, SHORT)
     assert main(["bisect", "net.yaml", "--good", good, "--bad", bad, "--metric", "size"]) == 2
     said = capsys.readouterr().err
-    assert "is not seen to be worse" in said and "another --metric" in said
+    assert "is not significantly worse" in said and "another --metric" in said
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["net.yaml", "--good", "nothing", "--bad", "main"], "git rev-parse"),
-        (["no.yaml", "--good", "a", "--bad", "b"], "there is no no.yaml"),
+        (["no.yaml", "--good", "a", "--bad", "b"], "there is no file no.yaml"),
         (["other@local", "--good", "a", "--bad", "b"], "no release of 'other@local'"),
     ],
 )

@@ -69,15 +69,15 @@ def test_a_failure_has_its_change_with_interval_since_when_why_and_how_to_see_it
     failure = next(ET.fromstring(report.encode()).iter("failure"))
     assert failure.text is not None
     for part in (
-        "how: in turns with the pinned release on x5-lab1-003, 20 pairs of rounds",
-        "less than 3 % is nobody's concern",
+        "how: interleaved with the pinned release on x5-lab1-003, 20 pairs of rounds",
+        "threshold 3 %",
         "since: 2026-11-23T22:00:00+00:00, last good: 2026-11-22T22:00:00+00:00",
         "changed: quantize: options.method: kl -> max",
-        "see it again: bpudeploy bench 9b1f00aa12cd --against 3f2a91c07d4e --board x5-lab1-003",
+        "reproduce: bpudeploy bench 9b1f00aa12cd --against 3f2a91c07d4e --board x5-lab1-003",
     ):
         assert part in failure.text
     assert told["swin-tiny@rdk-x5", "measured"][1].startswith("build failed: hb_mapper: node 'Roll_3'")
-    assert 'name="in quarantine: x5-lab2-001" value="left out by a person: its fan is broken"' in report
+    assert 'name="in quarantine: x5-lab2-001" value="excluded manually: its fan is broken"' in report
 
 
 def test_what_no_board_gave_is_said_to_be_simulated() -> None:
@@ -87,7 +87,7 @@ def test_what_no_board_gave_is_said_to_be_simulated() -> None:
     assert 'name="p50" value="5.000 ms (4.960 to 5.050)"' in report
     assert told["swin-tiny@rdk-x5", "p50 latency against its baseline"] == (
         "skipped",
-        "cannot tell: 2 sessions of the pinned release on x5-lab1-003; 5 are needed",
+        "cannot tell: 2 sessions of the pinned release on x5-lab1-003; at least 5 are required",
     )
 
 

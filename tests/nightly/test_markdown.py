@@ -12,9 +12,9 @@ from cmarkgfm.cmark import Options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpudeploy.nightly.markdown import MOST, to_markdown
+from bpudeploy.nightly.markdown import MAX_CHARACTERS, to_markdown
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import Night, Outcome
+from bpudeploy.nightly.night import FindingOutcome, Night
 from tests.nightly import made
 
 OF_GITHUB = "ul|ol|li|p|h2|h3|table|thead|tbody|tr|th|td|code|pre|details|summary|br"
@@ -61,7 +61,7 @@ def drawn(night: Night) -> Page:
 @pytest.mark.parametrize("name", made.EVERY)
 def test_every_night_is_drawn_with_whole_tables(name: str) -> None:
     text = to_markdown(made.EVERY[name]())
-    assert len(text) < MOST and text.startswith("## ") and text.count("<details>") == 1
+    assert len(text) < MAX_CHARACTERS and text.startswith("## ") and text.count("<details>") == 1
     page = drawn(made.EVERY[name]())
     assert page.tags[:2] == ["h2", "p"], "the verdict is first"
     assert set(page.tags) <= set(OF_GITHUB.split("|"))
@@ -81,7 +81,7 @@ def test_the_verdict_is_first_and_each_regression_has_its_change_since_and_cause
         "+5.20 % (+4.30 to +6.10)",
         "2026-11-23 22:00last good 2026-11-22 22:00",
         "quantize: options.method: kl -> maxonnx on the host: 1.18.0 -> 1.19.0"
-        "commit of the recipe: 3f2a91c07d4e -> 9b1f00aa12cd",
+        "recipe commit: 3f2a91c07d4e -> 9b1f00aa12cd",
     ]
     assert second[1] == "p50 latency against its history" and third[3] == "-1.30 points (-2.20 to -0.40)"
 
@@ -95,11 +95,11 @@ def test_what_is_missing_is_folded_with_its_reasons_and_commands_can_be_copied()
     for part in (
         "build failed: hb_mapper: node 'Roll_3' is not supported (see it)",
         "no board: all 2 boards are off",
-        "left out: 35 min were left, and it takes 50",
-        "is in quarantine: left out by a person: its fan is broken",
+        "left out: it takes 50 min, but only 35 min were left",
+        "is in quarantine: excluded manually: its fan is broken",
         "failed at 2026-11-27 22:31 UTC: connect: no route to host",
-        "cannot tell: 2 sessions of the pinned release on x5-lab1-003; 5 are needed",
-        "measured twice, and worse both times",
+        "cannot tell: 2 sessions of the pinned release on x5-lab1-003; at least 5 are required",
+        "confirmed by a second measurement",
     ):
         assert part in words, part
 
@@ -107,11 +107,11 @@ def test_what_is_missing_is_folded_with_its_reasons_and_commands_can_be_copied()
 @pytest.mark.parametrize(
     ("night", "first"),
     [
-        (made.calm(), "## ⚠️ no regression in 3 judged of 4 jobs"),
-        (made.cut_off(), "## ⚠️ not over, or cut off; no regression so far"),
+        (made.calm(), "## ⚠️ no regression; 3 of 4 jobs judged"),
+        (made.cut_off(), "## ⚠️ running or interrupted; no regression so far"),
         (made.night(), "## ⚠️ nothing was measured"),
-        (made.night([made.job()]), "## ⚠️ nothing to hold against yet: 1 measured job"),
-        (made.night([made.job(findings=[made.finding()])]), "## ✅ no regression in 1 judged of 1 job"),
+        (made.night([made.job()]), "## ⚠️ nothing to compare with yet for 1 measured job"),
+        (made.night([made.job(findings=[made.finding()])]), "## ✅ no regression; 1 of 1 job judged"),
     ],
 )
 def test_other_verdicts(night: Night, first: str) -> None:
@@ -126,11 +126,11 @@ def test_a_figure_has_its_spread_and_says_when_it_is_simulated() -> None:
 
 def test_a_night_with_too_much_to_say_is_cut_and_says_so() -> None:
     long = "w" * 5000
-    worse = [made.finding(metric, Outcome.REGRESSION, changed=(long,) * 9, how=long) for metric in Metric]
+    worse = [made.finding(metric, FindingOutcome.REGRESSION, changed=(long,) * 9, how=long) for metric in Metric]
     night = made.night([made.job(f"m{n}-{long}@x5", worse, why=long) for n in range(200)])
     text = to_markdown(night)
-    assert 30_000 < len(text.encode()) < MOST
-    assert len(re.findall(r"\d+ of 1200 regressions are cut here", text)) == 2
+    assert 30_000 < len(text.encode()) < MAX_CHARACTERS
+    assert len(re.findall(r"\d+ of 1200 regressions are omitted here", text)) == 2
     assert text.rstrip().endswith("</details>")
     assert drawn(night).tags.count("table") == 2
 
@@ -167,5 +167,5 @@ def test_no_name_and_no_words_become_markup_and_nobody_is_mentioned(name: str, w
 
 def test_no_command_ends_its_block() -> None:
     commands = ("````", "bpudeploy bench `x`", "# not a heading")
-    page = drawn(made.night([made.job(findings=[made.finding(outcome=Outcome.REGRESSION, reproduce=commands)])]))
+    page = drawn(made.night([made.job(findings=[made.finding(outcome=FindingOutcome.REGRESSION, reproduce=commands)])]))
     assert page.tags.count("pre") == 1

@@ -155,7 +155,7 @@ def test_a_slower_and_bigger_release_is_a_regression_with_what_changed_and_a_com
     run_git(lab.folder, "add", ".")
     run_git(lab.folder, "commit", "-qm", "a short network")
     good = nightly(capsys)
-    assert main(["baseline", "update", "suite.yaml"]) == 2 and "why?" in capsys.readouterr().err
+    assert main(["baseline", "update", "suite.yaml"]) == 2 and "--why" in capsys.readouterr().err
     assert main(["baseline", "update", "suite.yaml", "--why", "the first", "--dry-run"]) == 0
     assert not (lab.folder / "baselines").exists()
     assert main(["baseline", "update", "suite.yaml", "--why", "the first"]) == 0
@@ -170,10 +170,10 @@ def test_a_slower_and_bigger_release_is_a_regression_with_what_changed_and_a_com
     (job,) = night["jobs"]
     told = {f["metric"]: f for f in job["findings"] if f["outcome"] == "regression"}
     assert set(told) == {"p50", "size"} and job["baseline"] == pinned["release"]
-    assert "in turns" in told["p50"]["how"] and "measured twice" in told["p50"]["because"][-1]
+    assert "interleaved" in told["p50"]["how"] and "confirmed" in told["p50"]["because"][-1]
     assert told["p50"]["change"]["low"] > 0 and told["p50"]["since"] > good["began"] == told["p50"]["last_good"]
     assert "approximate/drop-blocks: no longer a step" in told["size"]["changed"]
-    assert any(line.startswith("commit of the recipe: ") for line in told["size"]["changed"])
+    assert any(line.startswith("recipe commit: ") for line in told["size"]["changed"])
     bench, bisect = told["size"]["reproduce"]
     assert bench.startswith(f"bpudeploy bench {job['release'][:12]} --against {pinned['release'][:12]} --board ")
     assert bisect.startswith("bpudeploy bisect tiny.yaml --good ")
@@ -182,7 +182,7 @@ def test_a_slower_and_bigger_release_is_a_regression_with_what_changed_and_a_com
     since = {f["since"] for f in again["jobs"][0]["findings"] if f["metric"] == "size" and f["since"]}
     assert since == {told["size"]["since"]}, "the first bad night stays the first"
     assert main(["report", again["directory"]]) == 4, "a night is drawn again, with its verdict"
-    assert "REGRESSION size of the binary" in capsys.readouterr().out
+    assert "REGRESSION size of the binary against its baseline" in capsys.readouterr().out
 
 
 def test_accepted_by_a_pin_it_is_no_regression_any_more(lab: Lab, capsys: Out) -> None:
@@ -207,8 +207,8 @@ def test_a_dead_board_is_a_fault_and_the_other_does_its_work(lab: Lab, capsys: O
     assert (dead["state"], other["state"]) == ("no board", "measured") and other["board"] == "b1"
     assert {fault["board"] for fault in dead["faults"]} == {"b0"} and "b0" in dead["why"]
     after = nightly(capsys, code=5)
-    assert "2 faults of its own in the last 1 nights" in after["quarantine"]["b0"]
-    assert "2 faults of its own" in after["jobs"][0]["why"] and after["jobs"][0]["faults"] == []
+    assert "2 board faults in the last 1 nights" in after["quarantine"]["b0"]
+    assert "2 board faults" in after["jobs"][0]["why"] and after["jobs"][0]["faults"] == []
 
 
 def test_a_board_that_somebody_reserved_is_left_alone(lab: Lab, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_ctrl_c_gives_the_board_back_and_says_how_far_it_came(lab: Lab, capsys: 
 def test_killed_the_next_night_goes_on_with_what_it_held(lab: Lab, capsys: Out) -> None:
     process = begin(lab)
     assert main(["nightly", "suite.yaml"]) == 2, "one night of a suite at a time"
-    assert "a night of lab runs already here" in capsys.readouterr().err
+    assert "a night of lab is already running here" in capsys.readouterr().err
     process.kill()
     process.wait(30)
     with lab.board(0) as board:

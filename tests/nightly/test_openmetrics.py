@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as by_text_format
 
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import Night, Outcome
+from bpudeploy.nightly.night import FindingOutcome, Night
 from bpudeploy.nightly.openmetrics import PREFIX, to_openmetrics
 from bpudeploy.provenance import Provenance
 from tests.boards.sshd import free_port
@@ -63,8 +63,8 @@ def test_the_verdict_the_states_and_the_times() -> None:
     assert series(night, "job_state", job="swin-tiny@rdk-x5", state="build failed") == 1
     assert series(night, "job_state", job="swin-tiny@rdk-x5", state="measured") == 0
     of = {"job": "deit-tiny@rdk-x5", "metric": "p50", "against": "history"}
-    told = {outcome: series(night, "verdict", **of, outcome=outcome.value) for outcome in Outcome}
-    assert told == {outcome: float(outcome is Outcome.REGRESSION) for outcome in Outcome}
+    told = {outcome: series(night, "verdict", **of, outcome=outcome.value) for outcome in FindingOutcome}
+    assert told == {outcome: float(outcome is FindingOutcome.REGRESSION) for outcome in FindingOutcome}
     cut = made.cut_off()
     assert series(cut, "complete") == 0 and series(cut, "exit_code") == 130
     assert series(cut, "last_run_timestamp_seconds") == made.BEGAN.timestamp()

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpudeploy.nightly.history import History
+from bpudeploy.nightly.history import MetricHistory
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import Night, Outcome, write_night
+from bpudeploy.nightly.night import FindingOutcome, Night, write_night
 from bpudeploy.nightly.outputs import write_outputs
-from bpudeploy.nightly.page import MOST_NIGHTS, MOST_PLOTS, MOST_WORSE, index_page, night_page
-from bpudeploy.nightly.plots import FEW, MOST, regression_plot, small_plot
+from bpudeploy.nightly.page import MAX_GRID_NIGHTS, MAX_PLOTS, MAX_REGRESSION_PLOTS, index_page, night_page
+from bpudeploy.nightly.plots import MAX_POINTS, SMALL_PLOT_NIGHTS, regression_plot, small_plot
 from tests.nightly import made
 from tests.pages import tags_of, words_of
 
@@ -47,10 +47,10 @@ def test_the_verdict_is_first_and_a_regression_has_its_evidence() -> None:
     for part in (
         "exit code 4",
         "3 of 6 jobs measured",
-        "held against its baseline : in turns with the pinned release on x5-lab1-003, 20 pairs of rounds",
+        "compared with its baseline : interleaved with the pinned release on x5-lab1-003, 20 pairs of rounds",
         "before → now 5.000 ms → 5.260 ms",
-        "+5.20 % (+4.30 to +6.10) , 95 % interval; less than 3 % is nobody's concern",
-        "2026-11-23 22:00 UTC; the last good one 2026-11-22 22:00",
+        "+5.20 % (+4.30 to +6.10) , 95 % interval; threshold 3 %",
+        "2026-11-23 22:00 UTC; last good 2026-11-22 22:00",
         "quantize: options.method: kl -> max",
         "bpudeploy bench 9b1f00aa12cd --against 3f2a91c07d4e --board x5-lab1-003",
         "first bad night 2026-11-16",
@@ -63,17 +63,17 @@ def test_what_was_not_measured_is_told_with_its_reason_and_so_are_boards_and_ver
     for part in (
         "build failed hb_mapper: node 'Roll_3' is not supported (see it)",
         "no board all 2 boards are off",
-        "left out 35 min were left, and it takes 50",
-        "x5-lab2-001 left out by a person: its fan is broken",
+        "left out it takes 50 min, but only 35 min were left",
+        "x5-lab2-001 excluded manually: its fan is broken",
         "2026-11-27 22:31 x5-lab1-002 deit-tiny@rdk-x5 connect: no route to host",
-        "1 of which nothing can be told",
-        "2 sessions of the pinned release on x5-lab1-003; 5 are needed",
+        "1 without a verdict",
+        "2 sessions of the pinned release on x5-lab1-003; at least 5 are required",
         "noisy",
         "onnx 1.19.0",
-        "No plot: there is no history of it yet",
+        "No plot: no history yet",
     ):
         assert part in words, part
-    assert "the night ended before it did" in words_of(night_page(made.cut_off(), []))
+    assert "the night ended before the job" in words_of(night_page(made.cut_off(), []))
     assert "130" in words_of(night_page(made.cut_off(), []))
 
 
@@ -83,15 +83,15 @@ def test_what_no_board_gave_is_tagged() -> None:
     assert "<figcaption>top-1 of vit-small@sim-x5, simulated</figcaption>" in page
 
 
-def test_a_plot_has_boards_levels_baseline_first_bad_night_and_hollow_spoilt_nights() -> None:
+def test_a_plot_has_boards_levels_baseline_first_bad_night_and_hollow_invalid_nights() -> None:
     history = made.history(step=6, since=48, boards=("0xa", "0xb"), invalid=(5,), missing=(20, 21))
-    assert history.standing is not None
+    assert history.regression is not None
     (job, *_) = made.troubled().jobs
     plot = regression_plot(history, job)
     assert {"x5-0xa", "x5-0xb", "level", "pinned baseline", "tonight, 95 %"} <= {t.strip() for t in text_of(plot.svg)}
     assert "first bad night 2026-11-16" in text_of(plot.svg)
-    assert plot.words.startswith("Grey: 3 % around the pinned baseline, nobody's concern. Hollow: invalid")
-    assert "triangle at the edge" in plot.words, "25 % above all others"
+    assert plot.words.startswith("Grey: threshold, 3 % around the pinned baseline. Hollow: invalid")
+    assert "Triangle at the edge" in plot.words, "25 % above all others"
     small = small_plot(made.history(), made.job(p50_ms=None))
     assert {"median", "x5-lab1-003"} <= {t.strip() for t in text_of(small.svg)} and "Hollow" not in small.words
 
@@ -109,25 +109,27 @@ def circles(plot_svg: str | None) -> int:
         (made.history(nights=2, metric=Metric.TOP1), ""),
         (made.history(nights=30, noise=0), ""),
         (made.history(nights=5, invalid=range(5)), ""),
-        (made.history(nights=400), f"{FEW} of 400 nights are drawn: the latest."),
+        (made.history(nights=400), f"{SMALL_PLOT_NIGHTS} of 400 nights: the latest."),
         (made.history(nights=40, boards="abcdefghijklmnop"), ""),
         (made.history(nights=60, metric=Metric.COMPILE_TIME, step=-30, since=20), ""),
     ],
 )
-def test_dark_corners_are_drawn(history: History, words: str) -> None:
+def test_dark_corners_are_drawn(history: MetricHistory, words: str) -> None:
     plot = small_plot(history, made.job(p50_ms=None))
     assert plot.words.startswith(words or "Grey: ")
-    assert circles(plot.svg) >= min(FEW, len(history.series.points))
-    regression_plot(history, made.job(findings=[made.finding(outcome=Outcome.REGRESSION, before=None, since=None)]))
+    assert circles(plot.svg) >= min(SMALL_PLOT_NIGHTS, len(history.series.points))
+    regression_plot(
+        history, made.job(findings=[made.finding(outcome=FindingOutcome.REGRESSION, before=None, since=None)])
+    )
 
 
 def test_an_old_regression_is_drawn_from_before_it_and_a_long_series_is_thinned() -> None:
     history = made.history(nights=1200, step=6, since=100)
-    worse = made.finding(outcome=Outcome.REGRESSION, since=made.at(100, 1200).isoformat())
+    worse = made.finding(outcome=FindingOutcome.REGRESSION, since=made.at(100, 1200).isoformat())
     plot = regression_plot(history, made.job(findings=[worse]))
     assert f"first bad night {made.at(100, 1200):%Y-%m-%d}" in text_of(plot.svg)
-    assert "of 1200 nights are drawn: of the older ones only some." in plot.words
-    assert circles(plot.svg) < MOST + 40 and plot.svg is not None and len(plot.svg) < 120_000
+    assert "of 1200 nights: all of the latest, some of the older ones." in plot.words
+    assert circles(plot.svg) < MAX_POINTS + 40 and plot.svg is not None and len(plot.svg) < 120_000
 
 
 def test_a_large_suite_takes_seconds_and_few_megabytes_and_says_what_is_not_drawn() -> None:
@@ -136,12 +138,14 @@ def test_a_large_suite_takes_seconds_and_few_megabytes_and_says_what_is_not_draw
     page = night_page(night, histories)
     assert time.process_time() - began < 30  # 3 s on an idle machine
     assert len(page) < 3e6
-    assert page.count("<svg") == MOST_PLOTS + 3
-    assert f"The first {MOST_PLOTS} of 57; the rest have no plot here." in page
-    assert "Not drawn, for nothing in them got worse: 120 of other metrics." in page
-    worse = [made.job(f"m{n}@x5", [made.finding(outcome=Outcome.REGRESSION)]) for n in range(MOST_WORSE + 6)]
+    assert page.count("<svg") == MAX_PLOTS + 3
+    assert f"The first {MAX_PLOTS} of 57; the rest are not plotted." in page
+    assert "Not plotted: 120 other metrics without a regression." in page
+    worse = [
+        made.job(f"m{n}@x5", [made.finding(outcome=FindingOutcome.REGRESSION)]) for n in range(MAX_REGRESSION_PLOTS + 6)
+    ]
     many = night_page(made.night(worse), [made.history(one.job, nights=3) for one in worse])
-    assert many.count("<svg") == MOST_WORSE + 6 and many.count("too many regressions to draw them all") == 6
+    assert many.count("<svg") == MAX_REGRESSION_PLOTS + 6 and many.count("too many regressions to plot them all") == 6
 
 
 def nights(count: int) -> Iterable[tuple[str, Night]]:
@@ -159,7 +163,7 @@ def test_the_index_leads_to_each_night_the_latest_first_with_a_sign_for_each_job
     ]
     assert not LOADS.search(page)
     words = words_of(page)
-    assert "3 nights, the latest first" in words
+    assert "3 nights, newest first" in words
     assert "4, regression 3 regressions in 1 of 6 jobs 1 regression , 1 build failed , 1 no board" in words
     row = re.search(r'<tr><td class="name">deit-tiny@rdk-x5</td>(.*?)</tr>', page)
     assert row is not None and re.findall(r"<b[^>]*>(.)</b>", row[1]) == ["✗", "✓", "…"]
@@ -169,12 +173,12 @@ def test_the_index_leads_to_each_night_the_latest_first_with_a_sign_for_each_job
 
 
 def test_the_index_shows_each_suite_and_the_latest_nights_of_many() -> None:
-    many = [*nights(MOST_NIGHTS + 5)]
+    many = [*nights(MAX_GRID_NIGHTS + 5)]
     other = made.calm().model_copy(update={"suite": "other"})
     page = index_page([*many, ("o/report.html", other)])
-    assert f"The latest {MOST_NIGHTS} of {MOST_NIGHTS + 5} nights." in page
+    assert f"The latest {MAX_GRID_NIGHTS} of {MAX_GRID_NIGHTS + 5} nights." in page
     assert page.count('<table class="grid">') == 2 and "<h2>other</h2>" in page
-    assert "There was no night yet." in index_page([])
+    assert "No nights yet." in index_page([])
 
 
 HOSTILE = st.one_of(
@@ -230,4 +234,4 @@ def test_all_outputs_are_written_beside_the_record_and_the_index_leads_to_them(t
 
 def test_a_job_that_was_only_measured_says_so() -> None:
     words = words_of(night_page(made.night([made.job()]), []))
-    assert "nothing to hold against yet: 1 measured job" in words and "○ not judged" in words
+    assert "nothing to compare with yet for 1 measured job" in words and "○ not evaluate" in words

@@ -1,4 +1,4 @@
-"""What a night would do: quarantine, the forecast, and the boards at work."""
+"""What a night would do: quarantine, the schedule, and the boards at work."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpudeploy.effects.hold import NO_END, Hold
+from bpudeploy import LoadedRecipe, Recipe
+from bpudeploy.effects.reservation import NO_END, Reservation
 from bpudeploy.errors import BoardError, Mark, StoreError
-from bpudeploy.nightly.floor import At, Floor, Terms, Ticket
-from bpudeploy.nightly.night import Fault, JobResult, JobState, Night
-from bpudeploy.nightly.quarantine import quarantined
-from bpudeploy.nightly.schedule import Expected, forecast
-from bpudeploy.nightly.suite import HERE, Job
-from bpudeploy.spec.load import LoadedRecipe, load_target
-from bpudeploy.spec.recipe import DatasetSpec, ModelSpec, Recipe
+from bpudeploy.nightly.job_queue import JobQueue, QueuedJob, QueueSettings, QueueState
+from bpudeploy.nightly.night import BoardFault, JobResult, JobState, Night
+from bpudeploy.nightly.plan import TimeEstimate, quarantined, schedule
+from bpudeploy.nightly.suite import LOCAL_BOARD, Job
+from bpudeploy.spec.load import load_target
+from bpudeploy.spec.recipe import DatasetSpec, ModelSpec
 from bpudeploy.spec.suite import NightlyChecks, QuarantineSpec
 from bpudeploy.spec.yamlmarks import Node
 
@@ -38,7 +38,7 @@ def job(name: str, *boards: str, value: float = 1.0) -> Job:
 
 def night(began: str, *faults: tuple[str, str]) -> Night:
     """Return a night with faults, each of a board at a time."""
-    told = tuple(Fault(board=board, at=at, said=f"{board} did not answer") for board, at in faults)
+    told = tuple(BoardFault(board=board, at=at, said=f"{board} did not answer") for board, at in faults)
     result = JobResult(job="a@b", recipe="a", target="b", value=1, state=JobState.MEASURED, faults=told)
     return Night(suite="s", file="s.yaml", began=began, jobs=(result,))
 
@@ -49,7 +49,7 @@ SPEC = QuarantineSpec(faults=2, nights=3)
 def test_a_board_with_enough_faults_of_its_own_is_left_out_with_the_reason() -> None:
     nights = [night("n3", ("x", "2026-01-03T01"), ("y", "2026-01-03T02")), night("n2", ("x", "2026-01-02T01"))]
     assert quarantined(nights, SPEC) == {
-        "x": "2 faults of its own in the last 2 nights, the latest on 2026-01-03: x did not answer"
+        "x": "2 board faults in the last 2 nights, the latest on 2026-01-03: x did not answer"
     }
 
 
@@ -61,10 +61,10 @@ def test_it_comes_back_when_its_faults_are_older_than_the_window() -> None:
 
 def test_a_person_s_word_stands() -> None:
     spec = QuarantineSpec(boards={"z": "fan broken"})
-    assert quarantined([], spec) == {"z": "left out by a person: fan broken"}
+    assert quarantined([], spec) == {"z": "excluded manually: fan broken"}
 
 
-# --- the forecast
+# --- the schedule
 
 
 @given(
@@ -75,25 +75,25 @@ def test_no_board_has_two_jobs_at_once_and_none_runs_past_the_budget(
     values: list[tuple[int, int, set[str]]], budget: int | None
 ) -> None:
     jobs = [job(f"j{i}", *sorted(boards)) for i, (_, _, boards) in enumerate(values)]
-    wanted = {one.name: Expected(b, m, True) for one, (b, m, _) in zip(jobs, values, strict=True)}
-    slots = forecast(jobs, wanted, {}, budget)
+    wanted = [TimeEstimate(b, m, True) for b, m, _ in values]
+    slots = schedule(list(zip(jobs, wanted, strict=True)), {}, budget)
     assert [slot.job for slot in slots] == jobs
     built = 0.0
     for number, slot in enumerate(slots):
-        built += slot.expected.build_s
+        built += slot.estimate.build_s
         if slot.board is None:
             continue
-        ends = slot.begins_s + slot.expected.board_s
+        ends = slot.begins_s + slot.estimate.board_s
         assert slot.board in slot.job.boards and slot.begins_s >= built and (budget is None or ends <= budget)
         for other in slots[:number]:
             if other.board == slot.board:
-                assert other.begins_s + other.expected.board_s <= slot.begins_s
+                assert other.begins_s + other.estimate.board_s <= slot.begins_s
 
 
 def test_a_board_in_quarantine_is_used_by_nobody() -> None:
     one, two = job("one", "a", "b"), job("two", "a")
-    wanted = {one.name: Expected(0, 5, True), two.name: Expected(0, 5, True)}
-    slots = forecast([one, two], wanted, {"a": "why"}, None)
+    needed = TimeEstimate(0, 5, True)
+    slots = schedule([(one, needed), (two, needed)], {"a": "why"}, None)
     assert [slot.board for slot in slots] == ["b", None]
 
 
@@ -101,17 +101,17 @@ def test_a_board_in_quarantine_is_used_by_nobody() -> None:
 
 
 @dataclass
-class Shop:
-    """A floor with boards that do as they are told: ``script`` maps (board, job) to what happens at each try."""
+class Boards:
+    """A queue with boards that do as they are told: ``script`` maps (board, job) to what happens at each try."""
 
-    floor: Floor
+    queue: JobQueue
     script: dict[tuple[str, str], list[Exception | None]] = field(default_factory=dict)
     ran: list[tuple[str, str]] = field(default_factory=list)
     ended: dict[str, tuple[JobState, str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def measure(self, ticket: Ticket, board: str) -> None:
-        name = ticket.job.resolved.recipe.name
+    def measure(self, queued: QueuedJob, board: str) -> None:
+        name = queued.job.resolved.recipe.name
         with self.lock:
             self.ran.append((board, name))
             left = self.script.get((board, name), [])
@@ -122,22 +122,22 @@ class Shop:
 
     def open(self) -> None:
         """Let every board work until nothing is left."""
-        for ticket in self.floor.tickets:
-            if ticket.at is At.BUILDING:
-                self.floor.ready(ticket, None, 0.0)  # type: ignore[arg-type]
+        for queued in self.queue.jobs:
+            if queued.state is QueueState.BUILDING:
+                self.queue.built(queued, None, 0.0)  # type: ignore[arg-type]
         boards = [
-            threading.Thread(target=self.floor.serve, args=(board, self.measure), daemon=True)
-            for board in self.floor.boards
+            threading.Thread(target=self.queue.serve, args=(board, self.measure), daemon=True)
+            for board in self.queue.boards
         ]
         for one in boards:
             one.start()
         for one in boards:
             one.join(20)
             assert not one.is_alive(), "a board waits for ever"
-        self.floor.close()
+        self.queue.close()
 
     def states(self) -> dict[str, str]:
-        names = {ticket.job.resolved.recipe.name: ticket.job.name for ticket in self.floor.tickets}
+        names = {queued.job.resolved.recipe.name: queued.job.name for queued in self.queue.jobs}
         return {
             short: self.ended[name][0] if name in self.ended else JobState.MEASURED for short, name in names.items()
         }
@@ -150,15 +150,15 @@ def shop(
     seconds: float = 60,
     retries: int = 2,
     wait_s: float = 0.05,
-) -> Shop:
-    made: dict[str, Shop] = {}
+) -> Boards:
+    made: dict[str, Boards] = {}
 
-    def done(ticket: Ticket, state: JobState, why: str) -> None:
-        made["shop"].ended[ticket.job.name] = (state, why)
+    def done(queued: QueuedJob, state: JobState, why: str) -> None:
+        made["boards"].ended[queued.job.name] = (state, why)
 
-    terms = Terms(time.monotonic() + seconds, retries, wait_s, pause_s=0.01)
-    made["shop"] = Shop(Floor(jobs, out, terms, done))
-    return made["shop"]
+    terms = QueueSettings(time.monotonic() + seconds, retries, wait_s, pause_s=0.01)
+    made["boards"] = Boards(JobQueue(jobs, out, terms, done))
+    return made["boards"]
 
 
 def fault(board: str) -> BoardError:
@@ -166,7 +166,7 @@ def fault(board: str) -> BoardError:
 
 
 def reserved(board: str) -> BoardError:
-    return Hold("kim@desk", NO_END, "soak test").refusal(board=board, step="reserve")
+    return Reservation("kim@desk", NO_END, "soak test").refusal(board=board, step="reserve")
 
 
 def test_the_most_valuable_ready_job_comes_first_and_boards_share_the_work() -> None:
@@ -180,9 +180,9 @@ def test_a_fault_is_tried_again_on_another_board_and_is_kept() -> None:
     one = shop([job("j", "a", "b")])
     one.script = {("a", "j"): [fault("a")] * 9}
     one.open()
-    (ticket,) = one.floor.tickets
+    (queued,) = one.queue.jobs
     assert one.states() == {"j": JobState.MEASURED} and one.ran in ([("b", "j")], [("a", "j"), ("b", "j")])
-    assert [(f.board, "it is off" in f.said) for f in ticket.faults] == [("a", True)] * (len(one.ran) - 1)
+    assert [(f.board, "it is off" in f.said) for f in queued.faults] == [("a", True)] * (len(one.ran) - 1)
 
 
 def test_after_so_many_tries_a_job_has_no_board_and_says_why() -> None:
@@ -200,14 +200,14 @@ def test_a_board_that_fails_twice_in_a_row_is_used_no_more() -> None:
     one.open()
     assert sum(board == "a" for board, _ in one.ran) == 2
     assert one.states() == {"j": JobState.NO_BOARD, "k": JobState.NO_BOARD, "l": JobState.MEASURED}
-    assert "2 faults in a row" in one.ended["k@rdk-x5"][1]
+    assert "2 consecutive faults" in one.ended["k@rdk-x5"][1]
 
 
 def test_a_reserved_board_is_no_fault_and_is_waited_for() -> None:
     one = shop([job("j", "a")], wait_s=10)
     one.script = {("a", "j"): [reserved("a"), reserved("a"), None]}
     one.open()
-    assert one.states() == {"j": JobState.MEASURED} and one.floor.tickets[0].faults == []
+    assert one.states() == {"j": JobState.MEASURED} and one.queue.jobs[0].faults == []
 
 
 def test_a_board_that_stays_reserved_is_given_up_and_another_takes_its_job() -> None:
@@ -227,25 +227,25 @@ def test_what_is_not_a_board_s_fault_is_not_tried_again() -> None:
 
 def test_a_job_that_does_not_fit_is_left_out_and_a_shorter_one_is_not() -> None:
     one = shop([job("long", "a"), job("short", "a")], seconds=30)
-    long, short = one.floor.tickets
-    one.floor.ready(long, None, 100.0)  # type: ignore[arg-type]
-    one.floor.ready(short, None, 1.0)  # type: ignore[arg-type]
+    long, short = one.queue.jobs
+    one.queue.built(long, None, 100.0)  # type: ignore[arg-type]
+    one.queue.built(short, None, 1.0)  # type: ignore[arg-type]
     one.open()
     assert one.states() == {"long": JobState.LEFT_OUT, "short": JobState.MEASURED}
     assert "it takes about 100 s" in one.ended["long@rdk-x5"][1]
 
 
 def test_this_machine_measures_nothing_while_it_builds() -> None:
-    one = shop([job("built", HERE), job("building", HERE)])
-    built, building = one.floor.tickets
-    one.floor.ready(built, None, 0.0)  # type: ignore[arg-type]
-    board = threading.Thread(target=one.floor.serve, args=(HERE, one.measure))
+    one = shop([job("built", LOCAL_BOARD), job("building", LOCAL_BOARD)])
+    built, building = one.queue.jobs
+    one.queue.built(built, None, 0.0)  # type: ignore[arg-type]
+    board = threading.Thread(target=one.queue.serve, args=(LOCAL_BOARD, one.measure))
     board.start()
     time.sleep(0.1)
     assert one.ran == []
-    one.floor.over(building, JobState.BUILD_FAILED, "no")
+    one.queue.end_unmeasured(building, JobState.BUILD_FAILED, "no")
     board.join(10)
-    assert one.ran == [(HERE, "built")]
+    assert one.ran == [(LOCAL_BOARD, "built")]
 
 
 def test_all_boards_in_quarantine_is_said() -> None:
@@ -257,13 +257,13 @@ def test_all_boards_in_quarantine_is_said() -> None:
 def test_stopped_nothing_more_begins() -> None:
     one = shop([job("j", "a"), job("k", "a")])
 
-    def stop(ticket: Ticket, board: str) -> None:
-        one.ran.append((board, ticket.job.name))
-        one.floor.stop()
+    def stop(queued: QueuedJob, board: str) -> None:
+        one.ran.append((board, queued.job.name))
+        one.queue.stop()
 
-    for ticket in one.floor.tickets:
-        one.floor.ready(ticket, None, 0.0)  # type: ignore[arg-type]
-    one.floor.serve("a", stop)
+    for queued in one.queue.jobs:
+        one.queue.built(queued, None, 0.0)  # type: ignore[arg-type]
+    one.queue.serve("a", stop)
     assert len(one.ran) == 1
 
 
@@ -283,14 +283,14 @@ def test_whatever_boards_do_every_job_ends_once_and_no_board_has_two(data: st.Da
     at_work: set[str] = set()
     inner = one.measure
 
-    def measure(ticket: Ticket, board: str) -> None:
-        assert board not in out and board in ticket.job.boards and board not in at_work
+    def measure(queued: QueuedJob, board: str) -> None:
+        assert board not in out and board in queued.job.boards and board not in at_work
         at_work.add(board)
         try:
-            inner(ticket, board)
+            inner(queued, board)
         finally:
             at_work.discard(board)
 
     one.measure = measure  # type: ignore[method-assign]
     one.open()
-    assert all(ticket.at is At.DONE for ticket in one.floor.tickets)
+    assert all(queued.state is QueueState.DONE for queued in one.queue.jobs)

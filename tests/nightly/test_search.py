@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpudeploy.errors import UsageError
-from bpudeploy.nightly.search import Told, checkout, search_commits, search_list
+from bpudeploy.nightly.bisect import BisectResult, checkout, search_commits, search_list
 from tests.nightly.test_commits import needs_git, run_git
 
 pytestmark = needs_git
@@ -25,13 +25,13 @@ def test_the_first_bad_one_of_a_list_is_among_the_suspects_and_alone_where_nothi
     broken = data.draw(st.frozensets(st.integers(0, count - 2))) if count > 1 else frozenset()
     tried: list[int] = []
 
-    def try_one(one: int) -> Told:
+    def try_one(one: int) -> BisectResult:
         tried.append(one)
-        return Told.SKIP if one in broken else Told.BAD if one >= first_bad else Told.GOOD
+        return BisectResult.SKIP if one in broken else BisectResult.BAD if one >= first_bad else BisectResult.GOOD
 
     found = search_list(range(count - 1), count - 1, try_one)
-    assert first_bad in found.suspects
-    assert len(found.suspects) == 1 or set(found.suspects[:-1]) <= broken, "only what cannot be tried is left open"
+    assert first_bad in found
+    assert len(found) == 1 or set(found[:-1]) <= broken, "only what cannot be tried is left open"
     assert len(tried) == len(set(tried)), "nothing is tried twice"
     assert broken or len(tried) <= count.bit_length()
 
@@ -58,12 +58,12 @@ def test_the_first_bad_commit_is_found_and_the_user_s_checkout_is_not_touched(
     (folder / "untracked").write_text("")
     before = run_git(folder, "status", "--porcelain=v2", "--branch")
 
-    def try_one(tree: Path, commit: str) -> Told:
+    def try_one(tree: Path, commit: str) -> BisectResult:
         assert run_git(tree, "rev-parse", "HEAD").strip() == commit and tree != folder
-        return Told.BAD if int((tree / "number").read_text()) >= first_bad else Told.GOOD
+        return BisectResult.BAD if int((tree / "number").read_text()) >= first_bad else BisectResult.GOOD
 
     found = search_commits(folder, commits[0], "main", try_one)
-    assert found.suspects == (commits[first_bad],)
+    assert found == (commits[first_bad],)
     assert run_git(folder, "status", "--porcelain=v2", "--branch") == before
     assert run_git(folder, "worktree", "list").count("\n") == 1
     assert not run_git(folder, "for-each-ref", "refs/bisect")
@@ -72,12 +72,12 @@ def test_the_first_bad_commit_is_found_and_the_user_s_checkout_is_not_touched(
 def test_commits_that_cannot_be_tried_leave_suspects(history: tuple[Path, list[str]]) -> None:
     folder, commits = history
 
-    def try_one(tree: Path, commit: str) -> Told:
+    def try_one(tree: Path, commit: str) -> BisectResult:
         number = int((tree / "number").read_text())
-        return Told.SKIP if number in (4, 5) else Told.BAD if number >= 5 else Told.GOOD
+        return BisectResult.SKIP if number in (4, 5) else BisectResult.BAD if number >= 5 else BisectResult.GOOD
 
     found = search_commits(folder, commits[0], commits[9], try_one)
-    assert set(found.suspects) == set(commits[4:7])
+    assert set(found) == set(commits[4:7])
 
 
 def test_a_change_on_a_merged_branch_is_found_there(history: tuple[Path, list[str]]) -> None:
@@ -90,15 +90,15 @@ def test_a_change_on_a_merged_branch_is_found_there(history: tuple[Path, list[st
     run_git(folder, "checkout", "-q", "main")
     run_git(folder, "merge", "-q", "--no-ff", "-m", "merge", "side")
     found = search_commits(
-        folder, commits[0], "main", lambda tree, _: Told.BAD if (tree / "side").exists() else Told.GOOD
+        folder, commits[0], "main", lambda tree, _: BisectResult.BAD if (tree / "side").exists() else BisectResult.GOOD
     )
-    assert found.suspects == (culprit,)
+    assert found == (culprit,)
 
 
 def test_an_error_in_a_trial_leaves_no_worktree(history: tuple[Path, list[str]]) -> None:
     folder, commits = history
 
-    def try_one(tree: Path, commit: str) -> Told:
+    def try_one(tree: Path, commit: str) -> BisectResult:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -109,14 +109,14 @@ def test_an_error_in_a_trial_leaves_no_worktree(history: tuple[Path, list[str]])
 @pytest.mark.parametrize(("good", "bad"), [("nothing", "main"), ("main", "nothing"), ("--help", "main")])
 def test_commits_that_there_are_not_are_refused(history: tuple[Path, list[str]], good: str, bad: str) -> None:
     with pytest.raises(UsageError, match="git") as refused:
-        search_commits(history[0], good, bad, lambda tree, commit: Told.GOOD)
+        search_commits(history[0], good, bad, lambda tree, commit: BisectResult.GOOD)
     assert refused.value.hint
 
 
 def test_good_after_bad_is_refused(history: tuple[Path, list[str]]) -> None:
     folder, commits = history
     with pytest.raises(UsageError):
-        search_commits(folder, commits[9], commits[0], lambda tree, commit: Told.GOOD)
+        search_commits(folder, commits[9], commits[0], lambda tree, commit: BisectResult.GOOD)
 
 
 def test_a_checkout_is_gone_afterwards_and_outside_a_repository_there_is_none(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bpudeploy.errors import SpecError
-from bpudeploy.nightly.suite import HERE, LoadedSuite, load_suite
+from bpudeploy.nightly.suite import LOCAL_BOARD, LoadedSuite, load_suite
 from bpudeploy.spec.load import built_in_targets
 
 RECIPE = """\
@@ -55,7 +55,7 @@ def test_each_recipe_is_a_job_for_each_target_with_the_boards_that_may_run_it(fo
     assert [(job.name, job.value, job.boards) for job in loaded.jobs] == [
         ("net@rdk-x5", 3.0, ("x5-a",)),
         ("net@rdk-s100", 3.0, ("s100",)),
-        ("net@local", 1.0, (HERE,)),
+        ("net@local", 1.0, (LOCAL_BOARD,)),
     ], "the most valuable first"
     assert loaded.budget_s == 5400
     assert loaded.baselines == folder / "baselines"
@@ -107,7 +107,7 @@ def test_checks_are_the_suite_s_or_the_job_s_own(folder: Path) -> None:
         ),
         (
             "name: lab\nfleet: fleet.yaml\njobs:\n  - {recipe: net.yaml, targets: [rdk-x5], pool: group=night}\n",
-            "no board of the fleet is a rdk-x5 of group=night",
+            "the fleet has no rdk-x5 that matches group=night",
             "jobs[0].pool",
             "the fleet's boards are rdk-s100, rdk-x5",
             4,
@@ -121,7 +121,7 @@ def test_checks_are_the_suite_s_or_the_job_s_own(folder: Path) -> None:
         ),
         (
             "name: lab\nfleet: fleet.yaml\njobs:\n  - {recipe: net.yaml, pool: group=nightly}\n",
-            "target local starts its own board, so a pool has no place",
+            "target local has an embedded board, so it has no pool",
             "jobs[0].pool",
             "remove it",
             4,

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy import Target
 from bpudeploy.conformance.report import Form
 from bpudeploy.predict.estimate import Bound, Estimate, PrecisionMode, estimate_latency
 from bpudeploy.predict.march import MarchModel, Term, march_model, modelled_marches
 from bpudeploy.predict.prediction import precision_modes, predict
 from bpudeploy.predict.workload import NodeWorkload, Workload, count_workload
 from bpudeploy.spec.load import load_target
-from bpudeploy.spec.target import March, Target
+from bpudeploy.spec.target import March
 from tests.conformance.graphs import X3, X5, graph, zeros
 
 MARCHES = modelled_marches()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from bpudeploy import Measurement, Summary
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Form, Inspection
 from bpudeploy.predict.estimate import Bound, Estimate, PrecisionMode
@@ -32,14 +33,13 @@ from bpudeploy.results.measurement import (
     Conditions,
     Interval,
     LayerCost,
-    Measurement,
     Round,
     Score,
     Subject,
     Throughput,
 )
 from bpudeploy.results.statistics import paired_drop, wilson
-from bpudeploy.results.summary import Accuracy, Gate, Install, Quantization, Step, Summary
+from bpudeploy.results.summary import Accuracy, Gate, Install, Quantization, Step
 from bpudeploy.spec.precision import Precision, Rounding
 from bpudeploy.spec.recipe import BenchmarkSpec
 from bpudeploy.spec.target import March

@@ -6,11 +6,12 @@ import random
 
 import pytest
 
+from bpudeploy import Measurement
 from bpudeploy.errors import UsageError
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.compare import Design, compare
 from bpudeploy.results.latency import latency_of, mean_of
-from bpudeploy.results.measurement import Answers, Caveat, Measurement, Round, Throughput
+from bpudeploy.results.measurement import Answers, Caveat, Round, Throughput
 from bpudeploy.results.summary import Verdict
 from tests.results.factories import measurement
 

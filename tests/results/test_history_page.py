@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy import Measurement
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.history_page import to_csv, write_history
 from bpudeploy.results.history_plots import MAX_SHOWN, accuracy_against_latency, distributions, pareto
 from bpudeploy.results.latency import latency_of
-from bpudeploy.results.measurement import Caveat, Measurement, Round
+from bpudeploy.results.measurement import Caveat, Round
 from tests.pages import check_in_browser, words_of
 from tests.results.factories import answers, measurement, on_cpu, predicted, score, simulated, subject
 from tests.results.factories import rounds as made_rounds

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy import Summary
 from bpudeploy.cli.texts import summary_text
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.golden import SelfCheck
@@ -17,7 +18,7 @@ from bpudeploy.results.latency import frames_for, latency_of
 from bpudeploy.results.measurement import Caveat
 from bpudeploy.results.report import write_report
 from bpudeploy.results.statistics import paired_drop, wilson
-from bpudeploy.results.summary import AccuracyDrop, Summary, Verdict
+from bpudeploy.results.summary import AccuracyDrop, Verdict
 from tests.pages import check_in_browser, words_of
 from tests.results.factories import estimate, layers, measurement, on_cpu, quantization, summary
 from tests.results.factories import rounds as made_rounds
@@ -177,7 +178,7 @@ def test_the_report_says_how_it_was_measured(tmp_path: Path) -> None:
 
 def test_the_report_shows_the_self_check(tmp_path: Path) -> None:
     text = shown(summary(), tmp_path)
-    assert "holds : 8 of 8 golden images with the host's top-1 class; RMS deviation of the logits 0.021 of" in text
+    assert "passed : 8 of 8 golden images with the host's top-1 class; RMS deviation of the logits 0.021 of" in text
     text = shown(summary(self_check=SelfCheck(images=8, same=1, deviation=1.4)), tmp_path)
     assert text.index("Self-check failed : the board's outputs differ") < text.index("top-1 on the board")
     assert "FAILED : 1 of 8 golden images" in text

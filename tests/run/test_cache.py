@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpudeploy import BpudeployError
 from bpudeploy.digest import canonical, key_of
-from bpudeploy.errors import BpudeployError, StageContractError, StoreError, UsageError
+from bpudeploy.errors import StageContractError, StoreError, UsageError
 from bpudeploy.events import Event, StepWaiting
 from bpudeploy.planning.builder import PlanBuilder
-from bpudeploy.planning.look import State, look
+from bpudeploy.planning.preview import StepState, preview
 from bpudeploy.run.runner import run
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.store.gc import collect, usage, verify
 from bpudeploy.store.locks import store_in_use
 from tests.run.toy import Change, Toy, joined, stage, toy_plan
@@ -74,12 +75,12 @@ def test_force_reruns_the_named_steps_alone_when_their_bytes_are_the_same(tmp_pa
 
 def test_look_names_the_part_that_changed(tmp_path: Path) -> None:
     ran(tmp_path)
-    seen = {o.step: (o.state, o.reason) for o in look(toy_plan(Change(tool="1.1", count="32")), tmp_path)}
-    assert seen["fetch/weights"] == (State.HIT, "unchanged")
-    assert seen["fetch/calibration"] == (State.MISS, "options.text: i64 -> i32")
-    assert seen["quantize"] == (State.AFTER, "after fetch/calibration")
-    assert seen["compile"] == (State.AFTER, "after quantize")
-    only = {o.step: o.reason for o in look(toy_plan(Change(tool="1.1")), tmp_path)}
+    seen = {o.step: (o.state, o.reason) for o in preview(toy_plan(Change(tool="1.1", count="32")), tmp_path)}
+    assert seen["fetch/weights"] == (StepState.HIT, "unchanged")
+    assert seen["fetch/calibration"] == (StepState.MISS, "options.text: i64 -> i32")
+    assert seen["quantize"] == (StepState.AFTER, "after fetch/calibration")
+    assert seen["compile"] == (StepState.AFTER, "after quantize")
+    only = {o.step: o.reason for o in preview(toy_plan(Change(tool="1.1")), tmp_path)}
     assert only["compile"] == "tools.compiler: 1.0 -> 1.1"
 
 
@@ -99,10 +100,10 @@ def test_run_does_what_look_said(
     root, change = tmp_path_factory.mktemp("store"), Change()
     for field, value in [*edits, ("count", "z")]:
         change = replace(change, **{field: value})  # type: ignore[arg-type]
-        said = {o.step: o.state for o in look(toy_plan(change), root, forced)}
+        said = {o.step: o.state for o in preview(toy_plan(change), root, forced)}
         did = run(toy_plan(change), root, quiet, forced).steps
         for step, state in said.items():
-            assert state is State.AFTER or did[step].hit == (state is State.HIT), (step, state)
+            assert state is StepState.AFTER or did[step].hit == (state is StepState.HIT), (step, state)
 
 
 def test_a_damaged_record_and_a_lost_object_are_misses(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_damaged_record_and_a_lost_object_are_misses(tmp_path: Path) -> None:
     assert ran(tmp_path) == ["restructure"]
     digest = entry.record.outputs[0].digest
     (tmp_path / "objects" / digest[:2] / digest[2:]).unlink()
-    assert [o.step for o in look(toy_plan(), tmp_path) if o.reason.startswith("its bytes")] == ["restructure"]
+    assert [o.step for o in preview(toy_plan(), tmp_path) if o.reason.startswith("its bytes")] == ["restructure"]
     assert ran(tmp_path) == ["restructure"]
 
 
@@ -150,7 +151,7 @@ def test_gc_stays_out_of_a_run(tmp_path: Path) -> None:
 
 
 def test_a_failing_stage_leaves_no_record(tmp_path: Path) -> None:
-    def fail(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    def fail(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         (work.dir / "out").write_text("half")
         raise ZeroDivisionError
 
@@ -165,7 +166,7 @@ def test_a_failing_stage_leaves_no_record(tmp_path: Path) -> None:
 def test_a_stage_is_held_to_its_contract(tmp_path: Path, what: str) -> None:
     (tmp_path / "theirs").write_text("not yours to move")
 
-    def cheat(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    def cheat(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         good, link = work.dir / "good", work.dir / "link"
         good.write_text("good")
         link.symlink_to(good)
@@ -222,9 +223,9 @@ def crash(root: Path, rng: random.Random, kill: signal.Signals, number: int) -> 
     process.send_signal(kill)
     process.communicate()
     plan = toy_plan(Change(count=str(number)))
-    said = {o.step: o.state for o in look(plan, root)}
+    said = {o.step: o.state for o in preview(plan, root)}
     did = run(plan, root, quiet)
-    assert all(state is State.AFTER or did.steps[s].hit == (state is State.HIT) for s, state in said.items())
+    assert all(state is StepState.AFTER or did.steps[s].hit == (state is StepState.HIT) for s, state in said.items())
     assert did.artifact("compile").path.read_text() == f"c(q(graph of w(),i{number}()))"
 
 

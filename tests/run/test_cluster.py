@@ -14,19 +14,20 @@ from pathlib import Path
 
 import pytest
 
+from bpudeploy import BpudeployError
 from bpudeploy.cli.main import main
 from bpudeploy.digest import Digest
-from bpudeploy.errors import BpudeployError, ExitCode, StageError, UsageError
+from bpudeploy.errors import ExitCode, StageError, UsageError
 from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, StepWaiting
 from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.step import Plan
 from bpudeploy.run.executors import open_executor
-from bpudeploy.run.farm import run_all
+from bpudeploy.run.parallel import run_all
 from bpudeploy.run.runner import RunResult, run
-from bpudeploy.stage import Artifact, Fingerprint, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Fingerprint, Kind, Stage, StepContext
 from bpudeploy.store.gc import verify
 from tests.run.grid import ROOT, Grid, grid, until
-from tests.run.test_farm import ROOMY, Heard, broken_plan, variants
+from tests.run.test_parallel import ROOMY, Heard, broken_plan, variants
 from tests.run.toy import Change, Toy, toy_plan
 
 PROGRAM = [sys.executable, "-c"]
@@ -112,7 +113,7 @@ def counting(count: Path, end: Callable[[int], None]) -> Plan:
     """Three steps that write down their runs; in the middle one ``end`` is called with the number of its run."""
 
     def stage(name: str, takes: tuple[Kind, ...], gives: Kind) -> Stage[Toy]:
-        def work(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+        def work(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
             with (count / name).open("a") as stream:
                 stream.write(f"{os.getpid()} {os.getppid()}\n")
             work.emit(Progress(name, 1, 2, "images"))
@@ -154,7 +155,7 @@ def test_a_worker_that_is_killed_costs_the_step_that_it_had(own: bool, team: str
     assert runs(tmp_path / "count") == {"first": 1, "middle": 2, "last": 1}
     assert found.artifact("last").path.read_text() == "lastmiddlefirst" and verify(tmp_path / "a")[1] == []
     notes = [event.text for _, event in heard.events if isinstance(event, Note)]
-    assert notes == ["its worker was lost: it runs again on another"]
+    assert notes == ["its worker was lost: running again on another"]
     assert [e.step for _, e in heard.events if isinstance(e, StepFinished)] == ["first", "middle", "last"]
     assert not left_of(tmp_path)
 
@@ -212,7 +213,7 @@ def test_a_scheduler_that_goes_away_is_said_and_costs_only_what_ran(team: str, t
             if isinstance(event, Progress) and event.step == "middle":
                 made.processes[0].kill()
 
-        with pytest.raises(StageError, match=r"scheduler at tcp://.* is gone") as caught:
+        with pytest.raises(StageError, match=r"scheduler at tcp://.* no longer answers") as caught:
             on(made.address, [plan], tmp_path / "a", team, end)
         assert "run again" in str(caught.value.hint)
         assert not left_of(tmp_path), "a worker without a scheduler stops"
@@ -225,9 +226,9 @@ from pathlib import Path
 from bpudeploy.digest import Digest
 from bpudeploy.errors import BpudeployError
 from bpudeploy.run.executors import open_executor
-from bpudeploy.run.farm import run_all
+from bpudeploy.run.parallel import run_all
 from tests.run.test_cluster import counting, stay
-from tests.run.test_farm import ROOMY
+from tests.run.test_parallel import ROOMY
 if __name__ == "__main__":
     folder, where = Path(sys.argv[1]), sys.argv[2]
     shared = str(folder / "team") if where.startswith("tcp") else None
@@ -297,7 +298,7 @@ def tool_here() -> Fingerprint:
 
 
 def test_a_worker_with_another_tool_refuses_and_says_which(team: str, tmp_path: Path) -> None:
-    def work(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    def work(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         (work.dir / "out").write_text("x")
         return (work.dir / "out",)
 
@@ -331,7 +332,7 @@ def test_a_worker_with_another_bpudeploy_refuses_and_says_so(team: str, tmp_path
         ("slurm", "no executor", "dask:N"),
         ("dask:0", "no executor", "dask:N"),
         ("dask://here", "no executor", "HOST:PORT"),
-        ("tcp://127.0.0.1:1", "stores of their own", "--shared-store"),
+        ("tcp://127.0.0.1:1", "their own stores", "--shared-store"),
     ],
 )
 def test_what_is_no_executor_is_said(tmp_path: Path, where: str, message: str, hint: str) -> None:
@@ -350,7 +351,7 @@ def test_no_scheduler_and_no_worker_are_said(
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in capsys.readouterr().err
     assert main([*argv, "tcp://127.0.0.1:1", "--jobs", "2"]) == ExitCode.USER
     assert "workers have their own" in capsys.readouterr().err
-    monkeypatch.setattr(bpudeploy.run.cluster, "_SECONDS_FOR_A_WORKER", 1)
+    monkeypatch.setattr(bpudeploy.run.cluster, "_WORKER_TIMEOUT_S", 1)
     (tmp_path / "grid").mkdir()
     with grid(tmp_path / "grid", workers=0) as made:
         assert main([*argv, made.address]) == ExitCode.USER

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bpudeploy
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.planning import pipeline
 from bpudeploy.restructure.record import GraphRecord
 from bpudeploy.run.runner import RunResult, run
-from bpudeploy.spec.load import load_recipe
 
 PREPARED = "preprocess: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25], interpolation: bilinear, crop_pct: 1.0}\n"
 
@@ -66,7 +66,7 @@ def recipe(tiny: Path, model: str, more: str = PREPARED) -> Path:
 
 
 def built(path: Path, store: Path, until: str = "compile") -> RunResult:
-    (resolved,) = load_recipe(path)
+    resolved = bpudeploy.load(path)
     return run(pipeline.plan(resolved, load_backend("ort")).until(until), store, lambda event: None)
 
 

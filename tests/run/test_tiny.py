@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import bpudeploy
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.planning import pipeline
-from bpudeploy.planning.look import State, look
+from bpudeploy.planning.preview import StepState, preview
 from bpudeploy.run.runner import run
-from bpudeploy.spec.load import load_recipe
 from bpudeploy.store.gc import verify
 
 EDITS = {
@@ -41,25 +41,25 @@ def test_plan_and_run_agree_over_random_edits(tiny: Path, tmp_path: Path) -> Non
     for _ in range(int(os.environ.get("BPUDEPLOY_EDITS", "12"))):
         field = rng.choice(list(EDITS))
         chosen[field] = rng.choice(EDITS[field])
-        (resolved,) = load_recipe(tiny, [f"{f}={v}" for f, v in chosen.items()])
+        resolved = bpudeploy.load(tiny, *(f"{f}={v}" for f, v in chosen.items()))
         plan = pipeline.plan(resolved, backend)
         force = [rng.choice(plan.steps).name] if rng.random() < 0.2 else []
-        said = look(plan, tmp_path / "store", force)
+        said = preview(plan, tmp_path / "store", force)
         did = run(plan, tmp_path / "store", lambda event: None, force)
         for o in said:
-            assert o.state is State.AFTER or did.steps[o.step].hit == (o.state is State.HIT), (o, chosen)
-            checked += o.state is not State.AFTER
-        assert all(o.state is State.HIT for o in look(plan, tmp_path / "store"))
+            assert o.state is StepState.AFTER or did.steps[o.step].hit == (o.state is StepState.HIT), (o, chosen)
+            checked += o.state is not StepState.AFTER
+        assert all(o.state is StepState.HIT for o in preview(plan, tmp_path / "store"))
     assert checked
 
 
 def test_of_the_gates_only_max_drop_is_in_a_key_and_only_in_repairs(tiny: Path, tmp_path: Path) -> None:
     backend = load_backend("ort")
-    (one,) = load_recipe(tiny)
+    one = bpudeploy.load(tiny)
     run(pipeline.plan(one, backend), tmp_path / "store", lambda event: None)
-    (other,) = load_recipe(tiny, ["check.max_p50_ms=5", "benchmark.min_frames=9", "name=other"])
+    other = bpudeploy.load(tiny, "check.max_p50_ms=5", "benchmark.min_frames=9", "name=other")
     assert run(pipeline.plan(other, backend), tmp_path / "store", lambda event: None).ran == []
-    (gate,) = load_recipe(tiny, ["check.max_drop=50"])
+    gate = bpudeploy.load(tiny, "check.max_drop=50")
     ran = run(pipeline.plan(gate, backend), tmp_path / "store", lambda event: None).ran
     assert ran == ["quantize/repair"], "a gate that held passes its bytes through, so nothing after it runs again"
 

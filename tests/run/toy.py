@@ -15,7 +15,7 @@ from typing import Any
 from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.step import Plan
 from bpudeploy.run.runner import run
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def stage(
 ) -> Stage[Toy]:
     """Return a stage whose artifact is ``make(options.text, texts of the inputs)``."""
 
-    def work(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    def work(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         out = work.dir / "out"
         out.write_text("half of it")
         time.sleep(options.sleep)

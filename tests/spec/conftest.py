@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bpudeploy import LoadedRecipe
 from bpudeploy.errors import SpecError
-from bpudeploy.spec.load import LoadedRecipe, load_recipe
+from bpudeploy.spec.load import load_recipe
 
 
 @pytest.fixture

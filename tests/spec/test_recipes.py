@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bpudeploy import Recipe
 from bpudeploy.errors import SpecError
 from bpudeploy.spec.load import built_in_targets, list_targets, load_recipe, load_target
-from bpudeploy.spec.recipe import Recipe
 from bpudeploy.spec.schema import fleet_schema, recipe_schema, suite_schema, target_schema
 from bpudeploy.spec.source import Source
 from bpudeploy.spec.yamlmarks import load_yaml, parse_yaml

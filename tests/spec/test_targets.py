@@ -8,12 +8,13 @@ import jsonschema
 import pytest
 import yaml
 
+from bpudeploy import Target
 from bpudeploy.conformance.table import op_table
 from bpudeploy.errors import SpecError
 from bpudeploy.spec.load import built_in_targets, load_target
 from bpudeploy.spec.precision import Precision, PrecisionRules, Rounding
 from bpudeploy.spec.schema import target_schema
-from bpudeploy.spec.target import March, Target
+from bpudeploy.spec.target import March
 
 NAMES = sorted(path.stem for path in built_in_targets().glob("*.yaml"))
 INT8, INT16, FLOAT32 = Precision.INT8, Precision.INT16, Precision.FLOAT32

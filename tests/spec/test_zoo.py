@@ -14,7 +14,7 @@ from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.cli.verbs.estimate import predicted_on
 from bpudeploy.errors import SpecError
-from bpudeploy.inspection import subjects
+from bpudeploy.inspection import load_models
 from bpudeploy.planning import pipeline
 from bpudeploy.predict.march import march_model
 from bpudeploy.spec.load import load_recipe
@@ -79,7 +79,7 @@ def test_each_has_an_estimate_for_three_boards() -> None:
 @pytest.mark.parametrize("name", BUILT)
 def test_the_counts_are_those_of_the_networks_as_they_are_built_today(name: str) -> None:
     path = Path("recipes/zoo") / f"{name}.yaml"
-    pairs = zip(*(subjects(str(path), original=form, image_size=None) for form in (True, False)), strict=True)
+    pairs = zip(*(load_models(str(path), original=form, image_size=None) for form in (True, False)), strict=True)
     counted = zoo_page.read_counts()[name]["boards"]
     for resolved, ((before, _), (after, _)) in zip(load_recipe(path, to_look=True), pairs, strict=True):
         answer = predicted_on(resolved.target, before, after, resolved.recipe.quantize.int16)

@@ -20,7 +20,7 @@ from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.events import Event, Note
 from bpudeploy.spec.recipe import CalibrationSpec
-from bpudeploy.stage import Kind, Work
+from bpudeploy.stage import Kind, StepContext
 from bpudeploy.stages.decode import decode
 from bpudeploy.stages.fetch_data import DatasetOptions, Origin, fetch_dataset
 from bpudeploy.stages.samples import SamplesOptions, Subset, make_samples
@@ -48,7 +48,7 @@ def fetched(
     events: list[Event] = []
     labelled = tree(folder / "e", evaluation or {f"a/{i}.png": picture(100 + i) for i in range(2)})
     options = DatasetOptions(spec(None), labelled, CalibrationSpec(source="c", count=count), origin)
-    fetch_dataset(Work(folder, events.append), options, tuple(artifact(Kind.ARCHIVE, a) for a in archives))
+    fetch_dataset(StepContext(folder, events.append), options, tuple(artifact(Kind.ARCHIVE, a) for a in archives))
     return events
 
 
@@ -59,7 +59,7 @@ def sampled(
     events: list[Event] = []
     (folder / "p.json").write_text(json.dumps(PREPROCESS | {"size": size, "crop_mode": mode}))
     inputs = (artifact(Kind.DATASET, folder / "dataset.zip"), artifact(Kind.PREPROCESS, folder / "p.json"))
-    (path,) = make_samples(Work(folder, events.append), SamplesOptions(subset), inputs)
+    (path,) = make_samples(StepContext(folder, events.append), SamplesOptions(subset), inputs)
     return path, [e.text for e in events if isinstance(e, Note)]
 
 
@@ -169,7 +169,7 @@ def test_duplicates_are_skipped_and_reported(tmp_path: Path) -> None:
 def test_no_images_left_after_evaluation_suggests_a_lower_count(tmp_path: Path) -> None:
     origin = tree(tmp_path / "t", {f"a/{i}.png": picture(i) for i in range(4)})
     with pytest.raises(StageError, match="calibration needs 64 images, 0 are available") as caught:
-        fetch_dataset(Work(tmp_path, lambda _: None), DatasetOptions(spec(None), origin, CalibrationSpec()), ())
+        fetch_dataset(StepContext(tmp_path, lambda _: None), DatasetOptions(spec(None), origin, CalibrationSpec()), ())
     assert "dataset.evaluation.count" in str(caught.value.hint)
 
 

@@ -27,7 +27,7 @@ from bpudeploy.errors import StageError
 from bpudeploy.events import Event
 from bpudeploy.spec.recipe import CalibrationSpec, DatasetSpec, Delimiter, LabelsSpec, PreprocessSpec, SubsetSpec
 from bpudeploy.spec.source import CheckpointFormat, Source
-from bpudeploy.stage import Artifact, Kind, Work
+from bpudeploy.stage import Artifact, Kind, StepContext
 from bpudeploy.stages.download import DownloadOptions, download
 from bpudeploy.stages.fetch_data import DatasetOptions, Origin, Tree, fetch_dataset
 from bpudeploy.stages.fetch_model import ModelOptions, PreprocessOptions, fetch_model, preprocess
@@ -40,9 +40,9 @@ def quiet(event: Event) -> None:
     """Ignore the event."""
 
 
-def work(path: Path, name: str = "work") -> Work:
+def work(path: Path, name: str = "work") -> StepContext:
     (path / name).mkdir(exist_ok=True)
-    return Work(path / name, quiet)
+    return StepContext(path / name, quiet)
 
 
 def artifact(kind: Kind, path: Path) -> Artifact:

@@ -16,7 +16,7 @@ from bpudeploy.cli.main import main
 from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageError
 from bpudeploy.spec.source import CheckpointFormat
-from bpudeploy.stage import Artifact, Kind, Work
+from bpudeploy.stage import Artifact, Kind, StepContext
 from bpudeploy.stages.fetch_module import ModuleOptions, NetworkFactory, fetch_module, load_network
 from bpudeploy.stages.originals import meta_of, open_original
 
@@ -110,7 +110,7 @@ def fetch(folder: Path, name: str, weights: str = "Net", **changed: Any) -> Path
     code, state = folder / "net.py", folder / f"{weights}.safetensors"
     inputs = Artifact(Kind.CODE, digest_file(code), code), Artifact(Kind.CHECKPOINT, digest_file(state), state)
     (folder / "work").mkdir(exist_ok=True)
-    work = Work(folder / "work", lambda event: None)
+    work = StepContext(folder / "work", lambda event: None)
     return fetch_module(work, ModuleOptions(factory, CheckpointFormat.SAFETENSORS, None, **options), inputs)[0]
 
 

@@ -1,11 +1,11 @@
-"""side_by_side: results in order, BLAS on one thread, the first error is raised."""
+"""parallel_map: results in order, BLAS on one thread, the first error is raised."""
 
 import threading
 
 import pytest
 from threadpoolctl import threadpool_info
 
-from bpudeploy.host import side_by_side
+from bpudeploy.host import parallel_map
 
 
 def test_results_keep_the_order_of_the_items() -> None:
@@ -13,7 +13,7 @@ def test_results_keep_the_order_of_the_items() -> None:
         threading.Event().wait(0.05 if i == 0 else 0.0)
         return i
 
-    assert side_by_side(late_if_first, range(10)) == list(range(10))
+    assert parallel_map(late_if_first, range(10)) == list(range(10))
 
 
 def test_blas_has_one_thread_inside_and_its_own_again_after() -> None:
@@ -24,7 +24,7 @@ def test_blas_has_one_thread_inside_and_its_own_again_after() -> None:
 
     before = threads()
     assert before, "NumPy has a BLAS"
-    assert all(n == 1 for found in side_by_side(threads, range(3)) for n in found)
+    assert all(n == 1 for found in parallel_map(threads, range(3)) for n in found)
     assert threads() == before
 
 
@@ -33,4 +33,4 @@ def test_an_error_comes_out() -> None:
         raise ValueError(f"item {i}")
 
     with pytest.raises(ValueError, match="item 0"):
-        side_by_side(broken, range(3))
+        parallel_map(broken, range(3))

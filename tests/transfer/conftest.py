@@ -14,8 +14,6 @@ from bpudeploy.boards.address import Address, Identity
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from tests.boards.sshd import any_board
 
-PYTHONS = {"python": sys.executable, "no-python": "no-python-on-this-board"}
-
 
 class Server:
     """An SSH server in the role of a board."""
@@ -41,8 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield Server(folder, board)
 
 
-@pytest.fixture(params=list(PYTHONS.values()), ids=list(PYTHONS))
-def board(request: pytest.FixtureRequest, server: Server) -> SshBoard:
-    """Return a board with Python, and one without."""
-    server.board.python = request.param
+@pytest.fixture
+def board(server: Server) -> SshBoard:
+    """Return the server's own connection."""
     return server.board

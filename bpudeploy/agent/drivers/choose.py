@@ -30,7 +30,7 @@ def open_session(runtime: str, model: str, threads: int) -> Session:
 
         return ort.open_session(model, threads)
     if runtime not in _DRIVERS:
-        raise Refused(f"no driver for the runtime {runtime!r}", "use onnxruntime, hobot_dnn or hbm_runtime")
+        return _open_added(runtime, model, threads)
     errors = []
     for name, variant in _DRIVERS[runtime]:
         try:
@@ -41,3 +41,14 @@ def open_session(runtime: str, model: str, threads: int) -> Session:
     if find_tool(hrt_model_exec.NAME) is not None:
         return hrt_model_exec.open_session(model, threads)
     raise Unsuitable("; ".join(map(str, errors)), f"{errors[0].hint}; and there is no hrt_model_exec on PATH")
+
+
+def _open_added(runtime: str, model: str, threads: int) -> Session:
+    """Open a network with the driver that its backend sent along."""
+    try:
+        driver = importlib.import_module(f".{runtime}", __package__)
+    except ImportError as error:
+        hint = "use onnxruntime, hobot_dnn or hbm_runtime, or give the backend a driver"
+        raise Refused(f"no driver for the runtime {runtime!r}: {error}", hint) from error
+    session: Session = driver.open_session(model, threads)
+    return session

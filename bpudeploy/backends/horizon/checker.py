@@ -15,9 +15,10 @@ from bpudeploy.backends.horizon.session import Session
 from bpudeploy.backends.horizon.tool import find_tool
 from bpudeploy.conformance.placement import CheckerPlacement
 from bpudeploy.events import Event
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.spec.target import March
-from bpudeploy.stage import Work
+from bpudeploy.stage import StepContext
 
 if TYPE_CHECKING:
     import onnx
@@ -37,11 +38,10 @@ def check(
     import onnx
 
     tool = find_tool(hb_mapper.NAME, options)
-    given = onnx.ModelProto()
-    given.CopyFrom(model)
+    given = copy_model(model)
     given.ir_version = min(given.ir_version, hb_mapper.NEWEST_IR)
     with tempfile.TemporaryDirectory(prefix="bpudeploy-checker-") as folder:
-        session = Session(Work(Path(folder), emit), hb_mapper.NAME, tool, options)
+        session = Session(StepContext(Path(folder), emit), hb_mapper.NAME, tool, options)
         onnx.save(given, session.folder / MODEL)
         arguments = ("checker", "--model-type", "onnx", "--march", march.value, "--model", MODEL)
         report = session.call(*arguments, log="hb_mapper_checker.log")

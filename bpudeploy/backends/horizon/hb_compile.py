@@ -17,7 +17,7 @@ from bpudeploy.backends.samples import Samples
 from bpudeploy.provenance import Provenance
 from bpudeploy.quantize import vendor
 from bpudeploy.spec.compile_options import HbCompileOptions
-from bpudeploy.stage import Fingerprint, Work
+from bpudeploy.stage import Fingerprint, StepContext
 
 NAME = "hb_compile"
 
@@ -28,6 +28,7 @@ class HbCompileBackend:
     name = NAME
     version = 1
     runtime = "hbm_runtime"
+    driver = None
     provenance = Provenance.MEASURED
     deterministic = False
     findings = True
@@ -39,7 +40,7 @@ class HbCompileBackend:
     def fingerprint(self, options: HbCompileOptions) -> Fingerprint:
         return find_tool(NAME, options).fingerprint
 
-    def compile(self, work: Work, inputs: CompileInputs, options: HbCompileOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: HbCompileOptions) -> Path:
         """Write the binary: NV12 (as Y and UV) or RGB in, float32 logits out, mean and scale inside."""
         session = Session(work, NAME, find_tool(NAME, options), options)
         config = prepare(inputs, options, session.folder)

@@ -16,7 +16,7 @@ from bpudeploy.backends.horizon.tool import Tool, find_tool
 from bpudeploy.backends.samples import Samples
 from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import HbMapperOptions
-from bpudeploy.stage import Fingerprint, Work
+from bpudeploy.stage import Fingerprint, StepContext
 
 NAME = "hb_mapper"
 NEWEST_IR = 9
@@ -29,6 +29,7 @@ class HbMapperBackend:
     name = NAME
     version = 2
     runtime = "hobot_dnn"
+    driver = None
     provenance = Provenance.MEASURED
     deterministic = False
     findings = True
@@ -40,12 +41,14 @@ class HbMapperBackend:
     def fingerprint(self, options: HbMapperOptions) -> Fingerprint:
         return find_tool(NAME, options).fingerprint
 
-    def compile(self, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> Path:
+    def compile(self, work: StepContext, inputs: CompileInputs, options: HbMapperOptions) -> Path:
         """Write the binary: NV12 or RGB in, float32 logits out, mean and scale inside."""
         return compile_with(find_tool(NAME, options), work, inputs, options)[0]
 
 
-def compile_with(tool: Tool, work: Work, inputs: CompileInputs, options: HbMapperOptions) -> tuple[Path, LogSummary]:
+def compile_with(
+    tool: Tool, work: StepContext, inputs: CompileInputs, options: HbMapperOptions
+) -> tuple[Path, LogSummary]:
     """Compile with ``tool``; return the binary under ``work.dir`` and the parsed log.
 
     Raises:

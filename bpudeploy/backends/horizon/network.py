@@ -11,6 +11,7 @@ from bpudeploy.backends.horizon.document import join_numbers
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.conformance.placement import cpu_only_nodes
 from bpudeploy.errors import StageError
+from bpudeploy.onnxmodel import inputs_of, shape_of
 from bpudeploy.spec.compile_options import InputType, VendorOptions
 from bpudeploy.spec.target import March
 
@@ -49,13 +50,12 @@ class Network:
         import onnx
 
         model, march = onnx.load(inputs.graph.path), March(inputs.march)
-        constants = {tensor.name for tensor in model.graph.initializer}
-        images = [value for value in model.graph.input if value.name not in constants]
+        images = inputs_of(model.graph)
         if len(images) != 1:
             raise StageError(
                 f"the network has {len(images)} inputs, and only one is supported", hint="use a model with one input"
             )
-        shape = tuple(d.dim_value for d in images[0].type.tensor_type.shape.dim)
+        shape = shape_of(images[0])
         _check_input(shape, options)
         return cls(
             model,

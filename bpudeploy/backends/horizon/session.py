@@ -20,7 +20,7 @@ from bpudeploy.backends.horizon.tool import Tool
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.spec.compile_options import VendorOptions
-from bpudeploy.stage import Work
+from bpudeploy.stage import StepContext
 
 STEP = "compile"
 MINUTE_S = 60.0
@@ -35,7 +35,7 @@ class Session:
     ``backend`` is the tool's name and that of its section in the recipe.
     """
 
-    work: Work
+    work: StepContext
     backend: str
     tool: Tool
     options: VendorOptions
@@ -134,7 +134,7 @@ class Session:
 class _ProgressReporter:
     """Turns a tool's phases, and its silence, into events."""
 
-    def __init__(self, work: Work, command: str, limit_minutes: int, started: float) -> None:
+    def __init__(self, work: StepContext, command: str, limit_minutes: int, started: float) -> None:
         self._work, self._command, self._limit_minutes, self._started = work, command, limit_minutes, started
         self.phase, self._last_note = "", started
 

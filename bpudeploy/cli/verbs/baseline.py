@@ -12,8 +12,7 @@ from bpudeploy.cli.arguments import add_json, add_results
 from bpudeploy.cli.output import Output
 from bpudeploy.digest import short
 from bpudeploy.errors import ExitCode, UsageError
-from bpudeploy.nightly.baseline import Baseline, write_baseline
-from bpudeploy.nightly.pin import Pin, pins
+from bpudeploy.nightly.baseline import Baseline, BaselineUpdate, baseline_updates, write_baseline
 from bpudeploy.nightly.suite import load_suite
 from bpudeploy.results.store import open_results
 
@@ -44,7 +43,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
         raise UsageError("--why and --dry-run are for update", hint="leave them out")
     loaded = load_suite(args.suite, backend_names).only(args.only)
     with open_results(args.results) as results:
-        found = pins(loaded, results, args.why or "")
+        found = baseline_updates(loaded, results, args.why or "")
     if args.what == "show":
         document = [one.before.model_dump(mode="json") if one.before else {"job": one.job} for one in found]
         out.show(document, (f"  {one.job:<34} {_pinned(one.before)}" for one in found))
@@ -60,7 +59,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
     return ExitCode.OK
 
 
-def _changes(found: Sequence[Pin], folder: Path, dry_run: bool) -> Iterator[str]:
+def _changes(found: Sequence[BaselineUpdate], folder: Path, dry_run: bool) -> Iterator[str]:
     for one in found:
         if one.after is None:
             yield f"  {one.job:<34} not measured: unchanged"

@@ -17,9 +17,17 @@ from bpudeploy.commits import git
 from bpudeploy.deployment import board_opener, build
 from bpudeploy.errors import BpudeployError, ExitCode, UsageError
 from bpudeploy.measure import Candidate, candidate
-from bpudeploy.nightly.bisect import Judge, Trial, judge
+from bpudeploy.nightly.bisect import (
+    BisectResult,
+    BisectTest,
+    Trial,
+    bisect_test,
+    checkout,
+    repository_of,
+    search_commits,
+    search_list,
+)
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.search import Told, checkout, repository_of, search_commits, search_list
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY
 from bpudeploy.releases import PROJECT, BuiltRelease, find_release, releases_of
@@ -86,9 +94,9 @@ class _Search:
                 f"--good and --bad must be releases of {self.args.what}, the good one built first",
                 hint=f"in the order of their builds: {', '.join(digest[:12] for digest in order)}",
             )
-        judge_ = self._judge(good, bad)
-        found = search_list(known[first + 1 : last], bad, lambda one: self._try(judge_, one.digest, lambda: one))
-        return [one.digest for one in found.suspects], ()
+        test = self._prepare(good, bad)
+        found = search_list(known[first + 1 : last], bad, lambda one: self._try(test, one.digest, lambda: one))
+        return [one.digest for one in found], ()
 
     def commits(self) -> tuple[Sequence[str], Sequence[str]]:
         """Search among the commits of a recipe's repository."""
@@ -101,15 +109,15 @@ class _Search:
         for commit in (self.args.good, self.args.bad):
             with checkout(top, commit) as tree:
                 ends.append(self._build(tree / within))
-        judge_ = self._judge(ends[0], ends[1])
+        test = self._prepare(ends[0], ends[1])
         found = search_commits(
             top,
             self.args.good,
             self.args.bad,
-            lambda tree, commit: self._try(judge_, commit, partial(self._build, tree / within)),
+            lambda tree, commit: self._try(test, commit, partial(self._build, tree / within)),
         )
         shown = ("log", "-1", "--format=%an, %ad: %s", "--date=short")
-        return found.suspects, [(git(top, *shown, one) or "").strip() for one in found.suspects]
+        return found, [(git(top, *shown, one) or "").strip() for one in found]
 
     def _build(self, recipe: Path) -> BuiltRelease:
         """Build the recipe of a checkout."""
@@ -125,26 +133,26 @@ class _Search:
         with self.out.live() as live:
             return build(resolved, backend, plan, self.store, live.draw, runs=PROJECT / "bisect").release
 
-    def _judge(self, good: BuiltRelease, bad: BuiltRelease) -> Judge:
+    def _prepare(self, good: BuiltRelease, bad: BuiltRelease) -> BisectTest:
         target = target_named(self.args.target or good.manifest.target)
         opener, method = board_opener(target, self.args.board), method_of(good, self.args)
 
         def measure(candidates: Sequence[Candidate]) -> tuple[Measurement, ...]:
             return measured_on(opener, candidates, method, self.out)  # connects each time: builds may take hours
 
-        found, trial = judge(self.metric, candidate(good, self.store), candidate(bad, self.store), measure)
+        test, trial = bisect_test(self.metric, candidate(good, self.store), candidate(bad, self.store), measure)
         self._report(trial)
-        return found
+        return test
 
-    def _try(self, judge: Judge, name: str, build: Callable[[], BuiltRelease]) -> Told:
+    def _try(self, test: BisectTest, name: str, build: Callable[[], BuiltRelease]) -> BisectResult:
         try:
-            trial = judge.trial(name, candidate(build(), self.store))
+            trial = test.run(name, candidate(build(), self.store))
         except BpudeployError as error:
-            trial = Trial(name, None, Told.SKIP, None, error.in_a_line)
+            trial = Trial(name, None, BisectResult.SKIP, None, error.one_line)
         self._report(trial)
-        return trial.told
+        return trial.result
 
     def _report(self, trial: Trial) -> None:
-        c, unit = trial.change, self.metric.change_unit
+        c, unit = trial.loss, self.metric.change_unit
         loss = f"{c.value:+.2f} {unit} ({c.low:+.2f} to {c.high:+.2f})" if c else ""
-        self.out.aside(f"  {trial.name[:12]:<14} {trial.told:<5} {loss}  {trial.why}".rstrip())
+        self.out.aside(f"  {trial.name[:12]:<14} {trial.result:<5} {loss}  {trial.why}".rstrip())

@@ -12,7 +12,7 @@ from bpudeploy.backends.registry import backend_names
 from bpudeploy.cli.arguments import add_network, require_image_size, targets_named
 from bpudeploy.cli.output import Output, table, wrap
 from bpudeploy.errors import ExitCode, UsageError
-from bpudeploy.inspection import subjects
+from bpudeploy.inspection import load_models
 from bpudeploy.predict.estimate import Estimate, NodeTime
 from bpudeploy.predict.march import Term, model_of
 from bpudeploy.predict.prediction import Prediction, predict
@@ -23,7 +23,7 @@ from bpudeploy.spec.quantize import QuantizeSpec
 from bpudeploy.spec.target import March, Target
 
 if TYPE_CHECKING:
-    from bpudeploy.inspection import Subject
+    from bpudeploy.inspection import InspectedModel
 
 EXAMPLE = """\
   bpudeploy estimate recipes/quickstart.yaml --target rdk-x3,rdk-x5,rdk-s100
@@ -64,8 +64,8 @@ def run(args: Namespace, out: Output) -> ExitCode:
     if not targets and not is_file(args.model):
         raise UsageError("--target is missing", hint=f"add --target NAME: {', '.join(_predictable())}")
     found: list[Prediction] = []
-    originals = subjects(args.model, original=True, image_size=args.image_size)
-    rewritten = subjects(args.model, original=False, image_size=args.image_size)
+    originals = load_models(args.model, original=True, image_size=args.image_size)
+    rewritten = load_models(args.model, original=False, image_size=args.image_size)
     for (before, own), (after, _), int16 in zip(originals, rewritten, _int16(args.model), strict=True):
         found += [predicted_on(target, before, after, int16) for target in targets or _own(own)]
     document = [one.model_dump(mode="json") for one in found]
@@ -87,7 +87,7 @@ def _int16(model: str) -> list[tuple[str, ...]]:
     return [resolved.recipe.quantize.int16 for resolved in load_recipe(Path(model), (), backend_names, to_look=True)]
 
 
-def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequence[str]) -> Prediction:
+def predicted_on(target: Target, before: InspectedModel, after: InspectedModel, int16: Sequence[str]) -> Prediction:
     """Predict the latency of a network, in both of its forms, on a target that has a model.
 
     Args:
@@ -98,7 +98,7 @@ def predicted_on(target: Target, before: Subject, after: Subject, int16: Sequenc
     model = model_of(target)
     assert model is not None  # _require_model
 
-    def count(of: Subject) -> Workload:
+    def count(of: InspectedModel) -> Workload:
         return count_workload(of.model, target.march, model.array, of.constants, of.form, trained=of.trained)
 
     work = count(after)

@@ -12,7 +12,7 @@ from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode
 from bpudeploy.planning import pipeline
-from bpudeploy.planning.look import Outlook, look
+from bpudeploy.planning.preview import PlannedStep, preview
 
 EXAMPLE = "  bpudeploy explain R.yaml quantize"
 
@@ -29,7 +29,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
     for resolved in recipes(args):
         whole = pipeline.plan(resolved, load_backend(resolved.target.backend))
         wanted = whole.select([args.step])
-        found = [o for o in look(whole, store(args)) if o.step in wanted]
+        found = [o for o in preview(whole, store(args)) if o.step in wanted]
         document = [
             {"step": o.step, "state": o.state, "reason": o.reason, "key": o.key, "parts": o.parts} for o in found
         ]
@@ -37,7 +37,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
     return ExitCode.OK
 
 
-def _text(found: Sequence[Outlook]) -> Iterator[str]:
+def _text(found: Sequence[PlannedStep]) -> Iterator[str]:
     for o in found:
         if o.parts is None:
             yield f"{o.step}: {o.reason}" + (", its key is known after that step has run" if o.after else "")

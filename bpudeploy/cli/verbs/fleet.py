@@ -15,7 +15,7 @@ from bpudeploy.cli.arguments import add_json, add_set, add_store, store
 from bpudeploy.cli.fleet_lines import board_line, megabytes, printable, rollout_line, wave_lines
 from bpudeploy.cli.fleet_live import FleetLive
 from bpudeploy.cli.output import Output, table
-from bpudeploy.deployment import Orders, build, policy_of
+from bpudeploy.deployment import DeployOptions, build, policy_of
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
@@ -236,8 +236,8 @@ def _deployments_of(plans: Sequence[BoardPlan], args: Namespace) -> dict[str, De
 
 
 def _deployments(plans: Sequence[BoardPlan], targets: Mapping[str, Target], args: Namespace) -> dict[str, Deployment]:
-    orders = Orders(args.key, args.allow_downgrade)
-    return launch.load_deployments(plans, targets, lambda target: policy_of(target, orders), store(args))
+    options = DeployOptions(args.key, args.allow_downgrade)
+    return launch.load_deployments(plans, targets, lambda target: policy_of(target, options), store(args))
 
 
 def _order(path: Path, order: RolloutCommand, args: Namespace, out: Output) -> None:

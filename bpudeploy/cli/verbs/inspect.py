@@ -13,7 +13,7 @@ from bpudeploy.conformance.grouping import group_nodes
 from bpudeploy.conformance.report import Device, Inspection, Placement
 from bpudeploy.conformance.summary import format_count, format_range, format_shapes, reason_text, summary_lines
 from bpudeploy.errors import ExitCode, UsageError
-from bpudeploy.inspection import subjects
+from bpudeploy.inspection import load_models
 from bpudeploy.spec.load import is_file, list_targets
 
 EXAMPLE = """\
@@ -51,7 +51,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
     found: list[Inspection] = []
     with out.live() as live:
         emit = live.draw if args.with_compiler else None
-        for subject, own in subjects(args.model, original=args.original, image_size=args.image_size):
+        for subject, own in load_models(args.model, original=args.original, image_size=args.image_size):
             found += [subject.on(target, emit) for target in targets or ([own] if own is not None else [])]
     if args.html is not None:
         _write(args.html, found)

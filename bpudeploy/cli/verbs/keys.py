@@ -9,7 +9,7 @@ from pathlib import Path
 from bpudeploy.cli.arguments import add_board_and_target, add_json, target_named
 from bpudeploy.cli.output import Output
 from bpudeploy.deployment import board_opener
-from bpudeploy.effects.trust import Trust, trust
+from bpudeploy.effects.trust import TrustMode, trust
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.signing import SigningKey, default_key, load_key, new_key
 from bpudeploy.spec.target import Connection
@@ -58,7 +58,7 @@ def _install(key: SigningKey, args: Namespace, out: Output) -> None:
         )
     if not target.board.signed:
         raise UsageError(f"target {target.name} says board.signed: false", hint="its boards verify no signature")
-    how = Trust.ADD if args.add else Trust.REPLACE if args.replace else Trust.FIRST
+    how = TrustMode.ADD if args.add else TrustMode.REPLACE if args.replace else TrustMode.FIRST
     with board_opener(target, args.board)() as board:
         new = trust(board, key.public, how)
     fingerprint = key.public.fingerprint

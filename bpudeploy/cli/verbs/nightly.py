@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli.arguments import add_executor, add_json, add_results, add_store, budget, shared_store, store
 from bpudeploy.cli.output import Output, table
 from bpudeploy.errors import BpudeployError, ExitCode
-from bpudeploy.nightly.history import History, histories, nights_of
+from bpudeploy.nightly.formatting import format_before_after, format_change, format_time, plural, provenance_suffix
+from bpudeploy.nightly.history import MetricHistory, metric_histories, suite_measurements
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import Finding, JobResult, JobState, Night, Outcome, read_night
+from bpudeploy.nightly.night import FindingOutcome, JobResult, JobState, MetricFinding, Night, read_night
 from bpudeploy.nightly.outputs import write_outputs
-from bpudeploy.nightly.prepare import Prepared, prepare
-from bpudeploy.nightly.run import Means, run_night
-from bpudeploy.nightly.schedule import Slot
+from bpudeploy.nightly.plan import NightPlan, Slot, plan_night
+from bpudeploy.nightly.run import NightContext, run_night
 from bpudeploy.nightly.suite import LoadedSuite, load_suite
-from bpudeploy.nightly.words import clock, counted
-from bpudeploy.provenance import Provenance
 from bpudeploy.results.store import Query, Results, open_results
 from bpudeploy.run.executors import open_executor
 
@@ -49,79 +49,65 @@ def run(args: Namespace, out: Output) -> ExitCode:
     root = store(args)
     loaded = load_suite(args.suite, backend_names).only(args.only)
     backends = {name: load_backend(name) for name in {job.resolved.target.backend for job in loaded.jobs}}
-    prepared = prepare(loaded, backends, root)
+    plan = plan_night(loaded, backends, root)
     if args.dry_run:
-        _show_plan(prepared, out)
+        _show_plan(plan, out)
         return ExitCode.OK
     executor = open_executor(args.executor, root, budget(args, len(loaded.jobs)), shared_store(args))
     with open_results(args.results) as results:
         with out.live() as live:
-            night, directory = run_night(prepared, Means(root, executor, results, live.draw_for))
+            night, directory = run_night(NightContext(plan, root, executor, results, live.draw_for))
         write_outputs(night, _histories(loaded, night, results), directory)
     return _show(night, directory, out)
 
 
 def report(directory: Path, args: Namespace, out: Output) -> ExitCode:
-    """Write the pages of a night again from its record, with its history from the results store."""
+    """Regenerate the pages of a night from its record and the results store."""
     night = read_night(directory)
     with open_results(args.results) as results:
         write_outputs(night, _histories(load_suite(Path(night.file), backend_names), night, results), directory)
     return _show(night, directory, out)
 
 
-def _histories(loaded: LoadedSuite, night: Night, results: Results) -> list[History]:
+def _histories(loaded: LoadedSuite, night: Night, results: Results) -> list[MetricHistory]:
     """Return every job's history up to the night."""
-    found: list[History] = []
+    found: list[MetricHistory] = []
     for job in loaded.jobs:
         query = Query(recipe=job.resolved.recipe.name, target=job.resolved.target.name, with_samples=False)
         until = [m for m in results.find(query) if night.ended is None or m.made <= night.ended]
-        found += histories(job.name, nights_of(until, night.suite), job.checks)
+        found += metric_histories(job.name, suite_measurements(until, night.suite), job.checks)
     return found
 
 
-def _show_plan(prepared: Prepared, out: Output) -> None:
-    broken = {job: plan for job, plan in prepared.plans.items() if isinstance(plan, BpudeployError)}
+def _show_plan(plan: NightPlan, out: Output) -> None:
+    broken = {job: error for job, error in plan.plans.items() if isinstance(error, BpudeployError)}
     jobs = [
-        {
-            "job": slot.job.name,
-            "value": slot.job.value,
-            "board": slot.board,
-            "begins_s": slot.begins_s,
-            "build_s": slot.expected.build_s,
-            "board_s": slot.expected.board_s,
-            "sure": slot.expected.sure,
-        }
-        for slot in prepared.slots
+        {"job": s.job.name, "value": s.job.value, "board": s.board, "begins_s": s.begins_s, **asdict(s.estimate)}
+        for s in plan.slots
     ]
-    document = {"jobs": jobs, "out": dict(prepared.out), "broken": {j: e.message for j, e in broken.items()}}
-    out.show(document, _plan_text(prepared, broken))
+    document = {"jobs": jobs, "out": dict(plan.excluded), "broken": {j: e.message for j, e in broken.items()}}
+    out.show(document, _plan_text(plan, broken))
 
 
-def _plan_text(prepared: Prepared, broken: dict[str, BpudeployError]) -> Iterator[str]:
-    loaded = prepared.loaded
+def _plan_text(plan: NightPlan, broken: dict[str, BpudeployError]) -> Iterator[str]:
+    loaded = plan.loaded
     budget_text = f", {loaded.suite.budget_minutes:g} minutes" if loaded.suite.budget_minutes is not None else ""
     yield f"{loaded.suite.name}: {len(loaded.jobs)} jobs{budget_text}, highest value first"
     columns = ("job", ">value", ">starts", ">build", ">board", "on")
-    yield from table(columns, [_slot(slot, prepared) for slot in prepared.slots])
+    yield from table(columns, [_slot(slot, plan) for slot in plan.slots])
     yield "  ~: not known from earlier nights: an upper bound on a board; for a build, the steps with known times"
     yield from (f"  {job}: cannot be built: {error.message}" for job, error in broken.items())
-    yield from (f"  board {board} is left out: {why}" for board, why in prepared.out.items())
+    yield from (f"  board {board} is excluded: {why}" for board, why in plan.excluded.items())
 
 
-def _slot(slot: Slot, prepared: Prepared) -> tuple[object, ...]:
-    need, sign = slot.expected, "" if slot.expected.sure else "~"
-    quarantined = all(b in prepared.out for b in slot.job.boards)
+def _slot(slot: Slot, plan: NightPlan) -> tuple[object, ...]:
+    needed, sign = slot.estimate, "" if slot.estimate.sure else "~"
+    quarantined = all(b in plan.excluded for b in slot.job.boards)
     where = slot.board or ("in quarantine" if quarantined else "left out: no time")
     others = len(slot.job.boards) - 1
     also = f" or {others} more" if slot.board is not None and others else ""
-    times = (_clock(slot.begins_s), sign + _clock(need.build_s), sign + _clock(need.board_s))
-    return slot.job.name, f"{slot.job.value:g}", *times, where + also
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    begins, build, board = (str(timedelta(seconds=round(s))) for s in (slot.begins_s, needed.build_s, needed.board_s))
+    return slot.job.name, f"{slot.job.value:g}", begins, sign + build, sign + board, where + also
 
 
 def _show(night: Night, directory: Path, out: Output) -> ExitCode:
@@ -132,12 +118,12 @@ def _show(night: Night, directory: Path, out: Output) -> ExitCode:
 
 
 def _text(night: Night, directory: Path) -> Iterator[str]:
-    yield f"\n{night.suite}, {clock(night.began)} UTC"
+    yield f"\n{night.suite}, {format_time(night.began)} UTC"
     yield f"  {'job':<34} {'board':<18} {'p50, ms':>18} {'top-1 %':>8}  verdict"
     for job in night.jobs:
         yield from _job(job)
-    yield from (f"  board {board} was left out: {why}" for board, why in night.quarantine.items())
-    yield f"\n{counted(len(night.regressions), 'regression')}; {directory / 'report.html'} has the evidence"
+    yield from (f"  board {board} was excluded: {why}" for board, why in night.quarantine.items())
+    yield f"\n{plural(len(night.regressions), 'regression')}; details: {directory / 'report.html'}"
 
 
 def _job(job: JobResult) -> Iterator[str]:
@@ -145,15 +131,14 @@ def _job(job: JobResult) -> Iterator[str]:
         yield f"  {job.job:<34} {job.board or '':<18} {'':>18} {'':>8}  {job.state}: {job.why}"
         return
     p50 = f"{job.p50_ms.value:.2f} ({job.p50_ms.low:.2f}-{job.p50_ms.high:.2f})" if job.p50_ms is not None else ""
-    simulated = " (simulated)" if job.provenance is Provenance.SIMULATED else ""
     top1 = f"{job.figures[Metric.TOP1]:.1f}" if Metric.TOP1 in job.figures else ""
-    counts = {outcome: sum(f.outcome is outcome for f in job.findings) for outcome in Outcome}
+    counts = {outcome: sum(f.outcome is outcome for f in job.findings) for outcome in FindingOutcome}
     verdict = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    verdict = (verdict or "nothing to compare with yet") + simulated
+    verdict = (verdict or "nothing to compare with yet") + provenance_suffix(job)
     yield f"  {job.job:<34} {job.board or '':<18} {p50:>18} {top1:>8}  {verdict}"
     shown: tuple[tuple[str, ...], ...] = ((), ())
     for finding in job.regressions:
-        yield from _finding(finding)
+        yield from _finding(job, finding)
         if (finding.changed, finding.reproduce) != shown:  # the regressions of a job usually have one cause
             shown = (finding.changed, finding.reproduce)
             yield from (f"        changed: {line}" for line in finding.changed or ("nothing known",))
@@ -161,16 +146,13 @@ def _job(job: JobResult) -> Iterator[str]:
     if job.caveats:
         yield f"      caveats: {', '.join(job.caveats)}"
     for fault in job.faults:
-        yield f"      retried after a fault of {fault.board}: {fault.said}"
+        yield f"      retried after a fault on {fault.board}: {fault.said}"
 
 
-def _finding(finding: Finding) -> Iterator[str]:
-    metric = finding.metric
-    before, now = (f"{v:.4g}" if v is not None else "?" for v in (finding.before, finding.now))
-    change = finding.change
-    spread = f", {change.value:+.1f} {metric.change_unit} ({change.low:+.1f} to {change.high:+.1f})" if change else ""
-    yield f"      REGRESSION {metric.words} against {finding.against}: {before} -> {now} {metric.unit}{spread}"
+def _finding(job: JobResult, finding: MetricFinding) -> Iterator[str]:
+    values = f"{format_before_after(job, finding)}, {format_change(finding)}"
+    yield f"      REGRESSION {finding.title}: {values}"
     yield f"        {finding.how}" + (f"; {'; '.join(finding.because)}" if finding.because else "")
     if finding.since is not None:
-        good = f", last good {finding.last_good[:16]}" if finding.last_good is not None else ""
-        yield f"        first bad night {finding.since[:16]}{good}"
+        good = f", last good {format_time(finding.last_good)}" if finding.last_good is not None else ""
+        yield f"        first bad night {format_time(finding.since)}{good}"

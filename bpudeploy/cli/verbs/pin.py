@@ -11,7 +11,7 @@ from bpudeploy.cli.output import Output
 from bpudeploy.digest import digest_file
 from bpudeploy.errors import ExitCode
 from bpudeploy.spec.load import remote_sources
-from bpudeploy.stage import Work
+from bpudeploy.stage import StepContext
 from bpudeploy.stages.download import DownloadOptions, download
 
 EXAMPLE = "  bpudeploy pin R.yaml"
@@ -22,7 +22,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
     """Fetch each remote source once and print its digest."""
     for field, source in remote_sources(args.recipe, args.sets):
         with tempfile.TemporaryDirectory() as folder, out.live() as live:
-            path = download(Work(Path(folder), live.draw), DownloadOptions(source, None), field)
+            path = download(StepContext(Path(folder), live.draw), DownloadOptions(source, None), field)
             digest = digest_file(path)
         out.show({"field": field, "sha256": digest}, [f"{field}.sha256: {digest}"])
     return ExitCode.OK

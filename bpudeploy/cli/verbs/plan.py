@@ -12,7 +12,7 @@ from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import missing_for_run
 from bpudeploy.errors import ExitCode
 from bpudeploy.planning import pipeline
-from bpudeploy.planning.look import Outlook, look
+from bpudeploy.planning.preview import PlannedStep, preview
 from bpudeploy.planning.products import BINARY
 from bpudeploy.spec.load import LoadedRecipe
 
@@ -36,27 +36,27 @@ def show(found: Sequence[LoadedRecipe], args: Namespace, out: Output) -> None:
     """Print the plan of each recipe."""
     for resolved in found:
         chosen = pipeline.plan(resolved, load_backend(resolved.target.backend)).until(args.until)
-        outlooks = look(chosen, store(args), args.force)
+        steps = preview(chosen, store(args), args.force)
         document = {
             "recipe": resolved.recipe.name,
             "target": resolved.target.name,
             "files": [str(f) for f in resolved.files],
-            "steps": [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in outlooks],
+            "steps": [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in steps],
             "lacks": missing_for_run(resolved),
         }
-        out.show(document, _text(resolved, outlooks, args.until is None))
+        out.show(document, _text(resolved, steps, args.until is None))
 
 
-def _text(resolved: LoadedRecipe, outlooks: Sequence[Outlook], whole: bool) -> Iterator[str]:
+def _text(resolved: LoadedRecipe, steps: Sequence[PlannedStep], whole: bool) -> Iterator[str]:
     target = resolved.target
     yield f"{resolved.recipe.name} for {target.name} ({target.description})"
-    for o in outlooks:
+    for o in steps:
         reason = "" if o.reason.startswith("after ") else o.reason
         yield f"  {o.step:<22} {o.state:<6} {reason}{o.after or ''}".rstrip()
     yield from (f"  missing: {one}" for one in missing_for_run(resolved))
     if not whole:
         return
-    if any(o.step == BINARY for o in outlooks):
+    if any(o.step == BINARY for o in steps):
         yield f"  {'push':<22} sends the release unless the board has it"
         yield f"  {'benchmark':<22} always measures"
     else:

@@ -22,7 +22,7 @@ from bpudeploy.cli.arguments import (
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import repair_line, summary_text
 from bpudeploy.cli.verbs import plan as plan_verb
-from bpudeploy.deployment import Destination, Orders, deploy, destination
+from bpudeploy.deployment import DeployOptions, Destination, deploy, destination
 from bpudeploy.errors import BpudeployError, ExitCode, UsageError
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY, Products
@@ -84,7 +84,7 @@ def _destination(resolved: LoadedRecipe, args: Namespace) -> Destination:
             f"{resolved.recipe.name} gives feature maps, and the benchmark measures top-1",
             hint="`--until compile` builds everything that can be built",
         )
-    return destination(resolved.target, args.board, Orders(args.key, args.allow_downgrade))
+    return destination(resolved.target, args.board, DeployOptions(args.key, args.allow_downgrade))
 
 
 def _deploy(
@@ -138,7 +138,7 @@ def _build_together(plans: Sequence[Plan], args: Namespace, out: Output) -> dict
         UsageError: --jobs, --memory, --executor or --shared-store is wrong.
     """
     from bpudeploy.run.executors import open_executor
-    from bpudeploy.run.farm import run_all
+    from bpudeploy.run.parallel import run_all
 
     root = store(args)
     executor = open_executor(args.executor, root, budget(args, len(plans)), shared_store(args))

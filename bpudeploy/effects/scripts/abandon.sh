@@ -1,4 +1,4 @@
-# abandon ROOT TOKEN: give the lock back; what has arrived stays, for the next attempt to go on from.
+# abandon ROOT TOKEN: release the lock; the upload stays, so that the next attempt resumes it.
 root=$1 token=$2
 
 cd -- "$root" 2> /dev/null || exit 0

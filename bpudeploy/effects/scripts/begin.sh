@@ -1,10 +1,10 @@
-# begin ROOT RELEASE BINARY SIGNED TOKEN OWNER STALE: is it there already? If not: lock, and say what is there.
+# begin ROOT RELEASE BINARY SIGNED TOKEN OWNER STALE: exit if RELEASE is current; otherwise lock, and print the state.
 root=$1 digest=$2 wanted=$3 signed=$4 token=$5 owner=$6 stale=$7
 
 if [ -d "$root" ]; then
     cd -- "$root"
     if theirs "$owner"; then refuse 49 "it is reserved"; fi
-    # A lock is somebody at work, or cut off before it was all written through and tidied: then go the long way.
+    # A lock means another deployer, or one interrupted before the sync and the cleanup: then do not take this shortcut.
     if [ ! -h lock ] && [ "$(readlink current || :)" = "releases/$digest" ] &&
         intact "releases/$digest" "$signed" && [ "$binary" = "$wanted" ]; then
         say state current
@@ -15,7 +15,7 @@ fi
 enter "$root"
 able "$signed"
 lock "$owner" "$stale"
-if theirs "$owner"; then # since just now
+if theirs "$owner"; then # reserved meanwhile
     unlock
     refuse 49 "it is reserved"
 fi

@@ -1,5 +1,5 @@
-# What every script begins with. POSIX sh; parameters come as $1, $2, ..., never inside this text.
-# Answers are lines "@ NAME VALUE" on standard output: whatever else a login prints there is not ours.
+# Included in every script. POSIX sh; parameters are passed as $1, $2, ..., never inserted into this text.
+# Results are lines "@ NAME VALUE" on standard output; other lines, such as a login's greeting, are ignored.
 set -eu
 umask 022
 unset CDPATH
@@ -7,13 +7,13 @@ export LC_ALL=C
 
 say() { printf '@ %s %s\n' "$1" "$2"; }
 
-# refuse STATUS REASON: statuses are those of bpudeploy.effects.script.Refusal.
+# refuse STATUS REASON: exit with a status of bpudeploy.effects.script.Refusal.
 refuse() {
     printf '%s\n' "$2" >&2
     exit "$1"
 }
 
-# enter ROOT: go there; a root that is not there yet is made, and made to last.
+# enter ROOT: cd there; create and sync it if missing.
 enter() {
     if [ ! -d "$1" ]; then
         mkdir -p -- "$1"
@@ -22,7 +22,7 @@ enter() {
     cd -- "$1"
 }
 
-# fsync PATH...: files and directories. Where sync(1) takes no names, everything is written out.
+# fsync PATH...: sync files and directories, or everything if sync(1) takes no names.
 fsync() {
     if [ -z "${by_name-}" ]; then
         if sync . 2>/dev/null; then by_name=yes; else by_name=no; fi
@@ -35,7 +35,7 @@ sha() {
     printf '%s' "${sum%% *}"
 }
 
-# statement FOLDER: read what it says into $release, $binary, $line and $built.
+# statement FOLDER: read a statement into $release, $binary, $line and $built.
 statement() {
     release='' binary='' line='' built=0
     [ -f "$1/statement" ] || return 1
@@ -49,7 +49,7 @@ statement() {
     done < "$1/statement"
 }
 
-# whole FOLDER DIGEST: does it hold the release DIGEST, every byte of it?
+# whole FOLDER DIGEST: does the folder contain the complete release DIGEST?
 whole() {
     [ -f "$1/manifest.json" ] && [ -f "$1/model.bin" ] && statement "$1" || return 1
     [ "$release" = "$2" ] || return 1
@@ -58,17 +58,17 @@ whole() {
     [ "$(sha "$1/model.bin")" = "$binary" ]
 }
 
-# vouched FOLDER SIGNED: has a key that this board trusts signed its statement (or is signing off)?
-vouched() {
+# signed_by_trusted FOLDER SIGNED: is the statement signed by a trusted key (or signing off)?
+signed_by_trusted() {
     [ "$2" = yes ] || return 0
     ssh-keygen -Y verify -f keys/allowed_signers -I bpudeploy -n bpudeploy-release \
         -s "$1/statement.sig" < "$1/statement" > /dev/null 2>&1
 }
 
-# intact FOLDER SIGNED: both, for a folder that is named by its release.
-intact() { whole "$1" "${1##*/}" && vouched "$1" "$2"; }
+# intact FOLDER SIGNED: both, for a folder that is named after its release.
+intact() { whole "$1" "${1##*/}" && signed_by_trusted "$1" "$2"; }
 
-# able SIGNED: refuse a board that could not hold a release to what it says.
+# able SIGNED: refuse a board that cannot verify releases.
 able() {
     command -v sha256sum > /dev/null || refuse 40 "it has no sha256sum"
     [ "$1" = yes ] || return 0
@@ -79,13 +79,13 @@ able() {
     [ -s keys/allowed_signers ] || refuse 42 "it trusts no signing key yet"
 }
 
-# link TO NAME: one rename(2), so there is no moment without the link.
+# link TO NAME: replace a link atomically, by rename(2).
 link() {
     ln -s "$1" ".$2.$token"
     mv -T -- ".$2.$token" "$2"
 }
 
-# now: this boot's name, and its seconds so far: a clock that nobody sets, whatever the date is thought to be.
+# now: the boot id and the uptime in seconds, which do not depend on the date.
 now() {
     boot=unknown up=0
     read -r boot < /proc/sys/kernel/random/boot_id || :
@@ -93,8 +93,8 @@ now() {
     up=${up%%.*}
 } 2> /dev/null
 
-# lock OWNER STALE: take the lock, a link whose text is "TOKEN BOOT SECONDS OWNER"; or say who holds it, and end.
-# STALE is the text of a lock whose holder has shown no life for long enough; a lock of another boot is stale too.
+# lock OWNER STALE: take the lock, a link whose text is "TOKEN BOOT SECONDS OWNER"; or print its holder, and exit.
+# STALE is the text of a lock that may be taken over; a lock of another boot is stale too.
 lock() {
     now
     held=$(readlink lock || :)
@@ -104,7 +104,7 @@ lock() {
         if why=$(mv -- lock ".lock.$token" 2>&1); then
             taken=$(readlink ".lock.$token" || :)
             if [ -n "$taken" ] && [ "$taken" != "$stale" ]; then
-                ln -s "$taken" lock 2> /dev/null || : # it changed hands just now: give it back
+                ln -s "$taken" lock 2> /dev/null || : # it was taken by another deployer meanwhile: restore it
             fi
             rm -f ".lock.$token"
         elif [ "$(readlink lock || :)" = "$stale" ]; then
@@ -113,7 +113,7 @@ lock() {
     fi
     if ln -s "$token $boot $up $1" lock 2> /dev/null; then return 0; fi
     held=$(readlink lock || :)
-    if [ -z "$held" ]; then # given back just now, or the file system says no: then ln tells why
+    if [ -z "$held" ]; then # released meanwhile, or the file system is read-only: then ln reports why
         ln -s "$token $boot $up $1" lock
         return 0
     fi
@@ -123,15 +123,15 @@ lock() {
     exit 0
 }
 
-# ours: refuse to go on if somebody has taken the lock over.
+# ours: refuse to continue if the lock was taken over.
 ours() {
     case $(readlink lock || :) in
     "$token "*) ;;
-    *) refuse 43 "its lock was taken over while we were silent" ;;
+    *) refuse 43 "its lock was taken over by another deployer" ;;
     esac
 }
 
-# renew: a new sign of life.
+# renew: update the lock's time.
 renew() {
     ours
     held=$(readlink lock)

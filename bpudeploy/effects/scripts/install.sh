@@ -1,11 +1,11 @@
-# install ROOT RELEASE SIGNED TOKEN BEFORE KEEP STATEMENT MANIFEST SIGNATURE HAVE: verify what arrived, make it last,
-# then switch. BEFORE is the current link as begin said it; HAVE is a binary that is there already, or nothing.
+# install ROOT RELEASE SIGNED TOKEN BEFORE KEEP STATEMENT MANIFEST SIGNATURE HAVE: verify the upload, sync it, then
+# make it current. BEFORE is the current link as begin printed it; HAVE is an identical binary on the board, or empty.
 root=$1 digest=$2 signed=$3 token=$4 before=$5 keep=$6
 statement=$7 manifest=$8 signature=$9
 shift 9
 have=$1
 
-# arrive: from incoming/ to releases/. What has its name there is never changed, only healed.
+# arrive: move from incoming/ to releases/. An existing release is never changed, only repaired.
 arrive() {
     new=incoming/$digest
     mkdir -p "$new"
@@ -16,14 +16,14 @@ arrive() {
     printf '%s' "$signature" > "$new/statement.sig"
     if ! whole "$new" "$digest"; then
         rm -rf "$new"
-        refuse 44 "what arrived is not what was sent"
+        refuse 44 "the received release is damaged"
     fi
-    vouched "$new" "$signed" || refuse 45 "no key that it trusts has signed this release"
+    signed_by_trusted "$new" "$signed" || refuse 45 "this release is not signed by a key that it trusts"
     chmod a=r "$new/model.bin" "$new/statement" "$new/manifest.json" "$new/statement.sig"
     fsync "$new/model.bin" "$new/statement" "$new/manifest.json" "$new/statement.sig"
     fsync "$new"
     if [ -d "releases/$digest" ]; then
-        for name in statement.sig statement manifest.json model.bin; do # the binary last: where it is right, all is
+        for name in statement.sig statement manifest.json model.bin; do # the binary last: if it is correct, all files are
             mv -f -- "$new/$name" "releases/$digest/$name"
         done
         fsync "releases/$digest"
@@ -34,8 +34,8 @@ arrive() {
     fsync releases incoming
 }
 
-# retain: the KEEP releases that were built last, and in any case those in use. Others leave by a rename first,
-# so that no folder under releases/ is ever half there.
+# retain: keep the KEEP releases that were built last, and those in use. Others are renamed before they are removed,
+# so that no folder under releases/ is ever incomplete.
 retain() {
     current=$(readlink current || :) previous=$(readlink previous || :)
     mkdir -p trash
@@ -56,7 +56,7 @@ retain() {
 
 cd -- "$root"
 renew
-[ "$(readlink current || :)" = "$before" ] || refuse 46 "another release became current in between"
+[ "$(readlink current || :)" = "$before" ] || refuse 46 "another release became current meanwhile"
 intact "releases/$digest" "$signed" || arrive
 if [ "$before" != "releases/$digest" ]; then
     if [ -n "$before" ] && intact "$before" "$signed"; then link "$before" previous; fi
@@ -64,5 +64,5 @@ if [ "$before" != "releases/$digest" ]; then
     link "releases/$digest" current
 fi
 fsync .
-retain || say untidy "$?" # it is current and on the disk: what could not be removed now is removed next time
+retain || say untidy "$?" # the release is current and synced: the next push retries the cleanup
 unlock

@@ -1,6 +1,6 @@
-# What reserve and release share: one of them at a time, and the queue.
+# Shared by reserve and release: mutual exclusion, and the queue.
 
-# born PID: when a process began, into $born; 1 if it has ended.
+# born PID: read a process's start time into $born; 1 if it has ended.
 born() {
     line=''
     read -r line < "/proc/$1/stat" || [ -n "$line" ] || return 1
@@ -12,16 +12,16 @@ born() {
     born=${20-}
 } 2> /dev/null
 
-# lives CLAIM: does the process that made it run still? Numbers of processes are used again: so it says when it began.
+# lives CLAIM: is the process of a claim still running? PIDs are reused, so a claim has the start time too.
 lives() {
     pid=${1#* }
     [ "${1%% *}" = "$boot" ] && born "${pid%% *}" && [ "$born" = "${pid#* }" ]
 }
 
-# alone: go on as the only one, or say that others are at it, and end. No lock stays behind that somebody would have to
-# break: who wants in makes a claim under a name that is never used again, and only then looks for other claims. Of two,
-# the later therefore sees the earlier, however long either is held up. It waits if its own name comes first, and gives
-# way if not. The claim of a process that has ended counts for nothing, and anybody may remove it.
+# alone: continue as the only one, or print "busy" and exit. There is no lock that could become stale: each process
+# creates a claim with a unique name and only then looks for other claims, so of two the later sees the earlier,
+# whatever the delays. The claim with the first name waits, the others give up. Claims of ended processes are ignored,
+# and anybody may remove them.
 alone() {
     now
     [ -d queue ] || mkdir -p queue
@@ -34,12 +34,12 @@ alone() {
         rounds=$((rounds + 1))
         [ "$rounds" -lt 100 ] || busy
     done
-    for left in queue/.new.*; do # cut off before it got its name
+    for left in queue/.new.*; do # interrupted before its rename
         [ ! -h "$left" ] || rm -f "$left"
     done
 }
 
-# together: let the next one in; all is done but to make it last, which may take a while.
+# together: let the next process in; only the sync is left, which may take a while.
 together() {
     trap - EXIT
     rm -f "$claim"
@@ -70,13 +70,13 @@ busy() {
     exit 0
 }
 
-# put TEXT NAME: a link, new or changed, by one rename.
+# put TEXT NAME: create or replace a link by one rename.
 put() {
     ln -s "$1" "queue/.new.$token"
     mv -T -- "queue/.new.$token" "$2"
 }
 
-# silent TEXT SILENCE: was this ticket not polled for so long? One from before this board's start has that long after it.
+# silent TEXT SILENCE: was this ticket not polled for SILENCE seconds? After a reboot the time starts anew.
 silent() {
     polled=${1#* }
     polled=${polled%% *}
@@ -85,9 +85,9 @@ silent() {
     [ "$((up - polled))" -gt "$2" ]
 }
 
-# tickets SILENCE DROP: those who wait. A ticket is the link queue/NUMBER-TOKEN; its text is
-# "BOOT UPTIME SECONDS OWNER WHY": when it was last polled, by a clock that nobody sets, and what it asks for.
-# Into $mine our own, $ahead how many come before it, or are there at all, $next the first of those, $last a number.
+# tickets SILENCE DROP: read the queue. A ticket is the link queue/NUMBER-TOKEN; its text is
+# "BOOT UPTIME SECONDS OWNER WHY": the boot and uptime of the last poll, and the request.
+# Sets $mine to our own, $ahead to the number before it (or of all), $next to the first of those, $last to a number.
 tickets() {
     mine='' ahead=0 next='' last=1000000000
     for ticket in queue/[1-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]-*; do

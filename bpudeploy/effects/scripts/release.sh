@@ -1,4 +1,4 @@
-# release ROOT HOW TOKEN OWNER: give the reservation back. HOW is mine, force (whoever has it), or leave (only the queue).
+# release ROOT HOW TOKEN OWNER: end the reservation. HOW is mine, force (anybody's), or leave (only leave the queue).
 root=$1 how=$2 token=$3 owner=$4
 
 cd -- "$root" 2> /dev/null || exit 0

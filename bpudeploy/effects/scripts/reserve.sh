@@ -1,5 +1,5 @@
-# reserve ROOT HOW TOKEN OWNER SECONDS SILENCE WHY: hold this board for SECONDS from now, unless another holds it or waits
-# before us. HOW is take, wait (in the queue, whose tickets go when not polled for SILENCE seconds) or look (only say).
+# reserve ROOT HOW TOKEN OWNER SECONDS SILENCE WHY: reserve this board for SECONDS from now, unless somebody else has it
+# or is ahead in the queue. HOW is take, wait (queue; tickets not polled for SILENCE seconds are dropped) or look (print).
 root=$1 how=$2 token=$3 owner=$4 seconds=$5 silence=$6 why=$7
 
 if [ "$how" = look ]; then

@@ -1,7 +1,7 @@
 # A reservation is the link "reservation"; its text is "TOKEN UNTIL OWNER WHY", UNTIL by this board's clock.
 
-# holder: who has reserved this board, into $held (the text), $until and $holder; nobody has once UNTIL has passed.
-# A text that is none of ours, or a board without a clock, has no end. $clock is told where there is a link at all.
+# holder: read the reservation into $held (the text), $until and $holder; 1 if there is none, or UNTIL has passed.
+# A text of unknown format, or a board without a clock, has no end. If there is a link, $clock is set too.
 holder() {
     held=''
     [ -h reservation ] || return 1
@@ -17,7 +17,7 @@ holder() {
     held=$text
 }
 
-# theirs OWNER: has somebody else reserved it? Then it says so. OWNER may go on with " pid ...".
+# theirs OWNER: print the reservation if it is somebody else's, otherwise return 1. OWNER may end with " pid ...".
 theirs() {
     holder && [ "$holder" != "${1%% *}" ] && say reserved "$held"
 }

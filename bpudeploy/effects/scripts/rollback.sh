@@ -1,11 +1,11 @@
-# rollback ROOT SIGNED TOKEN OWNER STALE: previous, verified, becomes current, and the other way round.
+# rollback ROOT SIGNED TOKEN OWNER STALE: verify the previous release and swap it with the current one.
 root=$1 signed=$2 token=$3 owner=$4 stale=$5
 
 cd -- "$root" 2> /dev/null || refuse 47 "there is nothing at $root"
 if theirs "$owner"; then refuse 49 "it is reserved"; fi
 able "$signed"
 lock "$owner" "$stale"
-if theirs "$owner"; then # since just now
+if theirs "$owner"; then # reserved meanwhile
     unlock
     refuse 49 "it is reserved"
 fi
@@ -18,9 +18,9 @@ if ! whole "$to" "${to##*/}"; then
     unlock
     refuse 44 "its earlier release is damaged"
 fi
-if ! vouched "$to" "$signed"; then
+if ! signed_by_trusted "$to" "$signed"; then
     unlock
-    refuse 45 "no key that it trusts has signed its earlier release"
+    refuse 45 "its earlier release is not signed by a key that it trusts"
 fi
 renew
 link "$to" current

@@ -1,4 +1,4 @@
-# trust ROOT LINE HOW TOKEN: put a signing key among those that this board trusts. HOW is first, add or replace.
+# trust ROOT LINE HOW TOKEN: add a signing key to the trusted ones. HOW is first, add or replace.
 root=$1 line=$2 how=$3 token=$4
 
 enter "$root"

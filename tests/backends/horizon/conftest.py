@@ -14,7 +14,7 @@ from bpudeploy.backends.horizon.hb_compile import HbCompileBackend
 from bpudeploy.backends.horizon.hb_mapper import HbMapperBackend
 from bpudeploy.events import Event, Note
 from bpudeploy.spec.compile_options import VendorOptions
-from bpudeploy.stage import Work
+from bpudeploy.stage import StepContext
 
 BACKENDS: dict[str, tuple[Backend, str]] = {
     "hb_mapper": (HbMapperBackend(), "bayes-e"),
@@ -34,7 +34,7 @@ class Compiling:
         chosen = backend.options_type.model_validate(options)
         assert isinstance(chosen, VendorOptions)
         self.work.mkdir()
-        return backend.compile(Work(self.work, self.events.append), example_inputs(self.folder, march), chosen)
+        return backend.compile(StepContext(self.work, self.events.append), example_inputs(self.folder, march), chosen)
 
     @property
     def work(self) -> Path:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.backends.check import check_backend
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
+from bpudeploy.testing import check_backend
 from tests.backends.horizon.conftest import BACKENDS, Compiling, check_reports
 from tests.fakes.fixtures import VendorTools
 

@@ -173,7 +173,7 @@ def cell(node: PlacementRow, column: str) -> str:
     return "--" if value is None else str(value)
 
 
-def kept(node: PlacementRow, columns: tuple[str, ...]) -> PlacementRow:
+def stored_measurements(node: PlacementRow, columns: tuple[str, ...]) -> PlacementRow:
     """Return the row as a table with these columns contains it."""
     gone = {
         "subgraph": "Subgraph" not in columns,
@@ -194,7 +194,7 @@ def test_every_header_of_hb_mapper_is_read_back(variant: str, rows: list[Placeme
     lines = ["".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in [["Node", *columns], *body]]
     text = [f"{stamp}The main quantized node information:", "=" * 80, lines[0], "-" * 80, *lines[1:], f"{stamp}Next"]
     found = parse("\n".join(text))
-    assert found.nodes == tuple(kept(n, columns) for n in rows) and found.unread_rows == 0
+    assert found.nodes == tuple(stored_measurements(n, columns) for n in rows) and found.unread_rows == 0
 
 
 @given(rows=st.lists(nodes, max_size=6))
@@ -202,7 +202,7 @@ def test_the_table_of_hb_compile_is_read_back(rows: list[PlacementRow]) -> None:
     stamp = "2025-07-19 12:49:12,598 file: tool_utils.py func: tool_utils line No: 566 "
     text = [f"{stamp}| Node | {' | '.join(H)} |", f"{stamp}+---+---+"]
     text += [f"{stamp}| {n.name} | {' | '.join(cell(n, c) for c in H)} |" for n in rows]
-    assert parse("\n".join([*text, f"{stamp}Next"])).nodes == tuple(kept(n, H) for n in rows)
+    assert parse("\n".join([*text, f"{stamp}Next"])).nodes == tuple(stored_measurements(n, H) for n in rows)
 
 
 @given(st.lists(st.one_of(st.text(max_size=80), st.sampled_from((LOGS / "makertbin.log").read_text().splitlines()))))

@@ -21,7 +21,7 @@ from bpudeploy.conformance.report import Device
 from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import HbMapperOptions, OptimizeLevel
 from bpudeploy.spec.target import March
-from bpudeploy.stage import Work
+from bpudeploy.stage import StepContext
 from tests.backends.horizon.conftest import Compiling, check_reports
 from tests.backends.horizon.record import network
 
@@ -138,6 +138,6 @@ def test_a_crash_of_the_real_tool_is_reported(tmp_path: Path) -> None:
     work.mkdir()
     options = HbMapperOptions(optimize_level=OptimizeLevel.O0)
     with pytest.raises(StageError, match=r"crashed \(SIGSEGV\) in phase 'optimize the onnx model'") as raised:
-        HbMapperBackend().compile(Work(work, lambda event: None), inputs, options)
+        HbMapperBackend().compile(StepContext(work, lambda event: None), inputs, options)
     kept = re.search(r"(/\S+)$", raised.value.hint or "")
     assert "the tool itself crashed" in (raised.value.hint or "") and kept and (Path(kept[1]) / "console.log").exists()

@@ -31,7 +31,7 @@ from bpudeploy.errors import StageError, StoreError, UsageError
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.files import Locked, locked
 from bpudeploy.spec.compile_options import HbMapperOptions, OptimizeLevel
-from bpudeploy.stage import Work
+from bpudeploy.stage import StepContext
 
 STEP = "toolchain"
 DOWNLOAD_MB, INSTALLED_MB = 230, 790
@@ -179,7 +179,7 @@ def _test(root: Path, python: str, emit: Emit) -> Toolchain:
         tool = LocalTool(str(made.bin / hb_mapper.NAME), {}, "of this installation", made.environment())
         options = HbMapperOptions(optimize_level=OptimizeLevel.O0, minutes=10)
         inputs = example_inputs(Path(name), _MARCH)
-        _, report = hb_mapper.compile_with(tool, Work(work, lambda event: None), inputs, options)
+        _, report = hb_mapper.compile_with(tool, StepContext(work, lambda event: None), inputs, options)
     versions = {k: v for k, v in report.versions.items() if k in ("hb_mapper", "hbdk", "horizon_nn")}
     emit(Note(STEP, f"a network of one convolution compiles for {_MARCH} in {time.monotonic() - started:.1f} s"))
     return made.model_copy(update={"versions": versions, "size": _size(root)})

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.errors import BpudeployError, OutOfTime, StageError
+from bpudeploy import BpudeployError
+from bpudeploy.errors import OutOfTime, StageError
 from bpudeploy.events import Event, StepFinished, StepStarted
 from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.step import Plan
-from bpudeploy.run.farm import run_all
 from bpudeploy.run.local import Budget, LocalExecutor
+from bpudeploy.run.parallel import run_all
 from bpudeploy.run.runner import RunResult, run
-from bpudeploy.stage import Artifact, Kind, Stage, Work
+from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.store.gc import verify
 from bpudeploy.store.steps import Record, all_records
 from tests.run.toy import Change, Toy, joined, stage, toy_plan
@@ -95,7 +96,7 @@ def test_what_a_step_needed_before_counts_against_the_budget(tmp_path: Path) -> 
 
 
 def broken_plan(recipe: str, how: str) -> Plan:
-    def work(work: Work, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    def work(work: StepContext, options: Toy, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "a bug":
@@ -135,9 +136,9 @@ def test_a_forced_step_runs_once_for_all(tmp_path: Path) -> None:
 SLEEPER = """
 import sys, time
 from pathlib import Path
-from bpudeploy.run.farm import run_all
+from bpudeploy.run.parallel import run_all
 from bpudeploy.run.local import Budget, LocalExecutor
-from tests.run.test_farm import variants
+from tests.run.test_parallel import variants
 root = Path(sys.argv[1])
 run_all(variants(3, sleep=60.0), root, LocalExecutor(root, Budget(4, 1e6)), lambda r, e: print(e, flush=True))
 """

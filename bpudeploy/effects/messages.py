@@ -1,4 +1,4 @@
-"""What the agent on a board says, line by line, as typed values; anything else is refused."""
+"""Messages of the agent on a board, one JSON object per line; unknown ones are rejected."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from bpudeploy.results.measurement import BoardFacts, LayerCost
 PROTOCOL = 2
 
 
-class _Line(BaseModel):
+class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Hello(_Line):
-    """The agent is there."""
+class Hello(_Message):
+    """First message: the agent has started."""
 
     kind: Literal["hello"] = Field(alias="is")
     agent: Literal[2]
     boot: str
-    """The kernel's name for this start of the board."""
+    """The kernel's boot id."""
     uptime_s: FiniteFloat
     t: FiniteFloat
     facts: BoardFacts
     healed: tuple[str, ...]
-    """Governors that an agent before could not put back."""
+    """Governors that an earlier agent had left changed, and that this one restored."""
 
 
-class RawClock(_Line):
-    """A clock as the board has it: kHz of a CPU, Hz of a BPU."""
+class RawClock(_Message):
+    """Current and maximum frequency: kHz for a CPU, Hz for a BPU."""
 
     cur: int
     max: int
 
 
-class Sensors(_Line):
-    """One reading of everything that the board tells of itself; ``t`` is its monotonic clock, in seconds."""
+class Sensors(_Message):
+    """One reading of all sensors; ``t`` is the board's monotonic clock in seconds."""
 
     kind: Literal["conditions"] = Field(alias="is")
     t: FiniteFloat
@@ -51,8 +51,8 @@ class Sensors(_Line):
     others_cores: FiniteFloat | None
 
 
-class Governors(_Line):
-    """What became of the clocks."""
+class Governors(_Message):
+    """Result of locking the clocks to their maximum."""
 
     kind: Literal["governors"] = Field(alias="is")
     before: Mapping[str, str]
@@ -60,8 +60,8 @@ class Governors(_Line):
     refused: str | None
 
 
-class Loaded(_Line):
-    """A network is ready."""
+class ModelLoaded(_Message):
+    """A model is loaded."""
 
     kind: Literal["loaded"] = Field(alias="is")
     seconds: FiniteFloat
@@ -71,18 +71,18 @@ class Loaded(_Line):
     frames_timed: bool
     images: int
     streams: bool
-    """Several frames at once can be measured."""
+    """Whether throughput with several concurrent streams can be measured."""
 
 
-class Frames(_Line):
+class FrameLatencies(_Message):
     """Latencies of single frames, ms."""
 
     kind: Literal["frames"] = Field(alias="is")
     ms: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
 
 
-class ToolTimed(_Line):
-    """What a tool of the board says of frames that it ran itself."""
+class ToolTiming(_Message):
+    """Timing of frames that a vendor tool ran by itself."""
 
     kind: Literal["timed"] = Field(alias="is")
     frames: int
@@ -93,8 +93,8 @@ class ToolTimed(_Line):
     fps: Annotated[FiniteFloat, Field(gt=0)]
 
 
-class Top(_Line):
-    """The best classes of images, from ``first`` on."""
+class TopClasses(_Message):
+    """The top classes of consecutive images, starting at image ``first``."""
 
     kind: Literal["answers"] = Field(alias="is")
     first: int
@@ -102,23 +102,23 @@ class Top(_Line):
     scores: tuple[tuple[FiniteFloat, ...], ...]
 
 
-class Logits(_Line):
-    """All logits of images, from ``first`` on."""
+class Logits(_Message):
+    """All logits of consecutive images, starting at image ``first``."""
 
     kind: Literal["logits"] = Field(alias="is")
     first: int
     values: tuple[tuple[FiniteFloat, ...], ...]
 
 
-class LayerCosts(_Line):
-    """What each part of the network takes."""
+class LayerCosts(_Message):
+    """Time per layer."""
 
     kind: Literal["layers"] = Field(alias="is")
     layers: tuple[LayerCost, ...]
 
 
-class Done(_Line):
-    """A command has ended well."""
+class CommandDone(_Message):
+    """A command succeeded."""
 
     kind: Literal["done"] = Field(alias="is")
     frames: int | None = None
@@ -129,13 +129,25 @@ class Done(_Line):
     peak_memory_mb: FiniteFloat | None = None
 
 
-class Failed(_Line):
-    """A command could not be carried out."""
+class CommandFailed(_Message):
+    """A command failed."""
 
     kind: Literal["failed"] = Field(alias="is")
     why: str
     hint: str | None = None
 
 
-Line = Hello | Sensors | Governors | Loaded | Frames | ToolTimed | Top | Logits | LayerCosts | Done | Failed
-LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
+Message = (
+    Hello
+    | Sensors
+    | Governors
+    | ModelLoaded
+    | FrameLatencies
+    | ToolTiming
+    | TopClasses
+    | Logits
+    | LayerCosts
+    | CommandDone
+    | CommandFailed
+)
+MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])

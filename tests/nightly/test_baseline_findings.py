@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpudeploy import Measurement
 from bpudeploy.errors import UsageError
 from bpudeploy.nightly.baseline import Baseline, baseline_file, baseline_of, read_baseline, write_baseline
-from bpudeploy.nightly.judge import Held, against_baseline
+from bpudeploy.nightly.baseline_findings import JobMeasurement, baseline_findings
 from bpudeploy.nightly.metrics import Metric
-from bpudeploy.nightly.night import Finding, Outcome
+from bpudeploy.nightly.night import FindingOutcome, MetricFinding
 from bpudeploy.results.compare import compare
-from bpudeploy.results.measurement import Answers, BuildFacts, Caveat, Measurement, Subject
+from bpudeploy.results.measurement import Answers, BuildFacts, Caveat, Subject
 from bpudeploy.spec.suite import NightlyChecks
 from tests.results import factories as made
 
@@ -41,76 +42,78 @@ def baseline(count: int = 8, **changes: Any) -> Baseline:
     return baseline_of("vit@rdk-x5", sessions[::-1], "2026-01-02T00:00:00+00:00", "why not")
 
 
-def told(*held: Held, pinned: Baseline | None = None, checks: NightlyChecks = CHECKS) -> dict[Metric, Finding]:
-    found = against_baseline(held, pinned if pinned is not None else baseline(), checks)
+def told(
+    *held: JobMeasurement, pinned: Baseline | None = None, checks: NightlyChecks = CHECKS
+) -> dict[Metric, MetricFinding]:
+    found = baseline_findings(held, pinned if pinned is not None else baseline(), checks)
     return {finding.metric: finding for finding in found}
 
 
-def alone(**changes: Any) -> Held:
-    return Held(measured(**({"seed": 99, "hours": 99} | changes)), None)
+def alone(**changes: Any) -> JobMeasurement:
+    return JobMeasurement(measured(**({"seed": 99, "hours": 99} | changes)), None)
 
 
-def in_turns(p50: float, seed: int = 50, **changes: Any) -> Held:
+def interleaved(p50: float, seed: int = 50, **changes: Any) -> JobMeasurement:
     old, new = measured(seed=seed), measured(NEW, seed=seed + 500, p50=p50, **changes)
     old = old.model_copy(update={"session": "s"})
     new = new.model_copy(update={"session": "s"})
-    return Held(new, compare([old], [new]))
+    return JobMeasurement(new, compare([old], [new]))
 
 
 def test_without_a_baseline_nothing_is_said() -> None:
-    assert against_baseline([alone()], None, CHECKS) == ()
+    assert baseline_findings([alone()], None, CHECKS) == ()
 
 
 def test_the_same_release_again_is_no_regression() -> None:
     found = told(alone())
-    assert {metric for metric, finding in found.items() if finding.outcome is Outcome.REGRESSION} == set()
-    assert found[Metric.SIZE].outcome is Outcome.SAME and found[Metric.SIZE].now == 1.0
+    assert {metric for metric, finding in found.items() if finding.outcome is FindingOutcome.REGRESSION} == set()
+    assert found[Metric.SIZE].outcome is FindingOutcome.SAME and found[Metric.SIZE].now == 1.0
 
 
-@pytest.mark.parametrize(("p50", "outcome"), [(6.0, Outcome.REGRESSION), (4.0, Outcome.IMPROVEMENT)])
-def test_in_turns_a_change_is_seen_with_its_interval(p50: float, outcome: Outcome) -> None:
-    finding = told(in_turns(p50))[Metric.P50]
+@pytest.mark.parametrize(("p50", "outcome"), [(6.0, FindingOutcome.REGRESSION), (4.0, FindingOutcome.IMPROVEMENT)])
+def test_in_turns_a_change_is_seen_with_its_interval(p50: float, outcome: FindingOutcome) -> None:
+    finding = told(interleaved(p50))[Metric.P50]
     assert finding.outcome is outcome and finding.change is not None
     assert finding.change.low <= 100 * (p50 / 5 - 1) + 3 and finding.change.high >= 100 * (p50 / 5 - 1) - 3
-    assert "in turns with the pinned release" in finding.how and "pairs of rounds" in finding.how
+    assert "interleaved with the pinned release" in finding.how and "pairs of rounds" in finding.how
 
 
 def test_a_regression_needs_a_second_look_and_reports_that_one() -> None:
-    first, second = in_turns(6.0), in_turns(5.8, seed=60)
+    first, second = interleaved(6.0), interleaved(5.8, seed=60)
     finding = told(first, second)[Metric.P50]
-    assert finding.outcome is Outcome.REGRESSION and "measured twice, and worse both times" in finding.because
+    assert finding.outcome is FindingOutcome.REGRESSION and "confirmed by a second measurement" in finding.because
     assert finding.now == told(second)[Metric.P50].now, "the one that was not chosen for being bad"
-    unsure = told(first, in_turns(5.0, seed=60))[Metric.P50]
-    assert unsure.outcome is Outcome.CANNOT_TELL and "a second did not" in unsure.because[-1]
+    unsure = told(first, interleaved(5.0, seed=60))[Metric.P50]
+    assert unsure.outcome is FindingOutcome.CANNOT_TELL and "did not confirm" in unsure.because[-1]
 
 
 def test_a_change_below_what_the_suite_cares_for_is_none() -> None:
-    held = in_turns(5.5)
-    assert told(held)[Metric.P50].outcome is Outcome.REGRESSION
-    assert told(held, checks=NightlyChecks(p50=20.0))[Metric.P50].outcome is Outcome.SAME
+    held = interleaved(5.5)
+    assert told(held)[Metric.P50].outcome is FindingOutcome.REGRESSION
+    assert told(held, checks=NightlyChecks(p50=20.0))[Metric.P50].outcome is FindingOutcome.SAME
     assert Metric.P50 not in told(held, checks=NightlyChecks(p50=None))
 
 
 def test_a_throttled_board_tells_nothing_of_latency_and_all_of_the_rest() -> None:
     found = told(alone(p50=9.0, bad={0: Caveat.THROTTLED}))
-    assert found[Metric.P50].outcome is Outcome.CANNOT_TELL
+    assert found[Metric.P50].outcome is FindingOutcome.CANNOT_TELL
     assert Caveat.THROTTLED.meaning in found[Metric.P50].because
-    assert found[Metric.SIZE].outcome is Outcome.SAME
-    in_a_pair = told(in_turns(9.0, bad={0: Caveat.THROTTLED}))[Metric.P50]
-    assert in_a_pair.outcome is Outcome.CANNOT_TELL and in_a_pair.because
+    assert found[Metric.SIZE].outcome is FindingOutcome.SAME
+    in_a_pair = told(interleaved(9.0, bad={0: Caveat.THROTTLED}))[Metric.P50]
+    assert in_a_pair.outcome is FindingOutcome.CANNOT_TELL and in_a_pair.because
 
 
 def test_measured_alone_one_more_session_is_held_against_how_sessions_differ() -> None:
     far, near = told(alone(p50=9.0))[Metric.P50], told(alone(p50=5.05))[Metric.P50]
-    assert far.outcome is Outcome.REGRESSION and "8 sessions of the pinned release on" in far.how
-    assert near.outcome in (Outcome.SAME, Outcome.CANNOT_TELL)
+    assert far.outcome is FindingOutcome.REGRESSION and "8 sessions of the pinned release on" in far.how
+    assert near.outcome in (FindingOutcome.SAME, FindingOutcome.CANNOT_TELL)
 
 
 def test_too_few_sessions_or_another_board_tell_nothing() -> None:
     few = told(alone(p50=9.0), pinned=baseline(4))[Metric.P50]
-    assert few.outcome is Outcome.CANNOT_TELL and "4 sessions" in few.because[0] and few.before is not None
+    assert few.outcome is FindingOutcome.CANNOT_TELL and "4 sessions" in few.because[0] and few.before is not None
     other = told(alone(p50=9.0, board_id="another"))[Metric.P50]
-    assert other.outcome is Outcome.CANNOT_TELL and "0 sessions" in other.because[0] and other.before is None
+    assert other.outcome is FindingOutcome.CANNOT_TELL and "0 sessions" in other.because[0] and other.before is None
 
 
 def flipped(answers: Answers, wrong: int) -> Answers:
@@ -123,8 +126,10 @@ def flipped(answers: Answers, wrong: int) -> Answers:
     return answers.model_copy(update={"top": tuple(top)})
 
 
-@pytest.mark.parametrize(("wrong", "outcome"), [(0, Outcome.SAME), (2, Outcome.CANNOT_TELL), (12, Outcome.REGRESSION)])
-def test_accuracy_is_paired_image_by_image(wrong: int, outcome: Outcome) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "outcome"), [(0, FindingOutcome.SAME), (2, FindingOutcome.CANNOT_TELL), (12, FindingOutcome.REGRESSION)]
+)
+def test_accuracy_is_paired_image_by_image(wrong: int, outcome: FindingOutcome) -> None:
     pinned = baseline()
     answers = measured(seed=7).answers
     assert answers is not None
@@ -140,14 +145,18 @@ def test_accuracy_on_other_images_is_not_compared() -> None:
     assert answers is not None
     other = answers.model_copy(update={"samples": "f" * 64})
     finding = told(alone(answers=other))[Metric.TOP1]
-    assert finding.outcome is Outcome.CANNOT_TELL and finding.change is None and "pin anew" in finding.because[0]
+    assert (
+        finding.outcome is FindingOutcome.CANNOT_TELL
+        and finding.change is None
+        and "baseline update" in finding.because[0]
+    )
 
 
 @pytest.mark.parametrize(
     ("size", "outcome"),
-    [(1_020_000, Outcome.REGRESSION), (1_005_000, Outcome.SAME), (900_000, Outcome.IMPROVEMENT)],
+    [(1_020_000, FindingOutcome.REGRESSION), (1_005_000, FindingOutcome.SAME), (900_000, FindingOutcome.IMPROVEMENT)],
 )
-def test_a_size_is_exact(size: int, outcome: Outcome) -> None:
+def test_a_size_is_exact(size: int, outcome: FindingOutcome) -> None:
     finding = told(alone(build=build(size)))[Metric.SIZE]
     assert finding.outcome is outcome and finding.change is not None
     assert finding.change.low == finding.change.high == pytest.approx(size / 1e4 - 100)
@@ -159,12 +168,12 @@ def test_compile_time_is_judged_when_it_was_compiled_again_and_only_then() -> No
     assert pinned.compile_seconds == tuple(10 + i / 10 for i in range(8))
     assert Metric.COMPILE_TIME not in told(alone(build=times[3].build), pinned=pinned)
     slow = told(alone(build=build(seconds=40.0, compiled=77)), pinned=pinned)[Metric.COMPILE_TIME]
-    assert slow.outcome is Outcome.REGRESSION and "8 times that the pinned release was compiled" in slow.how
+    assert slow.outcome is FindingOutcome.REGRESSION and "8 compilations of the pinned release" in slow.how
 
 
 def test_a_simulated_run_has_no_latency_and_no_memory() -> None:
     m = made.measurement(seed=1, build=build(), provenance="simulated")
-    found = told(Held(m, None))
+    found = told(JobMeasurement(m, None))
     assert not {Metric.P50, Metric.P99, Metric.MEMORY} & set(found) and Metric.TOP1 in found
 
 
@@ -188,7 +197,7 @@ def test_which_images_are_right_survives_the_file(right: list[bool]) -> None:
     assert pinned.accuracy is not None and pinned.accuracy.answers == tuple(right)
 
 
-def test_a_baseline_keeps_twenty_sessions_of_each_board_and_no_spoilt_one() -> None:
+def test_a_baseline_keeps_twenty_sessions_of_each_board_and_no_invalid_one() -> None:
     many = [measured(seed=i, hours=i, board_id=f"b{i % 2}") for i in range(50)][::-1]
     invalid = measured(seed=99, hours=99, bad={0: Caveat.THROTTLED})
     pinned = baseline_of("j", [invalid, *many], "2026", "w")

@@ -1,4 +1,4 @@
-"""Who has reserved a board: what its link says, and the error that it is to everybody else."""
+"""A reservation of a board as its link stores it, and the error for everybody else."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from datetime import UTC, datetime
 from bpudeploy.errors import BoardError
 
 NO_END = datetime.max.replace(tzinfo=UTC)
-"""No end is known."""
+"""The end is not known."""
 _DIGITS = 11
-"""Of a time in seconds, at most; the scripts count them too."""
-HINT = "`bpudeploy boards reserve` waits for it; or ask them"
+"""Maximum digits of a time in seconds; the scripts have the same limit."""
+HINT = "wait for it with `bpudeploy boards reserve`, or ask its holder"
 
 
 class Reserved(BoardError):
-    """Somebody else has reserved a board, or waits for it before us; nothing was changed there."""
+    """Somebody else has reserved the board, or is ahead in its queue; nothing was changed on it."""
 
-    def __init__(self, message: str, *, board: str, step: str, hold: Hold) -> None:
+    def __init__(self, message: str, *, board: str, step: str, reservation: Reservation) -> None:
         super().__init__(message, board=board, step=step, hint=HINT)
-        self.hold = hold
+        self.reason = message
+        self.reservation = reservation
 
 
 @dataclass(frozen=True)
-class Hold:
-    """A reservation; ``until`` is by the board's own clock."""
+class Reservation:
+    """A reservation; ``until`` is in the board's time."""
 
     owner: str
     until: datetime
     why: str
 
     @classmethod
-    def parse(cls, text: str) -> Hold:
-        """Read a link's text, ``TOKEN UNTIL OWNER WHY``; one that is none of ours is all owner, and never ends."""
+    def parse(cls, text: str) -> Reservation:
+        """Parse a link's text, ``TOKEN UNTIL OWNER WHY``; any other text becomes the owner, without an end."""
         _token, _, rest = text.partition(" ")
         until, _, rest = rest.partition(" ")
         owner, _, why = rest.partition(" ")
@@ -45,10 +46,10 @@ class Hold:
         return f"{self.owner} has reserved it{until}" + (f": {self.why}" if self.why else "")
 
     def refusal(self, *, board: str, step: str) -> Reserved:
-        """Return the error that it is to everybody else."""
-        return Reserved(str(self), board=board, step=step, hold=self)
+        """Return the error for everybody else."""
+        return Reserved(str(self), board=board, step=step, reservation=self)
 
 
 def clean(text: str) -> str:
-    """Return ``text`` as one line, without what a terminal would obey."""
+    """Return ``text`` as one line without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

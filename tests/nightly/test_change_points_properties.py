@@ -11,17 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detectors_worlds import Lab, World, draw
-from bpudeploy.nightly.changes import changes, standing
-from bpudeploy.nightly.series import Point, Scale, Series, Worse
+from bpudeploy.nightly.change_points import ChangePoint, find_change_points, latest_regression
+from bpudeploy.nightly.series import Point, Scale, Series
 
 worlds = st.builds(draw, st.integers(0, 10_000), st.sampled_from(list(Lab)), steps=st.booleans())
+
+
+def regression_in(series: Series) -> ChangePoint | None:
+    return latest_regression(find_change_points(series))
 
 
 @given(worlds, st.integers(-20, 20))
 @settings(max_examples=25, deadline=None)
 def test_another_unit_changes_nothing(world: World, power: int) -> None:
     other = replace(world.series, points=tuple(replace(p, value=p.value * 2.0**power) for p in world.series.points))
-    found, scaled = changes(world.series), changes(other)
+    found, scaled = find_change_points(world.series), find_change_points(other)
     assert [(c.first, c.last_before, c.regression) for c in found] == [
         (c.first, c.last_before, c.regression) for c in scaled
     ]
@@ -31,7 +35,7 @@ def test_another_unit_changes_nothing(world: World, power: int) -> None:
 @given(worlds, st.floats(0.5, 8.0))
 @settings(max_examples=25, deadline=None)
 def test_nothing_smaller_than_asked_for_is_reported_and_figures_agree(world: World, at_least: float) -> None:
-    for change in changes(replace(world.series, at_least=at_least)):
+    for change in find_change_points(replace(world.series, at_least=at_least)):
         assert abs(change.size.value) >= at_least
         assert change.size.low <= change.size.value <= change.size.high
         assert change.after == pytest.approx(change.before * (1 + change.size.value / 100))
@@ -41,24 +45,24 @@ def test_nothing_smaller_than_asked_for_is_reported_and_figures_agree(world: Wor
 
 @given(worlds, st.floats(0.001, 1000.0))
 @settings(max_examples=25, deadline=None)
-def test_what_a_spoilt_night_measured_is_never_looked_at(world: World, value: float) -> None:
+def test_what_an_invalid_night_measured_is_never_looked_at(world: World, value: float) -> None:
     points = tuple(replace(p, value=value, board="elsewhere") if p.invalid else p for p in world.series.points)
-    assert changes(replace(world.series, points=points)) == changes(world.series)
+    assert find_change_points(replace(world.series, points=points)) == find_change_points(world.series)
 
 
 @given(worlds)
 @settings(max_examples=15, deadline=None)
 def test_names_of_boards_mean_nothing(world: World) -> None:
     points = tuple(replace(p, board=f"board-{p.board}") for p in world.series.points)
-    assert changes(replace(world.series, points=points)) == changes(world.series)
+    assert find_change_points(replace(world.series, points=points)) == find_change_points(world.series)
 
 
-@given(st.lists(st.floats(0.1, 1e6), max_size=40), st.sampled_from(list(Scale)), st.sampled_from(list(Worse)))
+@given(st.lists(st.floats(0.1, 1e6), max_size=40), st.sampled_from(list(Scale)), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_any_values_get_an_answer(values: list[float], scale: Scale, worse: Worse) -> None:
+def test_any_values_get_an_answer(values: list[float], scale: Scale, higher: bool) -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     points = tuple(Point(start + timedelta(days=night), value, "ab"[night % 2]) for night, value in enumerate(values))
-    found = standing(Series(points, scale, worse, 1.0))
+    found = regression_in(Series(points, scale, higher_is_worse=higher, at_least=1.0))
     assert found is None or found.regression
 
 
@@ -69,7 +73,7 @@ def test_nights_with_nothing_in_them_raise_hardly_anything() -> None:
         firsts = {
             change.first
             for known in range(20, len(series.points) + 1, 2)
-            for change in changes(replace(series, points=series.points[:known]))
+            for change in find_change_points(replace(series, points=series.points[:known]))
             if change.regression
         }
         raised += len(firsts)
@@ -87,6 +91,6 @@ def test_most_steps_of_three_sigma_are_found_within_a_week_on_the_right_night() 
             )
             for n in range(53)
         )
-        change = standing(Series(points, Scale.RATIO, Worse.HIGHER, 1.0))
+        change = regression_in(Series(points, Scale.RATIO, higher_is_worse=True, at_least=1.0))
         found.append(change is not None and abs(change.first - 45) <= 1)
     assert sum(found) >= 10

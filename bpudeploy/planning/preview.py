@@ -1,4 +1,4 @@
-"""Looking before running: for each step hit, miss or after X, and which part of its key changed."""
+"""Preview of a run: for each step hit, miss or after X, and which part of its key changed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from bpudeploy.planning.step import Plan, Step, step_key
 from bpudeploy.store.steps import Record, find_record, latest_record, record_path
 
 
-class State(StrEnum):
+class StepState(StrEnum):
     """What a run would do with a step."""
 
-    HIT = "hit"  # taken from the store
-    MISS = "miss"  # run
-    AFTER = "after"  # unknown until an earlier step has run: equal bytes there make a hit here
+    HIT = "hit"  # is in the store
+    MISS = "miss"  # will run
+    AFTER = "after"  # depends on the output of an earlier step: a hit if its bytes are unchanged
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """One step as it stands. ``record`` is there for a hit, ``after`` names the step to wait for."""
+class PlannedStep:
+    """A step with its state. ``record`` is set for a hit; ``after`` is the step that it depends on."""
 
     step: str
-    state: State
+    state: StepState
     reason: str
     key: Key | None
     parts: Mapping[str, Any] | None
@@ -34,23 +34,23 @@ class Outlook:
     after: str | None = None
 
 
-def look(plan: Plan, root: Path, force: Collection[str] = ()) -> tuple[Outlook, ...]:
-    """Say for each step what ``run`` with the same ``force`` would do. Reads the store only."""
+def preview(plan: Plan, root: Path, force: Collection[str] = ()) -> tuple[PlannedStep, ...]:
+    """Return what ``run`` with the same ``force`` would do. Read-only."""
     forced = plan.select(force)
     known: dict[str, Mapping[str, Digest] | None] = {}
-    outlooks = []
+    steps = []
     for step in plan.steps:
         unknown = next((ref.step for ref in step.inputs if known[ref.step] is None), None)
         if unknown is not None and step.name in forced:
-            outlook = Outlook(step.name, State.MISS, "forced", None, None)
+            planned = PlannedStep(step.name, StepState.MISS, "forced", None, None)
         elif unknown is not None:
-            outlook = Outlook(step.name, State.AFTER, f"after {unknown}", None, None, after=unknown)
+            planned = PlannedStep(step.name, StepState.AFTER, f"after {unknown}", None, None, after=unknown)
         else:
-            outlook = _look_at(plan, step, _digests(step, known), root, step.name in forced)
-        hit = outlook.record if outlook.state is State.HIT else None
+            planned = _look_at(plan, step, _digests(step, known), root, step.name in forced)
+        hit = planned.record if planned.state is StepState.HIT else None
         known[step.name] = _outputs(step, hit) if hit else None
-        outlooks.append(outlook)
-    return tuple(outlooks)
+        steps.append(planned)
+    return tuple(steps)
 
 
 def _digests(step: Step, known: Mapping[str, Mapping[str, Digest] | None]) -> tuple[Digest, ...]:
@@ -61,23 +61,23 @@ def _outputs(step: Step, record: Record) -> Mapping[str, Digest]:
     return {name: o.digest for name, o in zip(step.stage.gives, record.outputs, strict=True)}
 
 
-def _look_at(plan: Plan, step: Step, inputs: tuple[Digest, ...], root: Path, forced: bool) -> Outlook:
+def _look_at(plan: Plan, step: Step, inputs: tuple[Digest, ...], root: Path, forced: bool) -> PlannedStep:
     parts = step.key_parts(inputs)
     key = step_key(parts)
     if forced:
-        return Outlook(step.name, State.MISS, "forced", key, parts)
+        return PlannedStep(step.name, StepState.MISS, "forced", key, parts)
     record = find_record(root, key)
     if record is not None:
-        return Outlook(step.name, State.HIT, "unchanged", key, parts, record)
+        return PlannedStep(step.name, StepState.HIT, "unchanged", key, parts, record)
     if record_path(root, key).exists():
-        return Outlook(step.name, State.MISS, "its bytes are gone or damaged", key, parts)
+        return PlannedStep(step.name, StepState.MISS, "its objects are missing or damaged", key, parts)
     before = latest_record(root, plan.recipe, step.name)
     reason = "; ".join(differences(before.parts, parts)) if before else "never run"
-    return Outlook(step.name, State.MISS, reason or "its record is gone", key, parts)
+    return PlannedStep(step.name, StepState.MISS, reason or "its record is missing", key, parts)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """Say part by part how two keys differ, such as ``options.count: 64 -> 32``."""
+    """Return the differences between the parts of two keys, such as ``options.count: 64 -> 32``."""
     lines = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
@@ -90,7 +90,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON would give it back, where a tuple is a list."""
+    """Return a value with tuples as lists, as JSON returns it."""
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.effects.notebook import notebook
+from bpudeploy.effects.session_log import open_session_log
 from bpudeploy.errors import UsageError
 from bpudeploy.results.session import Answered, Entry
 from tests.results.test_session import began, setting, timed
@@ -23,7 +23,7 @@ def write(path: Path, *entries: Entry, session: str = "first", contenders: int =
     mine = setting(contenders).model_copy(update={"session": session})
     before: list[Entry] = []
     name = ""
-    with pytest.raises(Cut), notebook(path, mine) as book:
+    with pytest.raises(Cut), open_session_log(path, mine) as book:
         before, name = list(book.entries), book.setting.session
         for entry in entries:
             book.write(entry)
@@ -61,14 +61,14 @@ def test_another_benchmark_an_old_one_and_rubbish_begin_anew(tmp_path: Path) -> 
 
 
 def test_one_that_ends_well_leaves_nothing(tmp_path: Path) -> None:
-    with notebook(tmp_path / "n.jsonl", setting()) as book:
+    with open_session_log(tmp_path / "n.jsonl", setting()) as book:
         book.write(began())
     assert not list(tmp_path.iterdir())
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
-    with notebook(tmp_path / "n.jsonl", setting()) as book:
+    with open_session_log(tmp_path / "n.jsonl", setting()) as book:
         book.write(began())
-        with pytest.raises(UsageError, match="runs already"), notebook(tmp_path / "n.jsonl", setting()):
+        with pytest.raises(UsageError, match="runs already"), open_session_log(tmp_path / "n.jsonl", setting()):
             pass
         assert (tmp_path / "n.jsonl").read_text().count("\n") == 2

@@ -18,7 +18,7 @@ import pytest
 from bpudeploy.boards.address import Address
 from bpudeploy.boards.base import Board, CommandOutput
 from bpudeploy.boards.ssh import SshBoard, open_ssh
-from bpudeploy.effects.lost import watched
+from bpudeploy.effects.connection_loss import open_diagnosed
 from bpudeploy.errors import BoardError, ConnectionLost
 from tests.boards.sshd import Home, Server, make_home, needs_sshd, serve
 from tests.effects.releases import quiet, release
@@ -77,7 +77,7 @@ def test_it_says_whether_it_was_the_board_or_the_network(
         with opened(server, tmp_path) as board:
             yield Rebooted(board, times if rebooted else 0)
 
-    with pytest.raises(ConnectionLost, match=says) as caught, watched(opener, patience_s=5) as board:
+    with pytest.raises(ConnectionLost, match=says) as caught, open_diagnosed(opener, patience_s=5) as board:
         threading.Timer(0.3, server.signal_sessions, [signal.SIGKILL]).start()
         board.run(["sleep", "20"], timeout=30, step="test")
     assert caught.value.hint and "not done again" in caught.value.hint and caught.value.step == "test"
@@ -90,7 +90,7 @@ def test_a_board_that_is_gone_is_said_to_be(server: Server, tmp_path: Path) -> N
 
     with (
         pytest.raises(ConnectionLost, match="did not answer for 1 s after that"),
-        watched(lambda: opened(server, tmp_path), patience_s=1) as board,
+        open_diagnosed(lambda: opened(server, tmp_path), patience_s=1) as board,
     ):
         threading.Timer(0.3, gone).start()
         board.run(["sleep", "20"], timeout=30, step="test")

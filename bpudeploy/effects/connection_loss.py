@@ -1,4 +1,4 @@
-"""A connection that is lost in the middle: was the board rebooted, is it gone, or was it only the network?"""
+"""Diagnosis of a lost connection: a reboot, a board that does not answer, or only the network."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bpudeploy.errors import BoardError, ConnectionLost
 _BOOT = "cat /proc/sys/kernel/random/boot_id; cut -d' ' -f1 /proc/uptime"
 _ANSWER_S = 30.0
 _RETURN_S = 90.0
-"""How long a board is given to come back, before it is called gone; a reboot takes about a minute."""
+"""How long to wait for the board to answer again; a reboot takes about a minute."""
 _POLL_S = 2.0
 
 
 @contextmanager
-def watched(opener: BoardOpener, *, patience_s: float = _RETURN_S) -> Iterator[Board]:
-    """Open a board; if the connection is lost in the middle, ask it why, and say so in the error.
+def open_diagnosed(opener: BoardOpener, *, patience_s: float = _RETURN_S) -> Iterator[Board]:
+    """Open a board; if the connection is lost, reconnect to find out why, and report it in the error.
 
     Raises:
-        ConnectionLost: saying that it was rebooted, that only the connection was lost, or that it does not answer.
+        ConnectionLost: with the cause: the board was rebooted, does not answer, or only the connection was lost.
     """
     before = None
     try:
@@ -29,17 +29,17 @@ def watched(opener: BoardOpener, *, patience_s: float = _RETURN_S) -> Iterator[B
             before = _boot(board)
             yield board
     except ConnectionLost as error:
-        why = _why(opener, before[0], patience_s) if before else "it was lost at once"
+        why = _cause(opener, before[0], patience_s) if before else "right after connecting"
         raise ConnectionLost(
             f"the connection was lost: {why}",
             board=error.board,
             step=error.step,
-            hint="run again: what was done and told is not done again",
+            hint="run again: finished work is not repeated",
         ) from error
 
 
 def _boot(board: Board) -> tuple[str, float] | None:
-    """Return the kernel's name for this start of the board, and the seconds since; None where it does not say."""
+    """Return the kernel's boot id and the uptime in seconds; None if they cannot be read."""
     out = board.run(["sh", "-c", _BOOT], timeout=_ANSWER_S, step="login")
     name, _, uptime = out.stdout.strip().partition("\n")
     try:
@@ -48,7 +48,7 @@ def _boot(board: Board) -> tuple[str, float] | None:
         return None
 
 
-def _why(opener: BoardOpener, before: str, patience_s: float) -> str:
+def _cause(opener: BoardOpener, before: str, patience_s: float) -> str:
     deadline = time.monotonic() + patience_s
     while True:
         with suppress(BoardError), opener() as board:

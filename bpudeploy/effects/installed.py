@@ -1,4 +1,4 @@
-"""What a board serves: its current and its previous release, by their links; nothing is verified, nothing changed."""
+"""The current and the previous release of a board, as its links name them. Read-only; nothing is verified."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _SHORT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Served:
-    """Digests of releases; empty where there is none."""
+class InstalledReleases:
+    """Digests of releases; empty if there is none."""
 
     current: str
     previous: str
 
 
-def served(board: Board, *, step: str) -> Served:
-    """Ask a board what it serves.
+def installed_releases(board: Board, *, step: str) -> InstalledReleases:
+    """Return the digests of the board's current and previous release.
 
     Raises:
-        BoardError: its shell does not answer.
+        BoardError: the command failed.
     """
     out = board.run(["sh", "-c", _SCRIPT, "sh", str(board.root)], timeout=_SHORT_S, step=step)
     if not out.ok:
         raise BoardError(
-            f"it cannot say what it serves: {out.stderr.strip()[:200]}",
+            f"cannot read the installed releases: {out.stderr.strip()[:200]}",
             board=board.name,
             step=step,
-            hint=f"check the permissions of {board.root} there",
+            hint=f"check the permissions of {board.root} on the board",
         )
     found = dict(_LINK.findall(out.stdout))
-    return Served(found.get("current", ""), found.get("previous", ""))
+    return InstalledReleases(found.get("current", ""), found.get("previous", ""))

@@ -1,4 +1,4 @@
-"""The notebook of a benchmark: a file of entries from which an interrupted session is resumed."""
+"""The log of a benchmark session: entries in a file, from which an interrupted session is resumed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bpudeploy.files import Locked, locked
 from bpudeploy.results.session import ENTRY, Entry, Setting
 
 _FRESH_S = 6 * 3600
-"""A session interrupted longer ago starts again: the conditions of the board have changed."""
+"""A session interrupted longer ago is started again, because the board's conditions have changed."""
 
 
-class Notebook:
-    """The entries of one session, in memory and on the disk; made by ``notebook``."""
+class SessionLog:
+    """The entries of one session, in memory and on disk; made by ``open_session_log``."""
 
     def __init__(self, setting: Setting, entries: Sequence[Entry], stream: TextIO) -> None:
         self.setting = setting
@@ -27,20 +27,20 @@ class Notebook:
         self._stream = stream
 
     def write(self, entry: Entry) -> None:
-        """Add an entry; it is on its way to the disk when this returns."""
+        """Append an entry and flush it to the file."""
         self.entries.append(entry)
         self._stream.write(entry.model_dump_json() + "\n")
         self._stream.flush()
 
 
 @contextmanager
-def notebook(path: Path, setting: Setting) -> Iterator[Notebook]:
-    """Open the notebook at ``path``, or begin it with ``setting``; it is removed when the session ends well.
+def open_session_log(path: Path, setting: Setting) -> Iterator[SessionLog]:
+    """Open the log at ``path``, or create it for ``setting``; it is removed when the session succeeds.
 
-    One that was cut lately and is of the same setting, but for its name and time, keeps both and its entries.
+    A recently interrupted log with an equal setting is resumed, with its session id, time and entries.
 
     Raises:
-        UsageError: another process writes in it.
+        UsageError: another process is writing to it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -52,17 +52,16 @@ def notebook(path: Path, setting: Setting) -> Iterator[Notebook]:
                 hint="wait for it, or stop it",
             ) from error
         stream = stack.enter_context(path.open("a+"))
-        found, entries, whole = _read(path, setting) or (setting, [], 0)
-        stream.truncate(whole)  # without a last line that was cut
-        if not whole:
+        found, entries, size = _read(path, setting) or (setting, [], 0)
+        stream.truncate(size)  # drops an incomplete last line
+        if not size:
             stream.write(setting.model_dump_json() + "\n")
-        book = Notebook(found, entries, stream)
-        yield book
+        yield SessionLog(found, entries, stream)
         path.unlink()
 
 
 def _read(path: Path, setting: Setting) -> tuple[Setting, list[Entry], int] | None:
-    """Return what a notebook of this setting says, and how many of its bytes say it."""
+    """Return the setting and entries of a log that can be resumed, and the bytes of its complete lines."""
     if time.time() - path.stat().st_mtime > _FRESH_S:
         return None
     head, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
@@ -73,11 +72,11 @@ def _read(path: Path, setting: Setting) -> tuple[Setting, list[Entry], int] | No
     if setting.model_copy(update={"session": found.session, "made": found.made}) != found:
         return None
     entries: list[Entry] = []
-    whole = len(head)
+    size = len(head)
     for line in lines:
         try:
             entries.append(ENTRY.validate_json(line))
         except ValidationError:
             break
-        whole += len(line)
-    return found, entries, whole
+        size += len(line)
+    return found, entries, size
