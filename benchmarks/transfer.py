@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.embedded import ServerKind, open_embedded
 from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.transfer.send import send
+from tests.boards.sshd import openssh_board
 
 USER = getpass.getuser()
 
@@ -228,7 +228,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "source.bin"
-        with open_embedded(folder / "board", server=ServerKind.OPENSSH) as board:
+        with openssh_board(folder / "board") as board:
             port = int(board._connection.get_extra_info("peername")[1])
             source.write_bytes(data)
             for link in LINKS[:2]:

@@ -21,27 +21,26 @@ _MIN_INTERVAL_S = 0.5
 
 def facts(under: str) -> Dict[str, Any]:
     """Return what does not change while the board runs; None if unknown."""
-    info, memory = read("/proc/cpuinfo") or "", read("/proc/meminfo") or ""
-    release = dict(line.split("=", 1) for line in (read(under + "/etc/os-release") or "").splitlines() if "=" in line)
-    cpu = [line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith(("model name", "Hardware"))]
-    total = [int(line.split()[1]) for line in memory.splitlines() if line.startswith("MemTotal:")]
+    kilobytes = _search(r"^MemTotal:\s*(\d+)", read("/proc/meminfo"))
+    # all but the SoC's serial number, from the vendor's tool, is alike on boards with the same image
+    serial = _search(r"^(?:soc_uid:\s*)?(?:0x)?([0-9a-fA-F]{8,})\s*$", tool_output("hrut_socuid"))
     return {
         "hostname": platform.node(),
         "machine": platform.machine(),
-        "cpu": cpu[0] if cpu else read(under + "/proc/device-tree/model"),
+        "cpu": _search(r"^(?:model name|Hardware).*?:[ \t]*(.*?)\s*$", read("/proc/cpuinfo"))
+        or read(under + "/proc/device-tree/model"),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_mb": total[0] * 1024 // 1000000 if total else None,
-        "os": release.get("PRETTY_NAME", platform.system()).strip('"'),
+        "memory_mb": int(kilobytes) * 1024 // 1000000 if kilobytes else None,
+        "os": _search(r'^PRETTY_NAME="*(.*?)"*$', read(under + "/etc/os-release")) or platform.system(),
         "python": platform.python_version(),
-        "board_id": _serial_number() or read(under + "/etc/machine-id"),
+        "board_id": serial.lower() if serial else read(under + "/etc/machine-id"),
     }
 
 
-def _serial_number() -> Optional[str]:
-    """Return the SoC's serial number from the vendor's tool: all else is alike on boards with the same image."""
-    output = tool_output("hrut_socuid") or ""
-    serial = re.search(r"^(?:soc_uid:\s*)?(?:0x)?([0-9a-fA-F]{8,})\s*$", output, re.MULTILINE)
-    return serial.group(1).lower() if serial else None
+def _search(pattern: str, text: Optional[str]) -> Optional[str]:
+    """Return the group of the first line that matches, or None."""
+    match = re.search(pattern, text or "", re.MULTILINE)
+    return match.group(1) if match else None
 
 
 class Conditions:
@@ -101,10 +100,8 @@ class Conditions:
 
     def _own_cpu_s(self) -> float:
         """Return the CPU seconds of this process, its ended children and the supervisor."""
-        total = 0.0
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-            usage = resource.getrusage(who)
-            total += usage.ru_utime + usage.ru_stime
+        usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        total = sum(usage.ru_utime + usage.ru_stime for usage in usages)
         stat = (read(f"/proc/{self._supervisor}/stat") or "").rpartition(")")[2].split()
         return total + sum(int(tick) for tick in stat[11:13]) / os.sysconf("SC_CLK_TCK")
 

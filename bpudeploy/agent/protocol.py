@@ -100,13 +100,8 @@ def line(kind: str, **fields: object) -> bytes:
     return json.dumps({"is": kind, **fields}, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
-class LineWriter:
-    """Writes lines to a file descriptor, unbuffered."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __call__(self, kind: str, **fields: object) -> None:
-        rest = memoryview(line(kind, **fields))
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+def write_line(descriptor: int, kind: str, **fields: object) -> None:
+    """Write one line for the host to a file descriptor, unbuffered."""
+    rest = memoryview(line(kind, **fields))
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

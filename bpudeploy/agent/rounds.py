@@ -34,17 +34,13 @@ def run_round(
     try:
         if not session.times_frames or (command.streams > 1 and not session.parallel):
             return _tool(session, command, conditions, send)
-        frames = (session.prepare(frame(pixels, first, session.batch)) for first in _cyclic(session, pixels, command))
+        firsts = itertools.count(command.first, session.batch)
+        frames = (session.prepare(frame(pixels, first, session.batch)) for first in firsts)
         if command.streams > 1:
             return _streams(session, list(itertools.islice(frames, _PREPARED)), command, conditions)
         return _single(session, frames, command, conditions, send)
     finally:
         gc.enable()
-
-
-def _cyclic(session: Session, pixels: Any, command: Round) -> Iterator[int]:
-    """Yield the index of each frame's first image."""
-    return (first % len(pixels) for first in itertools.count(command.first, session.batch))
 
 
 def _single(

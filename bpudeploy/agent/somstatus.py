@@ -17,6 +17,10 @@ _ROW = re.compile(r"((?:cpu|policy|bpu)\d+):\s*(\d+(?:\s+\d+)*)", re.ASCII)
 _HEADER = re.compile(r"(?:(?:min|cur|max)(?:\(M\))?|ratio)(?:\s+(?:(?:min|cur|max)(?:\(M\))?|ratio))*")
 
 
+_CLOCKS = {"cpu frequency": ("cpu_khz", 1000), "bpu status information": ("bpu_hz", 1000000)}
+"""By section: the kind of its clocks, and the factor of a column in MHz."""
+
+
 def parse(text: str) -> dict[str, dict[str, Any]]:
     """Return temperatures_c, cpu_khz, bpu_hz and bpu_busy of the last report; missing values are left out.
 
@@ -27,61 +31,44 @@ def parse(text: str) -> dict[str, dict[str, Any]]:
     section = ""
     header: list[str] = []
     for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
-        if line == "-e" or line.startswith("-e "):
-            line = line[2:].strip()
-        if not line:
-            continue
-        if _REPORT.fullmatch(line):
-            found, section, header = _empty(), "", []
-            continue
+        line = re.sub(r"^-e( |$)", "", raw.strip()).strip()
         title = _TITLE.fullmatch(line)
-        if title:
-            section, header = title.group(1), []
-            found = found or _empty()
-        elif section in ("cpu frequency", "bpu status information") and not header:
-            if not _HEADER.fullmatch(line):
-                raise _malformed(number, line)
-            header = line.split()
-        else:
-            _parse_row(found, section, header, line, number)
-    if not found or not any(found.values()):
+        if _REPORT.fullmatch(line) or (title and not found):
+            found = {"temperatures_c": {}, "cpu_khz": {}, "bpu_hz": {}, "bpu_busy": {}}
+        if _REPORT.fullmatch(line) or title:
+            section, header = title.group(1) if title else "", []
+        elif line and not _parse_line(found, section, header, line):
+            raise ValueError(f"hrut_somstatus, line {number}: cannot parse {line!r}")
+    if not any(found.values()):
         raise ValueError("hrut_somstatus: no report in its output")
     return found
 
 
-def _empty() -> dict[str, dict[str, Any]]:
-    return {"temperatures_c": {}, "cpu_khz": {}, "bpu_hz": {}, "bpu_busy": {}}
-
-
-def _malformed(number: int, line: str) -> ValueError:
-    return ValueError(f"hrut_somstatus, line {number}: cannot parse {line!r}")
-
-
-def _parse_row(found: dict[str, dict[str, Any]], section: str, header: list[str], line: str, number: int) -> None:
-    """Add one row of a section; rows of other sections (voltages, DDR, GPU) are ignored."""
+def _parse_line(found: dict[str, dict[str, Any]], section: str, header: list[str], line: str) -> bool:
+    """Add a line of a section; return whether it is well-formed. Other sections (voltages, DDR, GPU) are ignored."""
     if section == "temperature":
-        match = _TEMPERATURE.fullmatch(line)
-        if not match:
-            raise _malformed(number, line)
-        found["temperatures_c"][match.group(1)] = float(match.group(2))
-    elif section in ("cpu frequency", "bpu status information"):
-        match = _ROW.fullmatch(line)
-        values = match.group(2).split() if match else []
-        if not match or len(values) != len(header):
-            raise _malformed(number, line)
-        row = {}
-        for column, value in zip(header, values):
-            in_mega = column.endswith("(M)")
-            unit = (1000 if section == "cpu frequency" else 1000000) if in_mega else 1
-            row[column[:3] if in_mega else column] = int(value) * unit
-        slowest, fastest = row.get("min", 0), row.get("max", row.get("cur", 0))
-        if not slowest * 0.98 <= row.get("cur", fastest) <= fastest * 1.02:
-            raise _malformed(number, line)
-        clocks = {name: row[name] for name in ("cur", "max") if name in row}
-        if clocks:
-            found["cpu_khz" if section == "cpu frequency" else "bpu_hz"][match.group(1)] = clocks
-        if "ratio" in row:
-            if row["ratio"] > 100:
-                raise _malformed(number, line)
-            found["bpu_busy"][match.group(1)] = row["ratio"]
+        sensor = _TEMPERATURE.fullmatch(line)
+        if sensor:
+            found["temperatures_c"][sensor.group(1)] = float(sensor.group(2))
+        return sensor is not None
+    if section not in _CLOCKS:
+        return True
+    if not header:
+        header += line.split() if _HEADER.fullmatch(line) else []
+        return bool(header)
+    match = _ROW.fullmatch(line)
+    if not match or len(match.group(2).split()) != len(header):
+        return False
+    name, (kind, mega) = match.group(1), _CLOCKS[section]
+    row = {}
+    for column, value in zip(header, match.group(2).split()):
+        row[column.replace("(M)", "")] = int(value) * (mega if column.endswith("(M)") else 1)
+    slowest, fastest = row.get("min", 0), row.get("max", row.get("cur", 0))
+    if not slowest * 0.98 <= row.get("cur", fastest) <= fastest * 1.02 or row.get("ratio", 0) > 100:
+        return False
+    clocks = {column: row[column] for column in ("cur", "max") if column in row}
+    if clocks:
+        found[kind][name] = clocks
+    if "ratio" in row:
+        found["bpu_busy"][name] = row["ratio"]
+    return True

@@ -108,10 +108,12 @@ class _Relay:
         self._commands: List[bytes] = []
         self._from_worker = b""  # an incomplete line
         self._to_host = bytearray()
-        self._verb: Optional[str] = "start"  # the running command, or None
-        self._within = _START_LIMIT_S
-        self._deadline = time.monotonic() + _START_LIMIT_S
         self._worker_done = False
+        self._wait_for("start", _START_LIMIT_S)
+
+    def _wait_for(self, verb: Optional[str], within: float) -> None:
+        """Expect output of the command ``verb``, or with None the next command, in ``within`` seconds."""
+        self._verb, self._within, self._deadline = verb, within, time.monotonic() + within
 
     def run(self) -> None:
         """Return after the worker has completed ``bye``.
@@ -128,14 +130,16 @@ class _Relay:
                 # A pipe that is ready accepts PIPE_BUF without blocking; for anything else there is the alarm.
                 del self._to_host[: os.write(1, self._to_host[: select.PIPE_BUF])]
                 if not self._to_host and self._verb not in (None, "end"):
-                    self._deadline = time.monotonic() + self._within  # the limit is on silence
+                    self._wait_for(self._verb, self._within)  # the limit is on silence
             if ready.get(self._worker_out):
                 self._read_worker()
             if ready.get(0) and self._verb != "end":
                 self._read_host()
             self._forward()
             if time.monotonic() > self._deadline:
-                raise _Shutdown(self._timeout_reason())
+                waited = f"{self._verb}: no output for" if self._verb else "no command for"
+                killed = "; the worker hung and was killed" if self._verb else ""
+                raise _Shutdown(f"{waited} {self._within:g} s{killed}")
 
     def _ready(self) -> Dict[int, int]:
         poll = select.poll()
@@ -162,14 +166,13 @@ class _Relay:
             if self._verb != "end":
                 raise _Shutdown(_WORKER_EXITED)
             self._worker_done = True
-            self._deadline = time.monotonic() + _EXIT_LIMIT_S
+            self._wait_for("end", _EXIT_LIMIT_S)
         *lines, self._from_worker = (self._from_worker + got).split(b"\n")
         for text in lines:
             self._to_host += text + b"\n"
             if text.startswith(CLOSING):
                 ends = self._verb == "bye" and text.startswith(CLOSING[1])
-                self._verb = "end" if ends else None
-                self._deadline = time.monotonic() + (_EXIT_LIMIT_S if ends else self._idle_s)
+                self._wait_for(*(("end", _EXIT_LIMIT_S) if ends else (None, self._idle_s)))
 
     def _forward(self) -> None:
         """Send the worker its next command if the previous one is closed."""
@@ -181,13 +184,7 @@ class _Relay:
                 self._to_host += line("failed", why=f"invalid command: {error}", hint="send one JSON object per line")
                 continue
             os.write(self._worker_in, command + b"\n")
-            self._verb, self._within = verb, within
-            self._deadline = time.monotonic() + within
-
-    def _timeout_reason(self) -> str:
-        if self._verb is None:
-            return f"no command for {self._idle_s:g} s"
-        return f"{self._verb}: no output for {self._within:g} s; the worker hung and was killed"
+            self._wait_for(verb, within)
 
 
 def _parse(command: bytes) -> Tuple[str, float]:

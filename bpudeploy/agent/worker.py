@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -18,15 +19,14 @@ from .conditions import Conditions, facts
 from .drivers.base import Refused, Session
 from .governors import Governors, restore_leftover
 from .processes import die_with_parent
-from .protocol import LineWriter
-from .rounds import classify, run_round
+from .rounds import Send, classify, run_round
 from .samples import frame, read_pixels
 
 
 class Worker:
     """The loaded network and the governors. A command's method returns the fields of its ``done`` line."""
 
-    def __init__(self, root: str, under: str, supervisor: int, send: LineWriter) -> None:
+    def __init__(self, root: str, under: str, supervisor: int, send: Send) -> None:
         self._root = root
         self._under = under
         self._send = send
@@ -156,13 +156,13 @@ def _remove_stale_folders(root: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _take_standard_streams() -> Tuple[BinaryIO, LineWriter]:
+def _take_standard_streams() -> Tuple[BinaryIO, Send]:
     """Move the supervisor's pipes to other descriptors, and return them.
 
     Vendor libraries print to standard output, which becomes standard error; vendor tools may read standard input,
     which becomes /dev/null.
     """
-    commands, send = os.fdopen(os.dup(0), "rb"), LineWriter(os.dup(1))
+    commands, send = os.fdopen(os.dup(0), "rb"), functools.partial(protocol.write_line, os.dup(1))
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
     os.dup2(2, 1)

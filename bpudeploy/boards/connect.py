@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.boards import known_hosts
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.known_hosts import Entry, Marker
 from bpudeploy.boards.settings import Settings, resolve
 from bpudeploy.errors import BoardError, Unreachable, UsageError
 
@@ -30,16 +29,10 @@ class SshServer:
     board: str
     is_jump_host: bool = False
 
-    def error(self, message: str, hint: str) -> BoardError:
+    def error(self, message: str, hint: str, kind: type[BoardError] = BoardError) -> BoardError:
         """Return an error that names the board, and the jump host if this is one."""
-        return BoardError(self._prefixed(message), board=self.board, step=CONNECT, hint=hint)
-
-    def unreachable(self, message: str, hint: str) -> Unreachable:
-        """Return the error for a server that does not respond."""
-        return Unreachable(self._prefixed(message), board=self.board, step=CONNECT, hint=hint)
-
-    def _prefixed(self, message: str) -> str:
-        return f"jump host {str(self.address)!r}: {message}" if self.is_jump_host else message
+        where = f"jump host {str(self.address)!r}: " if self.is_jump_host else ""
+        return kind(f"{where}{message}", board=self.board, step=CONNECT, hint=hint)
 
 
 @contextmanager
@@ -54,13 +47,10 @@ def connected(
     Raises:
         BoardError: refused, timed out, unknown or changed host key, authentication failed, invalid SSH settings.
     """
-    with asyncio.Runner() as runner:
-        connections: list[asyncssh.SSHClientConnection] = []
-        try:
-            runner.run(_connect_all(SshServer(address, name), connections, identity, jump))
-            yield runner, connections[-1]
-        finally:
-            runner.run(_close(connections))
+    server = SshServer(address, name)
+    with _jump_hosts(server, identity, jump) as (runner, settings, connections):
+        connections.append(runner.run(_connect(server, settings, connections)))
+        yield runner, connections[-1]
 
 
 def offered_key(address: Address, *, name: str, jump: Address | None = None) -> tuple[Settings, asyncssh.SSHKey]:
@@ -72,26 +62,22 @@ def offered_key(address: Address, *, name: str, jump: Address | None = None) -> 
     Raises:
         BoardError: as ``connected``, except for authentication.
     """
+    server = SshServer(address, name)
+    with _jump_hosts(server, None, jump) as (runner, settings, connections):
+        return settings, runner.run(_fetch_key(server, settings, connections))
 
-    async def fetch() -> tuple[Settings, asyncssh.SSHKey]:
-        connections: list[asyncssh.SSHClientConnection] = []
-        server = SshServer(address, name)
-        try:
-            settings = await _connect_jump_hosts(server, connections, None, jump)
-            return settings, await _fetch_key(server, settings, connections)
-        finally:
-            await _close(connections)
 
+@contextmanager
+def _jump_hosts(
+    server: SshServer, identity: Identity | None, jump: Address | None
+) -> Iterator[tuple[asyncio.Runner, Settings, list[asyncssh.SSHClientConnection]]]:
+    """Connect to the jump hosts of a server; on exit, close these connections and those that the caller appended."""
     with asyncio.Runner() as runner:
-        return runner.run(fetch())
-
-
-async def _connect_all(
-    server: SshServer, connections: list[asyncssh.SSHClientConnection], identity: Identity | None, jump: Address | None
-) -> None:
-    """Connect to ``server`` and its jump hosts, appending each connection to ``connections``."""
-    settings = await _connect_jump_hosts(server, connections, identity, jump)
-    connections.append(await _connect(server, settings, connections))
+        connections: list[asyncssh.SSHClientConnection] = []
+        try:
+            yield runner, runner.run(_connect_jump_hosts(server, connections, identity, jump)), connections
+        finally:
+            runner.run(_close(connections))
 
 
 async def _connect_jump_hosts(
@@ -164,7 +150,7 @@ async def _fetch_key(
 ) -> asyncssh.SSHKey:
     import asyncssh
 
-    algorithms = known_hosts.algorithms([entry.key for entry in _known(settings)])
+    algorithms = known_hosts.algorithms([entry.key for entry in settings.known])
     options = {key: value for key, value in settings.options.items() if key in ("host", "port", "config")}
     try:
         request = asyncssh.get_server_host_key(**options, **_tunnel(connections), server_host_key_algs=algorithms)
@@ -181,19 +167,14 @@ def _tunnel(connections: list[asyncssh.SSHClientConnection]) -> dict[str, Any]:
     return {"tunnel": connections[-1]} if connections else {}
 
 
-def _known(settings: Settings) -> list[Entry]:
-    found = known_hosts.entries(settings.files, settings.known_hosts_name)
-    return [entry for entry in found if entry.marker is Marker.HOST]
-
-
 def _host_key_error(
     server: SshServer, settings: Settings, offered: list[asyncssh.SSHKey], error: Exception
 ) -> BoardError:
     shown = f"the server offers {known_hosts.describe(offered[0])}" if offered else str(error)
     if "revoked" in str(error):
         return server.error("its host key is revoked in known_hosts", "do not connect: that key is stolen or retired")
-    if known := _known(settings):
-        expected = ", ".join(map(str, known))
+    if settings.known:
+        expected = ", ".join(map(str, settings.known))
         return server.error(
             f"its host key has changed: expected {expected}, {shown}",
             "this is another machine, or the board was reinstalled. Compare with `ssh-keygen -lf "
@@ -211,17 +192,6 @@ def _host_key_error(
 def _connection_error(server: SshServer, settings: Settings, error: Exception) -> BoardError:
     endpoint = f"{settings.host}, port {settings.port}"
     text = str(error) or type(error).__name__
-    if isinstance(error, TimeoutError):
-        return server.unreachable(
-            f"no answer from {endpoint} within {settings.timeout_s:g} s",
-            "is it on, on this network, and is that the SSH port?",
-        )
-    if isinstance(error, socket.gaierror):
-        return server.unreachable(
-            f"cannot resolve the host name {settings.host!r}", "check the spelling, or give its IP address"
-        )
-    if isinstance(error, ConnectionRefusedError):
-        return server.unreachable(f"connection refused by {endpoint}", "check the address, and that sshd runs there")
     if "too many authentication failures" in text.lower():
         return server.error(
             "too many authentication failures: it disconnected before the right key was offered",
@@ -229,7 +199,16 @@ def _connection_error(server: SshServer, settings: Settings, error: Exception) -
         )
     if isinstance(error, ValueError) and not isinstance(error, OSError):
         return server.error(f"unusable SSH settings: {text}", "check the key files that ~/.ssh/config names")
-    return server.unreachable(f"cannot connect to {endpoint}: {text}", "check the address, and that sshd runs there")
+    message, hint = f"cannot connect to {endpoint}: {text}", "check the address, and that sshd runs there"
+    if isinstance(error, TimeoutError):
+        message = f"no answer from {endpoint} within {settings.timeout_s:g} s"
+        hint = "is it on, on this network, and is that the SSH port?"
+    elif isinstance(error, socket.gaierror):
+        message = f"cannot resolve the host name {settings.host!r}"
+        hint = "check the spelling, or give its IP address"
+    elif isinstance(error, ConnectionRefusedError):
+        message = f"connection refused by {endpoint}"
+    return server.error(message, hint, Unreachable)
 
 
 async def _close(connections: list[asyncssh.SSHClientConnection]) -> None:

@@ -15,11 +15,9 @@ from bpudeploy.errors import BoardError
 STEP = "facts"
 _SCRIPT = Path(__file__).with_name("facts.sh")
 _FACTS_S = 60.0
-_SECTIONS = [
-    *("user", "host", "machine", "kernel", "clock", "soc_name", "model", "soc_uid", "version", "os", "rdkos"),
-    *("runtime", "runtime_version", "libdnn", "memory", "tools", "place", "writable", "space", "python"),
-    *("temperatures", "governors"),
-]
+_SECTIONS = re.findall(r"^say (\w+)", _SCRIPT.read_text(), re.MULTILINE)
+PUSH_NEEDS = "sha256sum mv ln sync df mkdir readlink find rm ls cat chmod sort cut wc"
+SIGNING_NEEDS = "ssh-keygen"
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,9 @@ def read_facts(board: Board, *, under: str = "") -> Facts:
     Raises:
         BoardError: the output cannot be parsed.
     """
-    argv = ["sh", "-c", _SCRIPT.read_text(), STEP, str(board.root), board.python, under]
+    arguments = [str(board.root), board.python, under, *PUSH_NEEDS.split(), SIGNING_NEEDS]
     before = time.time()
-    out = board.run(argv, timeout=_FACTS_S, step=STEP)
+    out = board.run(["sh", "-c", _SCRIPT.read_text(), STEP, *arguments], timeout=_FACTS_S, step=STEP)
     try:
         return parse(out.stdout, (before + time.time()) / 2)
     except ValueError as error:
@@ -91,28 +89,28 @@ def parse(text: str, now: float) -> Facts:
         ValueError: names the malformed section.
     """
     found = _sections(text)
-    root = _single(found, "place")
+    packages = _pairs(found, "python", " ")
     return Facts(
         hostname=_single(found, "host"),
         user=_single(found, "user"),
         machine=_single(found, "machine"),
         kernel=_single(found, "kernel"),
         clock_ahead_s=round(int(_single(found, "clock")) + 0.5 - now, 1),  # date prints whole seconds
-        chip=_chip(_first(found["soc_name"])),
-        model=_hardware(found["rdkos"]) or _first(found["model"]),
-        soc_uid=_match(r"(?:soc_uid:\s*)?(?:0x)?([0-9a-fA-F]{8,})", found["soc_uid"]),
-        system=_first(found["version"]),
-        os=_match(r'PRETTY_NAME="?([^"]*)"?', found["os"]),
-        runtime=_first(found["runtime"]),
+        chip=_chip(_match(found["soc_name"])),
+        model=_hardware(found["rdkos"]) or _match(found["model"]),
+        soc_uid=_match(found["soc_uid"], r"(?:soc_uid:\s*)?(?:0x)?([0-9a-fA-F]{8,})"),
+        system=_match(found["version"]),
+        os=_match(found["os"], r'PRETTY_NAME="?([^"]*)"?'),
+        runtime=_match(found["runtime"]),
         runtime_version=_version(found["runtime_version"]),
         libdnn=tuple(found["libdnn"]),
         memory_mb=_memory(found["memory"]),
         tools=tuple(found["tools"]),
-        root=root,
-        writable=_yes_no(found, "writable"),
+        root=_single(found, "place"),
+        writable=_single(found, "writable", "yes|no") == "yes",
         free_mb=_free(found["space"]),
-        python=_pairs(found, "python", " ").get("python"),
-        packages={name: v for name, v in _pairs(found, "python", " ").items() if name != "python"},
+        python=packages.pop("python", None),
+        packages=packages,
         temperatures_c={name: int(v) / 1000 for name, v in _pairs(found, "temperatures", "=").items()},
         governors=_pairs(found, "governors", "="),
     )
@@ -133,23 +131,13 @@ def _sections(text: str) -> dict[str, list[str]]:
     return found
 
 
-def _single(found: Mapping[str, Sequence[str]], section: str) -> str:
-    if len(found[section]) != 1 or not found[section][0]:
-        raise ValueError(f"{section} is {list(found[section])}, expected one line")
+def _single(found: Mapping[str, Sequence[str]], section: str, pattern: str = ".+") -> str:
+    if len(found[section]) != 1 or not re.fullmatch(pattern, found[section][0]):
+        raise ValueError(f"{section} is {list(found[section])}, expected one line: {pattern}")
     return found[section][0]
 
 
-def _yes_no(found: Mapping[str, Sequence[str]], section: str) -> bool:
-    if (word := _single(found, section)) not in ("yes", "no"):
-        raise ValueError(f"{section} is {word!r}, expected yes or no")
-    return word == "yes"
-
-
-def _first(lines: Sequence[str]) -> str | None:
-    return next((line.strip() for line in lines if line.strip()), None)
-
-
-def _match(pattern: str, lines: Sequence[str]) -> str | None:
+def _match(lines: Sequence[str], pattern: str = "(.+)") -> str | None:
     return next((found[1] for line in lines if (found := re.fullmatch(pattern, line.strip()))), None)
 
 
@@ -173,7 +161,7 @@ def _version(lines: Sequence[str]) -> str | None:
 
 
 def _memory(lines: Sequence[str]) -> int | None:
-    kilobytes = _match(r"MemTotal:\s+(\d+) kB", lines)
+    kilobytes = _match(lines, r"MemTotal:\s+(\d+) kB")
     return int(kilobytes) * 1024 // 1_000_000 if kilobytes else None
 
 

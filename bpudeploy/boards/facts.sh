@@ -1,6 +1,7 @@
-# Run on the board as: sh -c THIS facts ROOT PYTHON UNDER. Read-only; does not need root privileges.
+# Run on the board as: sh -c THIS facts ROOT PYTHON UNDER TOOL... Read-only; does not need root privileges.
 # Prints sections: "@name", then each line of output after "|". UNDER is "" on a board, a folder prefix in tests.
 root=$1 python=$2 under=$3
+shift 3
 PATH=$PATH:$under/usr/hobot/bin:/usr/sbin:/sbin
 
 say() {
@@ -16,7 +17,7 @@ tool() { # run a vendor tool, if installed, for up to 10 s
 }
 hardware() { tool rdkos_info -b | head -n 40; }
 tools() {
-    for name in sha256sum mv ln sync df mkdir readlink find rm ls cat chmod sort cut wc ssh-keygen; do
+    for name; do
         command -v "$name" >/dev/null && echo "$name"
     done
 }
@@ -75,7 +76,7 @@ say runtime command -v hrt_model_exec
 say runtime_version tool hrt_model_exec -v
 say libdnn ls -d "$under"/usr/hobot/lib/libdnn.so* "$under"/usr/lib/libdnn.so*
 say memory grep ^MemTotal: "$under/proc/meminfo"
-say tools tools
+say tools tools "$@"
 say place place
 say writable writable
 say space space

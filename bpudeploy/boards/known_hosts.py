@@ -55,10 +55,9 @@ def describe(key: asyncssh.SSHKey) -> str:
     return f"{key.get_algorithm().removeprefix('ssh-').partition('-')[0].upper()} {key.get_fingerprint()}"
 
 
-def name_of(host: str, port: int | None) -> str:
+def name_of(host: str, port: int) -> str:
     """Return a server's name in known_hosts: HOST, or [HOST]:PORT if the port is not 22."""
-    host = host.lower()
-    return host if port in (None, SSH_PORT) else f"[{host}]:{port}"
+    return host.lower() if port == SSH_PORT else f"[{host.lower()}]:{port}"
 
 
 def entries(files: Sequence[Path], name: str) -> list[Entry]:
@@ -68,21 +67,6 @@ def entries(files: Sequence[Path], name: str) -> list[Entry]:
         OSError: a file exists but cannot be read.
     """
     return [entry for file in files for entry in _matching(file, _lines(file), name)]
-
-
-def trusted(
-    files: Sequence[Path], host: str, port: int | None
-) -> tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey], list[asyncssh.SSHKey]]:
-    """Return a server's host keys, CA keys and revoked keys, in asyncssh's form.
-
-    As in OpenSSH, a server on a non-default port without keys under [HOST]:PORT is looked up by HOST alone.
-    The address that a host resolves to is not looked up: boards share addresses.
-    """
-    found = entries(files, name_of(host, port))
-    if all(entry.marker is Marker.REVOKED for entry in found) and port not in (None, SSH_PORT):
-        found += entries(files, name_of(host, None))
-    host_keys, authorities, revoked = ([e.key for e in found if e.marker is marker] for marker in Marker)
-    return host_keys, authorities, revoked
 
 
 def algorithms(known: Sequence[asyncssh.SSHKey]) -> list[str]:

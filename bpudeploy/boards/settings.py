@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.boards import known_hosts
 from bpudeploy.boards.address import Address, Identity
+from bpudeploy.boards.known_hosts import Entry, Marker
 
 if TYPE_CHECKING:
     import asyncssh
@@ -48,8 +49,15 @@ class Settings:
     jump_from_caller: bool
     """The jump host is the caller's; ~/.ssh/config has no ProxyJump or ProxyCommand for this address."""
     timeout_s: float
+    entries: list[Entry]
+    """The lines of ``files`` for ``known_hosts_name``."""
     options: dict[str, Any]
     """Options for ``asyncssh.connect``."""
+
+    @property
+    def known(self) -> list[Entry]:
+        """The entries that pin a host key."""
+        return [entry for entry in self.entries if entry.marker is Marker.HOST]
 
 
 def resolve(address: Address, identity: Identity | None = None, jump: Address | None = None) -> Settings:
@@ -77,6 +85,7 @@ def resolve(address: Address, identity: Identity | None = None, jump: Address | 
     name = alias.lower() if alias else known_hosts.name_of(read.host, read.port)
     user_files = _files(read, address, "UserKnownHostsFile", _USER_FILES)
     files = (*user_files, *_files(read, address, "GlobalKnownHostsFile", _SYSTEM_FILES)) if identity is None else ()
+    entries = known_hosts.entries(files, name)
     pin_file = next((file for file in user_files if file != Path(os.devnull)), None)
     timeout = float(config.get("ConnectTimeout") or CONNECT_TIMEOUT_S)
     options = (
@@ -93,7 +102,12 @@ def resolve(address: Address, identity: Identity | None = None, jump: Address | 
         known = asyncssh.import_known_hosts(f"{address.host} {identity.host_key}\n")
         options |= {"known_hosts": known, "client_keys": [str(identity.client_key)], "agent_path": None}
     else:
-        trusted = known_hosts.trusted(files, alias or read.host, None if alias else read.port)
+        # As in OpenSSH, a server without keys under [HOST]:PORT is looked up by HOST alone. The address that a host
+        # resolves to is not looked up: boards share addresses.
+        host, found = read.host.lower(), entries
+        if not alias and name != host and all(entry.marker is Marker.REVOKED for entry in entries):
+            found = entries + known_hosts.entries(files, host)
+        trusted = tuple([entry.key for entry in found if entry.marker is marker] for marker in Marker)
         options |= {"known_hosts": trusted}
         host_keys, authorities, _ = trusted
         if host_keys and not authorities and config.get("HostKeyAlgorithms") is None:
@@ -107,7 +121,7 @@ def resolve(address: Address, identity: Identity | None = None, jump: Address | 
     jump_from_caller = jump is not None and not configured
     jumps = (str(jump),) if jump_from_caller else jumps
     return Settings(
-        read.host, read.port, read.username, name, files, pin_file, jumps, jump_from_caller, timeout, options
+        read.host, read.port, read.username, name, files, pin_file, jumps, jump_from_caller, timeout, entries, options
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,22 +28,15 @@ _LOGIN_S = 15.0
 _ECHO = "bpudeploy"
 
 
+@dataclass(eq=False)
 class SshBoard:
     """Implements ``boards.base.Board``; created by ``open_ssh``."""
 
-    def __init__(
-        self,
-        runner: asyncio.Runner,
-        connection: asyncssh.SSHClientConnection,
-        name: str,
-        python: str,
-        root: PurePosixPath,
-    ) -> None:
-        self.name = name
-        self.python = python
-        self.root = root
-        self._runner = runner
-        self._connection = connection
+    _runner: asyncio.Runner
+    _connection: asyncssh.SSHClientConnection
+    name: str
+    python: str
+    root: PurePosixPath
 
     def run(self, argv: Sequence[str], *, timeout: float, step: str) -> CommandOutput[str]:
         import asyncssh
@@ -59,11 +53,9 @@ class SshBoard:
 
     @contextmanager
     def start(self, argv: Sequence[str], *, step: str) -> Iterator[RemoteProcess]:
-        async def start() -> Any:
-            return await self._connection.create_process(shlex.join(argv), encoding="utf-8", errors="replace")
-
+        starting = self._connection.create_process(shlex.join(argv), encoding="utf-8", errors="replace")
         on_timeout = f"`{argv[0]}` did not start within {_STALL_S:g} s"
-        process = self._run_async(asyncio.wait_for(start(), _STALL_S), step, on_timeout)
+        process = self._run_async(asyncio.wait_for(starting, _STALL_S), step, on_timeout)
         try:
             yield _SshProcess(self, process, step)
         finally:
@@ -119,29 +111,23 @@ class SshBoard:
 
         self._runner.run(work())
 
-    def _run_async(self, work: Awaitable[T], step: str, on_timeout: str) -> T:
-        async def wrapped() -> T:
-            return await work
-
+    def _run_async(self, work: Coroutine[Any, Any, T], step: str, on_timeout: str) -> T:
         import asyncssh
 
         try:
-            return self._runner.run(wrapped())
+            return self._runner.run(work)
         except (TimeoutError, asyncssh.TimeoutError) as error:
-            raise BoardError(
-                on_timeout, board=self.name, step=step, hint="is the board overloaded, hung or off the network?"
-            ) from error
+            raise self.error(step, on_timeout, "is the board overloaded, hung or off the network?") from error
         except asyncssh.ChannelOpenError as error:
-            raise BoardError(
-                f"its server refuses to run a command: {error.reason}",
-                board=self.name,
-                step=step,
-                hint="give this account a shell, and see MaxSessions in its sshd_config; or name another USER@",
-            ) from error
+            hint = "give this account a shell, and see MaxSessions in its sshd_config; or name another USER@"
+            raise self.error(step, f"its server refuses to run a command: {error.reason}", hint) from error
         except (asyncssh.Error, OSError) as error:
-            raise ConnectionLost(
-                f"the connection was lost: {error}", board=self.name, step=step, hint="run again: push resumes safely"
-            ) from error
+            message = f"the connection was lost: {error}"
+            raise self.error(step, message, "run again: push resumes safely", ConnectionLost) from error
+
+    def error(self, step: str, message: str, hint: str, kind: type[BoardError] = BoardError) -> BoardError:
+        """Return an error of this board."""
+        return kind(message, board=self.name, step=step, hint=hint)
 
 
 class _SshProcess:
@@ -171,17 +157,12 @@ class _SshProcess:
         if done.exit_signal:
             reason = f"it was killed by SIG{done.exit_signal[0]}"
         elif done.returncode is None or done.returncode == -1:
-            raise ConnectionLost(
-                "the connection was lost", board=self._board.name, step=self._step, hint="is it still on the network?"
-            )
+            hint = "is it still on the network?"
+            raise self._board.error(self._step, "the connection was lost", hint, ConnectionLost)
         else:
             reason = f"it exited with status {done.returncode}"
-        raise BoardError(
-            f"{reason}: {stderr}" if stderr else reason,
-            board=self._board.name,
-            step=self._step,
-            hint="see the board's own logs",
-        )
+        message = f"{reason}: {stderr}" if stderr else reason
+        raise self._board.error(self._step, message, "see the board's own logs")
 
 
 @contextmanager
@@ -219,17 +200,13 @@ def _check_shell(board: SshBoard) -> None:
     before, found, after = out.stdout.partition(f"{_ECHO}\n")
     if not found:
         reason = (out.stderr.strip() or out.stdout.strip() or f"exit status {out.status}").splitlines()[-1]
-        raise BoardError(
-            f"this account cannot run commands: {reason[:200]!r}",
-            board=board.name,
-            step=LOGIN,
-            hint="give it a plain shell (`chsh -s /bin/sh`) and no ForceCommand, or name another USER@",
-        )
+        hint = "give it a plain shell (`chsh -s /bin/sh`) and no ForceCommand, or name another USER@"
+        raise board.error(LOGIN, f"this account cannot run commands: {reason[:200]!r}", hint)
     if before or after:
-        raise BoardError(
-            f"its login shell prints {(before + after).strip()[:200]!r} around the output of every command",
-            board=board.name,
-            step=LOGIN,
-            hint="silence the shell's startup file: put `case $- in *i*) ;; *) return ;; esac` at the top of "
+        printed = (before + after).strip()[:200]
+        raise board.error(
+            LOGIN,
+            f"its login shell prints {printed!r} around the output of every command",
+            "silence the shell's startup file: put `case $- in *i*) ;; *) return ;; esac` at the top of "
             f"~/.bashrc there (`bpudeploy boards shell {board.name}`)",
         )

@@ -52,11 +52,7 @@ def fetch_host_key(address: Address) -> OfferedKey:
     """
     board = str(address)
     settings, key = offered_key(address, name=board)
-    try:
-        entries = known_hosts.entries(settings.files, settings.known_hosts_name)
-    except OSError as error:
-        raise _file_error(board, "read", error) from error
-    if any(e.marker is Marker.REVOKED and e.key == key for e in entries):
+    if any(e.marker is Marker.REVOKED and e.key == key for e in settings.entries):
         raise _error(
             board, "it offers a key that is revoked in known_hosts", "do not connect: that key is stolen or retired"
         )
@@ -66,7 +62,7 @@ def fetch_host_key(address: Address) -> OfferedKey:
             "your SSH settings have no known_hosts file (UserKnownHostsFile)",
             "set UserKnownHostsFile to a file in ~/.ssh/config",
         )
-    known = tuple(e for e in entries if e.marker is Marker.HOST)
+    known = tuple(settings.known)
     status = KeyStatus.CHANGED if known else KeyStatus.UNKNOWN
     if any(e.key == key for e in known):
         status = KeyStatus.TRUSTED
@@ -108,16 +104,12 @@ def pin(offered: OfferedKey, *, replace: bool = False) -> None:
     try:
         blocking = blocking or known_hosts.pin(offered.file, offered.name, offered.key, replace=replace)
     except OSError as error:
-        raise _file_error(offered.board, "write", error) from error
+        message = f"cannot write known_hosts: {error.strerror}: {error.filename}"
+        raise _error(offered.board, message, "you must own the file and its folder") from error
     if blocking:
         places = ", ".join(e.location for e in blocking)
         message = f"another key is in {places}, which bpudeploy does not change; nothing is written"
         raise _error(offered.board, message, "remove it there")
-
-
-def _file_error(board: str, verb: str, error: OSError) -> BoardError:
-    message = f"cannot {verb} known_hosts: {error.strerror}: {error.filename}"
-    return _error(board, message, "you must own the file and its folder")
 
 
 def _error(board: str, message: str, hint: str) -> BoardError:

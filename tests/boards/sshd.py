@@ -9,14 +9,18 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from bpudeploy.boards.address import Address, Identity
+from bpudeploy.boards.embedded import open_embedded
+from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.signing import load_key
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")
@@ -137,6 +141,23 @@ def serve(
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def openssh_board(folder: Path) -> Iterator[SshBoard]:
+    """Run an sshd with keys of its own in ``folder``, and connect to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = folder / "client_key"
+    with serve(folder, Home(folder), key=key if key.exists() else keygen(key)) as server:
+        address, identity = Address("127.0.0.1", getpass.getuser(), server.port), Identity(key, public(server.host_key))
+        root = PurePosixPath(server.board)
+        with open_ssh(address, name="local", python=sys.executable, root=root, identity=identity) as board:
+            yield board
+
+
+def any_board(folder: Path) -> AbstractContextManager[SshBoard]:
+    """Connect to an sshd where it is installed and lets this user in, else to the embedded board."""
+    return openssh_board(folder) if SSHD is not None and LETS_IN else open_embedded(folder)
 
 
 def free_port() -> int:

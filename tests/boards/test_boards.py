@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,20 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.embedded import ServerKind, open_embedded
+from bpudeploy.boards.embedded import open_embedded
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.errors import BoardError, UsageError
-
-HAS_SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin") is not None
-KINDS = [
-    pytest.param(ServerKind.OPENSSH, marks=pytest.mark.skipif(not HAS_SSHD, reason="OpenSSH's sshd is not installed")),
-    ServerKind.PYTHON,
-]
+from tests.boards.sshd import needs_sshd, openssh_board
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[pytest.param(openssh_board, marks=needs_sshd), open_embedded])
 def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
-    with open_embedded(tmp_path_factory.mktemp("board"), server=request.param) as opened:
+    with request.param(tmp_path_factory.mktemp("board")) as opened:
         yield opened
 
 
@@ -211,20 +204,18 @@ def gone(of: Path) -> bool:
     return not processes(of)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_board_is_stopped_with_all_its_processes(tmp_path: Path, kind: ServerKind) -> None:
-    with open_embedded(tmp_path, server=kind) as opened:
+def test_the_board_is_stopped_with_all_its_processes(tmp_path: Path) -> None:
+    with open_embedded(tmp_path) as opened:
         opened.run(["sh", "-c", f"(sleep 1000; : {tmp_path}) >/dev/null 2>&1 &"], timeout=5, step="test")
         assert processes(tmp_path)
     assert gone(tmp_path), processes(tmp_path)
     assert (tmp_path / "client_key").stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_run_leaves_no_board(tmp_path: Path, kind: ServerKind) -> None:
+def test_a_killed_run_leaves_no_board(tmp_path: Path) -> None:
     code = (
         "import time, sys; from pathlib import Path; from bpudeploy.boards.embedded import *\n"
-        f"with open_embedded(Path({str(tmp_path)!r}), server=ServerKind({kind.value!r})): "
+        f"with open_embedded(Path({str(tmp_path)!r})): "
         "print('up', flush=True); time.sleep(100)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

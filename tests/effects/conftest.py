@@ -1,4 +1,4 @@
-"""One board a module: OpenSSH's sshd where it is installed, else the Python server. Each test has a root of its own."""
+"""One board a module: OpenSSH's sshd where installed, else the embedded one. Each test has a root of its own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.boards.embedded import open_embedded
 from bpudeploy.boards.ssh import SshBoard
 from bpudeploy.effects.trust import trust
 from bpudeploy.signing import SigningKey
+from tests.boards.sshd import any_board
 from tests.effects.releases import a_key, its_root
 
 
@@ -21,7 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def board(home: Path) -> Iterator[SshBoard]:
-    with open_embedded(home) as opened:
+    with any_board(home) as opened:
         yield opened
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +11,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.embedded import ServerKind, open_embedded
 from bpudeploy.boards.ssh import SshBoard, open_ssh
-
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")
+from tests.boards.sshd import any_board
 
 
 class Server:
@@ -39,7 +35,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run OpenSSH's sshd if installed, otherwise the embedded server."""
     folder = tmp_path_factory.mktemp("transfer")
-    with open_embedded(folder, server=ServerKind.OPENSSH if SSHD else ServerKind.PYTHON) as board:
+    with any_board(folder) as board:
         yield Server(folder, board)
 
 

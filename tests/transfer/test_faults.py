@@ -23,7 +23,8 @@ from bpudeploy.errors import BoardError
 from bpudeploy.transfer import channel
 from bpudeploy.transfer.receiver import SPAN
 from bpudeploy.transfer.send import SendMethod, SendResult, send
-from tests.transfer.conftest import SSHD, Server
+from tests.boards.sshd import SSHD, needs_sshd
+from tests.transfer.conftest import Server
 from tests.transfer.test_send import OVERHEAD
 
 SIZE = 4 * SPAN
@@ -195,9 +196,6 @@ def sshd(server: Server, folder: Path, *lines: str, without: str = "no such line
     finally:
         process.terminate()
         process.wait()
-
-
-needs_sshd = pytest.mark.skipif(SSHD is None, reason="OpenSSH's sshd is not installed")
 
 
 @needs_sshd

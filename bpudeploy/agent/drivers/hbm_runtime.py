@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import nv12, tensors
+from . import tensors
 from .base import Refused, Unsuitable
 from .hrt_model_exec import Tool, ToolSession, find_tool_for
 
@@ -44,8 +44,9 @@ class HbmRuntime(ToolSession):
         if len(names) != 1:
             raise Refused(f"the file has {len(names)} models", tensors.ONE_MODEL)
         self._name = names[0]
-        self._read_inputs(first)
-        self._read_output(first)
+        self._images = self._read_inputs(first)
+        self.batch = self._images.batch
+        self._output = self._read_output(first)
 
     def _load(self) -> Any:
         """Load the file, under a name with the suffix that the runtime requires."""
@@ -59,40 +60,32 @@ class HbmRuntime(ToolSession):
         except Exception as error:
             raise Refused(f"{NAME} cannot load the file: {error}", tensors.WRONG_CHIP) from error
 
-    def _read_inputs(self, runtime: Any) -> None:
-        self._inputs = list(runtime.input_names[self._name])
-        shapes = [tuple(int(s) for s in runtime.input_shapes[self._name][name]) for name in self._inputs]
-        kinds = [_name(runtime.input_dtypes[self._name][name]) for name in self._inputs]
-        where = f"the input {', '.join(self._inputs)}"
-        self._packed = kinds == ["NV12"]
-        if self._packed:
-            self.batch, self._height, self._width = tensors.image_size(shapes[0], "NCHW", where)
-            tensors.check_nv12(self.batch, self._height, self._width, where)
-            if self._width % _ROW:
-                raise Unsuitable(f"{where} is {self._width} pixels wide", f"use a multiple of {_ROW}: model.image_size")
-        elif set(kinds) == {"U8"} and len(self._inputs) == 2:
-            self.batch, self._height, self._width = tensors.two_planes(list(zip(self._inputs, shapes)))
-        elif kinds == ["U8"] and len(shapes[0]) == 4 and shapes[0][3] == 3:
-            self.batch, self._height, self._width = tensors.image_size(shapes[0], "NHWC", where)
-        else:
-            inputs = ", ".join(f"{n} {k} {s}" for n, k, s in zip(self._inputs, kinds, shapes))
-            raise Unsuitable(f"the network's inputs are {inputs}", "build it with input_type_rt nv12, or rgb in NHWC")
+    def _read_inputs(self, runtime: Any) -> tensors.ImageInput:
+        names = self._inputs = list(runtime.input_names[self._name])
+        shapes = [tuple(int(s) for s in runtime.input_shapes[self._name][name]) for name in names]
+        kinds = [_name(runtime.input_dtypes[self._name][name]) for name in names]
+        inputs = [(name, kind, shape, None) for name, kind, shape in zip(names, kinds, shapes)]
+        hint = "build it with input_type_rt nv12, or rgb in NHWC"
+        images = tensors.image_input(inputs, ("packed", "planes", "NHWC"), hint)
+        if images.form == "packed" and images.width % _ROW:
+            where = f"the input {names[0]}"
+            raise Unsuitable(f"{where} is {images.width} pixels wide", f"use a multiple of {_ROW}: model.image_size")
+        return images
 
-    def _read_output(self, runtime: Any) -> None:
+    def _read_output(self, runtime: Any) -> tensors.LogitsOutput:
         names = list(runtime.output_names[self._name])
         if len(names) != 1:
             raise Refused(f"the network has {len(names)} outputs", tensors.ONE_OUTPUT)
         name = self._output_name = names[0]
         where, kind = f"the output {name}", _name(runtime.output_dtypes[self._name][name])
-        scales, zeros, axis = None, (), None
+        scales, zeros, axis = (), (), None
         if kind != "F32":
             quants = runtime.output_quants[self._name][name]
-            if kind not in tensors.DTYPES or _name(quants.quant_type) != "SCALE":
-                raise Refused(f"{where} is {kind} with no scale", tensors.KEEP_DEQUANTIZE)
-            scales, zeros = quants.scale, quants.zero_point
-            axis = None if np.size(scales) == 1 else int(quants.axis)
+            if _name(quants.quant_type) == "SCALE":
+                scales, zeros = quants.scale, quants.zero_point
+                axis = None if np.size(scales) == 1 else int(quants.axis)
         shape = [int(side) for side in runtime.output_shapes[self._name][name]]
-        self._output = tensors.LogitsOutput(where, shape, tensors.DTYPES[kind], self.batch, scales, zeros, axis)
+        return tensors.LogitsOutput(where, kind, shape, self.batch, scales, zeros, axis)
 
     def reserve(self, streams: int) -> None:
         """Load a copy per stream, so that none is loaded during a stream's first frame."""
@@ -101,11 +94,9 @@ class HbmRuntime(ToolSession):
 
     def prepare(self, pixels: Any) -> Any:
         """Return the inputs by name."""
-        checked = tensors.checked(pixels, self.batch, self._height, self._width)
-        if self._packed:
-            arrays: tuple[Any, ...] = (nv12.packed(checked).reshape(1, self._height * 3 // 2, self._width, 1),)
-        else:
-            arrays = nv12.planes(checked) if len(self._inputs) == 2 else (checked,)
+        arrays = self._images.arrays(pixels)
+        if self._images.form == "packed":
+            arrays = (arrays[0].reshape(1, self._images.height * 3 // 2, self._images.width, 1),)
         return {self._name: dict(zip(self._inputs, arrays))}
 
     def infer(self, inputs: Any) -> Any:
@@ -119,8 +110,7 @@ class HbmRuntime(ToolSession):
         finally:
             with self._lock:
                 self._free.append(runtime)
-        self._output.check(values, "run")
-        return self._output.logits(values)
+        return self._output.logits(values, "run")
 
     def close(self) -> None:
         self._free.clear()

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import nv12, tensors
+from . import tensors
 from .base import Refused, Unsuitable
 from .hrt_model_exec import Tool, ToolSession, find_tool_for
 
@@ -39,39 +39,32 @@ class HobotDnn(ToolSession):
         if len(inputs) != 1 or len(outputs) != 1:
             raise Refused(f"the network has {len(inputs)} inputs and {len(outputs)} outputs", tensors.ONE_OUTPUT)
         given = inputs[0].properties
-        self._layout, kind, where = str(given.layout), str(given.tensor_type), "the input"
-        self._nv12 = kind == "NV12"
+        layout, kind, shape = str(given.layout), str(given.tensor_type), tuple(int(side) for side in given.shape)
         if kind not in ("NV12", "RGB") or str(given.dtype) != "uint8":
-            raise Refused(
-                f"the input is {kind} of {given.dtype}, shape {tuple(given.shape)}, layout {self._layout}",
-                tensors.NV12_OR_RGB,
-            )
+            found = f"the input is {kind} of {given.dtype}, shape {shape}, layout {layout}"
+            raise Refused(found, tensors.NV12_OR_RGB)
         if kind == "RGB" and hasattr(type(given), "alignedShape"):
             raise Unsuitable("X5's hobot_dnn sets RGB values below 128 to 0", "build with input_type_rt nv12")
-        shape = tuple(int(side) for side in given.shape)
-        self.batch, self._height, self._width = tensors.image_size(shape, self._layout, where)
-        if self._nv12:
-            tensors.check_nv12(self.batch, self._height, self._width, where)
+        self._images = tensors.image_input([("", kind, shape, layout)], ("packed", "NHWC", "NCHW"), tensors.NV12_OR_RGB)
+        self.batch = self._images.batch
         self._output = self._read_output(outputs[0].properties)
 
     def _read_output(self, given: Any) -> tensors.LogitsOutput:
         shape, dtype = tuple(int(side) for side in given.shape), str(given.dtype)
-        if dtype not in ("int8", "int32", "float32"):
+        kind = {"int8": "S8", "int32": "S32", "float32": "F32"}.get(dtype)
+        if kind is None:
             raise Refused(f"the output is {dtype}", tensors.KEEP_DEQUANTIZE)
-        scales = None if dtype == "float32" else given.scale_data
-        output = tensors.LogitsOutput("the output", shape, dtype, self.batch, scales)
-        if scales is not None and output.classes_axis != len(shape) - 1:
-            raise Refused(
-                f"the output is {dtype} {shape}, and the binding does not report its row padding",
-                tensors.KEEP_DEQUANTIZE,
-            )
+        scales = () if kind == "F32" else given.scale_data
+        output = tensors.LogitsOutput("the output", kind, shape, self.batch, scales)
+        if kind != "F32" and output.classes_axis != len(shape) - 1:
+            found = f"the output is {dtype} {shape}, and the binding does not report its row padding"
+            raise Refused(found, tensors.KEEP_DEQUANTIZE)
         return output
 
     def prepare(self, pixels: Any) -> Any:
         """Return flat bytes, as the binding needs them."""
-        checked = tensors.checked(pixels, self.batch, self._height, self._width)
-        flat = nv12.packed(checked) if self._nv12 else tensors.to_layout(checked, self._layout)
-        return np.ascontiguousarray(flat.reshape(-1))
+        (array,) = self._images.arrays(pixels)
+        return array.reshape(-1)
 
     def infer(self, inputs: Any) -> Any:
         with self._lock:
@@ -84,8 +77,7 @@ class HobotDnn(ToolSession):
             values = np.array(outputs[0].buffer)
         if values.size == math.prod(self._output.shape):
             values = values.reshape(self._output.shape)
-        self._output.check(values, "forward")
-        return self._output.logits(values)
+        return self._output.logits(values, "forward")
 
     def close(self) -> None:
         self._model = None

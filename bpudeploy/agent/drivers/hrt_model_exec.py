@@ -11,14 +11,15 @@ import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..processes import find_tool, run_child
-from . import hrt_profile, hrt_text, nv12, tensors
+from . import hrt_profile, hrt_text, tensors
 from .base import Layer, Refused, ToolTiming
 
 NAME = "hrt_model_exec"
@@ -52,40 +53,22 @@ class Tool:
             raise Refused(f"{NAME} {verb} failed: {reason}", tensors.WRONG_CHIP if "latform" in reason else _SEE_LOG)
         return text
 
-    def info(self) -> hrt_text.ModelInfo:
-        """Return the inputs and outputs of the model file."""
-        with tempfile.TemporaryDirectory(prefix="bpudeploy-") as folder:
-            text = self.run("model_info", [], folder, 120.0)
-        try:
-            return hrt_text.model_info(text)
-        except ValueError as error:
-            raise Refused(f"cannot parse {NAME} model_info: {error}", _REPORT) from None
+    def perf(self, folder: str, count: int, streams: int, *flags: str) -> str:
+        """Run ``perf`` in ``folder`` and return its output."""
+        flags = (f"--frame_count={count}", f"--thread_num={streams}", *flags)
+        return self.run("perf", flags, folder, 60.0 + 2.0 * count)
 
-    def timed(self, frames: int, streams: int) -> ToolTiming:
-        """Time at least ``frames`` frames with ``perf``."""
-        count = _frame_count(frames)
-        with tempfile.TemporaryDirectory(prefix="bpudeploy-") as folder:
-            flags = [f"--frame_count={count}", f"--thread_num={streams}"]
-            text = self.run("perf", flags, folder, 60.0 + 2.0 * count)
-        try:
-            return parse_timing(text, count, streams)
-        except ValueError as error:
-            raise Refused(f"cannot parse {NAME} perf: {error}", _REPORT) from None
 
-    def layers(self, frames: int) -> list[Layer]:
-        """Return the time of each part, from the profiler of a separate ``perf`` run."""
-        count = _frame_count(frames)
-        with tempfile.TemporaryDirectory(prefix="bpudeploy-") as folder:
-            flags = [f"--frame_count={count}", "--thread_num=1", "--profile_path=."]
-            self.run("perf", flags, folder, 60.0 + 2.0 * count)
-            log = Path(folder, "profiler.log")
-            if not log.is_file():
-                raise Refused(f"{NAME} perf wrote no profiler.log", _REPORT)
-            text = log.read_text(encoding="utf-8", errors="replace")
-        try:
-            return hrt_profile.layers(text, 1, count)
-        except ValueError as error:
-            raise Refused(f"cannot parse {NAME}'s profile: {error}", _REPORT) from None
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="bpudeploy-")
+
+
+@contextmanager
+def _parsing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(f"cannot parse {what}: {error}", _REPORT) from None
 
 
 def _frame_count(frames: int) -> int:
@@ -123,15 +106,28 @@ class ToolSession:
     def reserve(self, streams: int) -> None:
         """Nothing to allocate."""
 
+    def close(self) -> None:
+        """Nothing to free."""
+
     def timed(self, frames: int, streams: int) -> ToolTiming:
-        """Time with hrt_model_exec, or refuse if the board has none."""
+        """Time at least ``frames`` frames with ``perf``, or refuse if the board has no hrt_model_exec."""
         if self._tool is None:
             raise Refused(f"the board has no {NAME}", "install the board's tools, or measure frame by frame")
-        return self._tool.timed(frames, streams)
+        count = _frame_count(frames)
+        with _temporary_folder() as folder, _parsing(f"{NAME} perf"):
+            return parse_timing(self._tool.perf(folder, count, streams), count, streams)
 
     def layers(self, frames: Sequence[Any]) -> list[Layer]:
         """Profile generated frames, at least as many; empty if the board has no hrt_model_exec."""
-        return self._tool.layers(len(frames)) if self._tool else []
+        if self._tool is None:
+            return []
+        count = _frame_count(len(frames))
+        with _temporary_folder() as folder, _parsing(f"{NAME}'s profile"):
+            self._tool.perf(folder, count, 1, "--profile_path=.")
+            log = Path(folder, "profiler.log")
+            if not log.is_file():
+                raise Refused(f"{NAME} perf wrote no profiler.log", _REPORT)
+            return hrt_profile.layers(log.read_text(encoding="utf-8", errors="replace"), 1, count)
 
 
 class HrtModelExec(ToolSession):
@@ -146,29 +142,18 @@ class HrtModelExec(ToolSession):
         super().__init__(tool)
         self._run = tool.run
         self.runtime = f"{NAME}, libdnn {info.runtime}" if info.runtime else f"{NAME}, version unknown"
-        self._format, self.batch, self._height, self._width = _input_format(info.inputs)
+        inputs = [(tensor.name, tensor.kind, tensor.shape, tensor.layout) for tensor in info.inputs]
+        images = tensors.image_input(inputs, ("packed", "planes", "NHWC", "NCHW"), tensors.NV12_OR_RGB)
+        self.batch, self.prepare = images.batch, images.arrays
         if len(info.outputs) != 1:
             raise Refused(f"the network has {len(info.outputs)} outputs", tensors.ONE_OUTPUT)
-        tensor = self._tensor = info.outputs[0]
-        where, integers = f"the output {tensor.name}", tensor.kind != "F32"
-        if tensor.kind not in tensors.DTYPES or (integers and not tensor.scales):
-            raise Refused(f"{where} is {tensor.kind} with no scale", tensors.KEEP_DEQUANTIZE)
-        scales = tensor.scales if integers else None
-        dtype = tensors.DTYPES[tensor.kind]
-        self._output = tensors.LogitsOutput(where, tensor.shape, dtype, self.batch, scales, tensor.zeros, tensor.axis)
-
-    def prepare(self, pixels: Any) -> Any:
-        """Return one array per input."""
-        checked = tensors.checked(pixels, self.batch, self._height, self._width)
-        if self._format == "packed":
-            return (nv12.packed(checked),)
-        if self._format == "planes":
-            return nv12.planes(checked)
-        return (tensors.to_layout(checked, self._format),)
+        out = self._tensor = info.outputs[0]
+        where = f"the output {out.name}"
+        self._output = tensors.LogitsOutput(where, out.kind, out.shape, self.batch, out.scales, out.zeros, out.axis)
 
     def infer(self, inputs: Any) -> Any:
         """Return the logits; most of the time is the tool's startup."""
-        with tempfile.TemporaryDirectory(prefix="bpudeploy-") as folder:
+        with _temporary_folder() as folder:
             names = []
             for index, array in enumerate(inputs):
                 names.append(f"input{index}.bin")
@@ -179,29 +164,7 @@ class HrtModelExec(ToolSession):
             if len(dumps) != 1:
                 raise Refused(f"{NAME} infer wrote {len(dumps)} files model_infer_output_0*.bin, not one", _REPORT)
             raw = dumps[0].read_bytes()
-        return self._output.logits(_unpadded(raw, self._tensor, self._output))
-
-    def close(self) -> None:
-        """Nothing to free."""
-
-
-def _input_format(inputs: Sequence[hrt_text.Tensor]) -> tuple[str, int, int, int]:
-    """Return the input format (packed, planes, NHWC, NCHW), the batch size, and the image's height and width."""
-    first, where = inputs[0], f"the input {inputs[0].name}"
-    kinds = [tensor.kind for tensor in inputs]
-    if kinds == ["NV12"]:
-        batch, height, width = tensors.image_size(first.shape, first.layout or "", where)
-        tensors.check_nv12(batch, height, width, where)
-        return "packed", batch, height, width
-    if kinds == ["RGB"]:
-        layout = first.layout or ""
-        return (layout, *tensors.image_size(first.shape, layout, where))
-    if kinds == ["U8"] and len(first.shape) == 4 and first.layout is None:
-        layout = "NHWC" if first.shape[3] == 3 else "NCHW"
-        return (layout, *tensors.image_size(first.shape, layout, where))
-    if kinds == ["U8", "U8"]:
-        return ("planes", *tensors.two_planes([(t.name, t.shape) for t in inputs]))
-    raise Refused(f"the network's inputs are {', '.join(kinds)}", tensors.NV12_OR_RGB)
+        return self._output.logits(_unpadded(raw, self._tensor, self._output), "infer")
 
 
 def _unpadded(raw: bytes, tensor: hrt_text.Tensor, output: tensors.LogitsOutput) -> Any:
@@ -223,7 +186,9 @@ def open_session(model: str, threads: int) -> HrtModelExec:
     tool = find_tool_for(model)
     if tool is None:
         raise Refused(f"the board has no {NAME}", "install the board's runtime: its package board/install.sh has it")
-    return HrtModelExec(tool, tool.info())
+    with _temporary_folder() as folder, _parsing(f"{NAME} model_info"):
+        info = hrt_text.model_info(tool.run("model_info", [], folder, 120.0))
+    return HrtModelExec(tool, info)
 
 
 _SEE_LOG = f"run {NAME} on the board manually; its log has more"

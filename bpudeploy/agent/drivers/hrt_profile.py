@@ -26,17 +26,16 @@ def layers(text: str, streams: int, frames: int) -> list[Layer]:
         ValueError: it is malformed, inconsistent, or from another run.
     """
     run, nodes = _documents(text)
-    if set(run) != {"perf_result", "running_condition"} or "model_latency" not in nodes:
+    known = {"model_latency", "chip_latency", "processor_latency", "task_latency"}
+    if set(run) != {"perf_result", "running_condition"} or "model_latency" not in nodes or not set(nodes) <= known:
         raise ValueError(f"profiler.log has {sorted(run)} and {sorted(nodes)}")
-    if not set(nodes) <= {"model_latency", "chip_latency", "processor_latency", "task_latency"}:
-        raise ValueError(f"profiler.log has {sorted(nodes)}")
     condition, result = run["running_condition"], run["perf_result"]
     if condition.get("thread_num") != streams or condition.get("frame_count") != frames:
         raise ValueError(
             f"profiler.log is of {condition.get('frame_count')} frames in {condition.get('thread_num')} threads, "
             f"not of {frames} in {streams}"
         )
-    in_flight(_positive(result, "FPS"), _positive(result, "average_latency"), streams)
+    in_flight(_number("", result, "FPS"), _number("", result, "average_latency"), streams)
     found = [layer for name, entry in nodes["model_latency"].items() for layer in _node(name, entry)]
     if not found:
         raise ValueError("profiler.log lists no nodes")
@@ -71,10 +70,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _positive(values: dict[str, Any], key: str) -> float:
+def _number(where: str, values: dict[str, Any], key: str) -> float:
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-        raise ValueError(f"profiler.log has {key} {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        raise ValueError(f"profiler.log{where} has {key} {value!r}")
     return float(value)
 
 
@@ -82,15 +81,10 @@ def _timing(name: str, entry: Any) -> float:
     """Return the average of one timing."""
     if not isinstance(entry, dict) or set(entry) != {"avg_time", "max_time", "min_time"}:
         raise ValueError(f"profiler.log: {name} is {entry!r}")
-    times = []
-    for key in ("min_time", "avg_time", "max_time"):
-        value = entry[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-            raise ValueError(f"profiler.log: {name} has {key} {value!r}")
-        times.append(float(value))
-    if not times[0] - 1e-3 <= times[1] <= times[2] + 1e-3:
-        raise ValueError(f"profiler.log: {name} has min {times[0]}, average {times[1]}, max {times[2]}")
-    return times[1]
+    low, average, high = (_number(f": {name}", entry, key) for key in ("min_time", "avg_time", "max_time"))
+    if not low - 1e-3 <= average <= high + 1e-3:
+        raise ValueError(f"profiler.log: {name} has min {low}, average {average}, max {high}")
+    return average
 
 
 def _node(name: str, entry: Any) -> list[Layer]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from re import Match, Pattern
+from re import Match
 
-_NUMBER = r"(\d+\.\d+)"
+_NUMBER = r"\d+\.\d+"
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,17 @@ class Perf:
     fps: float
 
 
-_FAILURE = re.compile(r"Incompatible Platform|platform march|\bfailed\b|error code|unknown command line flag", re.I)
-_ERROR = re.compile(r"^(\[E\]|E\d{4} |ERROR\b)")
+_PLATFORM = re.compile("Incompatible Platform|platform march")
+_FAILURE = re.compile(
+    r"(?i:Incompatible Platform|platform march|\bfailed\b|error code|unknown command line flag)"
+    r"|^(\[E\]|E\d{4} |ERROR\b)"
+)
 
 
 def failure(text: str) -> str | None:
-    """Return the line that reports a failure, or None. The exit status is not reliable."""
-    first = None
-    for line in text.splitlines():
-        if re.search("Incompatible Platform|platform march", line):
-            return line.strip()
-        if _FAILURE.search(line) or _ERROR.match(line.strip()):
-            first = first or line.strip()
-    return first
+    """Return the line that reports a failure, preferably a wrong chip, or None. The exit status is not reliable."""
+    failures = [line.strip() for line in text.splitlines() if _FAILURE.search(line.strip())]
+    return next(filter(_PLATFORM.search, failures), next(iter(failures), None))
 
 
 def runtime_of(text: str) -> str | None:
@@ -79,20 +77,21 @@ def runtime_of(text: str) -> str | None:
 # perf ----------------------------------------------------------------------------------------------------------------
 
 _PROGRESS = re.compile(
-    rf"Frame count: (\d+),  Thread Average: {_NUMBER} ms,  thread max latency: {_NUMBER} ms,  "
-    rf"thread min latency: {_NUMBER} ms,  FPS: {_NUMBER}"
+    rf"Frame count: (\d+),  Thread Average: ({_NUMBER}) ms,  thread max latency: ({_NUMBER}) ms,  "
+    rf"thread min latency: ({_NUMBER}) ms,  FPS: ({_NUMBER})"
 )
-_SUMMARY: dict[str, Pattern[str]] = {
-    "streams": re.compile(r"Thread number is: (\d+)"),
-    "frames": re.compile(r"Frame count\s+is: (\d+)"),
-    "cores": re.compile(r"core number\s+is: (\d+)"),
-    "run": re.compile(rf"Program run time: {_NUMBER} ms"),
-    "result": re.compile(r"Perf result:"),
-    "total": re.compile(rf"Frame totally latency is: {_NUMBER} ms"),
-    "mean": re.compile(rf"Average\s+latency\s+is: {_NUMBER} ms"),
-    "fps": re.compile(rf"Frame\s+rate\s+is: {_NUMBER} FPS"),
-}
-_NEEDED = ("streams", "frames", "result", "total", "mean", "fps")
+_SUMMARY = re.compile(
+    r"(?:- )?(?:"
+    r"Thread number is: (?P<streams>\d+)"
+    r"|Frame count\s+is: (?P<frames>\d+)"
+    r"|core number\s+is: (?P<cores>\d+)"
+    rf"|Program run time: (?P<run>{_NUMBER}) ms"
+    r"|(?P<result>Perf result:)"
+    rf"|Frame totally latency is: (?P<total>{_NUMBER}) ms"
+    rf"|Average\s+latency\s+is: (?P<mean>{_NUMBER}) ms"
+    rf"|Frame\s+rate\s+is: (?P<fps>{_NUMBER}) FPS)"
+)
+_OPTIONAL = {"cores", "run"}
 
 
 def perf(text: str) -> Perf:
@@ -110,35 +109,25 @@ def perf(text: str) -> Perf:
             if in_summary:
                 raise ValueError(f"line {number}: a second result")
             in_summary = True
-        elif in_summary:
-            if line:
-                _summary_line(summary, line, number)
+        elif in_summary and line:
+            found = _SUMMARY.fullmatch(line)
+            if not found:
+                raise ValueError(f"line {number}: cannot parse {line!r}")
+            if found.lastgroup in summary:
+                raise ValueError(f"line {number}: duplicate {line!r}")
+            summary.update({name: value for name, value in found.groupdict().items() if value is not None})
         elif re.search("Frame count|latency|FPS", line):
             progress = _PROGRESS.fullmatch(line)
             if not progress:
                 raise ValueError(f"line {number}: cannot parse {line!r}")
-    for name in _NEEDED:
-        if name not in summary:
-            raise ValueError(f"perf printed no line {_SUMMARY[name].pattern!r}")
-    low = high = None
-    if progress:
-        low, high = float(progress.group(4)), float(progress.group(3))
+    missing = set(_SUMMARY.groupindex) - set(summary) - _OPTIONAL
+    if missing:
+        raise ValueError(f"perf printed no line of {', '.join(sorted(missing))}")
+    high, low = map(float, progress.group(3, 4)) if progress else (None, None)
     frames, streams = int(summary["frames"]), int(summary["streams"])
-    found = Perf(frames, streams, float(summary["mean"]), low, high, float(summary["fps"]))
-    _check_consistency(found, summary, progress)
-    return found
-
-
-def _summary_line(summary: dict[str, str], line: str, number: int) -> None:
-    plain = line[2:] if line.startswith("- ") else line
-    for name, pattern in _SUMMARY.items():
-        match = pattern.fullmatch(plain)
-        if match:
-            if name in summary:
-                raise ValueError(f"line {number}: duplicate {line!r}")
-            summary[name] = match.group(1) if pattern.groups else ""
-            return
-    raise ValueError(f"line {number}: cannot parse {line!r}")
+    result = Perf(frames, streams, float(summary["mean"]), low, high, float(summary["fps"]))
+    _check_consistency(result, summary, progress)
+    return result
 
 
 def _check_consistency(found: Perf, summary: dict[str, str], progress: Match[str] | None) -> None:
@@ -177,13 +166,10 @@ _FIELDS = {
     *("name", "input source", "valid shape", "aligned shape", "aligned byte size", "tensor type", "tensor layout"),
     *("quanti type", "stride", "scale data", "zero_point data", "shift data", "quantizeAxis"),
 }
-_KINDS = {
-    "HB_DNN_IMG_TYPE_": ("Y", "NV12", "NV12_SEPARATE", "YUV444", "RGB", "BGR"),
-    "HB_DNN_TENSOR_TYPE_": (
-        *("S4", "U4", "S8", "U8", "F16", "S16", "U16"),
-        *("F32", "S32", "U32", "F64", "S64", "U64", "BOOL8"),
-    ),
-}
+_KIND = re.compile(
+    r"HB_DNN_(?:IMG|TENSOR)_TYPE_"
+    r"(Y|NV12|NV12_SEPARATE|YUV444|RGB|BGR|S4|U4|S8|U8|F16|S16|U16|F32|S32|U32|F64|S64|U64|BOOL8)"
+)
 _WIDTH = {"F16": 2, "S16": 2, "U16": 2, "F32": 4, "S32": 4, "U32": 4, "F64": 8, "S64": 8, "U64": 8}
 
 
@@ -241,12 +227,12 @@ def _tensor(title: str, fields: dict[str, str]) -> Tensor:
             raise ValueError(f"{title} of model_info has no {key!r}")
     if ("aligned shape" in fields) != ("tensor layout" in fields):
         raise ValueError(f"{title} of model_info has an aligned shape or a layout, not both")
-    kind, layout = fields["tensor type"], fields.get("tensor layout")
-    prefix = next((p for p in _KINDS if kind.startswith(p)), None)
-    if prefix is None or kind[len(prefix) :] not in _KINDS[prefix]:
-        raise ValueError(f"{title} of model_info has the tensor type {kind!r}")
-    if layout is not None and not re.fullmatch(r"HB_DNN_LAYOUT_(NCHW|NHWC|NONE)", layout):
-        raise ValueError(f"{title} of model_info has the layout {layout!r}")
+    kind = _KIND.fullmatch(fields["tensor type"])
+    layout = re.fullmatch(r"HB_DNN_LAYOUT_(NCHW|NHWC|NONE)", fields.get("tensor layout", ""))
+    if not kind:
+        raise ValueError(f"{title} of model_info has the tensor type {fields['tensor type']!r}")
+    if "tensor layout" in fields and not layout:
+        raise ValueError(f"{title} of model_info has the layout {fields['tensor layout']!r}")
     if not re.fullmatch(r"-1|\d+", fields["aligned byte size"]):
         raise ValueError(f"{title} of model_info has {fields['aligned byte size']!r} bytes")
     shape, stride = _shape(title, fields["valid shape"]), _shape(title, fields["stride"])
@@ -254,8 +240,8 @@ def _tensor(title: str, fields: dict[str, str]) -> Tensor:
     found = Tensor(
         name=fields["name"],
         shape=shape,
-        kind=kind[len(prefix) :],
-        layout=layout[len("HB_DNN_LAYOUT_") :] if layout is not None else None,
+        kind=kind.group(1),
+        layout=layout.group(1) if layout else None,
         aligned_shape=_shape(title, fields["aligned shape"]) if "aligned shape" in fields else None,
         aligned_bytes=int(fields["aligned byte size"]),
         stride=stride,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from .base import Layer, Refused, Session, ToolTiming
 
@@ -24,7 +24,7 @@ class Ort:
         self._model = model
         self._threads = threads
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
-        self._session = self._open(self._options())
+        self._session = self._open()
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise Refused(f"{model} has {len(inputs)} inputs and {len(outputs)} outputs, not one each", _EXPORT)
@@ -49,10 +49,7 @@ class Ort:
     def layers(self, frames: Sequence[Any]) -> List[Layer]:
         """Run the frames in a separate session with profiling enabled."""
         with tempfile.TemporaryDirectory() as folder:
-            options = self._options()
-            options.enable_profiling = True
-            options.profile_file_prefix = os.path.join(folder, "profile")
-            session = self._open(options)
+            session = self._open(profile=os.path.join(folder, "profile"))
             for inputs in (frames[0], *frames):  # the first run is the warm-up
                 self._run(session, inputs)
             with open(session.end_profiling()) as stream:
@@ -65,17 +62,16 @@ class Ort:
     def _run(self, session: Any, inputs: Any) -> Any:
         return session.run([self._output], {self._input: inputs})[0].reshape(self.batch, -1)
 
-    def _options(self) -> Any:
+    def _open(self, profile: Optional[str] = None) -> Any:
+        """Load the network; with ``profile``, the beginning of a path, it records the time of each node."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        return options
-
-    def _open(self, options: Any) -> Any:
-        import onnxruntime
-
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
         try:
             return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base class

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from . import nv12
 from .base import Refused, Unsuitable
 
 DTYPES = {"F32": "float32", "S8": "int8", "U8": "uint8", "S16": "int16", "U16": "uint16", "S32": "int32"}
@@ -40,18 +42,60 @@ def refuse_threads(threads: int, runtime: str) -> None:
         raise Refused(f"{runtime} has no setting for CPU threads", "leave `threads` out of the recipe's benchmark")
 
 
-def checked(pixels: Any, batch: int, height: int, width: int) -> Any:
-    """Return the images, C-contiguous, or refuse another shape or dtype."""
-    if pixels.dtype != np.uint8 or tuple(pixels.shape) != (batch, height, width, 3):
-        raise Refused(
-            f"the network takes uint8 ({batch}, {height}, {width}, 3), the samples are {pixels.dtype} "
-            f"{tuple(pixels.shape)}",
-            "prepare the samples for this network",
-        )
-    return np.ascontiguousarray(pixels)
+@dataclass(frozen=True)
+class ImageInput:
+    """The input of an image classifier: one packed NV12 array, the planes of NV12, or RGB in a layout."""
+
+    form: str  # packed, planes, NHWC or NCHW
+    batch: int
+    height: int
+    width: int
+
+    def arrays(self, pixels: Any) -> tuple[Any, ...]:
+        """Convert RGB uint8 images to one array per input; refuse another shape or dtype."""
+        expected = (self.batch, self.height, self.width, 3)
+        if pixels.dtype != np.uint8 or tuple(pixels.shape) != expected:
+            raise Refused(
+                f"the network takes uint8 {expected}, the samples are {pixels.dtype} {tuple(pixels.shape)}",
+                "prepare the samples for this network",
+            )
+        if self.form == "packed":
+            return (nv12.packed(pixels),)
+        if self.form == "planes":
+            return nv12.planes(pixels)
+        return (np.ascontiguousarray(pixels if self.form == "NHWC" else pixels.transpose(0, 3, 1, 2)),)
 
 
-def image_size(shape: Sequence[int], layout: str, where: str) -> tuple[int, int, int]:
+def image_input(
+    inputs: Sequence[tuple[str, str, Sequence[int], str | None]], forms: Sequence[str], hint: str
+) -> ImageInput:
+    """Return the format of inputs, each given by name, type, shape and layout.
+
+    Raises:
+        Unsuitable: it is not one of ``forms``.
+        Refused: it is not one image of a supported size, or a batch of them.
+    """
+    name, _, shape, layout = inputs[0]
+    kinds, where = [kind for _, kind, _, _ in inputs], f"the input {name}".rstrip()
+    found = None
+    if kinds == ["U8", "U8"]:
+        found = _two_planes(name, shape, inputs[1][0], inputs[1][2])
+    elif kinds == ["NV12"]:
+        found = ImageInput("packed", *_image_size(shape, layout or "NCHW", where))
+        if found.batch != 1:
+            raise Refused(f"{where} is NV12 with batch size {found.batch}; its format is not documented", _REBUILD)
+    elif kinds == ["RGB"] or (kinds == ["U8"] and len(shape) == 4):
+        layout = layout or ("NHWC" if shape[-1] == 3 else "NCHW")
+        found = ImageInput(layout, *_image_size(shape, layout, where))
+    if found is None or found.form not in forms:
+        listed = ", ".join(f"{name} {kind} {tuple(shape)}" for name, kind, shape, _ in inputs)
+        raise Unsuitable(f"the network's inputs are {listed}", hint)
+    if found.form in ("packed", "planes") and (found.height % 2 or found.width % 2):
+        raise Refused(f"{where} is NV12 of {found.height}x{found.width}: both sides must be even", _REBUILD)
+    return found
+
+
+def _image_size(shape: Sequence[int], layout: str, where: str) -> tuple[int, int, int]:
     """Return batch, height and width of a three-channel input."""
     axes = {"NHWC": (1, 2, 3), "NCHW": (2, 3, 1)}.get(layout)
     if len(shape) != 4 or axes is None or shape[axes[2]] != 3 or min(shape) < 1:
@@ -59,35 +103,14 @@ def image_size(shape: Sequence[int], layout: str, where: str) -> tuple[int, int,
     return shape[0], shape[axes[0]], shape[axes[1]]
 
 
-def check_nv12(batch: int, height: int, width: int, where: str) -> None:
-    """Refuse a packed NV12 input with an odd side, or with a batch, whose format is undocumented."""
-    if batch != 1:
-        raise Refused(f"{where} is NV12 with batch size {batch}; its format is not documented", _REBUILD)
-    check_even(height, width, where)
-
-
-def check_even(height: int, width: int, where: str) -> None:
-    """Refuse NV12 with an odd side."""
-    if height % 2 or width % 2:
-        raise Refused(f"{where} is NV12 of {height}x{width}: both sides must be even", _REBUILD)
-
-
-def two_planes(inputs: Sequence[tuple[str, Sequence[int]]]) -> tuple[int, int, int]:
-    """Return batch, height and width of NV12 in two inputs, Y first; refuse anything else."""
-    (y, luma), (uv, chroma) = inputs
-    if y.endswith("_y") and uv.endswith("_uv") and y[:-2] == uv[:-3] and len(luma) == 4 and luma[3] == 1:
-        batch, height, width = luma[0], luma[1], luma[2]
-        check_even(height, width, f"the input {y}")
-        if tuple(chroma) == (batch, height // 2, width // 2, 2):
-            return batch, height, width
-    raise Refused(
-        f"the inputs {y} {tuple(luma)} and {uv} {tuple(chroma)} are not the Y and UV planes of NV12", NV12_OR_RGB
-    )
-
-
-def to_layout(pixels: Any, layout: str) -> Any:
-    """Convert NHWC images to ``layout``."""
-    return np.ascontiguousarray(pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))
+def _two_planes(y: str, luma: Sequence[int], uv: str, chroma: Sequence[int]) -> ImageInput:
+    """Return the format of NV12 in two inputs, Y first; refuse anything else."""
+    paired = y.endswith("_y") and uv == f"{y[:-2]}_uv" and len(luma) == 4 and luma[3] == 1
+    if not paired or tuple(chroma) != (luma[0], luma[1] // 2, luma[2] // 2, 2):
+        raise Refused(
+            f"the inputs {y} {tuple(luma)} and {uv} {tuple(chroma)} are not the Y and UV planes of NV12", NV12_OR_RGB
+        )
+    return ImageInput("planes", *luma[:3])
 
 
 class LogitsOutput:
@@ -96,24 +119,27 @@ class LogitsOutput:
     def __init__(
         self,
         where: str,
+        kind: str,
         shape: Sequence[int],
-        dtype: str,
         batch: int,
-        scales: Any = None,
+        scales: Any,
         zeros: Any = (),
-        axis: Any = None,
+        axis: int | None = None,
     ) -> None:
-        """Refuse another shape than (N, C), (N, C, 1, 1) or (N, 1, 1, C), and scales that do not fit ``axis``.
+        """Refuse another shape than (N, C), (N, C, 1, 1) or (N, 1, 1, C), and scales that are missing or do not fit.
 
         Args:
+            kind: the vendor's name of its type.
             axis: axis of the scales; by default that of the classes.
         """
+        if kind not in DTYPES or (kind != "F32" and not np.size(scales)):
+            raise Refused(f"{where} is {kind} with no scale", KEEP_DEQUANTIZE)
         wide = [i for i in range(1, len(shape)) if shape[i] != 1]
         if len(shape) < 2 or shape[0] != batch or len(wide) != 1 or min(shape) < 1:
             raise Refused(f"{where} is {tuple(shape)}, not one row of logits for each of {batch} images", ONE_OUTPUT)
-        self.where, self.shape, self.dtype, self.classes_axis = where, tuple(shape), np.dtype(dtype), wide[0]
+        self.where, self.shape, self.dtype, self.classes_axis = where, tuple(shape), np.dtype(DTYPES[kind]), wide[0]
         self._batch, self._scale = batch, None
-        if scales is None:
+        if kind == "F32":
             return
         axis = self.classes_axis if axis is None else axis
         if not 0 <= axis < len(shape):
@@ -127,14 +153,11 @@ class LogitsOutput:
         self._scale = scale.reshape(along if scale.size > 1 else [1])
         self._zero = zero.reshape(along if zero.size > 1 else [1]) if zero.size else 0
 
-    def check(self, values: Any, function: str) -> None:
-        """Refuse values of another shape or dtype, as returned by ``function`` of the runtime."""
+    def logits(self, values: Any, function: str) -> Any:
+        """Return a copy of what ``function`` of the runtime returned as float32 (batch, classes), dequantized."""
         if values.dtype != self.dtype or values.shape != self.shape:
             expected = f"{self.dtype} {self.shape}"
             raise Refused(f"{function} returned {values.dtype} {values.shape}, not {expected}", WRONG_CHIP)
-
-    def logits(self, values: Any) -> Any:
-        """Return a copy of the values as float32 (batch, classes), dequantized."""
         if self._scale is not None:
             values = (values.astype(np.float32) - self._zero) * self._scale
         if not np.isfinite(values).all():
