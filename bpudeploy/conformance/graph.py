@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 _FOLDED_ELEMENTS = 1 << 14
 """Constants up to this size are evaluated: shapes, indices and masks, never weights."""
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+"""Along axis 1 by default, and the last one since opset 13."""
+_LAST_AXIS = frozenset({"TopK", "LpNormalization"})
+
+
+class UnknownValue(Exception):
+    """The graph does not contain a shape or a value that was asked for; the text says which."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +33,18 @@ class Tensor:
     shape: tuple[int, ...] | None
     constant: bool = False
     values: Array | None = None
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape; raises UnknownValue if there is none."""
+        if self.shape is None:
+            raise UnknownValue("unknown shape")
+        return self.shape
+
+    @property
+    def size(self) -> int:
+        """How many values it has; 0 if the shape is unknown."""
+        return prod(self.shape) if self.shape is not None else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +77,62 @@ class NodeView:
     def constants(self) -> tuple[Tensor, ...]:
         """The inputs that do not: weights, shapes, indices."""
         return tuple(t for t in self.inputs if t is not None and t.constant)
+
+    @property
+    def rank(self) -> int:
+        """The rank of the first feature map."""
+        return len(self.features[0].dims)
+
+    @property
+    def axis(self) -> int:
+        """The axis that it works along, counted from the front; by default that of its operator and opset."""
+        last = self.op in _LAST_AXIS or (self.op in _SOFTMAX and self.opset >= 13)
+        axis = int(self.attributes.get("axis", -1 if last else int(self.op in _SOFTMAX)))
+        return axis + self.rank if axis < 0 else axis
+
+    @property
+    def reduced_axes(self) -> tuple[int, ...]:
+        """The axes that a reduction removes or sets to 1, in order."""
+        return tuple(sorted(a + self.rank if a < 0 else a for a in self.numbers("axes", 1, range(self.rank))))
+
+    @property
+    def padded_axes(self) -> tuple[int, ...]:
+        """The axes that a Pad changes, in order."""
+        pads = self.numbers("pads", 1)
+        return tuple(sorted({i % (len(pads) // 2) for i, p in enumerate(pads) if p}))
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """How many times larger each axis of the output is."""
+        before, after = self.features[0].dims, self.outputs[0].dims
+        if len(before) != len(after):
+            raise UnknownValue("its rank changes")
+        return tuple(b / a for a, b in zip(before, after, strict=True))
+
+    def operand(self, index: int) -> Tensor:
+        """Return an input; raise UnknownValue if it is left out."""
+        found = self.inputs[index] if index < len(self.inputs) else None
+        if found is None:
+            raise UnknownValue(f"input {index} is not given")
+        return found
+
+    def numbers(self, attribute: str, index: int | None = None, default: Iterable[int] = ()) -> tuple[int, ...]:
+        """Return integers that newer opsets have as input ``index`` and older ones as an attribute."""
+        found: Any = self.attributes.get(attribute)
+        if found is None and index is not None and index < len(self.inputs) and self.inputs[index] is not None:
+            values = self.operand(index).values
+            if values is None:
+                raise UnknownValue(f"its {attribute} is not a constant of known value")
+            found = values.reshape(-1).tolist()
+        if found is None:
+            return tuple(default)
+        return tuple(int(n) for n in (found if isinstance(found, list | tuple) else [found]))
+
+
+def changed_axes(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the axes of ``after`` whose size is not that of ``before``, aligned at the last axis."""
+    padded = (1,) * (len(after) - len(before)) + before
+    return tuple(axis for axis, (a, b) in enumerate(zip(padded, after, strict=True)) if a != b)
 
 
 @dataclass
@@ -127,6 +202,7 @@ def _view(
     from onnx import helper
 
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.HasField("g")}
+    attributes |= {name: text.decode(errors="replace") for name, text in attributes.items() if isinstance(text, bytes)}
     _infer(reader, node)
     folded = _fold(reader, node, attributes)
     if folded:
