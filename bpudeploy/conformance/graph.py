@@ -51,7 +51,7 @@ class Tensor:
 class NodeView:
     """One node. ``folded``: it depends on no input of the network, so the compiler evaluates it.
 
-    An omitted input is None. ``consumers`` are the operators that read its outputs.
+    An omitted input is None. ``consumers`` are the operators that read its outputs, ``readers`` their nodes by index.
     """
 
     name: str
@@ -67,6 +67,9 @@ class NodeView:
     consumers: tuple[str, ...]
     producers: tuple[str, ...] = ()
     """The operators that produce its feature maps; the network's input has none."""
+    readers: tuple[int, ...] = ()
+    sources: tuple[int, ...] = ()
+    """The nodes that produce its feature maps, by index."""
 
     @property
     def features(self) -> tuple[Tensor, ...]:
@@ -87,8 +90,8 @@ class NodeView:
     def axis(self) -> int:
         """The axis that it works along, counted from the front; by default that of its operator and opset."""
         last = self.op in _LAST_AXIS or (self.op in _SOFTMAX and self.opset >= 13)
-        axis = int(self.attributes.get("axis", -1 if last else int(self.op in _SOFTMAX)))
-        return axis + self.rank if axis < 0 else axis
+        axis, rank = int(self.attributes.get("axis", -1 if last else int(self.op in _SOFTMAX))), self.rank
+        return axis + rank if axis < 0 else axis
 
     @property
     def reduced_axes(self) -> tuple[int, ...]:
@@ -145,7 +148,7 @@ class _Reader:
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     constant: set[str] = field(default_factory=set)
     values: dict[str, Array] = field(default_factory=dict)
-    producers: dict[str, str] = field(default_factory=dict)
+    producers: dict[str, int] = field(default_factory=dict)
 
     def tensor(self, name: str) -> Tensor:
         values = self.values.get(name)
@@ -182,13 +185,13 @@ def read_graph(
     for tensor in graph.initializer:
         reader.constant.add(tensor.name)
         reader.values[tensor.name] = numpy_helper.to_array(tensor)
-    consumers: dict[str, list[str]] = {}
-    for node in graph.node:
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.node):
         for name in node.input:
-            consumers.setdefault(name, []).append(node.op_type)
-    reader.producers = {name: node.op_type for node in graph.node for name in node.output}
+            readers.setdefault(name, []).append(index)
+    reader.producers = {name: index for index, node in enumerate(graph.node) for name in node.output}
     outputs = {o.name for o in graph.output}
-    return tuple(_view(reader, node, index, consumers, outputs) for index, node in enumerate(graph.node))
+    return tuple(_view(reader, node, index, readers, outputs) for index, node in enumerate(graph.node))
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -197,7 +200,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def _view(
-    reader: _Reader, node: onnx.NodeProto, index: int, consumers: Mapping[str, list[str]], outputs: set[str]
+    reader: _Reader, node: onnx.NodeProto, index: int, readers: Mapping[str, list[int]], outputs: set[str]
 ) -> NodeView:
     from onnx import helper
 
@@ -207,6 +210,9 @@ def _view(
     folded = _fold(reader, node, attributes)
     if folded:
         reader.constant.update(node.output)
+    reading = tuple(r for name in node.output if name for r in readers.get(name, ()))
+    known = reader.producers
+    sources = tuple(known[n] for n in node.input if n and n in known and n not in reader.constant)
     return NodeView(
         name=node.name or f"{node.op_type.lower()}.{index}",
         scope=scope_of(node.name),
@@ -218,8 +224,10 @@ def _view(
         attributes=attributes,
         folded=folded,
         is_graph_output=any(name in outputs for name in node.output),
-        consumers=tuple(r for name in node.output for r in consumers.get(name, ())),
-        producers=tuple(reader.producers[n] for n in node.input if n in reader.producers and n not in reader.constant),
+        consumers=tuple(reader.model.graph.node[i].op_type for i in reading),
+        producers=tuple(reader.model.graph.node[i].op_type for i in sources),
+        readers=reading,
+        sources=sources,
     )
 
 

@@ -25,7 +25,7 @@ from bpudeploy.conformance.report import (
 )
 from bpudeploy.conformance.segments import bpu_segments, partition
 from bpudeploy.conformance.signature import UNIT_AXES_ONLY, signature
-from bpudeploy.conformance.table import DefaultDevice, OpFact, OpTable, Support, op_table
+from bpudeploy.conformance.table import OpFact, OpTable, Support, op_table
 from bpudeploy.spec.target import March
 
 if TYPE_CHECKING:
@@ -43,9 +43,6 @@ class CheckerPlacement:
     """The tool and its version."""
     cpu: frozenset[str]
 
-    def device_of(self, name: str) -> Device:
-        return Device.CPU if name in self.cpu else Device.BPU
-
 
 def placement(
     model: onnx.ModelProto,
@@ -55,6 +52,7 @@ def placement(
     *,
     trained: bool = True,
     checked: CheckerPlacement | None = None,
+    nodes: Sequence[NodeView] | None = None,
 ) -> Placement:
     """Return where each node of ``model`` runs on ``march``: predicted, or as the vendor's checker reports.
 
@@ -63,27 +61,10 @@ def placement(
         form: for an original network, the hints mention the rewrite.
         trained: the weights in it are real; else nothing is concluded from their values.
         checked: the checker's placement of this model; it decides, and the tables only give the hints.
+        nodes: those of the model, if they have been read.
     """
-    return place_nodes(model, read_graph(model, constants, trained=trained), march, constants, form, checked)
-
-
-def cpu_only_nodes(model: onnx.ModelProto, march: March) -> frozenset[str]:
-    """Return the nodes that a BPU's compiler never puts on the BPU; none if the target has no BPU."""
-    if march is March.CPU or not march.is_known:
-        return frozenset()
-    nodes = placement(model, march).nodes
-    return frozenset(n.name for n in nodes if n.device is not Device.BPU and not n.bpu_on_request)
-
-
-def place_nodes(
-    model: onnx.ModelProto,
-    nodes: Sequence[NodeView],
-    march: March,
-    constants: Collection[str],
-    form: Form,
-    checked: CheckerPlacement | None = None,
-) -> Placement:
-    """Return the ``placement`` of a model whose ``nodes`` have been read."""
+    if nodes is None:
+        nodes = read_graph(model, constants, trained=trained)
     if march is March.CPU:
         reason = "this target has no BPU: onnxruntime runs it on the CPU"
         placed = [_at(n, Device.CPU, reason, "the target", "certain") for n in nodes]
@@ -100,6 +81,14 @@ def place_nodes(
     alike = sum(a.device is b.device for a, b in zip(ours, placed, strict=True))
     note = f"placed by {checked.source}; without it, inspect agrees on {alike} of {len(nodes)} nodes"
     return _placement(nodes, placed, march, table.board, form, (note,), asked=True)
+
+
+def cpu_only_nodes(model: onnx.ModelProto, march: March) -> frozenset[str]:
+    """Return the nodes that a BPU's compiler never puts on the BPU; none if the target has no BPU."""
+    if march is March.CPU or not march.is_known:
+        return frozenset()
+    nodes = placement(model, march).nodes
+    return frozenset(n.name for n in nodes if n.device is not Device.BPU and not n.bpu_on_request)
 
 
 def _placement(
@@ -166,7 +155,7 @@ def _at(
 
 def _as_checked(node: NodeView, ours: NodePlacement, checked: CheckerPlacement) -> NodePlacement:
     """Return the checker's placement of a node, with our reason if both agree."""
-    device = checked.device_of(node.name)
+    device = Device.CPU if node.name in checked.cpu else Device.BPU
     if node.folded or device is ours.device:
         return ours
     hint = ours.hint if device is Device.CPU else None
@@ -261,7 +250,7 @@ def _decide(fact: OpFact, table: OpTable, broken: Sequence[str]) -> tuple[Device
         return Device.CPU, "; ".join(broken), ()
     if fact.device is Support.COMPOSITE:
         return _composite(fact, table, note)
-    if fact.default_placement is DefaultDevice.CPU:
+    if fact.default_placement is Support.CPU:
         return Device.CPU, f"CPU by default, BPU with {limits.enable}", ()
     if not table.complete:
         lowered = f", as {limits.lowered_to}" if limits.lowered_to else ""
@@ -274,7 +263,7 @@ def _composite(fact: OpFact, table: OpTable, note: str) -> tuple[Device, str, tu
     parts = fact.constraints.parts or ()
     names = ", ".join(parts)
     on_cpu = [p for p in parts if p in table.ops and table.ops[p].device is Support.CPU]
-    if on_cpu or fact.default_placement is DefaultDevice.CPU:
+    if on_cpu or fact.default_placement is Support.CPU:
         return Device.CPU, f"decomposed into {names}; on the CPU: {', '.join(on_cpu) or 'by default'}{note}", ()
     return Device.BPU, f"decomposed into {names}{note}", (f"the limits of its parts {names}",)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.conformance.cost import product_of
 from bpudeploy.conformance.graph import NodeView, read_graph
-from bpudeploy.conformance.placement import place_nodes
+from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Device, Form, NodePlacement
 from bpudeploy.conformance.segments import bpu_segments
 from bpudeploy.predict.march import MacArray, Term
@@ -78,7 +78,7 @@ def count_workload(
 ) -> Workload:
     """Count the int8 work of ``model`` on ``march``; the arguments are those of ``placement``."""
     nodes = read_graph(model, constants, trained=trained)
-    placed = place_nodes(model, nodes, march, constants, form).nodes
+    placed = placement(model, march, constants, form, nodes=nodes).nodes
     on_bpu = [_runs_on_bpu(n, p, march) for n, p in zip(nodes, placed, strict=True)]
     cut = bpu_segments(nodes, on_bpu)
     fed = _feeding(nodes)
