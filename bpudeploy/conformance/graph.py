@@ -119,7 +119,9 @@ class NodeView:
             raise UnknownValue(f"input {index} is not given")
         return found
 
-    def numbers(self, attribute: str, index: int | None = None, default: Iterable[int] = ()) -> tuple[int, ...]:
+    def numbers(
+        self, attribute: str, index: int | None = None, default: Iterable[int] | None = None
+    ) -> tuple[int, ...]:
         """Return integers that newer opsets have as input ``index`` and older ones as an attribute."""
         found: Any = self.attributes.get(attribute)
         if found is None and index is not None and index < len(self.inputs) and self.inputs[index] is not None:
@@ -127,8 +129,10 @@ class NodeView:
             if values is None:
                 raise UnknownValue(f"its {attribute} is not a constant of known value")
             found = values.reshape(-1).tolist()
+        if found is None and default is None:
+            raise UnknownValue(f"{attribute} is not given")
         if found is None:
-            return tuple(default)
+            found = list(default or ())
         return tuple(int(n) for n in (found if isinstance(found, list | tuple) else [found]))
 
 
@@ -189,7 +193,7 @@ def read_graph(
     for index, node in enumerate(graph.node):
         for name in node.input:
             readers.setdefault(name, []).append(index)
-    reader.producers = {name: index for index, node in enumerate(graph.node) for name in node.output}
+    reader.producers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     outputs = {o.name for o in graph.output}
     return tuple(_view(reader, node, index, readers, outputs) for index, node in enumerate(graph.node))
 
@@ -211,8 +215,7 @@ def _view(
     if folded:
         reader.constant.update(node.output)
     reading = tuple(r for name in node.output if name for r in readers.get(name, ()))
-    known = reader.producers
-    sources = tuple(known[n] for n in node.input if n and n in known and n not in reader.constant)
+    sources = tuple(reader.producers[n] for n in node.input if n in reader.producers and n not in reader.constant)
     return NodeView(
         name=node.name or f"{node.op_type.lower()}.{index}",
         scope=scope_of(node.name),

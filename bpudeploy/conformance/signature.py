@@ -104,7 +104,7 @@ def _slice(node: NodeView) -> str:
 def _pad(node: NodeView) -> str:
     value = node.inputs[2] if len(node.inputs) > 2 else None
     filled = ", a value" if value is not None and value.values is not None and value.values.any() else ""
-    cut = ", cut" if min(node.numbers("pads", 1), default=0) < 0 else ""
+    cut = ", cut" if min(node.numbers("pads", 1)) < 0 else ""
     return f"{node.attributes.get('mode', 'constant')}, axes {_axes(node.padded_axes)}{cut}{filled}"
 
 

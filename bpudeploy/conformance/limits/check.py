@@ -269,10 +269,8 @@ def _tiles(node: NodeView) -> bool:
 
 
 def _has_small_factors(n: int) -> bool:
-    for factor in (2, 3, 5, 7):
-        while n % factor == 0:
-            n //= factor
-    return n == 1
+    """Return whether no prime above 7 divides ``n``: then ``n`` divides a power of 2 * 3 * 5 * 7."""
+    return pow(2 * 3 * 5 * 7, n.bit_length(), n) == 0
 
 
 def _fits(rule: Rule, *shapes: Dims) -> bool:
