@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
 
+Dims = tuple[int, ...]
 _FOLDED_ELEMENTS = 1 << 14
 """Constants up to this size are evaluated: shapes, indices and masks, never weights."""
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
@@ -30,12 +31,12 @@ class Tensor:
     """``shape`` is None if unknown; ``values`` is set for available constants only."""
 
     name: str
-    shape: tuple[int, ...] | None
+    shape: Dims | None
     constant: bool = False
     values: Array | None = None
 
     @property
-    def dims(self) -> tuple[int, ...]:
+    def dims(self) -> Dims:
         """The shape; raises UnknownValue if there is none."""
         if self.shape is None:
             raise UnknownValue("unknown shape")
@@ -67,8 +68,8 @@ class NodeView:
     consumers: tuple[str, ...]
     producers: tuple[str, ...] = ()
     """The operators that produce its feature maps; the network's input has none."""
-    readers: tuple[int, ...] = ()
-    sources: tuple[int, ...] = ()
+    readers: Dims = ()
+    sources: Dims = ()
     """The nodes that produce its feature maps, by index."""
 
     @property
@@ -94,12 +95,12 @@ class NodeView:
         return axis + rank if axis < 0 else axis
 
     @property
-    def reduced_axes(self) -> tuple[int, ...]:
+    def reduced_axes(self) -> Dims:
         """The axes that a reduction removes or sets to 1, in order."""
         return tuple(sorted(a + self.rank if a < 0 else a for a in self.numbers("axes", 1, range(self.rank))))
 
     @property
-    def padded_axes(self) -> tuple[int, ...]:
+    def padded_axes(self) -> Dims:
         """The axes that a Pad changes, in order."""
         pads = self.numbers("pads", 1)
         return tuple(sorted({i % (len(pads) // 2) for i, p in enumerate(pads) if p}))
@@ -119,9 +120,7 @@ class NodeView:
             raise UnknownValue(f"input {index} is not given")
         return found
 
-    def numbers(
-        self, attribute: str, index: int | None = None, default: Iterable[int] | None = None
-    ) -> tuple[int, ...]:
+    def numbers(self, attribute: str, index: int | None = None, default: Iterable[int] | None = None) -> Dims:
         """Return integers that newer opsets have as input ``index`` and older ones as an attribute."""
         found: Any = self.attributes.get(attribute)
         if found is None and index is not None and index < len(self.inputs) and self.inputs[index] is not None:
@@ -136,7 +135,7 @@ class NodeView:
         return tuple(int(n) for n in (found if isinstance(found, list | tuple) else [found]))
 
 
-def changed_axes(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...]:
+def changed_axes(before: Dims, after: Dims) -> Dims:
     """Return the axes of ``after`` whose size is not that of ``before``, aligned at the last axis."""
     padded = (1,) * (len(after) - len(before)) + before
     return tuple(axis for axis, (a, b) in enumerate(zip(padded, after, strict=True)) if a != b)
@@ -160,7 +159,7 @@ class _Reader:
             values = None
         return Tensor(name, self.shape(name), name in self.constant, values)
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
+    def shape(self, name: str) -> Dims | None:
         if name in self.values:
             return tuple(self.values[name].shape)
         found = self.types.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from bpudeploy.conformance.graph import NodeView, Tensor, UnknownValue, changed_axes
+from bpudeploy.conformance.graph import Dims, NodeView, Tensor, UnknownValue, changed_axes
 from bpudeploy.spec.operators import RESHAPES
 
 _COMPARISONS = frozenset(["Equal", "Less", "Greater", "And", "Or", "Xor"])
@@ -12,7 +12,6 @@ _ARITHMETIC = frozenset(["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu
 _ELEMENTWISE = _ARITHMETIC | _COMPARISONS
 _INDICES = frozenset(["ArgMax", "ArgMin", "TopK", "Not", "NonZero", "Shape"]) | _COMPARISONS
 UNIT_AXES_ONLY = "axes of 1 only"
-Dims = tuple[int, ...]
 
 
 def signature(node: NodeView) -> str | None:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from bpudeploy.conformance.graph import NodeView, UnknownValue
+from bpudeploy.conformance.graph import Dims, NodeView, UnknownValue
 from bpudeploy.conformance.limits.measures import (
     MEASURES,
-    Dims,
     Unchecked,
     at_most,
     dilations,

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from typing import Any
 
-from bpudeploy.conformance.graph import NodeView, changed_axes
+from bpudeploy.conformance.graph import Dims, NodeView, changed_axes
 from bpudeploy.conformance.table import Range, Rule
-
-Dims = tuple[int, ...]
 
 
 class Unchecked(str):
