@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bpudeploy.conformance.report import Cost, Device, Hint, NodePlacement
+from bpudeploy.conformance.report import Cost, Device, NodePlacement
 
 _PART_NODES = 5
 """A numbered part of the network has its own row from this many nodes on."""
@@ -24,8 +24,6 @@ class NodeGroup:
     reason: str
     variants: int
     not_checked: tuple[str, ...]
-    hint: Hint | None
-    confidence: str
     cost: Cost
 
 
@@ -44,8 +42,6 @@ def group_nodes(nodes: Sequence[NodePlacement]) -> tuple[NodeGroup, ...]:
             reason=members[0].reason,
             variants=len({m.reason for m in members}),
             not_checked=members[0].not_checked,
-            hint=members[0].hint,
-            confidence=members[0].confidence,
             cost=sum((m.cost for m in members), Cost()),
         )
         for (op, device, _, _), members in found.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.report import Fix, Form, Hint
-from bpudeploy.conformance.table import DefaultDevice, OpFact, OpTable, Support
+from bpudeploy.conformance.table import OpFact, OpTable, Support
 from bpudeploy.spec.operators import LAYOUT_CHANGES
 
 _REWRITABLE = """
@@ -18,18 +18,13 @@ _REWRITTEN = frozenset(_REWRITABLE.split())
 
 def hint_for(node: NodeView, fact: OpFact | None, broken: bool, table: OpTable, form: Form) -> Hint | None:
     """Return what would help a node that is not on the BPU; ``broken``: it violates a limit of its operator."""
-    enable = _compiler_option(fact) if fact is not None and not broken else None
-    if enable is not None:
-        return Hint(fix=Fix.COMPILER_OPTION, text=enable)
+    optional = fact is not None and (fact.device, fact.default_placement) == (Support.CONDITIONAL, Support.CPU)
+    if fact is not None and optional and not broken and fact.constraints.enable is not None:
+        return Hint(fix=Fix.COMPILER_OPTION, text=fact.constraints.enable)
     if form is Form.ORIGINAL and node.op in _REWRITTEN:
         text = "the restructured form has other operators there: inspect without --original"
         return Hint(fix=Fix.RESTRUCTURE, text=text)
     return Hint(fix=Fix.NONE, text=_no_fix(node, fact)) if table.complete else None
-
-
-def _compiler_option(fact: OpFact) -> str | None:
-    optional = fact.device is Support.CONDITIONAL and fact.default_placement is DefaultDevice.CPU
-    return fact.constraints.enable if optional else None
 
 
 def _no_fix(node: NodeView, fact: OpFact | None) -> str:

@@ -8,7 +8,6 @@ from math import prod
 from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.report import Device
 from bpudeploy.conformance.signature import UNIT_AXES_ONLY, signature
-from bpudeploy.onnxmodel import readers_of
 from bpudeploy.spec.operators import VIEWS
 
 _VIEWS = VIEWS | {"Split"}
@@ -28,26 +27,22 @@ def moved_by_neighbours(
     maps cannot be folded; a tensor that is not 1xCxHxW stays where it was produced. Sums and products of two feature
     maps run on the CPU if all their consumers do; a Mul by a constant or of a HardSwish is a look-up table on the BPU.
     """
-    around, moved = _Neighbours(nodes), dict[int, tuple[Device, str]]()
-    devices = list(devices)
+    devices, moved = list(devices), dict[int, tuple[Device, str]]()
     if strict:
-        for i in around.erf_gelus():
+        for i in _erf_gelus(nodes):
             devices[i], moved[i] = Device.BPU, (Device.BPU, "the checker turns the GELU into one look-up table")
     waiting = set(range(len(nodes)))
     while waiting:
         i = waiting.pop()
-        if devices[i] is Device.BPU and _follows_to_cpu(i, nodes, devices, around, strict):
+        if devices[i] is Device.BPU and _follows_to_cpu(nodes[i], nodes, devices, strict):
             devices[i], moved[i] = Device.CPU, (Device.CPU, "its neighbours are on the CPU")
-            waiting |= {*around.producers(i), *around.consumers(i)}
+            waiting |= {*nodes[i].sources, *nodes[i].readers}
     return moved
 
 
-def _follows_to_cpu(
-    i: int, nodes: Sequence[NodeView], devices: Sequence[Device], around: _Neighbours, strict: bool
-) -> bool:
-    node, consumers = nodes[i], around.consumers(i)
-    before = [devices[k] is not Device.BPU for k in around.producers(i)]
-    after = [devices[k] is not Device.BPU for k in consumers]
+def _follows_to_cpu(node: NodeView, nodes: Sequence[NodeView], devices: Sequence[Device], strict: bool) -> bool:
+    before = [devices[k] is not Device.BPU for k in node.sources]
+    after = [devices[k] is not Device.BPU for k in node.readers]
     only_cpu_consumers = bool(after) and all(after)
     view = node.op in _VIEWS
     if UNIT_AXES_ONLY in (signature(node) or ""):
@@ -61,7 +56,7 @@ def _follows_to_cpu(
         return node.op != "AveragePool" or any(before)
     if node.producers == ("Sqrt",) and prod(shape) == 1 and node.op not in _PRODUCTS:
         return True
-    if node.op == "Reshape" and any(len(nodes[k].features) > 1 for k in consumers):
+    if node.op == "Reshape" and any(len(nodes[k].features) > 1 for k in node.readers):
         return True
     if node.op == "Slice" and not odd:
         return only_cpu_consumers
@@ -70,28 +65,14 @@ def _follows_to_cpu(
     return (view and any((*before, *after))) or (odd and node.op not in _PRODUCTS and all(before))
 
 
-class _Neighbours:
-    """The producers and consumers of each node, by index."""
-
-    def __init__(self, nodes: Sequence[NodeView]) -> None:
-        self._nodes = nodes
-        self._producer = {t.name: i for i, node in enumerate(nodes) for t in node.outputs}
-        self._consumers = readers_of(range(len(nodes)), lambda i: (t.name for t in nodes[i].features))
-
-    def producers(self, i: int) -> list[int]:
-        return [self._producer[t.name] for t in self._nodes[i].features if t.name in self._producer]
-
-    def consumers(self, i: int) -> list[int]:
-        return [r for t in self._nodes[i].outputs for r in self._consumers.get(t.name, ())]
-
-    def erf_gelus(self) -> Iterator[int]:
-        """Yield the Add and both Muls of each x * (1 + erf(x / sqrt 2)) * 0.5: exactly that form is fused."""
-        for i, node in enumerate(self._nodes):
-            if node.op != "Add" or node.producers != ("Erf",):
-                continue
-            product = self.consumers(i)
-            last = self.consumers(product[0]) if len(product) == 1 and self._nodes[product[0]].op == "Mul" else []
-            if len(last) == 1 and self._nodes[last[0]].op in ("Mul", "Div"):
-                halves = self._nodes[last[0]].constants
-                if halves and halves[0].shape is not None and prod(halves[0].shape) == 1:
-                    yield from (i, *product, *last)
+def _erf_gelus(nodes: Sequence[NodeView]) -> Iterator[int]:
+    """Yield the Add and both Muls of each x * (1 + erf(x / sqrt 2)) * 0.5: exactly that form is fused."""
+    for i, node in enumerate(nodes):
+        if node.op != "Add" or node.producers != ("Erf",):
+            continue
+        product = node.readers
+        last = nodes[product[0]].readers if len(product) == 1 and nodes[product[0]].op == "Mul" else ()
+        if len(last) == 1 and nodes[last[0]].op in ("Mul", "Div"):
+            halves = nodes[last[0]].constants
+            if halves and halves[0].shape is not None and prod(halves[0].shape) == 1:
+                yield from (i, *product, *last)

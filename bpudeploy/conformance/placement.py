@@ -25,7 +25,7 @@ from bpudeploy.conformance.report import (
 )
 from bpudeploy.conformance.segments import bpu_segments, partition
 from bpudeploy.conformance.signature import UNIT_AXES_ONLY, signature
-from bpudeploy.conformance.table import DefaultDevice, OpFact, OpTable, Support, op_table
+from bpudeploy.conformance.table import OpFact, OpTable, Support, op_table
 from bpudeploy.onnxmodel import inputs_of, opset_of
 from bpudeploy.spec.target import March
 
@@ -44,25 +44,6 @@ class CheckerPlacement:
     """The tool and its version."""
     cpu: frozenset[str]
 
-    def device_of(self, name: str) -> Device:
-        return Device.CPU if name in self.cpu else Device.BPU
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    device: Device
-    reason: str
-    not_checked: tuple[str, ...]
-    source: str
-    confidence: str
-    dtypes: tuple[str, ...] = ()
-    hint: Hint | None = None
-
-
-_FOLDED = _Verdict(Device.FOLDED, "constant-folded: it depends on no input", (), "the graph", "certain")
-_NO_TABLE = _Verdict(Device.UNKNOWN, "there is no operator table of this march", (), "", "unknown")
-_NO_BPU = _Verdict(Device.CPU, "this target has no BPU: onnxruntime runs it on the CPU", (), "the target", "certain")
-
 
 def placement(
     model: onnx.ModelProto,
@@ -72,6 +53,7 @@ def placement(
     *,
     trained: bool = True,
     checked: CheckerPlacement | None = None,
+    nodes: Sequence[NodeView] | None = None,
 ) -> Placement:
     """Return where each node of ``model`` runs on ``march``: predicted, or as the vendor's checker reports.
 
@@ -80,8 +62,26 @@ def placement(
         form: for an original network, the hints mention the rewrite.
         trained: the weights in it are real; else nothing is concluded from their values.
         checked: the checker's placement of this model; it decides, and the tables only give the hints.
+        nodes: those of the model, if they have been read.
     """
-    return place_nodes(model, read_graph(model, constants, trained=trained), march, constants, form, checked)
+    if nodes is None:
+        nodes = read_graph(model, constants, trained=trained)
+    if march is March.CPU:
+        reason = "this target has no BPU: onnxruntime runs it on the CPU"
+        placed = [_at(n, Device.CPU, reason, "the target", "certain") for n in nodes]
+        return _placement(nodes, placed, march, "CPU", form, ("this target has no BPU: everything runs on its CPU",))
+    if not march.is_known:
+        placed = [_at(n, Device.UNKNOWN, "there is no operator table of this march", "", "unknown") for n in nodes]
+        return _placement(nodes, placed, march, march, form, (f"there are no operator tables of {march}",))
+    table = op_table(march)
+    placed = _with_neighbours(nodes, [_place(node, table, form) for node in nodes], table)
+    if checked is None:
+        findings = tuple(_model_findings(model, placed, table, constants))
+        return _placement(nodes, placed, march, table.board, form, table.notes, findings)
+    ours, placed = placed, [_as_checked(n, p, checked) for n, p in zip(nodes, placed, strict=True)]
+    alike = sum(a.device is b.device for a, b in zip(ours, placed, strict=True))
+    note = f"placed by {checked.source}; without it, inspect agrees on {alike} of {len(nodes)} nodes"
+    return _placement(nodes, placed, march, table.board, form, (note,), asked=True)
 
 
 def cpu_only_nodes(model: onnx.ModelProto, march: March) -> frozenset[str]:
@@ -92,35 +92,9 @@ def cpu_only_nodes(model: onnx.ModelProto, march: March) -> frozenset[str]:
     return frozenset(n.name for n in nodes if n.device is not Device.BPU and not n.bpu_on_request)
 
 
-def place_nodes(
-    model: onnx.ModelProto,
-    nodes: Sequence[NodeView],
-    march: March,
-    constants: Collection[str],
-    form: Form,
-    checked: CheckerPlacement | None = None,
-) -> Placement:
-    """Return the ``placement`` of a model whose ``nodes`` have been read."""
-    if march is March.CPU:
-        verdicts = [_FOLDED if n.folded else _NO_BPU for n in nodes]
-        return _placement(nodes, verdicts, march, "CPU", form, ("this target has no BPU: everything runs on its CPU",))
-    if not march.is_known:
-        verdicts = [_FOLDED if n.folded else _NO_TABLE for n in nodes]
-        return _placement(nodes, verdicts, march, march, form, (f"there are no operator tables of {march}",))
-    table = op_table(march)
-    verdicts = _with_neighbours(nodes, [_verdict(node, table, form) for node in nodes], table)
-    if checked is None:
-        findings = tuple(_model_findings(model, nodes, verdicts, table, constants))
-        return _placement(nodes, verdicts, march, table.board, form, table.notes, findings)
-    ours, verdicts = verdicts, [_as_checked(n, v, checked) for n, v in zip(nodes, verdicts, strict=True)]
-    alike = sum(a.device is b.device for a, b in zip(ours, verdicts, strict=True))
-    note = f"placed by {checked.source}; without it, inspect agrees on {alike} of {len(nodes)} nodes"
-    return _placement(nodes, verdicts, march, table.board, form, (note,), asked=True)
-
-
 def _placement(
     nodes: Sequence[NodeView],
-    verdicts: Sequence[_Verdict],
+    placed: Sequence[NodePlacement],
     march: March,
     board: str,
     form: Form,
@@ -128,94 +102,104 @@ def _placement(
     model_findings: tuple[str, ...] = (),
     asked: bool = False,
 ) -> Placement:
-    subgraphs, cuts = partition(nodes, [v.device for v in verdicts])
-    placed = tuple(
-        NodePlacement(
-            name=node.name,
-            scope=node.scope,
-            op=node.op,
-            inputs=tuple(t.shape for t in node.features),
-            outputs=tuple(t.shape for t in node.outputs),
-            device=verdict.device,
-            reason=verdict.reason,
-            not_checked=verdict.not_checked,
-            dtypes=verdict.dtypes,
-            source=verdict.source,
-            confidence=verdict.confidence,
-            hint=verdict.hint,
-            cost=cost_of(node),
-            segment=subgraphs.segment_of.get(i),
-            takes_over=subgraphs.crossing_inputs.get(i, 0),
-        )
-        for i, (node, verdict) in enumerate(zip(nodes, verdicts, strict=True))
-    )
+    subgraphs, cuts = partition(nodes, [p.device for p in placed])
     return Placement(
         march=march,
         board=board,
         form=form,
-        nodes=placed,
+        nodes=tuple(
+            p.model_copy(
+                update={"segment": subgraphs.segment_of.get(i), "takes_over": subgraphs.crossing_inputs.get(i, 0)}
+            )
+            for i, p in enumerate(placed)
+        ),
         totals=_totals(placed),
         cuts=cuts,
         model_findings=model_findings,
-        helps=_hint_summaries(nodes, verdicts),
+        helps=_hint_summaries(nodes, placed),
         notes=notes,
         asked=asked,
     )
 
 
-def _as_checked(node: NodeView, ours: _Verdict, checked: CheckerPlacement) -> _Verdict:
-    """Return the checker's verdict on a node, with our reason if both agree."""
-    device = checked.device_of(node.name)
+def _at(
+    node: NodeView,
+    device: Device,
+    reason: str,
+    source: str,
+    confidence: str = MEASURED,
+    *,
+    not_checked: tuple[str, ...] = (),
+    dtypes: tuple[str, ...] = (),
+    hint: Hint | None = None,
+) -> NodePlacement:
+    """Return a node placed on ``device``, before the graph is partitioned; a constant one is folded anywhere."""
+    if node.folded:
+        device, reason = Device.FOLDED, "constant-folded: it depends on no input"
+        source, confidence = "the graph", "certain"
+    return NodePlacement(
+        name=node.name,
+        scope=node.scope,
+        op=node.op,
+        inputs=tuple(t.shape for t in node.features),
+        outputs=tuple(t.shape for t in node.outputs),
+        device=device,
+        reason=reason,
+        not_checked=not_checked,
+        dtypes=dtypes,
+        source=source,
+        confidence=confidence,
+        hint=hint,
+        cost=cost_of(node),
+    )
+
+
+def _as_checked(node: NodeView, ours: NodePlacement, checked: CheckerPlacement) -> NodePlacement:
+    """Return the checker's placement of a node, with our reason if both agree."""
+    device = Device.CPU if node.name in checked.cpu else Device.BPU
     if node.folded or device is ours.device:
         return ours
     hint = ours.hint if device is Device.CPU else None
-    return _Verdict(device, f"the checker's own table has it on the {device}", (), checked.source, MEASURED, hint=hint)
+    return _at(node, device, f"the checker's own table has it on the {device}", checked.source, hint=hint)
 
 
-def _with_neighbours(nodes: Sequence[NodeView], verdicts: list[_Verdict], table: OpTable) -> list[_Verdict]:
+def _with_neighbours(nodes: Sequence[NodeView], placed: list[NodePlacement], table: OpTable) -> list[NodePlacement]:
     found = measured_placements(table.march)
     if not found.signatures:
-        return verdicts
-    moved = moved_by_neighbours(nodes, [v.device for v in verdicts], strict=table.march is March.BERNOULLI2)
-    for i, (device, reason) in moved.items():
-        verdicts[i] = _Verdict(device, reason, (), found.source, MEASURED)
-    return verdicts
+        return placed
+    moved = moved_by_neighbours(nodes, [p.device for p in placed], strict=table.march is March.BERNOULLI2)
+    return [_at(nodes[i], *moved[i], found.source) if i in moved else p for i, p in enumerate(placed)]
 
 
-def _verdict(node: NodeView, table: OpTable, form: Form) -> _Verdict:
+def _place(node: NodeView, table: OpTable, form: Form) -> NodePlacement:
     if node.folded:
-        return _FOLDED
+        return _at(node, Device.FOLDED, "", "")
     fact = table.ops.get(node.op) if node.domain == "" else None
-    measured = _measured_verdict(node, fact, table, form)
+    measured = _measured(node, fact, table, form)
     if measured is not None:
         return measured
     if fact is None:
         hint = hint_for(node, None, False, table, form)
-        return _Verdict(Device.UNKNOWN, _not_listed(node, table), (), table.general.source, "not listed", hint=hint)
-    broken, unchecked = _limits(node, fact, table)
+        return _at(node, Device.UNKNOWN, _not_listed(node, table), table.general.source, "not listed", hint=hint)
+    broken, unchecked = check_limits(node, fact, table)
     device, reason, parts = _decide(fact, table, broken)
     hint = None if device is Device.BPU else hint_for(node, fact, bool(broken), table, form)
     if device is Device.CPU and fact.device is Support.CPU:
         unchecked = ()  # no limit decides
-    return _Verdict(device, reason, (*unchecked, *parts), fact.source, fact.confidence, fact.dtypes, hint)
+    not_checked = (*unchecked, *parts)
+    return _at(
+        node, device, reason, fact.source, fact.confidence, not_checked=not_checked, dtypes=fact.dtypes, hint=hint
+    )
 
 
-def _limits(
-    node: NodeView, fact: OpFact, table: OpTable, only: frozenset[str] | None = None
-) -> tuple[list[str], tuple[str, ...]]:
-    """Return the violated limits and the unchecked ones."""
-    found = check_limits(node, fact, table, only)
-    return [f.text for f in found if f.broken], tuple(f.text for f in found if not f.broken)
-
-
-def _measured_verdict(node: NodeView, fact: OpFact | None, table: OpTable, form: Form) -> _Verdict | None:
+def _measured(node: NodeView, fact: OpFact | None, table: OpTable, form: Form) -> NodePlacement | None:
     """Return where the vendor's checker put nodes of this signature; None if not measured or if sizes decide."""
     found = measured_placements(table.march)
     kind = signature(node)
     if kind is None or not found.signatures:
         return None
     if UNIT_AXES_ONLY in kind:
-        return _Verdict(Device.BPU, "it adds or removes axes of 1: folded away", (), found.source, MEASURED)
+        return _at(node, Device.BPU, "it adds or removes axes of 1: folded away", found.source)
     counts = found.signatures.get(kind)
     if counts is None or counts.on_cpu is None:
         return None
@@ -223,21 +207,28 @@ def _measured_verdict(node: NodeView, fact: OpFact | None, table: OpTable, form:
         hint = hint_for(node, fact, False, table, form)
         if hint is not None and hint.fix is Fix.COMPILER_OPTION:
             return None  # the list names the option and the limits
-        return _Verdict(Device.CPU, f"the checker leaves {kind} on the CPU", (), found.source, MEASURED, hint=hint)
-    dtypes = table.general.dtypes
+        return _at(node, Device.CPU, f"the checker leaves {kind} on the CPU", found.source, hint=hint)
+    dtypes = fact.dtypes if fact is not None and fact.device is not Support.CPU else table.general.dtypes
     unchecked: tuple[str, ...] = ()
     if fact is not None:
-        if fact.device is not Support.CPU:
-            dtypes = fact.dtypes
-        broken, unchecked = _limits(node, fact, table, SIZE_LIMITS)
+        broken, unchecked = check_limits(node, fact, table, SIZE_LIMITS)
         if broken:
             hint = hint_for(node, fact, True, table, form)
-            return _Verdict(Device.CPU, "; ".join(broken), unchecked, fact.source, fact.confidence, dtypes, hint)
+            return _at(
+                node,
+                Device.CPU,
+                "; ".join(broken),
+                fact.source,
+                fact.confidence,
+                not_checked=unchecked,
+                dtypes=dtypes,
+                hint=hint,
+            )
     merged = counts.fused and not counts.bpu
     reason = (
         f"the checker fuses or folds {kind} into its neighbour" if merged else f"the checker puts {kind} on the BPU"
     )
-    return _Verdict(Device.BPU, reason, unchecked, found.source, MEASURED, dtypes)
+    return _at(node, Device.BPU, reason, found.source, not_checked=unchecked, dtypes=dtypes)
 
 
 def _not_listed(node: NodeView, table: OpTable) -> str:
@@ -260,7 +251,7 @@ def _decide(fact: OpFact, table: OpTable, broken: Sequence[str]) -> tuple[Device
         return Device.CPU, "; ".join(broken), ()
     if fact.device is Support.COMPOSITE:
         return _composite(fact, table, note)
-    if fact.default_placement is DefaultDevice.CPU:
+    if fact.default_placement is Support.CPU:
         return Device.CPU, f"CPU by default, BPU with {limits.enable}", ()
     if not table.complete:
         lowered = f", as {limits.lowered_to}" if limits.lowered_to else ""
@@ -273,7 +264,7 @@ def _composite(fact: OpFact, table: OpTable, note: str) -> tuple[Device, str, tu
     parts = fact.constraints.parts or ()
     names = ", ".join(parts)
     on_cpu = [p for p in parts if p in table.ops and table.ops[p].device is Support.CPU]
-    if on_cpu or fact.default_placement is DefaultDevice.CPU:
+    if on_cpu or fact.default_placement is Support.CPU:
         return Device.CPU, f"decomposed into {names}; on the CPU: {', '.join(on_cpu) or 'by default'}{note}", ()
     return Device.BPU, f"decomposed into {names}{note}", (f"the limits of its parts {names}",)
 
@@ -283,30 +274,22 @@ def _totals(nodes: Sequence[NodePlacement]) -> tuple[DeviceTotal, ...]:
     return tuple(DeviceTotal(device=d, nodes=len(c), cost=sum(c, Cost())) for d, c in costs.items() if c)
 
 
-def _hint_summaries(nodes: Sequence[NodeView], verdicts: Sequence[_Verdict]) -> tuple[HintSummary, ...]:
+def _hint_summaries(nodes: Sequence[NodeView], placed: Sequence[NodePlacement]) -> tuple[HintSummary, ...]:
     """Group the hints; for a compiler option, count the BPU subgraphs left when it is applied."""
-    groups: dict[tuple[Fix, str], list[int]] = {}
-    for i, verdict in enumerate(verdicts):
-        if verdict.hint is not None:
-            groups.setdefault((verdict.hint.fix, verdict.hint.text), []).append(i)
     found = []
-    for (fix, text), members in groups.items():
+    for hint in dict.fromkeys(p.hint for p in placed if p.hint is not None):
+        members = [p for p in placed if p.hint == hint]
         after = None
-        if fix is Fix.COMPILER_OPTION:
-            on_bpu = [v.device is Device.BPU or i in members for i, v in enumerate(verdicts)]
-            after = bpu_segments(nodes, on_bpu).count
-        ops = tuple(sorted({nodes[i].op for i in members}))
-        found.append(HintSummary(fix=fix, text=text, ops=ops, nodes=len(members), segments_after=after))
+        if hint.fix is Fix.COMPILER_OPTION:
+            after = bpu_segments(nodes, [p.device is Device.BPU or p.hint == hint for p in placed]).count
+        ops = tuple(sorted({p.op for p in members}))
+        found.append(HintSummary(fix=hint.fix, text=hint.text, ops=ops, nodes=len(members), segments_after=after))
     order = list(Fix)
     return tuple(sorted(found, key=lambda h: (order.index(h.fix), -h.nodes)))
 
 
 def _model_findings(
-    model: onnx.ModelProto,
-    nodes: Sequence[NodeView],
-    verdicts: Sequence[_Verdict],
-    table: OpTable,
-    constants: Collection[str],
+    model: onnx.ModelProto, placed: Sequence[NodePlacement], table: OpTable, constants: Collection[str]
 ) -> list[str]:
     """Return what the compiler would report about the model as a whole."""
     rules, found, graph, opset = table.model, list[str](), model.graph, opset_of(model)
@@ -326,7 +309,6 @@ def _model_findings(
             found.append(f"input {value.name} is {len(dims)}-D: the compiler supports {rules.input_rank}-D images")
         if rules.input_batch is not None and dims and dims[0].dim_value != rules.input_batch:
             found.append(f"input {value.name} has a batch of {dims[0].dim_value}: the compiler supports 1")
-    conv = any(n.op in ("Conv", "Gemm") and v.device is Device.BPU for n, v in zip(nodes, verdicts, strict=True))
-    if rules.needs_conv and not conv:
+    if rules.needs_conv and not any(p.op in ("Conv", "Gemm") and p.device is Device.BPU for p in placed):
         found.append("no convolution runs on the BPU: the compiler refuses such a model")
     return found

@@ -34,9 +34,8 @@ def bpu_segments(nodes: Sequence[NodeView], on_bpu: Sequence[bool]) -> Segments:
     phase: list[int] = []
     parent = list(range(len(nodes)))
     for i, node in enumerate(nodes):
-        sources = _sources(node, maker)
-        phase.append(max((phase[s] + (on_bpu[s] != on_bpu[i]) for s in sources), default=0))
-        for s in sources:
+        phase.append(max((phase[s] + (on_bpu[s] != on_bpu[i]) for s in node.sources), default=0))
+        for s in node.sources:
             if on_bpu[i] and on_bpu[s] and phase[s] == phase[i]:
                 parent[_root(parent, i)] = _root(parent, s)
     numbers: dict[int, int] = {}
@@ -54,10 +53,6 @@ def bpu_segments(nodes: Sequence[NodeView], on_bpu: Sequence[bool]) -> Segments:
         if over:
             crossing_inputs[i] = len(over)
     return Segments(segment_of, crossing_inputs, len(numbers), len(crossing), sum(crossing.values()))
-
-
-def _sources(node: NodeView, maker: Mapping[str, int]) -> list[int]:
-    return [] if node.folded else [maker[t.name] for t in node.features if t.name in maker]
 
 
 def _root(parent: list[int], i: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 from pydantic import Field
 
@@ -22,13 +23,6 @@ class Support(StrEnum):
     CPU = "cpu"
     COMPOSITE = "composite"  # decomposed by the tool into ``parts``
     UNSUPPORTED = "unsupported"  # neither: the tool refuses the model
-
-
-class DefaultDevice(StrEnum):
-    """Where an operator within its limits runs by default."""
-
-    BPU = "bpu"
-    CPU = "cpu"
 
 
 class Rule(StrEnum):
@@ -142,7 +136,8 @@ class OpFact(Frozen):
     dtypes: tuple[str, ...]
     """Supported types of its activations on ``device``."""
     constraints: Limits
-    default_placement: DefaultDevice
+    default_placement: Literal[Support.BPU, Support.CPU]
+    """Where a node within its limits runs by default."""
     source: str
     confidence: str
 
