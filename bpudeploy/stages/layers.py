@@ -10,7 +10,7 @@ from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.feed import Feed
-from bpudeploy.stages.options import FieldOptions
+from bpudeploy.stages.options import NoOptions
 
 if TYPE_CHECKING:
     from bpudeploy.quantize.findings import LayerReport
@@ -20,11 +20,7 @@ IMAGES = 8
 _STEP = "quantize/layers"
 
 
-class LayersOptions(FieldOptions):
-    """The comparison has no options."""
-
-
-def layers(work: Work, options: LayersOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def layers(work: Work, options: NoOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Compare each product of the quantized network with the float graph on the first calibration images."""
     graph, quantized, calibration, preprocess = inputs
     samples, normalise = Samples.read(calibration.path), Normalisation.read(preprocess.path)

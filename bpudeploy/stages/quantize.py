@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.conformance.placement import cpu_only_nodes
 from bpudeploy.events import Note, Progress
-from bpudeploy.host import batches, open_session
+from bpudeploy.host import open_session
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import Observer, QuantizeSpec
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact, Kind, Stage, Work
-from bpudeploy.stages.feed import Feed
-from bpudeploy.stages.options import FieldOptions
+from bpudeploy.stages.feed import Feed, run_all
+from bpudeploy.stages.options import NoOptions
 
 if TYPE_CHECKING:
     from bpudeploy.quantize.record import QuantizeRecord
@@ -40,10 +40,6 @@ class QuantizeOptions:
             "rules": self.rules.model_dump(mode="json", exclude={"int16_cost", "rounding"}),
             **self.spec.model_dump(mode="json", exclude=unused),
         }
-
-
-class ScoreOptions(FieldOptions):
-    """Scoring has no options."""
 
 
 def quantize(work: Work, options: QuantizeOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
@@ -88,7 +84,7 @@ def _summary(record: QuantizeRecord, nodes: int) -> str:
     return f"{len(record.products)} of {nodes} nodes quantized; activations: {counts}; {record.images} images"
 
 
-def score_quantized(work: Work, options: ScoreOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def score_quantized(work: Work, options: NoOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Score the evaluation set with the QDQ graph in onnxruntime on this machine."""
     quantized, preprocess, samples = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
@@ -106,13 +102,10 @@ def score(model: str | bytes, images: Samples, normalise: Normalisation, progres
     """Run a graph on every image on this machine; ``progress`` is called with the number of images done."""
     import numpy as np
 
-    session = open_session(model)
-    (image_input,) = session.get_inputs()
     rows = []
-    for chosen, kept in batches(len(images), image_input.shape[0]):
-        logits = session.run(None, {image_input.name: normalise.apply(images.pixels[chosen])})[0]
-        rows.append(logits.reshape(len(chosen), -1)[:kept])
-        progress(chosen[0] + kept)
+    for done, (logits, *_) in run_all(open_session(model), images, normalise):
+        rows.append(logits.reshape(len(logits), -1))
+        progress(done)
     return Scores(np.concatenate(rows), images.labels)
 
 

@@ -12,7 +12,7 @@ from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.host import batches
 from bpudeploy.stage import Artifact, Kind, Stage, Work
-from bpudeploy.stages.options import FieldOptions
+from bpudeploy.stages.options import FieldOptions, NoOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +24,6 @@ FEATURE_IMAGES = 16
 """Number of images on which large feature maps are compared; class scores are compared on all."""
 
 
-class ReferenceOptions(FieldOptions):
-    """The reference has no options."""
-
-
 @dataclass(frozen=True)
 class RestructureOptions(FieldOptions):
     """``tolerance``: largest allowed |difference|, relative to the range of the reference outputs."""
@@ -35,7 +31,7 @@ class RestructureOptions(FieldOptions):
     tolerance: float
 
 
-def reference(work: Work, options: ReferenceOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def reference(work: Work, options: NoOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Score the evaluation set with the original model in float32, in its own framework.
 
     For ``outputs: features``, all outputs of an image are concatenated to one row.
