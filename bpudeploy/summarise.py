@@ -59,7 +59,6 @@ def summarise(
     directory: Path,
 ) -> Summary:
     """Put together what the report, the terminal and ``--json`` draw. Computes no figure of its own kind."""
-    from bpudeploy.stages.fetch_model import describe_preprocess
     from bpudeploy.stages.timm_models import Preprocess
 
     recipe = resolved.recipe
@@ -75,7 +74,7 @@ def summarise(
         backend=resolved.target.backend,
         started=started.isoformat(timespec="seconds"),
         release=measured.subject.release,
-        preprocess=describe_preprocess(Preprocess.read(products.preprocess.path)),
+        preprocess=str(Preprocess.read(products.preprocess.path)),
         warnings=tuple(str(finding) for finding in read_findings(products.calibration.path)),
         proof_difference=proof.max_relative_difference,
         proof_images=proof.images,
