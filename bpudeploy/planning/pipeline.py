@@ -55,7 +55,6 @@ from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions
 from bpudeploy.stages.repair import REPAIR, RepairOptions
 from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, RestructureOptions
 from bpudeploy.stages.samples import SAMPLES, SamplesOptions, Subset
-from bpudeploy.stages.sensitivity import SensitivityOptions
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,7 @@ def plan(resolved: LoadedRecipe, backend: Backend | None) -> Plan:
 
 def _repair(resolved: LoadedRecipe, max_drop: float) -> RepairOptions:
     spec = resolved.recipe.quantize
-    sensitivity = SensitivityOptions(resolved.target.precision, spec.weights.correct_bias)
-    return RepairOptions(max_drop, spec.max_slowdown, sensitivity)
+    return RepairOptions(max_drop, spec.max_slowdown, resolved.target.precision, spec.weights.correct_bias)
 
 
 def plan_head(resolved: LoadedRecipe, l2: float) -> Plan:

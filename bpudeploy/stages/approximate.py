@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples
-from bpudeploy.events import Note, Progress
+from bpudeploy.events import Note, Progress, progress
 from bpudeploy.host import open_with_outputs
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.stage import Artifact, Kind, Stage, Work
@@ -158,8 +158,6 @@ def approximate(work: Work, options: Approximation, inputs: tuple[Artifact, ...]
     cost_change = f"{cost / 1e9:.3g} -> {smaller / 1e9:.3g} G multiply-adds"
     work.emit(Note(step, f"{change}; {before} -> {after} nodes, {cost_change}"))
     images = Samples.read(evaluation.path)
-    scores = score(
-        made.SerializeToString(), images, normalise, lambda done: work.emit(Progress(step, done, len(images), "images"))
-    )
+    scores = score(made.SerializeToString(), images, normalise, progress(work.emit, step, len(images), "images"))
     work.emit(Note(step, f"top-1 {100 * scores.top1:.2f} % of {len(images)} images"))
     return work.dir / "graph.onnx", scores.write(work.dir / "scores.safetensors")

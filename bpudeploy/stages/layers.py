@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples
-from bpudeploy.events import Event, Note, Progress
+from bpudeploy.events import Event, Note, progress
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.feed import Feed
 from bpudeploy.stages.options import NoOptions
@@ -46,9 +46,7 @@ def compare_layers(
 
     model = onnx.load(graph)
     images = list(Feed.of(model, samples, normalise, count))
-    return layer_deviations(
-        model, onnx.load(quantized), images, lambda done: emit(Progress(step, done, len(images), "runs"))
-    )
+    return layer_deviations(model, onnx.load(quantized), images, progress(emit, step, len(images), "runs"))
 
 
 LAYERS = Stage(

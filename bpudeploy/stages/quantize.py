@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.conformance.placement import cpu_only_nodes
-from bpudeploy.events import Note, Progress
+from bpudeploy.events import Note, Progress, progress
 from bpudeploy.host import open_session
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import Observer, QuantizeSpec
@@ -88,12 +88,8 @@ def score_quantized(work: Work, options: NoOptions, inputs: tuple[Artifact, ...]
     """Score the evaluation set with the QDQ graph in onnxruntime on this machine."""
     quantized, preprocess, samples = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
-    scores = score(
-        str(quantized.path),
-        images,
-        normalise,
-        lambda done: work.emit(Progress("quantize/scores", done, len(images), "images")),
-    )
+    report = progress(work.emit, "quantize/scores", len(images), "images")
+    scores = score(str(quantized.path), images, normalise, report)
     work.emit(Note("quantize/scores", f"int8 top-1 {100 * scores.top1:.2f} % of {len(images)} images"))
     return (scores.write(work.dir / "scores.safetensors"),)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.errors import StageError
-from bpudeploy.events import Note, Progress
+from bpudeploy.events import Note, Progress, progress
 from bpudeploy.host import batches
 from bpudeploy.stage import Artifact, Kind, Stage, Work
 from bpudeploy.stages.options import FieldOptions, NoOptions
@@ -100,7 +100,7 @@ def restructure(work: Work, options: RestructureOptions, inputs: tuple[Artifact,
             lambda: open_original(model.path).as_onnx(),
         ),
         tolerance=options.tolerance,
-        progress=lambda done: work.emit(Progress("restructure", done, len(truth.labels), "images")),
+        progress=progress(work.emit, "restructure", len(truth.labels), "images"),
     )
     GraphRecord(proof=proof, nodes=nodes, keep_float=rewritten.keep_float, rules=rewritten.applied).append(graph)
     top1 = f"top-1 equal on all {proof.images} images" if proof.top1_equal else f"on {proof.images} images"
