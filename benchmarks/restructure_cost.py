@@ -32,7 +32,8 @@ def main() -> None:
 
     from bpudeploy.digest import digest_file
     from bpudeploy.stage import Artifact, Kind, StepContext
-    from bpudeploy.stages.restructure import ReferenceOptions, RestructureOptions, reference, restructure
+    from bpudeploy.stages.options import NoOptions
+    from bpudeploy.stages.restructure import RestructureOptions, reference, restructure
     from bpudeploy.stages.timm_models import create, describe, save_model
 
     with tempfile.TemporaryDirectory() as text:
@@ -65,7 +66,7 @@ def main() -> None:
         before = resident()
         _reset_peak()
         started = time.perf_counter()
-        (scores,) = reference(work, ReferenceOptions(), inputs)
+        (scores,) = reference(work, NoOptions(), inputs)
         middle = time.perf_counter()
         reference_peak = peak()
         scores = scores.rename(folder / "reference.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,3 +53,8 @@ class Progress:
 
 
 Event = StepStarted | StepWaiting | StepFinished | Note | Progress
+
+
+def progress(emit: Callable[[Event], None], step: str, total: int, unit: str) -> Callable[[int], None]:
+    """Return the function that reports how much of ``total`` is done."""
+    return lambda done: emit(Progress(step, done, total, unit))

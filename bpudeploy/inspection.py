@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,12 +175,12 @@ def _architecture(
 
 
 def _module(spec: ModelSpec, form: Form, image_size: int | None) -> InspectedModel:
-    """Run the module that the recipe trusts; no weights are read."""
-    from bpudeploy.stages.fetch_module import NetworkFactory, load_network, stdout_to_stderr
+    """Run the file that the recipe trusts; no weights are read."""
+    from bpudeploy.stages.fetch_module import NetworkFactory, load_network
 
     module, size = ModuleRef.parse(spec.module or ""), image_size or spec.image_size
-    height, width = (size, size) if isinstance(size, int) else size or (0, 0)  # spec.checks requires a size
-    with stdout_to_stderr():
+    height, width = (size, size) if isinstance(size, int) else size or (0, 0)  # spec.checks wants a size
+    with contextlib.redirect_stdout(sys.stderr):  # where the output of a user's code belongs
         model = load_network(Path(module.path), NetworkFactory(module.path, module.name, spec.arguments))
         return _untrained(module.name, model, (spec.batch, 3, height, width), form, size)
 

@@ -61,7 +61,6 @@ def summarise(
     """Return the Summary that the report, the terminal and ``--json`` display."""
     import onnx
 
-    from bpudeploy.stages.fetch_model import describe_preprocess
     from bpudeploy.stages.timm_models import Preprocess
 
     recipe = resolved.recipe
@@ -77,7 +76,7 @@ def summarise(
         backend=resolved.target.backend,
         started=started.isoformat(timespec="seconds"),
         release=measured.subject.release,
-        preprocess=describe_preprocess(Preprocess.read(products.preprocess.path)),
+        preprocess=str(Preprocess.read(products.preprocess.path)),
         warnings=tuple(str(finding) for finding in read_findings(products.calibration.path)),
         proof_difference=proof.max_relative_difference,
         proof_images=proof.images,

@@ -14,16 +14,16 @@ from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph
 
 
-def drop_blocks(graph: Graph, dropped: Sequence[int], absent: Collection[int] = ()) -> str:
+def drop_blocks(graph: Graph, blocks: Sequence[int], absent: Collection[int] = ()) -> str:
     """Remove the blocks with these numbers; return a summary.
 
     Raises:
         StageError: a block does not exist, or none would remain.
     """
-    blocks = find_blocks(graph, absent)
-    chosen = select_blocks(blocks, dropped, "drop_blocks")
-    if len(chosen) == len(blocks):
-        raise StageError(f"drop_blocks names all {len(blocks)} blocks", hint="keep at least one")
+    found = find_blocks(graph, absent)
+    chosen = select_blocks(found, blocks, "drop_blocks")
+    if len(chosen) == len(found):
+        raise StageError(f"drop_blocks names all {len(found)} blocks", hint="keep at least one")
     for block in chosen:
         for residual in (block.mlp, block.mixer):
             # the skip may have been the output of a removed residual: read it from the node
@@ -36,4 +36,4 @@ def drop_blocks(graph: Graph, dropped: Sequence[int], absent: Collection[int] = 
             graph.replace_uses(residual.add, skip)
             del graph.nodes[residual.add]
     tidy(graph)
-    return f"blocks {', '.join(map(str, dropped))} of {len(blocks)} removed"
+    return f"blocks {', '.join(map(str, blocks))} of {len(found)} removed"

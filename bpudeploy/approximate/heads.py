@@ -73,42 +73,42 @@ class _Attention:
 def prune_heads(
     graph: Graph,
     share: float | None,
-    named: Sequence[tuple[int, int]],
+    heads: Sequence[tuple[int, int]],
     activations: Activations,
     absent: Collection[int] = (),
 ) -> str:
-    """Remove a share of all heads, or the ``named`` (block, head); return a summary.
+    """Remove a share of all heads, or the named ``heads`` (block, head); return a summary.
 
     Raises:
         StageError: a block or head does not exist, an attention is not supported, or a block would keep no head.
     """
     blocks = find_blocks(graph, absent)
     chosen = (
-        select_blocks(blocks, dict.fromkeys(b for b, _ in named), "prune_heads") if share is None else blocks.values()
+        select_blocks(blocks, dict.fromkeys(b for b, _ in heads), "prune_heads") if share is None else blocks.values()
     )
     attentions = [
         _attention(graph, block) for block in chosen if block.mixer.kind is BranchKind.ATTENTION or share is None
     ]
     if not attentions:
         raise StageError("no block has an attention", hint="remove restructure.approximate.prune_heads")
-    _check(attentions, named)
+    _check(attentions, heads)
     wanted = [name for a in attentions for name in (a.projection.inputs[0], a.block.mixer.add)]
     for tensors in activations(list(dict.fromkeys(wanted))):
         for a in attentions:
             a.add(tensors[a.projection.inputs[0]], tensors[a.block.mixer.add])
     importance = [a.importance(graph) for a in attentions]
     if share is not None:
-        named = _least(attentions, importance, share)
+        heads = _least(attentions, importance, share)
     lost = 0.0
     for a, values in zip(attentions, importance, strict=True):
-        heads = sorted(h for b, h in named if b == a.block.index)
-        if heads:
-            lost += float(values[heads].sum())
-            a.remove(graph, heads)
+        gone = sorted(h for b, h in heads if b == a.block.index)
+        if gone:
+            lost += float(values[gone].sum())
+            a.remove(graph, gone)
     tidy(graph)
     total = sum(a.heads.count for a in attentions)
-    names = ", ".join(f"{b}.{h}" for b, h in named)
-    return f"{len(named)} of {total} heads removed (block.head {names}), which lose {lost:.2g} of the stream's power"
+    names = ", ".join(f"{b}.{h}" for b, h in heads)
+    return f"{len(heads)} of {total} heads removed (block.head {names}), which lose {lost:.2g} of the stream's power"
 
 
 def _check(attentions: Sequence[_Attention], named: Sequence[tuple[int, int]]) -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -29,7 +29,7 @@ class Normalisation(BaseModel):
     std: tuple[float, float, float]
 
     @classmethod
-    def read(cls, path: Path) -> Normalisation:
+    def read(cls, path: Path) -> Self:
         """Read a PREPROCESS artifact."""
         return cls.model_validate_json(path.read_bytes())
 

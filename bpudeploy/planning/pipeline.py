@@ -51,12 +51,11 @@ from bpudeploy.stages.head import FIT_HEAD, HeadOptions
 from bpudeploy.stages.integers import INTEGERS as COMPARE_INTEGERS
 from bpudeploy.stages.integers import IntegersOptions
 from bpudeploy.stages.layers import LAYERS as COMPARE_LAYERS
-from bpudeploy.stages.layers import LayersOptions
-from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions, ScoreOptions
+from bpudeploy.stages.options import NoOptions
+from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions
 from bpudeploy.stages.repair import REPAIR, RepairOptions
-from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, ReferenceOptions, RestructureOptions
+from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, RestructureOptions
 from bpudeploy.stages.samples import SAMPLES, SamplesOptions, Subset
-from bpudeploy.stages.sensitivity import SensitivityOptions
 
 
 class _Inputs(NamedTuple):
@@ -78,16 +77,16 @@ def plan(resolved: LoadedRecipe, backend: Backend | None) -> Plan:
     recipe = resolved.recipe
     p = PlanBuilder(recipe.name)
     model, preprocess, evaluation, calibration = _fetch(p, resolved)
-    scores = p.add(REFERENCE, FLOAT_SCORES, ReferenceOptions(), model, preprocess, evaluation)["scores"]
+    scores = p.add(REFERENCE, FLOAT_SCORES, NoOptions(), model, preprocess, evaluation)["scores"]
     options = RestructureOptions(recipe.restructure.tolerance)
     graph = p.add(RESTRUCTURE, GRAPH, options, model, preprocess, evaluation, scores)["graph"]
     for change in approximations(recipe.restructure.approximate):
         calibrated = (calibration,) if change.calibrated else ()
-        graph = p.add(change.stage, change.step, change.options, graph, *calibrated, preprocess, evaluation)["graph"]
+        graph = p.add(change.stage, change.step, change, graph, *calibrated, preprocess, evaluation)["graph"]
     quantize = QuantizeOptions(recipe.quantize, resolved.target.march, resolved.target.precision)
     final = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
     if recipe.model.outputs is Outputs.LOGITS:
-        scored = p.add(SCORE_QUANTIZED, INT8_SCORES, ScoreOptions(), final["quantized"], preprocess, evaluation)
+        scored = p.add(SCORE_QUANTIZED, INT8_SCORES, NoOptions(), final["quantized"], preprocess, evaluation)
         int8 = scored["scores"]
         if recipe.check.max_drop is not None and recipe.quantize.repair:
             inputs = (final["prepared"], final["quantized"], calibration, preprocess, evaluation, scores, int8)
@@ -95,7 +94,7 @@ def plan(resolved: LoadedRecipe, backend: Backend | None) -> Plan:
             int8 = final["scores"]
         p.add(TAKE_GOLDEN, GOLDEN, GoldenOptions(), evaluation, int8)
     prepared, quantized = final["prepared"], final["quantized"]
-    p.add(COMPARE_LAYERS, LAYERS, LayersOptions(), graph, quantized, calibration, preprocess)
+    p.add(COMPARE_LAYERS, LAYERS, NoOptions(), graph, quantized, calibration, preprocess)
     rounding = IntegersOptions(resolved.target.precision.rounding)
     p.add(COMPARE_INTEGERS, INTEGERS, rounding, quantized, calibration, preprocess)
     if backend is None:
@@ -110,8 +109,7 @@ def plan(resolved: LoadedRecipe, backend: Backend | None) -> Plan:
 
 def _repair(resolved: LoadedRecipe, max_drop: float) -> RepairOptions:
     spec = resolved.recipe.quantize
-    sensitivity = SensitivityOptions(resolved.target.precision, spec.weights.correct_bias)
-    return RepairOptions(max_drop, spec.max_slowdown, sensitivity)
+    return RepairOptions(max_drop, spec.max_slowdown, resolved.target.precision, spec.weights.correct_bias)
 
 
 def plan_head(resolved: LoadedRecipe, l2: float) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from bpudeploy.digest import canonical
 from bpudeploy.errors import SpecError
@@ -19,6 +20,14 @@ from bpudeploy.spec.validate import FieldPath, problem
 from bpudeploy.spec.yamlmarks import Node
 
 Problems = Iterator[approximate.Problem]
+SOURCES = (
+    ("model", "source"),
+    ("model", "onnx"),
+    ("model", "head", "source"),
+    ("dataset", "source"),
+    ("calibration", "source"),
+)
+"""The fields of a recipe that hold a source; the digest is beside it."""
 
 
 def problems(recipe: Recipe, target: Target, root: Node) -> list[SpecError]:
@@ -55,17 +64,14 @@ def _missing(recipe: Recipe) -> Problems:
             yield field, f"{text} is not pinned", f"`bpudeploy pin RECIPE` prints the {section}.sha256 to add"
 
 
-def _source_fields(recipe: Recipe) -> list[tuple[FieldPath, str, str | None]]:
-    """Return the path, value and digest of each source field that is set."""
-    model, head = recipe.model, recipe.model.head
-    fields: list[tuple[FieldPath, str | None, str | None]] = [
-        (("model", "source"), model.source, model.sha256),
-        (("model", "onnx"), model.onnx, model.sha256),
-        (("model", "head", "source"), head.source if head else None, head.sha256 if head else None),
-        (("dataset", "source"), recipe.dataset.source, recipe.dataset.sha256),
-        (("calibration", "source"), recipe.calibration.source, recipe.calibration.sha256),
-    ]
-    return [(field, text, sha256) for field, text, sha256 in fields if text is not None]
+def _source_fields(recipe: Recipe) -> Iterator[tuple[FieldPath, str, str | None]]:
+    """Yield the path, value and digest of each source field that is set."""
+    for *sections, name in SOURCES:
+        section: Any = recipe
+        for inner in sections:
+            section = getattr(section, inner, None)
+        if (text := getattr(section, name, None)) is not None:
+            yield (*sections, name), text, section.sha256
 
 
 def _sources(recipe: Recipe, target: Target) -> Problems:

@@ -75,11 +75,11 @@ def expand(root: Node) -> tuple[Node, ...]:
         raise SpecError(message, where=matrix.mark, field=MATRIX, hint="remove values, or split the recipe")
     titles = _titles(axes)
     expanded = []
-    for choice in product(*(range(len(axis.values)) for axis in axes)):
-        recipe = plain
-        for axis, index in zip(axes, choice, strict=True):
-            recipe = with_value(recipe, axis.path, axis.values[index], axis.key.mark)
-        suffix = "".join(f"-{t}.{a.labels[i]}" for t, a, i in zip(titles, axes, choice, strict=True))
+    for choice in product(*(zip(axis.values, axis.labels, strict=True) for axis in axes)):
+        recipe, suffix = plain, ""
+        for axis, title, (value, label) in zip(axes, titles, choice, strict=True):
+            recipe = with_value(recipe, axis.path, value, axis.key.mark)
+            suffix += f"-{title}.{label}"
         expanded.append(_renamed(recipe, suffix))
     return tuple(expanded)
 
@@ -199,14 +199,10 @@ def _axis(key: Key, values: Node) -> _Axis:
         hint = f"{key.text}: [{_brief(values) if values.scalar is not None else 'VALUE, VALUE'}]"
         raise SpecError(f"{field}: expected a list of values, found {found}", where=values.mark, field=field, hint=hint)
     for index, value in enumerate(values.elements):
-        if any(_same(value, earlier) for earlier in values.elements[:index]):
+        if repr(value.plain()) in (repr(earlier.plain()) for earlier in values.elements[:index]):
             text = f"{field}: {_brief(value)} is listed twice"
             raise SpecError(text, where=value.mark, field=field, hint="remove one of them")
     return _Axis(path, key, values.elements, _labels(values.elements))
-
-
-def _same(one: Node, other: Node) -> bool:
-    return repr(one.plain()) == repr(other.plain())
 
 
 def _labels(values: tuple[Node, ...]) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bpudeploy.errors import SpecError
-from bpudeploy.spec.checks import missing_for_run, problems
+from bpudeploy.spec.checks import SOURCES, missing_for_run, problems
+from bpudeploy.spec.compile_options import CompileOptions
 from bpudeploy.spec.compose import compose, did_you_mean, expand, with_value
 from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.recipe import Recipe
@@ -16,15 +17,6 @@ from bpudeploy.spec.source import Source, SourceKind
 from bpudeploy.spec.target import March, Target
 from bpudeploy.spec.validate import all_of, problem, validate
 from bpudeploy.spec.yamlmarks import Node, load_yaml
-
-_OWN_BACKENDS = ("ort", "bpu_sim", "hb_mapper", "hb_compile")
-_SOURCES = (
-    ("model", "source"),
-    ("model", "onnx"),
-    ("model", "head", "source"),
-    ("dataset", "source"),
-    ("calibration", "source"),
-)
 
 
 @dataclass(frozen=True)
@@ -67,7 +59,7 @@ def load_recipe(
 def _resolve(
     root: Node, files: tuple[Path, ...], backends: Callable[[], Collection[str]], to_look: bool
 ) -> LoadedRecipe:
-    for path in _SOURCES:
+    for path in SOURCES:
         root = _relative_to_cwd(root, path, _local_source)
     root = _relative_to_cwd(root, ("model", "module"), _local_module)
     recipe = validate(Recipe, root)
@@ -131,7 +123,7 @@ def remote_sources(path: Path, sets: Sequence[str] = ()) -> tuple[tuple[str, Sou
     found: dict[tuple[str, Source], None] = {}
     for root in expand(compose(path, sets).root):
         validate(Recipe, root)
-        for field_path in _SOURCES:
+        for field_path in SOURCES:
             node = root.get(field_path)
             if node is not None and (source := Source.parse(str(node.scalar))).remote:
                 found[".".join(field_path[:-1]), source] = None
@@ -168,7 +160,7 @@ def load_target(name: str, folder: Path) -> tuple[Target, Path]:
     target = validate(Target, root)
     if not is_file(name) and target.name != path.stem:
         raise problem(root, ("name",), f"{path.name} has the name {target.name!r}", "the name must equal the file name")
-    if target.backend in _OWN_BACKENDS and not target.march.is_known:
+    if target.backend in CompileOptions.model_fields and not target.march.is_known:
         hint = did_you_mean(target.march, list(March), f"marches: {', '.join(March)}")
         raise problem(root, ("march",), f"backend {target.backend} has no march {target.march!r}", hint)
     if target.latency_model is not None:

@@ -8,10 +8,10 @@ custom tags are errors with a position.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -24,13 +24,18 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 MAX_DEPTH = 40
 
-_NULL = frozenset(("", "~", "null", "Null", "NULL"))
-_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INT = re.compile(r"[-+]?[0-9]+")
-_OCTAL_OR_HEX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_INF = re.compile(r"[-+]?\.(?:inf|Inf|INF)")
-_STR_TAGS = ("!", "tag:yaml.org,2002:str")
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_NUMBERS: tuple[tuple[re.Pattern[str], Callable[[str], int | float]], ...] = (
+    (re.compile(r"[-+]?[0-9]+"), int),
+    (re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+"), lambda text: int(text, 0)),
+    (re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"), float),
+    (re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"), lambda text: float(text.replace(".", ""))),
+)
+_STR_TAGS = (None, "!", "tag:yaml.org,2002:str")
 _EVENTS_OF: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -145,11 +150,13 @@ def _decode(data: bytes, file: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line = before.count(b"\n") + 1
-        column = len(before.rpartition(b"\n")[2].decode("utf-8", "replace")) + 1
-        where = Mark(file, line, column)
+        where = _end_of(data[: error.start].decode("utf-8", "replace"), file)
         raise SpecError("the file is not UTF-8 text", where=where, hint="save it as UTF-8") from error
+
+
+def _end_of(text: str, file: str) -> Mark:
+    """Return the position after ``text``."""
+    return Mark(file, text.count("\n") + 1, len(text.rpartition("\n")[2]) + 1)
 
 
 def _similar_files(path: Path) -> str:
@@ -165,152 +172,105 @@ def _similar_files(path: Path) -> str:
     return f"YAML files in {path.parent}: {', '.join(names[:8]) or 'none'}"
 
 
-@dataclass
-class _OpenCollection:
-    """A map or list whose end has not been read yet."""
+class _Sized(NamedTuple):
+    """A node, the number of values in it and its levels of nesting, with every alias expanded."""
 
-    mark: Mark
-    anchor: str | None
-    is_map: bool
-    items: dict[str, tuple[Key, Node]] = field(default_factory=dict)
-    elements: list[Node] = field(default_factory=list)
-    key: Key | None = None
+    node: Node
     size: int = 1
     height: int = 1
 
 
 class _Builder:
-    """Turns PyYAML's events into nodes, with an explicit stack instead of recursion."""
+    """Turns PyYAML's events into nodes, one recursion per level: at most MAX_DEPTH."""
 
     def __init__(self, text: str, file: str, folder: Path, column: int) -> None:
         self.text, self.file, self.folder, self.column = text, file, folder, column
-        self.stack: list[_OpenCollection] = []
-        self.anchors: dict[str, tuple[Node, int, int]] = {}
-        self.root: Node | None = None
-        self.documents = 0
+        self.events: Iterator[Any] = yaml.parse(text, Loader=_EVENTS_OF)
+        self.open: list[str | None] = []
+        """The anchor of each map and list that has not ended yet."""
+        self.anchors: dict[str, _Sized] = {}
 
     def build(self) -> Node | None:
+        root: Node | None = None
         try:
-            for event in yaml.parse(self.text, Loader=_EVENTS_OF):
-                self._take(event)
+            for event in self.events:
+                mark = self._mark(event.start_mark)
+                if isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                    hint = "one recipe per file: remove `---`"
+                    raise SpecError("a second document starts here", where=mark, hint=hint)
+                if isinstance(event, yaml.NodeEvent):
+                    root = self._value(event).node
         except yaml.YAMLError as error:
             raise self._syntax_error(error) from error
         except (UnicodeError, ValueError, OverflowError) as error:
             raise SpecError(f"not YAML: {error}", where=Mark(self.file, 1, self.column)) from error
-        return self.root
+        return root
 
-    def _take(self, event: Any) -> None:
+    def _value(self, event: Any) -> _Sized:
         mark = self._mark(event.start_mark)
-        match event:
-            case yaml.DocumentStartEvent():
-                self.documents += 1
-                if self.documents > 1:
-                    raise SpecError(
-                        "a second document starts here", where=mark, hint="one recipe per file: remove `---`"
-                    )
-            case yaml.ScalarEvent():
-                self._scalar(event, mark)
-            case yaml.AliasEvent():
-                self._alias(str(event.anchor), mark)
-            case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
-                self._open(event, mark)
-            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                self._close()
-            case _:
-                pass
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(str(event.anchor), mark)
+        if isinstance(event, yaml.ScalarEvent):
+            made = _Sized(Node(mark, self.folder, scalar=_scalar(event, mark)))
+        else:
+            made = self._collection(event, mark)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = made
+        return made
 
-    def _scalar(self, event: Any, mark: Mark) -> None:
-        plain = bool(event.implicit[0]) and not event.style
-        if event.tag is not None and event.tag not in _STR_TAGS:
-            raise _foreign_tag(event.tag, mark)
-        value = self._resolve(event.value, mark) if plain and event.tag is None else event.value
-        if self._wants_key():
-            self._key(value, event.value, plain, mark)
-            return
-        self._add(Node(mark, self.folder, scalar=value), 1, 1, event.anchor)
+    def _alias(self, anchor: str, mark: Mark) -> _Sized:
+        if anchor in self.open:
+            raise SpecError(f"*{anchor} contains itself", where=mark, hint="replace it by its value")
+        if anchor not in self.anchors:
+            raise SpecError(f"no anchor is named {anchor!r}", where=mark, hint=f"mark the value with &{anchor}")
+        return self.anchors[anchor]
 
-    def _resolve(self, text: str, mark: Mark) -> Scalar:
-        if text in _NULL:
-            return None
-        if text in _BOOL:
-            return _BOOL[text]
-        if len(text) > 300:
-            return text
-        if _INT.fullmatch(text):
-            return int(text)
-        if _OCTAL_OR_HEX.fullmatch(text):
-            return int(text, 0)
-        if _FLOAT.fullmatch(text):
-            return float(text)
-        if _INF.fullmatch(text):
-            return float(text.replace(".", ""))
-        return float("nan") if text in (".nan", ".NaN", ".NAN") else text
+    def _collection(self, event: Any, mark: Mark) -> _Sized:
+        is_map = _is_map(event, mark)
+        if len(self.open) >= MAX_DEPTH:
+            raise _too_deep(mark)
+        self.anchors.pop(event.anchor, None)
+        self.open.append(event.anchor)
+        items: dict[str, tuple[Key, Node]] = {}
+        elements: list[Node] = []
+        size, height = 1, 1
+        while not isinstance(entry := next(self.events), yaml.CollectionEndEvent):
+            key = self._key(entry, items) if is_map else None
+            child = self._value(next(self.events) if is_map else entry)
+            size, height = size + child.size, max(height, child.height + 1)
+            if size > MAX_NODES:
+                hint = "a recipe is about a page of text; use fewer aliases"
+                raise SpecError(f"more than {MAX_NODES} values after expanding aliases", where=mark, hint=hint)
+            if height > MAX_DEPTH:
+                raise _too_deep(child.node.mark)
+            if key is not None:
+                items[key.text] = (key, child.node)
+            else:
+                elements.append(child.node)
+        self.open.pop()
+        node = Node(mark, self.folder, items=items) if is_map else Node(mark, self.folder, elements=tuple(elements))
+        return _Sized(node, size, height)
 
-    def _wants_key(self) -> bool:
-        return bool(self.stack) and self.stack[-1].is_map and self.stack[-1].key is None
-
-    def _key(self, value: Scalar, text: str, plain: bool, mark: Mark) -> None:
+    def _key(self, event: Any, items: Mapping[str, tuple[Key, Node]]) -> Key:
+        mark, text = self._mark(event.start_mark), ""
+        if isinstance(event, yaml.AliasEvent):
+            value = self._alias(str(event.anchor), mark).node.scalar
+        elif isinstance(event, yaml.ScalarEvent):
+            value, text = _scalar(event, mark), event.value
+        else:
+            found = "a map" if _is_map(event, mark) else "a list"
+            hint = "quote a key that starts with a bracket"
+            raise SpecError(f"a key must be text, found {found}", where=mark, hint=hint)
         if not isinstance(value, str):
             message = f"a key must be text, found {describe(Node(mark, self.folder, scalar=value))}"
             hint = f"quote it: '{text}':" if text else "write a name before the colon"
             raise SpecError(message, where=mark, hint=hint)
-        if plain and text == "<<":
+        if text == "<<" and _is_plain(event):
             raise SpecError("`<<` is not part of YAML 1.2", where=mark, hint="use `extends:`, or repeat the keys")
-        first = self.stack[-1].items.get(value)
-        if first is not None:
-            raise SpecError(f"duplicate key {value!r}", where=mark, hint=f"first at {first[0].mark}; keep one of them")
-        self.stack[-1].key = Key(value, mark)
-
-    def _alias(self, anchor: str, mark: Mark) -> None:
-        if any(opened.anchor == anchor for opened in self.stack):
-            raise SpecError(f"*{anchor} contains itself", where=mark, hint="replace it by its value")
-        if anchor not in self.anchors:
-            raise SpecError(f"no anchor is named {anchor!r}", where=mark, hint=f"mark the value with &{anchor}")
-        node, size, height = self.anchors[anchor]
-        if self._wants_key():
-            self._key(node.scalar if node.items is None and node.elements is None else None, "", False, mark)
-            return
-        self._add(node, size, height, None)
-
-    def _open(self, event: Any, mark: Mark) -> None:
-        is_map = isinstance(event, yaml.MappingStartEvent)
-        if event.tag not in (None, "!", f"tag:yaml.org,2002:{'map' if is_map else 'seq'}"):
-            raise _foreign_tag(event.tag, mark)
-        if self._wants_key():
-            hint = "quote a key that starts with a bracket"
-            raise SpecError(f"a key must be text, found {'a map' if is_map else 'a list'}", where=mark, hint=hint)
-        if len(self.stack) >= MAX_DEPTH:
-            raise _too_deep(mark)
-        self.anchors.pop(event.anchor, None)
-        self.stack.append(_OpenCollection(mark, event.anchor, is_map))
-
-    def _close(self) -> None:
-        done = self.stack.pop()
-        if done.is_map:
-            node = Node(done.mark, self.folder, items=done.items)
-        else:
-            node = Node(done.mark, self.folder, elements=tuple(done.elements))
-        self._add(node, done.size, done.height, done.anchor)
-
-    def _add(self, node: Node, size: int, height: int, anchor: str | None) -> None:
-        if anchor is not None:
-            self.anchors[anchor] = (node, size, height)
-        if not self.stack:
-            self.root = node
-            return
-        parent = self.stack[-1]
-        parent.size += size
-        parent.height = max(parent.height, height + 1)
-        if parent.size > MAX_NODES:
-            hint = "a recipe is about a page of text; use fewer aliases"
-            raise SpecError(f"more than {MAX_NODES} values after expanding aliases", where=parent.mark, hint=hint)
-        if parent.height > MAX_DEPTH:
-            raise _too_deep(node.mark)
-        if parent.key is not None:
-            parent.items[parent.key.text] = (parent.key, node)
-            parent.key = None
-        else:
-            parent.elements.append(node)
+        if value in items:
+            hint = f"first at {items[value][0].mark}; keep one of them"
+            raise SpecError(f"duplicate key {value!r}", where=mark, hint=hint)
+        return Key(value, mark)
 
     def _mark(self, mark: yaml.Mark) -> Mark:
         offset = self.column if mark.line == 0 else 1
@@ -319,13 +279,11 @@ class _Builder:
     def _syntax_error(self, error: yaml.YAMLError) -> SpecError:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         if mark is None:
-            position = getattr(error, "position", 0) or 0
-            before = self.text[:position]
-            where = Mark(self.file, before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1)
+            where = _end_of(self.text[: getattr(error, "position", 0) or 0], self.file)
             return SpecError("a character not allowed in YAML", where=where, hint="remove control characters")
         problem = getattr(error, "problem", None) or "bad syntax"
         context = getattr(error, "context", None)
-        line = self._line(mark.line)
+        line = next(iter(self.text.split("\n")[mark.line :]), "")
         hint = "check indentation, colons and quotes here and on the line above"
         if "\t" in line[: mark.column + 1] and not line[: mark.column].strip():
             problem, context, hint = "tab in the indentation", None, "indent with spaces"
@@ -335,9 +293,30 @@ class _Builder:
             hint = "quote text that starts with @, `, % or a tab"
         return SpecError(f"{context}: {problem}" if context else problem, where=self._mark(mark), hint=hint)
 
-    def _line(self, number: int) -> str:
-        lines = self.text.split("\n")
-        return lines[number] if number < len(lines) else ""
+
+def _is_map(event: Any, mark: Mark) -> bool:
+    """Return whether a map starts, otherwise a list."""
+    is_map = isinstance(event, yaml.MappingStartEvent)
+    if event.tag not in (None, "!", f"tag:yaml.org,2002:{'map' if is_map else 'seq'}"):
+        raise _foreign_tag(event.tag, mark)
+    return is_map
+
+
+def _is_plain(event: Any) -> bool:
+    return bool(event.implicit[0]) and not event.style
+
+
+def _scalar(event: Any, mark: Mark) -> Scalar:
+    text: str = event.value
+    if event.tag not in _STR_TAGS:
+        raise _foreign_tag(event.tag, mark)
+    if event.tag is not None or not _is_plain(event):
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    if len(text) > 300:
+        return text
+    return next((number(text) for pattern, number in _NUMBERS if pattern.fullmatch(text)), text)
 
 
 def _foreign_tag(tag: str, mark: Mark) -> SpecError:

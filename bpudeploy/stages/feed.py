@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.host import batches
@@ -39,3 +39,16 @@ class Feed:
     def batch(self, run: int) -> NDArray[np.float32]:
         """Return one input batch, float32 (N, 3, H, W)."""
         return self.normalise.apply(self.samples.pixels[self.runs[run]])
+
+
+def run_all(
+    session: Any, images: Samples, normalise: Normalisation, names: list[str] | None = None
+) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+    """Run a network on every image; yield the number done, and the outputs (or ``names``) of each batch.
+
+    Axis 0 of an output is the images, or a multiple of them; the rows of the last batch's padding are cut off.
+    """
+    (image_input,) = session.get_inputs()
+    for chosen, kept in batches(len(images), image_input.shape[0]):
+        made = session.run(names, {image_input.name: normalise.apply(images.pixels[chosen])})
+        yield chosen[0] + kept, [array[: len(array) * kept // len(chosen)] for array in made]

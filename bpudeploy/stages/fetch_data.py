@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,6 @@ class DatasetOptions:
         }
 
 
-def label_files(files: Files, dataset: DatasetSpec) -> tuple[list[LabelledFile], tuple[str, ...]]:
-    """Return a dataset's labelled images and its class names."""
-    if dataset.format is DatasetFormat.IMAGEFOLDER:
-        return list_folders(files, dataset.classes)
-    assert dataset.labels is not None  # spec.load refuses a csv without labels
-    return list_csv(files, dataset.labels, dataset.classes)
-
-
 def draw(
     files: Files, listed: list[LabelledFile], subset: Subset, wanted: SubsetSpec | CalibrationSpec, without: set[Digest]
 ) -> tuple[list[Sample], int]:
@@ -118,23 +111,24 @@ def draw(
 def fetch_dataset(work: StepContext, options: DatasetOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Draw both sets and store their encoded images, so that later stages do not need the source."""
     archives = iter(inputs)
-    out = work.dir / "dataset.zip"
-    origin, other = options.origin, options.calibration_origin
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
-        with open_files(_path(origin, archives), origin.member) as files:
-            listed, classes = label_files(files, options.dataset)
-            evaluation, repeated = draw(files, listed, Subset.EVALUATION, options.dataset.evaluation, set())
-            duplicates = {Subset.EVALUATION: repeated}
-            held_out = {s.sha256 for s in evaluation}
-            _write(target, files, evaluation)
-            if other is None:
-                calibration, repeated = draw(files, listed, Subset.CALIBRATION, options.calibration, held_out)
-                _write(target, files, calibration)
+    out, dataset, other = work.dir / "dataset.zip", options.dataset, options.calibration_origin
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target, ExitStack() as opened:
+        files = opened.enter_context(_open(options.origin, archives))
+        if dataset.format is DatasetFormat.IMAGEFOLDER:
+            listed, classes = list_folders(files, dataset.classes)
+        else:
+            assert dataset.labels is not None  # spec.load refuses a csv without labels
+            listed, classes = list_csv(files, dataset.labels, dataset.classes)
+        evaluation, repeated = draw(files, listed, Subset.EVALUATION, dataset.evaluation, set())
+        duplicates = {Subset.EVALUATION: repeated}
+        held_out = {s.sha256 for s in evaluation}
+        _write(target, files, evaluation)
+        candidates = listed
         if other is not None:
-            with open_files(_path(other, archives), other.member) as files:
-                unlabelled = [LabelledFile(name, UNLABELLED) for name in list_images(files)]
-                calibration, repeated = draw(files, unlabelled, Subset.CALIBRATION, options.calibration, held_out)
-                _write(target, files, calibration)
+            files = opened.enter_context(_open(other, archives))
+            candidates = [LabelledFile(name, UNLABELLED) for name in list_images(files)]
+        calibration, repeated = draw(files, candidates, Subset.CALIBRATION, options.calibration, held_out)
+        _write(target, files, calibration)
         duplicates[Subset.CALIBRATION] = repeated
         _check_disjoint(evaluation, calibration)
         index = {"classes": classes, "evaluation": evaluation, "calibration": calibration}
@@ -148,8 +142,8 @@ def fetch_dataset(work: StepContext, options: DatasetOptions, inputs: tuple[Arti
     return (out,)
 
 
-def _path(origin: Origin, archives: Any) -> Path:
-    return origin.tree.path if origin.tree else next(archives).path
+def _open(origin: Origin, archives: Iterator[Artifact]) -> AbstractContextManager[Files]:
+    return open_files(origin.tree.path if origin.tree else next(archives).path, origin.member)
 
 
 def _write(target: zipfile.ZipFile, files: Files, samples: list[Sample]) -> None:

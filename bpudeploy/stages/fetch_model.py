@@ -6,7 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +45,7 @@ def fetch_model(work: StepContext, options: ModelOptions, inputs: tuple[Artifact
     """
     from bpudeploy.stages.timm_models import checkpoint_state, create, describe, save_model
 
-    checkpoint = inputs[0].path
-    if options.member:
-        checkpoint = extract(checkpoint, options.member, work.dir)
+    checkpoint = extract(inputs[0].path, options.member, work.dir)
     state = read_weights(checkpoint, options.format)
     head = _read_head(inputs[1].path) if options.head else {}
     classes = int(head["head.bias"].shape[0]) if head else _classes(state)
@@ -69,12 +67,14 @@ def fetch_model(work: StepContext, options: ModelOptions, inputs: tuple[Artifact
     return (out,)
 
 
-def extract(archive: Path, member: str, folder: Path) -> Path:
-    """Extract the file ``member`` of a zip archive into ``folder`` and return its path.
+def extract(archive: Path, member: str | None, folder: Path) -> Path:
+    """Extract the file ``member`` of a zip archive into ``folder`` and return its path; without one, the file itself.
 
     Raises:
         StageError: there is no such member, or the file is not a zip archive.
     """
+    if member is None:
+        return archive
     out = folder / "member"
     try:
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, out.open("wb") as target:
@@ -182,28 +182,13 @@ def preprocess(work: StepContext, options: PreprocessOptions, inputs: tuple[Arti
     from bpudeploy.stages.timm_models import Preprocess
 
     meta = meta_of(inputs[0].path)
-    own = Preprocess(
-        size=meta.image_size,
-        interpolation=meta.interpolation,
-        crop_pct=meta.crop_pct,
-        crop_mode=meta.crop_mode,
-        mean=meta.mean,
-        std=meta.std,
-    )
+    own = {name: getattr(meta, name) for name in PreprocessSpec.model_fields}
     overrides = options.overrides.model_dump(exclude_none=True)
-    resolved = Preprocess(**{**asdict(own), **overrides})
     out = work.dir / "preprocess.json"
-    out.write_text(json.dumps(asdict(resolved), sort_keys=True))
+    out.write_text(json.dumps({"size": meta.image_size, **own, **overrides}, sort_keys=True))
     changed = f" ({', '.join(sorted(overrides))} from the recipe)" if overrides else " (timm pretrained_cfg)"
-    work.emit(Note("fetch/preprocess", f"{describe_preprocess(resolved)}{changed}"))
+    work.emit(Note("fetch/preprocess", f"{Preprocess.read(out)}{changed}"))
     return (out,)
-
-
-def describe_preprocess(p: Any) -> str:
-    """Describe a resolved Preprocess in one line."""
-    numbers = [" ".join(f"{v:g}" for v in triple) for triple in (p.mean, p.std)]
-    crop = f"{p.crop_mode} crop {p.crop_pct:g}"
-    return f"{p.size[0]}x{p.size[1]} {p.interpolation}, {crop}, mean {numbers[0]}, std {numbers[1]}"
 
 
 PREPROCESS = Stage(

@@ -21,6 +21,7 @@ from bpudeploy.spec.source import CheckpointFormat
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.fetch_model import extract, load_strictly, read_weights
 from bpudeploy.stages.fetch_onnx import OnnxOptions, write_network
+from bpudeploy.stages.options import FieldOptions
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +44,7 @@ class NetworkFactory:
 
 
 @dataclass(frozen=True)
-class ModuleOptions:
+class ModuleOptions(FieldOptions):
     """``tolerance``: largest allowed |difference| of class and export, relative to the outputs' range.
 
     Nothing is run unless ``trusted``.
@@ -60,16 +61,8 @@ class ModuleOptions:
 
     def canonical(self) -> Mapping[str, Any]:
         """Leave out the file's path and ``trusted``; its bytes are an input."""
-        return {
-            "class": self.factory.name,
-            "arguments": self.factory.arguments,
-            "format": self.format,
-            "member": self.member,
-            "image_size": list(self.image_size),
-            "batch": self.batch,
-            "features": self.features,
-            "tolerance": self.tolerance,
-        }
+        fields = {name: value for name, value in super().canonical().items() if name not in ("factory", "trusted")}
+        return {**fields, "class": self.factory.name, "arguments": self.factory.arguments}
 
 
 def fetch_module(work: StepContext, options: ModuleOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
@@ -85,9 +78,9 @@ def fetch_module(work: StepContext, options: ModuleOptions, inputs: tuple[Artifa
     factory, name = options.factory, options.factory.name
     if not options.trusted:
         raise StageError(f"{factory.file} is not trusted and was not run", hint="add `trust: true` to the model")
-    checkpoint = extract(weights.path, options.member, work.dir) if options.member else weights.path
+    checkpoint = extract(weights.path, options.member, work.dir)
     shape = (options.batch, 3, *options.image_size)
-    with stdout_to_stderr():
+    with contextlib.redirect_stdout(sys.stderr):  # where the output of a user's code belongs
         model = load_network(code.path, factory)
         hint = f"names and shapes must match {name}(...).state_dict(); check the arguments"
         load_strictly(model, read_weights(checkpoint, options.format), name, hint)
@@ -135,13 +128,6 @@ def _user_code(
         text = (str(error).strip().splitlines() or [""])[0][:300]
         where = f"{factory.file}:{lines[-1]}" if lines else factory.file
         raise StageError(f"{failed}: {where}: {type(error).__name__}: {text}", hint=hint) from error
-
-
-@contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """Keep the output of a user's code out of our stdout."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def _check_static(model: torch.nn.Module, shape: Shape, code: Path, factory: NetworkFactory) -> None:

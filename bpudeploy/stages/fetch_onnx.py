@@ -39,8 +39,7 @@ def fetch_onnx(work: StepContext, options: OnnxOptions, inputs: tuple[Artifact, 
         StageError: the file is not ONNX, its opset is too old, its input is not one batch of images, or (for class
             scores) its output is not one row of scores per image.
     """
-    path = extract(inputs[0].path, options.member, work.dir) if options.member else inputs[0].path
-    return write_network(work, read_onnx(path), options, "ONNX")
+    return write_network(work, read_onnx(extract(inputs[0].path, options.member, work.dir)), options, "ONNX")
 
 
 def write_network(work: StepContext, model: onnx.ModelProto, options: OnnxOptions, kind: str) -> tuple[Path, ...]:

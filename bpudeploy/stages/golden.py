@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bpudeploy.backends.samples import Samples, Scores
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
-
-IMAGES = 8
-"""Number of images that a board runs after each activation: seconds of work, about a megabyte to send."""
+from bpudeploy.stages.options import FieldOptions
 
 
 @dataclass(frozen=True)
-class GoldenOptions:
-    """The stage has no options."""
+class GoldenOptions(FieldOptions):
+    """``images``: how many a board runs after each activation: seconds of work, about a megabyte to send."""
 
-    def canonical(self) -> Mapping[str, Any]:
-        return {"images": IMAGES}
+    images: int = 8
 
 
 def golden(work: StepContext, options: GoldenOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
-    """Select up to 8 images evenly: uint8 pixels (N, H, W, 3), and their logits, float32 (N, classes)."""
+    """Select images evenly: uint8 pixels (N, H, W, 3), and their logits, float32 (N, classes)."""
     import numpy as np
     from safetensors.numpy import save_file
 
     evaluation, scored = inputs
     samples, scores = Samples.read(evaluation.path), Scores.read(scored.path)
-    chosen = np.unique(np.linspace(0, len(samples) - 1, IMAGES).astype(int))
+    chosen = np.unique(np.linspace(0, len(samples) - 1, options.images).astype(int))
     images = work.dir / "golden.safetensors"
     pixels = np.ascontiguousarray(samples.pixels[chosen])
     save_file({"pixels": pixels, "labels": samples.labels[chosen]}, images)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpudeploy.backends.samples import Normalisation, Samples
-from bpudeploy.events import Note, Progress
+from bpudeploy.events import Note, progress
 from bpudeploy.quantize.agreement import Agreement
 from bpudeploy.spec.precision import Rounding
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
@@ -35,9 +35,7 @@ def integers(work: StepContext, options: IntegersOptions, inputs: tuple[Artifact
     model = onnx.load(quantized.path)
     samples, normalise = Samples.read(calibration.path), Normalisation.read(preprocess.path)
     feed = Feed.of(model, samples, normalise, IMAGES)
-    found = compare_with_onnxruntime(
-        model, feed, options.rounding, lambda done: work.emit(Progress(_STEP, done, len(feed), "runs"))
-    )
+    found = compare_with_onnxruntime(model, feed, options.rounding, progress(work.emit, _STEP, len(feed), "runs"))
     work.emit(Note(_STEP, _summary(found)))
     return (found.write(work.dir / "integers.json"),)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples
-from bpudeploy.events import Event, Note, Progress
+from bpudeploy.events import Event, Note, progress
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.feed import Feed
-from bpudeploy.stages.options import FieldOptions
+from bpudeploy.stages.options import NoOptions
 
 if TYPE_CHECKING:
     from bpudeploy.quantize.findings import LayerReport
@@ -20,11 +20,7 @@ IMAGES = 8
 _STEP = "quantize/layers"
 
 
-class LayersOptions(FieldOptions):
-    """The comparison has no options."""
-
-
-def layers(work: StepContext, options: LayersOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def layers(work: StepContext, options: NoOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Compare each product of the quantized network with the float graph on the first calibration images."""
     graph, quantized, calibration, preprocess = inputs
     samples, normalise = Samples.read(calibration.path), Normalisation.read(preprocess.path)
@@ -50,9 +46,7 @@ def compare_layers(
 
     model = onnx.load(graph)
     images = list(Feed.of(model, samples, normalise, count))
-    return layer_deviations(
-        model, onnx.load(quantized), images, lambda done: emit(Progress(step, done, len(images), "runs"))
-    )
+    return layer_deviations(model, onnx.load(quantized), images, progress(emit, step, len(images), "runs"))
 
 
 LAYERS = Stage(

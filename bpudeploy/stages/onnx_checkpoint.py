@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     import torch
 
 POSITION = "position_embeddings"
+_BACKBONE = {
+    "cls_token": "embeddings.cls_token",
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+    "norm.weight": "layernorm.weight",
+    "norm.bias": "layernorm.bias",
+}
+"""Hugging Face's name of each of timm's weights."""
+_LAYERS = {name: name for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2")} | {"attn.proj": "attention.output.dense"}
+_BLOCK = {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in _LAYERS.items() for part in ("weight", "bias")} | {
+    f"ls{n}.gamma": f"layer_scale{n}.lambda1" for n in "12"
+}
+"""The same in one block."""
 
 
 def read_onnx_weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -58,24 +71,13 @@ def dinov2_state(weights: dict[str, np.ndarray[Any, Any]]) -> dict[str, torch.Te
     if stem is None or POSITION not in weights:
         hint = "use a .safetensors or .pth checkpoint of the architecture"
         raise StageError("this ONNX file contains no DINOv2 backbone with identifiable weights", hint=hint)
-    plain = {
-        "cls_token": "embeddings.cls_token",
-        "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
-        "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
-        "norm.weight": "layernorm.weight",
-        "norm.bias": "layernorm.bias",
-    }
-    state = {new: weights[stem + old] for new, old in plain.items()}
+    state = {new: weights[stem + old] for new, old in _BACKBONE.items()}
     state["pos_embed"] = weights[POSITION]
     depth = sum(k.startswith(f"{stem}encoder.layer.") and k.endswith(".norm1.weight") for k in weights)
     for i in range(depth):
         old, new = f"{stem}encoder.layer.{i}.", f"blocks.{i}."
+        state |= {new + ours: weights[old + theirs] for ours, theirs in _BLOCK.items()}
         for part in ("weight", "bias"):
             qkv = [weights[f"{old}attention.attention.{n}.{part}"] for n in ("query", "key", "value")]
             state[f"{new}attn.qkv.{part}"] = np.concatenate(qkv)
-            state[f"{new}attn.proj.{part}"] = weights[f"{old}attention.output.dense.{part}"]
-            for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                state[f"{new}{name}.{part}"] = weights[f"{old}{name}.{part}"]
-        for n in ("1", "2"):
-            state[f"{new}ls{n}.gamma"] = weights[f"{old}layer_scale{n}.lambda1"]
     return {k: torch.from_numpy(v.copy()) for k, v in state.items()}

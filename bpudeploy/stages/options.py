@@ -13,3 +13,7 @@ class FieldOptions:
 
     def canonical(self) -> Mapping[str, Any]:
         return asdict(self)
+
+
+class NoOptions(FieldOptions):
+    """Options of a stage that has none."""

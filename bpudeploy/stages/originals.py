@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bpudeploy.host import open_session
 from bpudeploy.onnxmodel import metadata_of
-from bpudeploy.stages.timm_models import METADATA_KEY, ModelMeta
+from bpudeploy.stages.timm_models import METADATA_KEY, ModelMeta, feature_maps, load_model, read_meta, reparameterized
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,45 +24,24 @@ _SAFETENSORS_HEADER = 8
 """Bytes before the JSON (its length). The ninth byte of an ONNX file is not a brace."""
 
 
-class Original(Protocol):
-    """A trained network in its own framework, named by ``runs_on``."""
-
-    meta: ModelMeta
-    runs_on: str
-
-    def infer(self, pixels: F32) -> list[F32]:
-        """Return the outputs for normalised pixels float32 (N, 3, H, W)."""
-        ...
-
-    def network(self) -> Network:
-        """Return the network for the rewrite; it shares the weights, so ``infer`` must not be called afterwards."""
-        ...
-
-    def as_onnx(self) -> onnx.ModelProto:
-        """Return the network as ONNX with its weights; tensors have the same names as in ``network``."""
-        ...
-
-
 def open_original(path: Path) -> Original:
     """Open a MODEL artifact: a timm state dict, or an ONNX file."""
-    return TimmOriginal(path) if _is_safetensors(path) else OnnxOriginal(path)
+    return _class_of(path)(path)
 
 
 def meta_of(path: Path) -> ModelMeta:
     """Return the metadata of a MODEL artifact, without reading its weights if possible."""
-    from bpudeploy.stages.timm_models import read_meta
-
-    return read_meta(path) if _is_safetensors(path) else _onnx_meta(path)[1]
+    return read_meta(path) if _class_of(path) is TimmOriginal else _onnx_meta(path)[1]
 
 
 def framework_of(path: Path) -> str:
     """Return the framework of a MODEL artifact: torch, or onnxruntime for an ONNX file."""
-    return TimmOriginal.runs_on if _is_safetensors(path) else OnnxOriginal.runs_on
+    return _class_of(path).runs_on
 
 
-def _is_safetensors(path: Path) -> bool:
+def _class_of(path: Path) -> type[TimmOriginal | OnnxOriginal]:
     with path.open("rb") as file:
-        return file.read(_SAFETENSORS_HEADER + 1)[-1:] == b"{"
+        return TimmOriginal if file.read(_SAFETENSORS_HEADER + 1)[-1:] == b"{" else OnnxOriginal
 
 
 class TimmOriginal:
@@ -71,13 +50,12 @@ class TimmOriginal:
     runs_on = "torch"
 
     def __init__(self, path: Path) -> None:
-        from bpudeploy.stages.timm_models import feature_maps, load_model
-
         self._model, self.meta = load_model(path)
         if self.meta.features:
             self._model = feature_maps(self._model, self.meta.layers)
 
     def infer(self, pixels: F32) -> list[F32]:
+        """Return the outputs for normalised pixels float32 (N, 3, H, W)."""
         import torch
 
         with torch.inference_mode():
@@ -86,26 +64,23 @@ class TimmOriginal:
         return [np_array(output) for output in outputs]
 
     def network(self) -> Network:
+        """Return the network for the rewrite; it shares the weights, so ``infer`` must not be called afterwards."""
         from bpudeploy.restructure.export import network_of_module
 
-        return network_of_module(self._merged(), self._shape())
+        return network_of_module(reparameterized(self._model), self._shape())
 
     def as_onnx(self) -> onnx.ModelProto:
+        """Return the network as ONNX with its weights; tensors have the same names as in ``network``."""
         from bpudeploy.restructure.export import export_whole
 
-        return export_whole(self._merged(), self._shape())
-
-    def _merged(self) -> torch.nn.Module:
-        from bpudeploy.stages.timm_models import reparameterized
-
-        return reparameterized(self._model)
+        return export_whole(reparameterized(self._model), self._shape())
 
     def _shape(self) -> tuple[int, int, int, int]:
         return (self.meta.batch, 3, *self.meta.image_size)
 
 
 class OnnxOriginal:
-    """A user's ONNX network under onnxruntime."""
+    """A user's ONNX network under onnxruntime, with the methods of ``TimmOriginal``."""
 
     runs_on = "onnxruntime"
 
@@ -129,6 +104,10 @@ class OnnxOriginal:
 
     def as_onnx(self) -> onnx.ModelProto:
         return self._model
+
+
+Original = TimmOriginal | OnnxOriginal
+"""A trained network in its own framework, named by ``runs_on``."""
 
 
 def _onnx_meta(path: Path) -> tuple[onnx.ModelProto, ModelMeta]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.conformance.placement import cpu_only_nodes
-from bpudeploy.events import Note, Progress
-from bpudeploy.host import batches, open_session
+from bpudeploy.events import Note, Progress, progress
+from bpudeploy.host import open_session
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import Observer, QuantizeSpec
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
-from bpudeploy.stages.feed import Feed
-from bpudeploy.stages.options import FieldOptions
+from bpudeploy.stages.feed import Feed, run_all
+from bpudeploy.stages.options import NoOptions
 
 if TYPE_CHECKING:
     from bpudeploy.quantize.record import QuantizeRecord
@@ -40,10 +40,6 @@ class QuantizeOptions:
             "rules": self.rules.model_dump(mode="json", exclude={"int16_cost", "rounding"}),
             **self.spec.model_dump(mode="json", exclude=unused),
         }
-
-
-class ScoreOptions(FieldOptions):
-    """Scoring has no options."""
 
 
 def quantize(work: StepContext, options: QuantizeOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
@@ -88,16 +84,12 @@ def _summary(record: QuantizeRecord, nodes: int) -> str:
     return f"{len(record.products)} of {nodes} nodes quantized; activations: {counts}; {record.images} images"
 
 
-def score_quantized(work: StepContext, options: ScoreOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def score_quantized(work: StepContext, options: NoOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Score the evaluation set with the QDQ graph in onnxruntime on this machine."""
     quantized, preprocess, samples = inputs
     images, normalise = Samples.read(samples.path), Normalisation.read(preprocess.path)
-    scores = score(
-        str(quantized.path),
-        images,
-        normalise,
-        lambda done: work.emit(Progress("quantize/scores", done, len(images), "images")),
-    )
+    report = progress(work.emit, "quantize/scores", len(images), "images")
+    scores = score(str(quantized.path), images, normalise, report)
     work.emit(Note("quantize/scores", f"int8 top-1 {100 * scores.top1:.2f} % of {len(images)} images"))
     return (scores.write(work.dir / "scores.safetensors"),)
 
@@ -106,13 +98,10 @@ def score(model: str | bytes, images: Samples, normalise: Normalisation, progres
     """Run a graph on every image on this machine; ``progress`` is called with the number of images done."""
     import numpy as np
 
-    session = open_session(model)
-    (image_input,) = session.get_inputs()
     rows = []
-    for chosen, kept in batches(len(images), image_input.shape[0]):
-        logits = session.run(None, {image_input.name: normalise.apply(images.pixels[chosen])})[0]
-        rows.append(logits.reshape(len(chosen), -1)[:kept])
-        progress(chosen[0] + kept)
+    for done, (logits, *_) in run_all(open_session(model), images, normalise):
+        rows.append(logits.reshape(len(logits), -1))
+        progress(done)
     return Scores(np.concatenate(rows), images.labels)
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
-from bpudeploy.events import Note, Progress
+from bpudeploy.events import Note, progress
 from bpudeploy.quantize import repair as loop
 from bpudeploy.quantize.findings import PromotionCandidate, RepairOutcome, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
+from bpudeploy.spec.precision import PrecisionRules
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.quantize import QUANTIZE, score
-from bpudeploy.stages.sensitivity import RANKING_IMAGES, QuantizedNetwork, SensitivityOptions
+from bpudeploy.stages.sensitivity import RANKING_IMAGES, QuantizedNetwork
 
 _STEP = "quantize/repair"
 _LISTED = 6
@@ -23,18 +24,22 @@ _LISTED = 6
 
 @dataclass(frozen=True)
 class RepairOptions:
-    """``max_drop``: percentage points of top-1 against float; ``max_slowdown``: factor of the predicted time."""
+    """``max_drop``: percentage points of top-1 against float; ``max_slowdown``: factor of the predicted time.
+
+    ``rules`` and ``corrected`` as in ``QuantizedNetwork``.
+    """
 
     max_drop: float
     max_slowdown: float | None
-    sensitivity: SensitivityOptions
+    rules: PrecisionRules
+    corrected: bool
 
     def canonical(self) -> Mapping[str, Any]:
         return {
             "max_drop": self.max_drop,
             "max_slowdown": self.max_slowdown,
-            "rules": self.sensitivity.rules.model_dump(mode="json", exclude={"rounding"}),
-            "corrected": self.sensitivity.corrected,
+            "rules": self.rules.model_dump(mode="json", exclude={"rounding"}),
+            "corrected": self.corrected,
         }
 
 
@@ -46,7 +51,8 @@ def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ..
     prepared, quantized, calibration, preprocess, evaluation, truth, scores = inputs
     normalise = Normalisation.read(preprocess.path)
     images = Samples.read(calibration.path)
-    network = QuantizedNetwork(prepared.path, quantized.path, images, normalise, options.sensitivity, _STEP, work.emit)
+    rules, corrected = options.rules, options.corrected
+    network = QuantizedNetwork(prepared.path, quantized.path, images, normalise, rules, corrected, _STEP, work.emit)
     trials = _Trials(work, network, Samples.read(evaluation.path), normalise, Scores.read(truth.path))
     before = trials.drop(Scores.read(scores.path))
     if before > options.max_drop:
@@ -99,11 +105,9 @@ class _Trials:
         """Score the network with ``taps`` in int16 and return its loss."""
         from bpudeploy.quantize.promote import promote
 
-        count = len(self.evaluation)
         model = promote(self.network.quantized, taps, self.network.bias_corrections).SerializeToString()
-        self.made[taps] = score(
-            model, self.evaluation, self.normalise, lambda done: self.work.emit(Progress(_STEP, done, count, "images"))
-        )
+        report = progress(self.work.emit, _STEP, len(self.evaluation), "images")
+        self.made[taps] = score(model, self.evaluation, self.normalise, report)
         drop = self.drop(self.made[taps])
         text = f"{drop:+.2f} points, predicted slowdown {self.network.slowdown(taps):.3f}"
         self.work.emit(Note(_STEP, f"{_taps(len(taps))} in int16: {text}"))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.errors import StageError
-from bpudeploy.events import Note, Progress
+from bpudeploy.events import Note, Progress, progress
 from bpudeploy.host import batches
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
-from bpudeploy.stages.options import FieldOptions
+from bpudeploy.stages.options import FieldOptions, NoOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +24,6 @@ FEATURE_IMAGES = 16
 """Number of images on which large feature maps are compared; class scores are compared on all."""
 
 
-class ReferenceOptions(FieldOptions):
-    """The reference has no options."""
-
-
 @dataclass(frozen=True)
 class RestructureOptions(FieldOptions):
     """``tolerance``: largest allowed |difference|, relative to the range of the reference outputs."""
@@ -35,7 +31,7 @@ class RestructureOptions(FieldOptions):
     tolerance: float
 
 
-def reference(work: StepContext, options: ReferenceOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+def reference(work: StepContext, options: NoOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
     """Score the evaluation set with the original model in float32, in its own framework.
 
     For ``outputs: features``, all outputs of an image are concatenated to one row.
@@ -104,7 +100,7 @@ def restructure(work: StepContext, options: RestructureOptions, inputs: tuple[Ar
             lambda: open_original(model.path).as_onnx(),
         ),
         tolerance=options.tolerance,
-        progress=lambda done: work.emit(Progress("restructure", done, len(truth.labels), "images")),
+        progress=progress(work.emit, "restructure", len(truth.labels), "images"),
     )
     GraphRecord(proof=proof, nodes=nodes, keep_float=rewritten.keep_float, rules=rewritten.applied).append(graph)
     top1 = f"top-1 equal on all {proof.images} images" if proof.top1_equal else f"on {proof.images} images"

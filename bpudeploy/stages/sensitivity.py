@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.samples import Normalisation, Samples
-from bpudeploy.events import Event, Progress
+from bpudeploy.events import Event, progress
 from bpudeploy.quantize.findings import PromotionCandidate
 from bpudeploy.quantize.record import QuantizeRecord, int8_taps
 from bpudeploy.quantize.slowdown import slowdown
@@ -27,23 +27,19 @@ SHIFT_IMAGES = 64
 """Maximum number of calibration images for estimating the int8 correction in the biases: a mean needs more."""
 
 
-@dataclass(frozen=True)
-class SensitivityOptions:
-    """``rules`` of the march; ``corrected``: biases compensate for int8 (``quantize.weights.correct_bias``)."""
-
-    rules: PrecisionRules
-    corrected: bool
-
-
 @dataclass
 class QuantizedNetwork:
-    """A quantized network, loaded on first use: ``prepared`` is its float graph, ``qdq`` its QDQ form."""
+    """A quantized network, loaded on first use: ``prepared`` is its float graph, ``qdq`` its QDQ form.
+
+    ``rules`` of the march; ``corrected``: biases compensate for int8 (``quantize.weights.correct_bias``).
+    """
 
     prepared: Path
     qdq: Path
     calibration: Samples
     normalise: Normalisation
-    options: SensitivityOptions
+    rules: PrecisionRules
+    corrected: bool
     step: str
     emit: Callable[[Event], None]
 
@@ -71,7 +67,7 @@ class QuantizedNetwork:
         """The corrections for int8 inputs in the biases (``bias_corrections``)."""
         from bpudeploy.quantize.bias_correction import PASSES, bias_corrections
 
-        if not self.options.corrected:
+        if not self.corrected:
             return {}
         feed = Feed.of(self.graph, self.calibration, self.normalise, SHIFT_IMAGES)
         return bias_corrections(
@@ -79,7 +75,7 @@ class QuantizedNetwork:
             self.record,
             feed.batch,
             len(feed),
-            lambda done: self.emit(Progress(self.step, done, PASSES * len(feed), "runs")),
+            progress(self.emit, self.step, PASSES * len(feed), "runs"),
         )
 
     @cached_property
@@ -90,14 +86,14 @@ class QuantizedNetwork:
 
     def slowdown(self, taps: Collection[str]) -> float:
         """Return the predicted time with ``taps`` in int16, as a factor of the time without."""
-        return slowdown(self.record, self._macs, self.options.rules.int16_cost, taps)
+        return slowdown(self.record, self._macs, self.rules.int16_cost, taps)
 
     @property
     def can_be_int16(self) -> tuple[str, ...]:
         """The int8 taps for which the march supports int16."""
         from bpudeploy.quantize.sensitivity import can_be_int16
 
-        return can_be_int16(self.quantized, self.options.rules)
+        return can_be_int16(self.quantized, self.rules)
 
     def ranked(self, count: int) -> tuple[PromotionCandidate, ...]:
         """Rank every int8 tap on ``count`` calibration images."""
@@ -108,9 +104,9 @@ class QuantizedNetwork:
         return rank(
             self.graph,
             self.quantized,
-            self.options.rules,
+            self.rules,
             images,
             self.slowdown,
             self.bias_corrections,
-            lambda done: self.emit(Progress(self.step, done, runs, "runs")),
+            progress(self.emit, self.step, runs, "runs"),
         )

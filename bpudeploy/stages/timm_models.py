@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpudeploy.backends.samples import Normalisation
 from bpudeploy.errors import StageError
 
 if TYPE_CHECKING:
@@ -39,31 +40,21 @@ class ModelMeta:
     @classmethod
     def parse(cls, text: str) -> ModelMeta:
         """Parse the JSON of ``asdict(meta)``."""
-        return cls(**_fields(text))
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in json.loads(text).items()}
+        return cls(**fields)
 
 
-@dataclass(frozen=True)
-class Preprocess:
-    """A resolved preprocessing, from an encoded image to the network's input pixels.
+class Preprocess(Normalisation):
+    """A resolved preprocessing, from an encoded image to the network's input pixels."""
 
-    ``size`` is (height, width) in pixels; ``mean`` and ``std`` are RGB in 0..1 units.
-    """
-
-    size: tuple[int, int]
     interpolation: str
     crop_pct: float
     crop_mode: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
-    @classmethod
-    def read(cls, path: Path) -> Preprocess:
-        """Read a PREPROCESS artifact."""
-        return cls(**_fields(path.read_text()))
-
-
-def _fields(text: str) -> dict[str, Any]:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(text).items()}
+    def __str__(self) -> str:
+        mean, std = (" ".join(f"{v:g}" for v in triple) for triple in (self.mean, self.std))
+        height, width = self.size
+        return f"{height}x{width} {self.interpolation}, {self.crop_mode} crop {self.crop_pct:g}, mean {mean}, std {std}"
 
 
 def timm() -> Any:

@@ -32,7 +32,7 @@ def spec(path: Path, *sets: str) -> ApproximateSpec:
 
 
 def canonical(spec: ApproximateSpec) -> list[tuple[str, Any]]:
-    return [(a.step.removeprefix("approximate/"), dict(a.options.canonical())) for a in approximations(spec)]
+    return [(a.step.removeprefix("approximate/"), dict(a.canonical())) for a in approximations(spec)]
 
 
 def test_nothing_is_approximated_unless_named(tiny: Path) -> None:

@@ -18,7 +18,7 @@ from bpudeploy.quantize.findings import LayerReport, PromotionCandidate
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.stages.layers import compare_layers
-from bpudeploy.stages.sensitivity import QuantizedNetwork, SensitivityOptions
+from bpudeploy.stages.sensitivity import QuantizedNetwork
 
 EXAMPLE = """\
   bpudeploy sensitivity recipes/quickstart.yaml --images 4
@@ -58,8 +58,9 @@ def _rank(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[Pr
     quantized = products.quantized.path
     samples = Samples.read(products.calibration.path)
     normalise = Normalisation.read(products.preprocess.path)
-    options = SensitivityOptions(resolved.target.precision, resolved.recipe.quantize.weights.correct_bias)
-    network = QuantizedNetwork(products.prepared.path, quantized, samples, normalise, options, _STEP, live.draw)
+    rules, corrected = resolved.target.precision, resolved.recipe.quantize.weights.correct_bias
+    prepared = products.prepared.path
+    network = QuantizedNetwork(prepared, quantized, samples, normalise, rules, corrected, _STEP, live.draw)
     ranked = network.ranked(args.images)
     original = steps[source.step][source.output].path
     return ranked, compare_layers(original, quantized, samples, normalise, args.images, _STEP, live.draw)
