@@ -58,6 +58,14 @@ class Attempt:
     steps: list[tuple[float, StepReached]] = field(default_factory=list)
 
     @property
+    def status(self) -> TaskStatus | None:
+        return None if self.result is None else self.result.ending
+
+    @property
+    def detail(self) -> str:
+        return "" if self.result is None else self.result.detail
+
+    @property
     def lost(self) -> bool:
         """Whether its controller was killed before it ended."""
         return self.ended is not None and self.result is None
@@ -104,8 +112,8 @@ class BoardHistory:
     @property
     def detail(self) -> str:
         """Why the board is in its state; for one that failed and was rolled back, why it failed."""
-        results = [a.result for a in self.attempts if a.result and a.work is TaskKind.UPDATE]
-        failed = [result.detail for result in results if result.ending is TaskStatus.FAILED]
+        updates = [a for a in self.attempts if a.work is TaskKind.UPDATE]
+        failed = [a.detail for a in updates if a.status is TaskStatus.FAILED]
         now = self.board.detail
         if self.board.failed and failed and failed[-1] != now:
             return f"{failed[-1]}; then: {now}" if now else failed[-1]
