@@ -5,7 +5,7 @@ Here is what happened and in which row; ``timeline.svg.jinja`` has the shapes, c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bpudeploy.fleet.events import TaskKind, TaskStatus
@@ -65,7 +65,7 @@ def timeline(history: RolloutHistory) -> str:
         "spans": _spans,
         "marks": _marks,
     }
-    filters = {
+    filters: dict[str, Callable[..., object]] = {
         "px": lambda pixels: f"{pixels:.1f}",
         "time": lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S} UTC",
         "duration": format_duration,
