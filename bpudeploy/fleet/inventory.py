@@ -12,7 +12,7 @@ from bpudeploy.boards.address import Address
 from bpudeploy.errors import SpecError, UsageError
 from bpudeploy.fleet.select import KEYS, Selector, labels_of, parse
 from bpudeploy.fleet.windows import parse as parse_window
-from bpudeploy.spec.compose import nearest
+from bpudeploy.spec.compose import did_you_mean
 from bpudeploy.spec.fleet import Fleet, FleetBoard, Wave
 from bpudeploy.spec.load import is_file, list_targets, load_target
 from bpudeploy.spec.target import Connection, Target
@@ -126,19 +126,13 @@ def _parts(root: Node) -> Iterator[SpecError]:
 
 def _targets(fleet: Fleet, root: Node, folder: Path) -> tuple[dict[str, Target], list[SpecError]]:
     """Return the usable targets, and an error for each board with another target."""
-    targets: dict[str, Target] = {}
-    wrong: list[SpecError] = []
-    refused: dict[str, tuple[str, str]] = {}
+    found = {name: _target(name, folder) for name in dict.fromkeys(board.target for board in fleet.boards.values())}
+    wrong = []
     for name, board in fleet.boards.items():
-        if board.target not in targets and board.target not in refused:
-            got = _target(board.target, folder)
-            if isinstance(got, Target):
-                targets[board.target] = got
-            else:
-                refused[board.target] = got
-        if board.target in refused:
-            wrong.append(problem(root, ("boards", name, "target"), *refused[board.target]))
-    return targets, wrong
+        got = found[board.target]
+        if not isinstance(got, Target):
+            wrong.append(problem(root, ("boards", name, "target"), *got))
+    return {name: got for name, got in found.items() if isinstance(got, Target)}, wrong
 
 
 def _target(name: str, folder: Path) -> Target | tuple[str, str]:
@@ -272,8 +266,7 @@ def _matches_a_board(fleet: Fleet, selector: Selector, marches: Mapping[str, str
     for term in selector.terms:
         if not any(term.matches(*board) for board in boards):
             values = sorted({value for board in boards for value in term.values_of(*board)})
-            near = nearest(term.values[0], values)
-            hint = f"did you mean {near}?" if near else f"values: {', '.join(values[:20])}"
+            hint = did_you_mean(term.values[0], values, f"values: {', '.join(values[:20])}")
             yield path, f"no board of this fleet matches {term}", hint
             return
     yield path, f"no board of this fleet matches all of {selector.text}", "correct the selector, or remove the wave"
