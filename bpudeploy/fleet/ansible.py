@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,14 +62,6 @@ class _Notes:
         return tuple(f"{_several(hosts)}: {note}" if hosts else note for note, hosts in self.hosts_of.items())
 
 
-@dataclass(frozen=True)
-class _Inventory:
-    hosts: dict[str, dict[str, object]]
-    """Host to its variables, including those of its groups, in the order of the inventory file."""
-    groups: dict[str, tuple[str, ...]]
-    """Host to its sorted groups, without all and ungrouped."""
-
-
 def read_ansible(path: Path) -> str:
     """Return the output of ``ansible-inventory -i PATH --list``, or the text of a .json file with that output.
 
@@ -113,12 +105,11 @@ def from_ansible(text: str, target: str | None = None) -> Imported:
     Raises:
         UsageError: it is not such JSON, has no board, or a board has no target.
     """
-    inventory = _inventory(text)
     notes = _Notes()
     boards: dict[str, FleetBoard] = {}
-    for host, variables in inventory.hosts.items():
+    for host, variables, groups in _hosts(text):
         try:
-            board = _board(host, variables, inventory.groups[host], target, notes)
+            board = _board(host, variables, groups, target, notes)
         except _HostSkipped as why:
             notes.add(f"not imported: {why}", host)
             continue
@@ -136,7 +127,11 @@ def from_ansible(text: str, target: str | None = None) -> Imported:
     return Imported(_written(boards, left_out), tuple(boards), left_out)
 
 
-def _inventory(text: str) -> _Inventory:
+def _hosts(text: str) -> Iterator[tuple[str, Mapping[str, object], list[str]]]:
+    """Yield each host in the order of the inventory file, its variables, also those of its groups, and these groups.
+
+    The groups are sorted, and do not include all and ungrouped.
+    """
     try:
         read = json.loads(text)
     except ValueError as error:
@@ -148,13 +143,13 @@ def _inventory(text: str) -> _Inventory:
             "the JSON has no _meta.hostvars: it is not from `ansible-inventory --list`",
             hint="run that command on an inventory written in JSON, and pass its output",
         )
-    above: dict[str, dict[str, None]] = {}
-    for host, group in _members(read, "all", ()):
-        above.setdefault(host, {}).update(dict.fromkeys(group))
-    order = (*above, *(host for host in hostvars if host not in above))
-    hosts = {host: dict(had) if isinstance(had := hostvars.get(host), dict) else {} for host in order}
-    groups = {host: tuple(sorted(set(above.get(host, ())) - set(_IMPLIED))) for host in hosts}
-    return _Inventory(hosts, groups)
+    groups: dict[str, set[str]] = {}
+    for host, path in _members(read, "all", ()):
+        groups.setdefault(host, set()).update(path)
+    for host in (*groups, *(host for host in hostvars if host not in groups)):
+        variables = hostvars.get(host)
+        named = groups.get(host, set()).difference(_IMPLIED)
+        yield host, variables if isinstance(variables, dict) else {}, sorted(named)
 
 
 def _members(read: Mapping[str, object], group: str, above: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -176,7 +171,7 @@ def _names(found: object) -> tuple[str, ...]:
 def _board(
     host: str,
     variables: Mapping[str, object],
-    groups: tuple[str, ...],
+    groups: Sequence[str],
     target: str | None,
     notes: _Notes,
 ) -> FleetBoard:
