@@ -180,13 +180,7 @@ def _addresses(fleet: Fleet, root: Node) -> Problems:
             yield ("boards", name, "jump"), f"the jump host of {name} is {name} itself", "remove `jump:`"
         first = names.setdefault(server, name)
         if first != name:
-            at = root.get(("boards", first, "address"))
-            assert at is not None
-            yield (
-                ("boards", name, "address"),
-                f"{name} has the same address as {first} (line {at.mark.line})",
-                "list a board once; give it more groups or labels",
-            )
+            yield _repeated(root, name, first, "address", "list a board once; give it more groups or labels")
 
 
 def _server(address: Address) -> tuple[str, int]:
@@ -203,10 +197,13 @@ def _ids(fleet: Fleet, root: Node) -> Problems:
     for name, board in fleet.boards.items():
         first = seen.setdefault(board.board_id, name) if board.board_id is not None else name
         if first != name:
-            at = root.get(("boards", first, "board_id"))
-            assert at is not None
-            text = f"{name} has the same board_id as {first} (line {at.mark.line})"
-            yield ("boards", name, "board_id"), text, "list a board once"
+            yield _repeated(root, name, first, "board_id", "list a board once")
+
+
+def _repeated(root: Node, name: str, first: str, field: str, hint: str) -> tuple[FieldPath, str, str]:
+    at = root.get(("boards", first, field))
+    assert at is not None
+    return ("boards", name, field), f"{name} has the same {field} as {first} (line {at.mark.line})", hint
 
 
 def _labels(fleet: Fleet, root: Node) -> Problems:
