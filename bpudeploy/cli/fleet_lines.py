@@ -8,13 +8,16 @@ from bpudeploy.fleet.history import count_states, format_duration, state_label, 
 from bpudeploy.fleet.view import IN_PROGRESS, BoardState, BoardView, Phase, RolloutView
 
 _BAR = 30
-_BAR_LABELS = {
-    BoardState.DONE: "done",
-    BoardState.UNREACHABLE: "unreachable",
-    BoardState.ROLLED_BACK: "rolled back",
-    BoardState.RESERVED: "reserved",
-    BoardState.WAITING: "waiting",
+_CHARACTERS = {
+    "done": "#",
+    "failed": "x",
+    "unreachable": "?",
+    "in progress": "+",
+    "rolled back": "-",
+    "reserved": "-",
+    "waiting": ".",
 }
+"""What is counted in a wave, and its character in the bar."""
 Line = tuple[str, str]
 """A line of text, and its tone: good, bad, odd or empty."""
 
@@ -55,27 +58,22 @@ def wave_lines(view: RolloutView) -> list[Line]:
 
 
 def _tally(boards: Iterable[BoardView]) -> dict[str, int]:
-    counts = dict.fromkeys(("done", "failed", "unreachable", "in progress", "rolled back", "reserved", "waiting"), 0)
+    counts = dict.fromkeys(_CHARACTERS, 0)
     for board in boards:
         failed = board.failed or board.state is BoardState.FAILED
-        counts["failed" if failed else "in progress" if board.state in IN_PROGRESS else _BAR_LABELS[board.state]] += 1
+        counts["failed" if failed else "in progress" if board.state in IN_PROGRESS else board.state.value] += 1
     return counts
 
 
 def _bar(counts: dict[str, int]) -> str:
     """Return a bar in which every label that has boards is visible."""
-    parts = [
-        ("#", counts["done"]),
-        ("x", counts["failed"]),
-        ("?", counts["unreachable"]),
-        ("-", counts["rolled back"] + counts["reserved"]),
-        ("+", counts["in progress"]),
-        (".", counts["waiting"]),
-    ]
-    total = max(1, sum(count for _, count in parts))
-    sizes = [max(1, count * _BAR // total) if count else 0 for _, count in parts]
-    sizes[sizes.index(max(sizes))] += _BAR - sum(sizes)
-    return "".join(char * size for (char, _), size in zip(parts, sizes, strict=True)).ljust(_BAR)
+    boards = dict.fromkeys("#x?-+.", 0)
+    for label, count in counts.items():
+        boards[_CHARACTERS[label]] += count
+    total = max(1, sum(boards.values()))
+    sizes = {character: max(1, count * _BAR // total) if count else 0 for character, count in boards.items()}
+    sizes[max(sizes, key=lambda character: sizes[character])] += _BAR - sum(sizes.values())
+    return "".join(character * size for character, size in sizes.items()).ljust(_BAR)
 
 
 def rollout_line(view: RolloutView, now: float) -> Line:

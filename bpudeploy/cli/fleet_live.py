@@ -68,7 +68,7 @@ class FleetLive:
         self._live.stop()
         view = self._view
         if view is not None and kind is not None:
-            boards = sorted((b for b in view.boards.values() if 0 <= rank(b)[0] <= 4), key=rank)
+            boards = sorted((b for b in view.boards.values() if rank(b)[0] <= 4), key=rank)
             now = time.time()
             for line in [*(board_line(b, view, now) for b in boards), *wave_lines(view), rollout_line(view, now)]:
                 self._live.console.print(_styled([line]), overflow="ignore", crop=False)

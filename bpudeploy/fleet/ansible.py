@@ -7,16 +7,17 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 from bpudeploy.boards.address import Address
 from bpudeploy.errors import UsageError
 from bpudeploy.fleet.ansible_ssh import SshArguments, read_ssh_arguments
 from bpudeploy.fleet.inventory import holds_password, is_secret
 from bpudeploy.fleet.select import KEYS
-from bpudeploy.spec.compose import nearest
 from bpudeploy.spec.fleet import FleetBoard
 
 _TIMEOUT_S = 120.0
@@ -61,14 +62,6 @@ class _Notes:
         return tuple(f"{_several(hosts)}: {note}" if hosts else note for note, hosts in self.hosts_of.items())
 
 
-@dataclass(frozen=True)
-class _Inventory:
-    hosts: dict[str, dict[str, object]]
-    """Host to its variables, including those of its groups, in the order of the inventory file."""
-    groups: dict[str, tuple[str, ...]]
-    """Host to its sorted groups, without all and ungrouped."""
-
-
 def read_ansible(path: Path) -> str:
     """Return the output of ``ansible-inventory -i PATH --list``, or the text of a .json file with that output.
 
@@ -101,28 +94,22 @@ def read_ansible(path: Path) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def from_ansible(text: str, *, target_of: Mapping[str, str] | None = None, labels: Collection[str] = ()) -> Imported:
+def from_ansible(text: str, target: str | None = None) -> Imported:
     """Turn the JSON of ``ansible-inventory --list`` into a fleet file.
 
     Each host becomes a board with its name, ansible_host, ansible_port, ansible_user, all its groups, and the jump host
     of its SSH arguments. Characters of names other than letters, digits, ``_``, ``.`` and ``-`` become ``-``. The
-    target is the variable ``bpudeploy_target``, or that of ``target_of`` for the host's groups; labels are the map
-    ``bpudeploy_labels`` and the variables named in ``labels``. No other variable is imported, as it may be a secret.
-
-    Args:
-        target_of: Ansible group to target; the group ``all`` is the default.
-        labels: variables that become labels.
+    target is the variable ``bpudeploy_target``, or ``target``; labels are the map ``bpudeploy_labels``. No other
+    variable is imported, as it may be a secret.
 
     Raises:
         UsageError: it is not such JSON, has no board, or a board has no target.
     """
-    inventory, targets = _inventory(text), dict(target_of or {})
-    _check_groups(targets, inventory)
     notes = _Notes()
     boards: dict[str, FleetBoard] = {}
-    for host, variables in inventory.hosts.items():
+    for host, variables, groups in _hosts(text):
         try:
-            board = _board(host, variables, inventory.groups[host], targets, labels, notes)
+            board = _board(host, variables, groups, target, notes)
         except _HostSkipped as why:
             notes.add(f"not imported: {why}", host)
             continue
@@ -140,7 +127,11 @@ def from_ansible(text: str, *, target_of: Mapping[str, str] | None = None, label
     return Imported(_written(boards, left_out), tuple(boards), left_out)
 
 
-def _inventory(text: str) -> _Inventory:
+def _hosts(text: str) -> Iterator[tuple[str, Mapping[str, object], list[str]]]:
+    """Yield each host in the order of the inventory file, its variables, also those of its groups, and these groups.
+
+    The groups are sorted, and do not include all and ungrouped.
+    """
     try:
         read = json.loads(text)
     except ValueError as error:
@@ -152,13 +143,13 @@ def _inventory(text: str) -> _Inventory:
             "the JSON has no _meta.hostvars: it is not from `ansible-inventory --list`",
             hint="run that command on an inventory written in JSON, and pass its output",
         )
-    above: dict[str, dict[str, None]] = {}
-    for host, group in _members(read, "all", ()):
-        above.setdefault(host, {}).update(dict.fromkeys(group))
-    order = (*above, *(host for host in hostvars if host not in above))
-    hosts = {host: dict(had) if isinstance(had := hostvars.get(host), dict) else {} for host in order}
-    groups = {host: tuple(sorted(set(above.get(host, ())) - set(_IMPLIED))) for host in hosts}
-    return _Inventory(hosts, groups)
+    groups: dict[str, set[str]] = {}
+    for host, path in _members(read, "all", ()):
+        groups.setdefault(host, set()).update(path)
+    for host in (*groups, *(host for host in hostvars if host not in groups)):
+        variables = hostvars.get(host)
+        named = groups.get(host, set()).difference(_IMPLIED)
+        yield host, variables if isinstance(variables, dict) else {}, sorted(named)
 
 
 def _members(read: Mapping[str, object], group: str, above: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -177,21 +168,11 @@ def _names(found: object) -> tuple[str, ...]:
     return tuple(str(name) for name in found) if isinstance(found, list) else ()
 
 
-def _check_groups(targets: Mapping[str, str], inventory: _Inventory) -> None:
-    there = sorted({"all", *(group for groups in inventory.groups.values() for group in groups)})
-    for group in targets:
-        if group not in there:
-            near = nearest(group, there)
-            hint = f"did you mean {near}?" if near else f"groups: {', '.join(there)}"
-            raise UsageError(f"no group with hosts is named {group!r}", hint=hint)
-
-
 def _board(
     host: str,
     variables: Mapping[str, object],
-    groups: tuple[str, ...],
-    targets: Mapping[str, str],
-    labels: Collection[str],
+    groups: Sequence[str],
+    target: str | None,
     notes: _Notes,
 ) -> FleetBoard:
     connection = _text(variables, ("ansible_connection",)) or "ssh"
@@ -200,9 +181,9 @@ def _board(
     arguments = _ssh_arguments(host, variables, notes)
     board = FleetBoard(
         address=_address(host, variables),
-        target=_text(variables, ("bpudeploy_target",)) or _target(host, groups, targets),
+        target=_text(variables, ("bpudeploy_target",)) or target or "",
         groups=tuple(dict.fromkeys(filter(None, (_word(group) for group in groups)))),
-        labels=_labels(host, variables, labels, notes),
+        labels=_labels(host, variables, notes),
         jump=arguments.jump,
         board_id=_text(variables, ("bpudeploy_board_id",)),
     )
@@ -210,7 +191,7 @@ def _board(
         if _word(group) != group:
             notes.add(f"group {_shown(group)} is {f'renamed to {_word(group)}' if _word(group) else 'dropped'}")
     for name in variables:
-        if name not in _READ and name not in labels:
+        if name not in _READ:
             notes.add(_skip_note(name), host)
     return board
 
@@ -227,7 +208,7 @@ def _text(variables: Mapping[str, object], names: tuple[str, ...]) -> str | None
         raise _HostSkipped(f"{name} is not text")
     if isinstance(value, str) and re.search(r"\{[{%]", value):
         raise _HostSkipped(f"{name} is a template")
-    return str(value)
+    return re.sub("[\ud800-\udfff]", "\ufffd", str(value))  # a lone surrogate
 
 
 def _address(host: str, variables: Mapping[str, object]) -> str:
@@ -254,22 +235,10 @@ def _ssh_arguments(host: str, variables: Mapping[str, object], notes: _Notes) ->
     return arguments
 
 
-def _target(host: str, groups: tuple[str, ...], targets: Mapping[str, str]) -> str:
-    """Return the target of a host's groups, or the default; empty if there is none."""
-    found = sorted({targets[group] for group in groups if group in targets})
-    if len(found) > 1:
-        raise UsageError(
-            f"the groups of {_shown(host)} have several targets: {', '.join(found)}",
-            hint="set the variable bpudeploy_target of that host",
-        )
-    return found[0] if found else targets.get("all", "")
-
-
-def _labels(host: str, variables: Mapping[str, object], names: Collection[str], notes: _Notes) -> dict[str, str]:
+def _labels(host: str, variables: Mapping[str, object], notes: _Notes) -> dict[str, str]:
     given = variables.get("bpudeploy_labels")
-    values = {**{n: variables[n] for n in names if n in variables}, **(given if isinstance(given, dict) else {})}
     labels: dict[str, str] = {}
-    for name, value in sorted(values.items()):
+    for name, value in sorted(given.items()) if isinstance(given, dict) else ():
         label, word = _word(str(name)), _word(json.dumps(value) if isinstance(value, bool) else str(value))
         if is_secret(str(name)) or holds_password(str(value).rpartition("://")[2]):
             why = "it looks like a secret"
@@ -327,28 +296,18 @@ def _written(boards: Mapping[str, FleetBoard], left_out: tuple[str, ...]) -> str
     ]
     if left_out:
         lines += ["# Differences from the inventory:", *(f"#   {line}" for line in left_out), "#"]
-    lines += ["# Do not add secrets: keys, agents and known_hosts are those of ~/.ssh.", "", "boards:"]
-    for name, board in boards.items():
-        lines += [f"  {_scalar(name)}:", f"    address: {_scalar(board.address)}"]
-        lines += [f"    jump: {_scalar(board.jump)}"] if board.jump else []
-        lines += [f"    target: {_scalar(board.target)}"]
-        lines += [f"    groups: [{', '.join(map(_scalar, board.groups))}]"] if board.groups else []
-        labels = ", ".join(f"{_scalar(key)}: {_scalar(value)}" for key, value in board.labels.items())
-        lines += [f"    labels: {{{labels}}}"] if labels else []
-        lines += [f"    board_id: {_scalar(board.board_id)}"] if board.board_id else []
-    return "\n".join(lines) + "\n"
+    lines += ["# Do not add secrets: keys, agents and known_hosts are those of ~/.ssh.", "", ""]
+    fields = {name: {k: v for k, v in board.model_dump(mode="json").items() if v} for name, board in boards.items()}
+    return "\n".join(lines) + yaml.dump({"boards": fields}, Dumper=_Dumper, sort_keys=False)
 
 
-def _scalar(text: str) -> str:
-    """Return text as a YAML scalar that every YAML version reads as text."""
-    if _PLAIN.fullmatch(text) and text.lower() not in _NOT_PLAIN:
-        return text
-    return f'"{"".join(map(_escaped, text))}"'
+class _Dumper(yaml.SafeDumper):
+    """Writes text such that every YAML version reads it as text."""
 
 
-def _escaped(character: str) -> str:
-    """Return a character as a YAML escape; as JSON, except outside the BMP, where JSON writes a surrogate pair."""
-    code = ord(character)
-    if 0xD800 <= code < 0xE000:  # a lone surrogate
-        return "\\ufffd"
-    return f"\\U{code:08x}" if code > 0xFFFF else json.dumps(character)[1:-1]
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    plain = _PLAIN.fullmatch(text) and text.lower() not in _NOT_PLAIN
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _represent)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate, chain
 
 from bpudeploy.digest import short
 from bpudeploy.fleet.events import (
@@ -58,6 +59,14 @@ class Attempt:
     steps: list[tuple[float, StepReached]] = field(default_factory=list)
 
     @property
+    def status(self) -> TaskStatus | None:
+        return None if self.result is None else self.result.ending
+
+    @property
+    def detail(self) -> str:
+        return "" if self.result is None else self.result.detail
+
+    @property
     def lost(self) -> bool:
         """Whether its controller was killed before it ended."""
         return self.ended is not None and self.result is None
@@ -65,6 +74,15 @@ class Attempt:
     def end(self, now: float) -> float:
         """Return when it ended; ``now`` if it is still running."""
         return now if self.ended is None else self.ended
+
+    def add(self, event: StepReached | BoardLate | BoardEnded, at: float) -> None:
+        match event:
+            case StepReached():
+                self.steps.append((at, event))
+            case BoardLate():
+                self.late = at
+            case BoardEnded():
+                self.ended, self.result = at, event
 
     def seconds(self, now: float) -> float:
         """Return how long it took until ``now``; a lost one counts until its last step."""
@@ -104,8 +122,8 @@ class BoardHistory:
     @property
     def detail(self) -> str:
         """Why the board is in its state; for one that failed and was rolled back, why it failed."""
-        results = [a.result for a in self.attempts if a.result and a.work is TaskKind.UPDATE]
-        failed = [result.detail for result in results if result.ending is TaskStatus.FAILED]
+        updates = [a for a in self.attempts if a.work is TaskKind.UPDATE]
+        failed = [a.detail for a in updates if a.status is TaskStatus.FAILED]
         now = self.board.detail
         if self.board.failed and failed and failed[-1] != now:
             return f"{failed[-1]}; then: {now}" if now else failed[-1]
@@ -202,82 +220,66 @@ def rollout_history(events: Sequence[Event]) -> RolloutHistory:
     Raises:
         ValueError: the first event is not ``RolloutPlanned``.
     """
-    view, builder = replay(events), _HistoryBuilder()
-    for event in events:
-        builder.add(event)
-    finished = view.result is not None
+    view = replay(events)
+    timed = list(zip(accumulate((event.at for event in events), max), events, strict=True))
+    attempts, finished = _attempts(timed), view.result is not None
     return RolloutHistory(
         view=view,
-        boards=tuple(BoardHistory(b, tuple(builder.attempts.get(n, ())), finished) for n, b in view.boards.items()),
-        milestones=tuple(builder.milestones),
-        pauses=tuple((a, builder.now if b is None else b) for a, b in builder.pauses),
-        wave_ends=builder.wave_ends,
-        last=builder.now,
+        boards=tuple(BoardHistory(b, tuple(attempts[name]), finished) for name, b in view.boards.items()),
+        milestones=tuple(_milestones(timed)),
+        pauses=tuple(_pauses(timed)),
+        wave_ends={event.wave: at for at, event in timed if isinstance(event, WaveEnded)},
+        last=timed[-1][0],
     )
 
 
-class _HistoryBuilder:
-    """Collects the times that ``RolloutView`` does not keep."""
-
-    def __init__(self) -> None:
-        self.attempts: dict[str, list[Attempt]] = {}
-        self.milestones: list[Milestone] = []
-        self.pauses: list[tuple[float, float | None]] = []
-        self.wave_ends: dict[int, float] = {}
-        self.controllers = 0
-        self.now = float("-inf")
-
-    def add(self, event: Event) -> None:
-        self.now = at = max(self.now, event.at)
+def _attempts(timed: Sequence[tuple[float, Event]]) -> defaultdict[str, list[Attempt]]:
+    """Return the attempts on each board; those that a controller leaves behind end when the next one starts."""
+    attempts = defaultdict[str, list[Attempt]](list)
+    for at, event in timed:
         match event:
-            case RolloutPlanned():
-                pass
-            case BoardStarted() | StepReached() | BoardLate() | BoardEnded():
-                self._add_to_board(event, at)
-            case ControllerStarted(by=by):
-                self._end_attempts(at)
-                self.controllers += 1
-                label = "controller started" if self.controllers == 1 else "another controller took over"
-                self.milestones.append(Milestone(at, label, by, "controller"))
+            case ControllerStarted() | RolloutFinished():
+                for attempt in chain.from_iterable(attempts.values()):
+                    attempt.ended = attempt.end(at)
+            case BoardStarted():
+                attempts[event.board].append(Attempt(event.work, event.attempt, at))
+            case StepReached() | BoardLate() | BoardEnded():
+                current = next((a for a in attempts[event.board][-1:] if a.ended is None), None)
+                if current is None and isinstance(event, BoardEnded):  # its start is not in the journal
+                    current = Attempt(event.work, 0, at)
+                    attempts[event.board].append(current)
+                if current is not None:
+                    current.add(event, at)
+    return attempts
+
+
+def _milestones(timed: Sequence[tuple[float, Event]]) -> Iterator[Milestone]:
+    label = "controller started"
+    for at, event in timed:
+        match event:
+            case ControllerStarted():
+                yield Milestone(at, label, event.by, "controller")
+                label = "another controller took over"
             case CommandGiven():
-                self._add_command(event, at)
-            case WaveEnded(wave=wave):
-                self.wave_ends[wave] = at
-                self.milestones.append(Milestone(at, f"wave {wave + 1} ended", "", "wave"))
-            case RolloutFinished(result=result):
-                self._end_attempts(at)
-                self.milestones.append(Milestone(at, result.value, "", "end"))
+                wave = "" if event.wave is None else f", wave {event.wave + 1}"
+                yield Milestone(at, _COMMAND_LABELS[event.order] + wave, event.by, "order")
+            case WaveEnded():
+                yield Milestone(at, f"wave {event.wave + 1} ended", "", "wave")
+            case RolloutFinished():
+                yield Milestone(at, event.result.value, "", "end")
 
-    def _add_to_board(self, event: BoardStarted | StepReached | BoardLate | BoardEnded, at: float) -> None:
-        attempts = self.attempts.setdefault(event.board, [])
-        if isinstance(event, BoardStarted):
-            attempts.append(Attempt(event.work, event.attempt, at))
-            return
-        if not attempts or attempts[-1].ended is not None:
-            if not isinstance(event, BoardEnded):
-                return
-            attempts.append(Attempt(event.work, 0, at))  # its start is not in the journal
-        match event:
-            case StepReached():
-                attempts[-1].steps.append((at, event))
-            case BoardLate():
-                attempts[-1].late = at
-            case BoardEnded():
-                attempts[-1].ended, attempts[-1].result = at, event
 
-    def _end_attempts(self, at: float) -> None:
-        for attempts in self.attempts.values():
-            if attempts and attempts[-1].ended is None:
-                attempts[-1].ended = at
-
-    def _add_command(self, event: CommandGiven, at: float) -> None:
-        paused = bool(self.pauses) and self.pauses[-1][1] is None
-        if event.order is RolloutCommand.PAUSE and not paused:
-            self.pauses.append((at, None))
-        elif event.order is RolloutCommand.RESUME and paused:
-            self.pauses[-1] = (self.pauses[-1][0], at)
-        wave = "" if event.wave is None else f", wave {event.wave + 1}"
-        self.milestones.append(Milestone(at, _COMMAND_LABELS[event.order] + wave, event.by, "order"))
+def _pauses(timed: Sequence[tuple[float, Event]]) -> Iterator[tuple[float, float]]:
+    since = None
+    for at, event in timed:
+        order = event.order if isinstance(event, CommandGiven) else None
+        if order is RolloutCommand.PAUSE and since is None:
+            since = at
+        elif order is RolloutCommand.RESUME and since is not None:
+            yield since, at
+            since = None
+    if since is not None:
+        yield since, timed[-1][0]
 
 
 def utc(at: float) -> datetime:

@@ -12,7 +12,7 @@ from bpudeploy.boards.address import Address
 from bpudeploy.errors import SpecError, UsageError
 from bpudeploy.fleet.select import KEYS, Selector, labels_of, parse
 from bpudeploy.fleet.windows import parse as parse_window
-from bpudeploy.spec.compose import nearest
+from bpudeploy.spec.compose import did_you_mean
 from bpudeploy.spec.fleet import Fleet, FleetBoard, Wave
 from bpudeploy.spec.load import is_file, list_targets, load_target
 from bpudeploy.spec.target import Connection, Target
@@ -126,19 +126,13 @@ def _parts(root: Node) -> Iterator[SpecError]:
 
 def _targets(fleet: Fleet, root: Node, folder: Path) -> tuple[dict[str, Target], list[SpecError]]:
     """Return the usable targets, and an error for each board with another target."""
-    targets: dict[str, Target] = {}
-    wrong: list[SpecError] = []
-    refused: dict[str, tuple[str, str]] = {}
+    found = {name: _target(name, folder) for name in dict.fromkeys(board.target for board in fleet.boards.values())}
+    wrong = []
     for name, board in fleet.boards.items():
-        if board.target not in targets and board.target not in refused:
-            got = _target(board.target, folder)
-            if isinstance(got, Target):
-                targets[board.target] = got
-            else:
-                refused[board.target] = got
-        if board.target in refused:
-            wrong.append(problem(root, ("boards", name, "target"), *refused[board.target]))
-    return targets, wrong
+        got = found[board.target]
+        if not isinstance(got, Target):
+            wrong.append(problem(root, ("boards", name, "target"), *got))
+    return {name: got for name, got in found.items() if isinstance(got, Target)}, wrong
 
 
 def _target(name: str, folder: Path) -> Target | tuple[str, str]:
@@ -186,13 +180,7 @@ def _addresses(fleet: Fleet, root: Node) -> Problems:
             yield ("boards", name, "jump"), f"the jump host of {name} is {name} itself", "remove `jump:`"
         first = names.setdefault(server, name)
         if first != name:
-            at = root.get(("boards", first, "address"))
-            assert at is not None
-            yield (
-                ("boards", name, "address"),
-                f"{name} has the same address as {first} (line {at.mark.line})",
-                "list a board once; give it more groups or labels",
-            )
+            yield _repeated(root, name, first, "address", "list a board once; give it more groups or labels")
 
 
 def _server(address: Address) -> tuple[str, int]:
@@ -209,10 +197,13 @@ def _ids(fleet: Fleet, root: Node) -> Problems:
     for name, board in fleet.boards.items():
         first = seen.setdefault(board.board_id, name) if board.board_id is not None else name
         if first != name:
-            at = root.get(("boards", first, "board_id"))
-            assert at is not None
-            text = f"{name} has the same board_id as {first} (line {at.mark.line})"
-            yield ("boards", name, "board_id"), text, "list a board once"
+            yield _repeated(root, name, first, "board_id", "list a board once")
+
+
+def _repeated(root: Node, name: str, first: str, field: str, hint: str) -> tuple[FieldPath, str, str]:
+    at = root.get(("boards", first, field))
+    assert at is not None
+    return ("boards", name, field), f"{name} has the same {field} as {first} (line {at.mark.line})", hint
 
 
 def _labels(fleet: Fleet, root: Node) -> Problems:
@@ -272,8 +263,7 @@ def _matches_a_board(fleet: Fleet, selector: Selector, marches: Mapping[str, str
     for term in selector.terms:
         if not any(term.matches(*board) for board in boards):
             values = sorted({value for board in boards for value in term.values_of(*board)})
-            near = nearest(term.values[0], values)
-            hint = f"did you mean {near}?" if near else f"values: {', '.join(values[:20])}"
+            hint = did_you_mean(term.values[0], values, f"values: {', '.join(values[:20])}")
             yield path, f"no board of this fleet matches {term}", hint
             return
     yield path, f"no board of this fleet matches all of {selector.text}", "correct the selector, or remove the wave"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 from bpudeploy.fleet.history import utc
 
@@ -40,23 +41,15 @@ class Scale:
         inside = [(max(a, begin), min(b, end)) for a, b in busy]
         merged = _union([(a, b) for a, b in inside if b - a >= _SHORTEST])
         least = max(_LONG * sum(b - a for a, b in merged), 1.0)
-        spans: list[tuple[float, float, bool]] = []
-        at = begin
-        for a, b in [*merged, (end, end)]:
-            if merged and a - at > least:
-                spans.append((at, a, True))
-                at = a
-            if b > at:
-                joined = bool(spans) and not spans[-1][2]
-                since = spans.pop()[0] if joined else at
-                spans.append((since, b, False))
-            at = max(at, b)
-        gaps = sum(gap for _, _, gap in spans)
-        width = min(_GAP_WIDTH, 0.4 * (x1 - x0) / gaps) if gaps else 0.0
-        rest = sum(b - a for a, b, gap in spans if not gap)
-        per_second = (x1 - x0 - gaps * width) / rest if rest else 0.0
-        segments, x = [], x0
-        for a, b, gap in spans:
+        idle = zip([begin, *(b for _, b in merged)], [*(a for a, _ in merged), end], strict=True)
+        gaps = {(a, b) for a, b in idle if merged and b - a > least}
+        spans = list(pairwise(sorted({begin, end, *chain.from_iterable(gaps)})))
+        width = min(_GAP_WIDTH, 0.4 * (x1 - x0) / len(gaps)) if gaps else 0.0
+        rest = sum(b - a for a, b in spans if (a, b) not in gaps)
+        per_second = (x1 - x0 - len(gaps) * width) / rest if rest else 0.0
+        segments, x = list[Segment](), x0
+        for a, b in spans:
+            gap = (a, b) in gaps
             to = x + (width if gap else (b - a) * per_second)
             segments.append(Segment(a, b, x, to, gap))
             x = to

@@ -126,8 +126,6 @@ class RolloutView:
     aborted: bool = False
     stopped_wave: int | None = None
     """The wave whose failure exceeded ``max_failures``; once set, it stays."""
-    controller: str | None = None
-    """The latest controller."""
     result: RolloutResult | None = None
     why: str = ""
     last_at: float = 0.0
@@ -205,7 +203,7 @@ def apply(view: RolloutView, event: Event) -> RolloutView:
             return view
         case ControllerStarted():
             boards = {name: _interrupted(board, at) for name, board in view.boards.items()}
-            return replace(view, boards=boards, controller=event.by, last_at=at)
+            return replace(view, boards=boards, last_at=at)
         case BoardStarted() | StepReached() | BoardLate() | BoardEnded():
             board = _apply_to_board(view.boards[event.board], event, view.policy)
             view = replace(view, boards={**view.boards, event.board: board}, last_at=at)

@@ -33,16 +33,12 @@ class _Retryable(Exception):
     """A failure that is worth a retry."""
 
 
-def check_url(url: str) -> None:
-    """Check the URL of a webhook before a rollout starts.
+def check_url(url: str) -> SplitResult:
+    """Return the parts of a webhook's URL; called before a rollout starts.
 
     Raises:
         UsageError: it is not an http or https URL.
     """
-    _parts(url)
-
-
-def _parts(url: str) -> SplitResult:
     found = _split(url)
     if found is None:  # without a cause: those of urllib quote the URL
         raise UsageError(
@@ -52,8 +48,9 @@ def _parts(url: str) -> SplitResult:
     return found
 
 
-def _split(url: str) -> SplitResult | None:
+def _split(url: str, base: str = "") -> SplitResult | None:
     try:
+        url = urljoin(base, url)
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
@@ -79,7 +76,7 @@ def post(
         WebhookError: it was not delivered.
         UsageError: see ``check_url``.
     """
-    parts = _parts(url)
+    parts = check_url(url)
     body = json.dumps(payload).encode()
     for left in reversed(range(TRIES)):
         try:
@@ -103,7 +100,9 @@ def _once(parts: SplitResult, body: bytes, timeout: float) -> None:
         if status >= 500:
             raise _Retryable(f"status {status}")
         if status not in (307, 308) or location is None:
-            raise WebhookError(f"webhook {_origin(parts)}: not delivered: status {status}{_redirect_text(status)}")
+            loses = ", a redirect that does not preserve the POST; pass the redirect target as --webhook"
+            more = loses if 300 <= status < 400 else ""
+            raise WebhookError(f"webhook {_origin(parts)}: not delivered: status {status}{more}")
         at = _follow(at, location, parts)
     raise WebhookError(f"webhook {_origin(parts)}: not delivered: more than {_MAX_REQUESTS - 1} redirects")
 
@@ -114,7 +113,8 @@ def _send(at: SplitResult, first: SplitResult, body: bytes, timeout: float) -> t
     Raises:
         _Retryable: there was no response.
     """
-    request = urllib.request.Request(urlunsplit(at._replace(netloc=_host(at), fragment="")), data=body, method="POST")
+    host = at.netloc.rpartition("@")[2]  # without user and password
+    request = urllib.request.Request(urlunsplit(at._replace(netloc=host, fragment="")), data=body, method="POST")
     request.add_header("Content-Type", "application/json")
     request.add_header("User-Agent", f"bpudeploy/{__version__}")
     if first.username is not None:
@@ -126,10 +126,8 @@ def _send(at: SplitResult, first: SplitResult, body: bytes, timeout: float) -> t
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.headers.get("Location")
-    except urllib.error.URLError as error:
-        raise _Retryable(_reason(error.reason)) from error
     except (OSError, http.client.HTTPException) as error:
-        raise _Retryable(_reason(error)) from error
+        raise _Retryable(_reason(error.reason if isinstance(error, urllib.error.URLError) else error)) from error
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -147,7 +145,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _follow(at: SplitResult, location: str, first: SplitResult) -> SplitResult:
-    to = _join(at, location)
+    to = _split(location, urlunsplit(at))
     if to is None:
         raise WebhookError(
             f"webhook {_origin(first)}: not delivered: it redirects to something that is not an http or https URL"
@@ -158,26 +156,6 @@ def _follow(at: SplitResult, location: str, first: SplitResult) -> SplitResult:
             hint="pass the redirect target as --webhook if you trust it",
         )
     return to
-
-
-def _join(at: SplitResult, location: str) -> SplitResult | None:
-    try:
-        return _split(urljoin(urlunsplit(at), location))
-    except ValueError:
-        return None
-
-
-def _redirect_text(status: int) -> str:
-    return (
-        ", a redirect that does not preserve the POST; pass the redirect target as --webhook"
-        if 300 <= status < 400
-        else ""
-    )
-
-
-def _host(parts: SplitResult) -> str:
-    """Return host and port, without user and password."""
-    return parts.netloc.rpartition("@")[2]
 
 
 def _origin(parts: SplitResult) -> str:

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from bpudeploy.errors import UsageError
-from bpudeploy.spec.compose import nearest
+from bpudeploy.spec.compose import did_you_mean, nearest
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIMES = re.compile(r"(\d{1,2}):(\d\d)-(\d{1,2}):(\d\d)")
@@ -21,7 +20,6 @@ _FORM = "write [DAYS] HH:MM-HH:MM [ZONE], such as `mon-fri 20:00-06:00 Europe/Be
 class Window:
     """A time of day on some days of the week, in a time zone."""
 
-    text: str
     days: frozenset[int]
     """0 is Monday. A window across midnight belongs to the day on which it begins."""
     begin: int
@@ -54,7 +52,7 @@ def parse(text: str) -> Window:
         raise UsageError(f"{text!r} is not a maintenance window", hint=_FORM)
     begin, end = _times(parts[at], text)
     days = _days(parts[0], text) if at == 1 else frozenset(range(7))
-    return Window(text, days, begin, end, _zone(parts[at + 1] if len(parts) > at + 1 else "UTC", text))
+    return Window(days, begin, end, _zone(parts[at + 1] if len(parts) > at + 1 else "UTC", text))
 
 
 def open_at(windows: Sequence[Window], when: datetime) -> bool:
@@ -75,10 +73,7 @@ def _times(part: str, text: str) -> tuple[int, int]:
     if begin >= 1440 or end > 1440 or begin_minute > 59 or end_minute > 59:
         raise UsageError(f"{part!r} in the window {text!r} is not a time of day", hint="times are 00:00 to 24:00")
     if begin == end:
-        raise UsageError(
-            f"the window {text!r} is empty",
-            hint="write 00:00-24:00 for a whole day",
-        )
+        raise UsageError(f"the window {text!r} is empty", hint="write 00:00-24:00 for a whole day")
     return begin, end
 
 
@@ -98,18 +93,10 @@ def _days(part: str, text: str) -> frozenset[int]:
     return frozenset(found)
 
 
-@cache
-def _load_zone(name: str) -> ZoneInfo | None:
+def _zone(name: str, text: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown; not a name; a folder of the database
-        return None
-
-
-def _zone(name: str, text: str) -> ZoneInfo:
-    zone = _load_zone(name)
-    if zone is None:
-        near = nearest(name, sorted(available_timezones()))
-        hint = f"did you mean {near}?" if near else "use an IANA name such as Europe/Berlin or Asia/Shanghai"
-        raise UsageError(f"{name!r} in the window {text!r} is not a time zone", hint=hint)
-    return zone
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # unknown; not a name; a folder of the database
+        otherwise = "use an IANA name such as Europe/Berlin or Asia/Shanghai"
+        hint = did_you_mean(name, sorted(available_timezones()), otherwise)
+        raise UsageError(f"{name!r} in the window {text!r} is not a time zone", hint=hint) from error

@@ -40,7 +40,7 @@ def loaded(tmp_path: Path, imported: Imported) -> Fleet:
 
 def board(variables: dict[str, object], host: str = "rdk-1", **groups: list[str]) -> FleetBoard:
     """Return the only board of an inventory."""
-    imported = from_ansible(listing({host: variables}, **groups), target_of={"all": "rdk-x5"}, labels=["rack"])
+    imported = from_ansible(listing({host: variables}, **groups), target="rdk-x5")
     with tempfile.TemporaryDirectory() as folder:
         (found,) = loaded(Path(folder), imported).boards.values()
     return found
@@ -48,7 +48,7 @@ def board(variables: dict[str, object], host: str = "rdk-1", **groups: list[str]
 
 def test_a_recorded_ini_inventory_becomes_a_fleet(tmp_path: Path) -> None:
     text = (RECORDED / "plant.json").read_text()
-    imported = from_ansible(text, target_of={"x5": "rdk-x5"}, labels=["rack"])
+    imported = from_ansible(text, target="rdk-x5")
     fleet = loaded(tmp_path, imported)
     assert {name: (b.address, b.target, b.jump) for name, b in fleet.boards.items()} == {
         "rdk-x5-01": ("sunrise@rdk-x5-01", "rdk-x5", None),
@@ -60,13 +60,12 @@ def test_a_recorded_ini_inventory_becomes_a_fleet(tmp_path: Path) -> None:
         "line-2": ("sunrise@[fe80::12]", "rdk-s100", "deploy@gate.plant.example:2200"),
     }
     assert list(fleet.boards) == list(imported.boards), "in the order of the inventory's file"
-    assert fleet.boards["desk-x3"].labels == {"rack": "A-3"}
     assert fleet.boards["line-1"].groups == ("boards", "plant")
     assert SECRET not in imported.text and SECRET not in str(imported.left_out)
 
 
 def test_omissions_are_reported_and_written_at_the_top(tmp_path: Path) -> None:
-    imported = from_ansible((RECORDED / "plant.json").read_text(), target_of={"x5": "rdk-x5"})
+    imported = from_ansible((RECORDED / "plant.json").read_text(), target="rdk-x5")
     said = "\n".join(imported.left_out)
     for part in (
         "win-1: not imported: its connection is winrm",
@@ -116,8 +115,7 @@ def test_the_real_tool_lists_what_was_recorded(inventory: str) -> None:
     file = RECORDED / inventory
     listed, recorded = (json.loads(read_ansible(one)) for one in (file, file.with_suffix(".json")))
     assert listed == recorded
-    targets = {"all": "rdk-x5"}
-    assert from_ansible(json.dumps(listed), target_of=targets) == from_ansible(json.dumps(recorded), target_of=targets)
+    assert from_ansible(json.dumps(listed), target="rdk-x5") == from_ansible(json.dumps(recorded), target="rdk-x5")
 
 
 @pytest.mark.skipif(shutil.which("ansible-inventory") is None, reason="Ansible is not installed")
@@ -151,27 +149,16 @@ def test_a_tool_that_fails_is_not_quoted(tmp_path: Path, monkeypatch: pytest.Mon
 # --- targets
 
 
-def test_the_most_particular_target_counts() -> None:
-    hosts: dict[str, dict[str, object]] = {"a": {"bpudeploy_target": "rdk-s100"}, "b": {}, "c": {}}
-    text = listing(hosts, x3=["a", "b"])
-    imported = from_ansible(text, target_of={"all": "rdk-x5", "x3": "rdk-x3"})
+def test_the_variable_of_a_host_counts_more_than_the_default() -> None:
+    imported = from_ansible(listing({"a": {"bpudeploy_target": "rdk-s100"}, "b": {}}), target="rdk-x5")
     lines = [line.strip() for line in imported.text.splitlines() if "target:" in line]
-    assert lines == ["target: rdk-s100", "target: rdk-x3", "target: rdk-x5"]
+    assert lines == ["target: rdk-s100", "target: rdk-x5"]
 
 
-@pytest.mark.parametrize(
-    ("targets", "message", "hint"),
-    [
-        ({}, "no target for a, b", "bpudeploy_target"),
-        ({"x3": "rdk-x3", "x5": "rdk-x5"}, "the groups of a have several targets: rdk-x3, rdk-x5", "bpudeploy_target"),
-        ({"x33": "rdk-x3"}, "no group with hosts is named 'x33'", "did you mean x3?"),
-        ({"plant": "rdk-x3"}, "is named 'plant'", "groups: all, x3, x5"),
-    ],
-)
-def test_a_target_that_is_not_decided_is_an_error(targets: dict[str, str], message: str, hint: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        from_ansible(listing({"a": {}, "b": {}}, x3=["a"], x5=["a"]), target_of=targets)
-    assert message in caught.value.message and hint in str(caught.value.hint)
+def test_a_host_without_a_target_is_an_error() -> None:
+    with pytest.raises(UsageError, match="no target for a, b") as caught:
+        from_ansible(listing({"a": {}, "b": {}}))
+    assert "bpudeploy_target" in str(caught.value.hint)
 
 
 # --- names, labels and addresses
@@ -183,9 +170,9 @@ def test_invalid_names_are_converted_and_reported() -> None:
         "b-ro-1": {"ansible_host": "h2"},
         "ü": {"ansible_host": "h3"},
     }
-    imported = from_ansible(listing(hosts, **{"my group": ["ü"], "µ": ["ü"]}), target_of={"all": "rdk-x5"})
+    imported = from_ansible(listing(hosts, **{"my group": ["ü"], "µ": ["ü"]}), target="rdk-x5")
     assert imported.boards == ("b-ro-1", "b-ro-1-2", "board")
-    assert "groups: [my-group]" in imported.text
+    assert "groups:\n    - my-group\n" in imported.text
     assert set(imported.left_out) == {
         "büro 1: renamed to b-ro-1",
         "b-ro-1: renamed to b-ro-1-2",
@@ -197,7 +184,7 @@ def test_invalid_names_are_converted_and_reported() -> None:
 
 def test_a_name_cannot_break_out_of_its_line(tmp_path: Path) -> None:
     hosts: dict[str, dict[str, object]] = {"a\nboards: {}\n": {"ansible_host": "h", "x\ny: ": 1}}
-    imported = from_ansible(listing(hosts), target_of={"all": "rdk-x5"})
+    imported = from_ansible(listing(hosts), target="rdk-x5")
     assert list(loaded(tmp_path, imported).boards) == ["a-boards"]
 
 
@@ -230,7 +217,7 @@ def test_where_a_board_is(variables: dict[str, object], address: str) -> None:
     ],
 )
 def test_a_host_that_cannot_be_a_board_is_left_out(variables: dict[str, object], why: str) -> None:
-    imported = from_ansible(listing({"a": {}, "b": variables}), target_of={"all": "rdk-x5"})
+    imported = from_ansible(listing({"a": {}, "b": variables}), target="rdk-x5")
     assert imported.boards == ("a",) and SECRET not in str(imported)
     assert why in imported.left_out[0] and imported.left_out[0].startswith("b: not imported: ")
     with pytest.raises(UsageError, match="the inventory has no boards; b: not imported") as caught:
@@ -240,9 +227,9 @@ def test_a_host_that_cannot_be_a_board_is_left_out(variables: dict[str, object],
 
 def test_labels_are_those_that_were_asked_for() -> None:
     labels = {"os": "Ubuntu 22.04", "name": "x", "deep": {"a": 1}, "api_token": SECRET, "on": True}
-    made = board({"bpudeploy_labels": labels, "rack": 7, "serial": "s"})
+    made = board({"bpudeploy_labels": {**labels, "rack": 7}, "rack": 8, "serial": "s"})
     assert made.labels == {"os": "Ubuntu-22.04", "on": "true", "rack": "7"}
-    url = from_ansible(listing({"a": {"rack": f"http://me:{SECRET}@h"}}), target_of={"all": "x"}, labels=["rack"])
+    url = from_ansible(listing({"a": {"bpudeploy_labels": {"rack": f"http://me:{SECRET}@h"}}}), target="x")
     assert SECRET not in str(url) and "label rack is ignored" in url.left_out[0]
 
 
@@ -314,14 +301,14 @@ def test_any_inventory_becomes_a_file_that_loads_or_is_an_error(
 ) -> None:
     text = json.dumps({"ungrouped": {"hosts": list(hosts)}, **groups, "_meta": {"hostvars": hosts}})
     try:
-        imported = from_ansible(text, target_of={"all": "rdk-x5"}, labels=["rack"])
+        imported = from_ansible(text, target="rdk-x5")
     except UsageError as error:
         assert error.hint
         return
     file = tmp_path_factory.getbasetemp() / "any.yaml"
     file.write_text(imported.text, encoding="utf-8")
     assert tuple(validate(Fleet, load_yaml(file)).boards) == imported.boards
-    assert from_ansible(text, target_of={"all": "rdk-x5"}, labels=["rack"]) == imported
+    assert from_ansible(text, target="rdk-x5") == imported
 
 
 parts = st.sampled_from(

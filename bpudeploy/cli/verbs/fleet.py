@@ -145,8 +145,7 @@ def _steer(path: Path, args: Namespace, out: Output) -> ExitCode:
 
 
 def _import(args: Namespace, out: Output) -> None:
-    default = {"all": args.target} if args.target is not None else {}
-    found = from_ansible(read_ansible(args.inventory), target_of=default)
+    found = from_ansible(read_ansible(args.inventory), args.target)
     out.text(found.text)
     for what in found.left_out:
         out.warn(what)
