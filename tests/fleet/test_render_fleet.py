@@ -47,12 +47,12 @@ class Terminal(io.StringIO):
 def test_the_plan_says_who_gets_what_and_why_not(capsys: pytest.CaptureFixture[str]) -> None:
     show_plan(ROWS, TEXT)
     assert capsys.readouterr().out == (
-        "  wave  board   target  serves        gets            to send  note\n"
-        "  1     x5-001  rdk-x5  aaaaaaaaaaaa  bbbbbbbbbbbb   24.10 MB\n"
-        "  2     x5-002  rdk-x5  bbbbbbbbbbbb  bbbbbbbbbbbb    0.00 MB  serves it already\n"
-        "  2     x5-004  rdk-x5  unknown       bbbbbbbbbbbb    unknown  no answer just now\n"
-        "  2     x5-005  rdk-x5  none          bbbbbbbbbbbb   24.10 MB\n"
-        "  -     x3-003  rdk-x3  aaaaaaaaaaaa  nothing                  nothing is built for rdk-x3\n"
+        "  wave  board   target  serves        gets           to send  note\n"
+        "  1     x5-001  rdk-x5  aaaaaaaaaaaa  bbbbbbbbbbbb  24.10 MB\n"
+        "  2     x5-002  rdk-x5  bbbbbbbbbbbb  bbbbbbbbbbbb   0.00 MB  serves it already\n"
+        "  2     x5-004  rdk-x5  unknown       bbbbbbbbbbbb   unknown  no answer just now\n"
+        "  2     x5-005  rdk-x5  none          bbbbbbbbbbbb  24.10 MB\n"
+        "  -     x3-003  rdk-x3  aaaaaaaaaaaa  nothing                 nothing is built for rdk-x3\n"
         "boards: 4 in 2 waves, 48.20 MB to send, unknown for 1; already up to date: 1; skipped: 1\n"
     )
 
