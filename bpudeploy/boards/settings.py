@@ -102,17 +102,7 @@ def resolve(address: Address, identity: Identity | None = None, jump: Address | 
         known = asyncssh.import_known_hosts(f"{address.host} {identity.host_key}\n")
         options |= {"known_hosts": known, "client_keys": [str(identity.client_key)], "agent_path": None}
     else:
-        # As in OpenSSH, a server without keys under [HOST]:PORT is looked up by HOST alone. The address that a host
-        # resolves to is not looked up: boards share addresses.
-        host, found = read.host.lower(), entries
-        if not alias and name != host and all(entry.marker is Marker.REVOKED for entry in entries):
-            found = entries + known_hosts.entries(files, host)
-        trusted = tuple([entry.key for entry in found if entry.marker is marker] for marker in Marker)
-        options |= {"known_hosts": trusted}
-        host_keys, authorities, _ = trusted
-        if host_keys and not authorities and config.get("HostKeyAlgorithms") is None:
-            # by default asyncssh accepts the known key types only, and a server without them just disconnects
-            options |= {"server_host_key_algs": known_hosts.algorithms(host_keys)}
+        options |= _trust(read, name, files, entries)
         # asyncssh fails on an IdentityFile that does not exist; OpenSSH skips it
         keys = [key for key in config.get("IdentityFile") or () if Path(key).expanduser().exists()]
         options |= {"client_keys": keys} if keys else {}
@@ -123,6 +113,24 @@ def resolve(address: Address, identity: Identity | None = None, jump: Address | 
     return Settings(
         read.host, read.port, read.username, name, files, pin_file, jumps, jump_from_caller, timeout, entries, options
     )
+
+
+def _trust(
+    read: asyncssh.SSHClientConnectionOptions, name: str, files: Sequence[Path], entries: Sequence[known_hosts.Entry]
+) -> dict[str, Any]:
+    """Return the options for the host keys that the user's known_hosts files trust."""
+    # As in OpenSSH, a server without keys under [HOST]:PORT is looked up by HOST alone. The address that a host
+    # resolves to is not looked up: boards share addresses.
+    host, found = read.host.lower(), list(entries)
+    if not read.host_key_alias and name != host and all(entry.marker is Marker.REVOKED for entry in entries):
+        found += known_hosts.entries(files, host)
+    host_keys, authorities, revoked = ([entry.key for entry in found if entry.marker is marker] for marker in Marker)
+    options: dict[str, Any] = {"known_hosts": (host_keys, authorities, revoked)}
+    config: Any = read.config
+    if host_keys and not authorities and config.get("HostKeyAlgorithms") is None:
+        # by default asyncssh accepts the known key types only, and a server without them just disconnects
+        options["server_host_key_algs"] = known_hosts.algorithms(host_keys)
+    return options
 
 
 def _cpu_has_aes() -> bool:
