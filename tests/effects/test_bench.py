@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def measure(
         for r in releases
     ]
     setting = Setting(
-        session=str(len(list(folder.glob("**/*")))),
+        session=secrets.token_hex(4),
         made="2026-11-28T00:00:00+00:00",
         contenders=tuple(Contender(subject=one, expected=labels) for one in subjects),
         samples=given.digest,

@@ -80,7 +80,7 @@ def test_it_says_whether_it_was_the_board_or_the_network(
     with pytest.raises(ConnectionLost, match=says) as caught, open_diagnosed(opener, patience_s=5) as board:
         threading.Timer(0.3, server.signal_sessions, [signal.SIGKILL]).start()
         board.run(["sleep", "20"], timeout=30, step="test")
-    assert caught.value.hint and "not done again" in caught.value.hint and caught.value.step == "test"
+    assert caught.value.hint and "not repeated" in caught.value.hint and caught.value.step == "test"
 
 
 def test_a_board_that_is_gone_is_said_to_be(server: Server, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_another_is_told_who_has_it_until_when_and_why(small: Any, root: Path) -
     assert caught.value.reservation == Reservation(
         "ann@desk", datetime(2100, 1, 1, tzinfo=UTC), "burn-in, till we know"
     )
-    assert caught.value.hint and "boards reserve" in caught.value.hint and "ask them" in caught.value.hint
+    assert caught.value.hint and "boards reserve" in caught.value.hint and "ask its holder" in caught.value.hint
     with pytest.raises(Reserved, match=said):
         release(small, force=False)
     assert reservation(small) == ReservationStatus(

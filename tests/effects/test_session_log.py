@@ -69,6 +69,6 @@ def test_one_that_ends_well_leaves_nothing(tmp_path: Path) -> None:
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     with open_session_log(tmp_path / "n.jsonl", setting()) as book:
         book.write(began())
-        with pytest.raises(UsageError, match="runs already"), open_session_log(tmp_path / "n.jsonl", setting()):
+        with pytest.raises(UsageError, match="is already running"), open_session_log(tmp_path / "n.jsonl", setting()):
             pass
         assert (tmp_path / "n.jsonl").read_text().count("\n") == 2
