@@ -30,7 +30,7 @@ def span(value: Interval, digits: int = 1) -> str:
 
 def repair_line(repair: RepairReport) -> str:
     """Return whether ``check.max_drop`` holds on this machine, and what repair needed for it."""
-    from bpudeploy.quantize.findings import RepairOutcome
+    from bpudeploy.quantize.findings import RepairOutcome, change_text
 
     taken = f"{len(repair.promoted)} more taps in int16, predicted slowdown {repair.slowdown:.3f}"
     how = {
@@ -39,12 +39,7 @@ def repair_line(repair: RepairReport) -> str:
         RepairOutcome.BEST_EFFORT: f"FAILED; the best of {len(repair.trials)} trials, with {taken}",
         RepairOutcome.NOT_POSSIBLE: "FAILED; no tap can be promoted to int16",
     }[repair.outcome]
-    return f"check max_drop {repair.max_drop:g} points, on this machine: {change_of(repair.drop)} points, {how}"
-
-
-def change_of(drop: float) -> str:
-    """Return a change of accuracy, new - float, with its sign; ``drop`` is float - new."""
-    return f"{-drop or 0.0:+.2f}"
+    return f"check max_drop {repair.max_drop:g} points, on this machine: {change_text(repair.drop)} points, {how}"
 
 
 def summary_text(summary: Summary) -> Iterator[str]:
@@ -67,8 +62,7 @@ def summary_text(summary: Summary) -> Iterator[str]:
     yield from measurement_lines(m)
     yield f"  {self_check_line(summary.self_check)}"
     for g in summary.gates:
-        value = f"{change_of(g.value)} points" if g.name == "max_drop" else f"{g.value:.3g} {g.unit}"
-        yield f"  check {g.name} {g.limit:g} {g.unit}: {value}, {'passed' if g.holds else 'FAILED'}"
+        yield f"  check {g.name} {g.limit:g} {g.unit}: {g.value_text}, {'passed' if g.holds else 'FAILED'}"
     yield f"\n  report: {summary.run_directory}/report.html"
 
 
@@ -91,13 +85,15 @@ def _predicted(e: Estimate) -> Iterator[str]:
 
 
 def _quantization(found: Quantization) -> Iterator[str]:
+    from bpudeploy.quantize.findings import change_text
+
     taps = ", ".join(f"{count} in {precision}" for precision, count in found.taps.items())
     yield f"\n  quantized: {taps}; {'; '.join(found.levers)}"
     yield from worst_layers(found.layers, 5)
     if found.repair is not None:
         yield f"  {repair_line(found.repair)}"
         if len(found.repair.trials) > 1:
-            tried = ", ".join(f"{t.promoted}: {change_of(t.drop)}" for t in found.repair.trials)
+            tried = ", ".join(f"{t.promoted}: {change_text(t.drop)}" for t in found.repair.trials)
             yield f"  trials, taps in int16: change in points: {tried} (chosen on these images, so optimistic)"
 
 

@@ -10,6 +10,11 @@ from bpudeploy.quantize.record import StoredModel
 from bpudeploy.spec.precision import Precision
 
 
+def change_text(drop: float) -> str:
+    """Return a change of accuracy, new - float, with its sign; ``drop`` is float - new, in percentage points."""
+    return f"{0 - drop:+z.2f}"
+
+
 class FindingsFile(StoredModel):
     """The content of a FINDINGS artifact, stored as JSON."""
 

@@ -8,7 +8,7 @@ from bpudeploy.conformance.report import Inspection
 from bpudeploy.predict.estimate import Estimate
 from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement
-from bpudeploy.quantize.findings import LayerReport, RepairReport
+from bpudeploy.quantize.findings import LayerReport, RepairReport, change_text
 from bpudeploy.results.golden import SelfCheck
 from bpudeploy.results.measurement import FrozenModel, Interval, Measurement
 from bpudeploy.spec.precision import Precision
@@ -111,7 +111,7 @@ class Gate(FrozenModel):
     @property
     def value_text(self) -> str:
         """The value with its unit; that of ``max_drop`` is signed, new accuracy minus float's."""
-        return f"{0 - self.value:+z.2f} {self.unit}" if self.name == "max_drop" else f"{self.value:.3g} {self.unit}"
+        return f"{change_text(self.value)} {self.unit}" if self.name == "max_drop" else f"{self.value:.3g} {self.unit}"
 
 
 class Install(FrozenModel):

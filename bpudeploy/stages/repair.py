@@ -11,7 +11,7 @@ from typing import Any
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Note, progress
 from bpudeploy.quantize import repair as loop
-from bpudeploy.quantize.findings import PromotionCandidate, RepairOutcome, RepairReport
+from bpudeploy.quantize.findings import PromotionCandidate, RepairOutcome, RepairReport, change_text
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.spec.precision import PrecisionRules
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
@@ -56,8 +56,8 @@ def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ..
     trials = _Trials(work, network, Samples.read(evaluation.path), normalise, Scores.read(truth.path))
     before = trials.drop(Scores.read(scores.path))
     if before > options.max_drop:
-        loss = f"{before:+.2f} points on {len(trials.evaluation)} images"
-        work.emit(Note(_STEP, f"max_drop {options.max_drop:g} points is broken: {loss}"))
+        change = f"{change_text(before)} points on {len(trials.evaluation)} images"
+        work.emit(Note(_STEP, f"max_drop {options.max_drop:g} points: FAILED, {change}"))
     found = loop.repair(
         before,
         options.max_drop,
@@ -109,7 +109,7 @@ class _Trials:
         report = progress(self.work.emit, _STEP, len(self.evaluation), "images")
         self.made[taps] = score(model, self.evaluation, self.normalise, report)
         drop = self.drop(self.made[taps])
-        text = f"{drop:+.2f} points, predicted slowdown {self.network.slowdown(taps):.3f}"
+        text = f"{change_text(drop)} points, predicted slowdown {self.network.slowdown(taps):.3f}"
         self.work.emit(Note(_STEP, f"{_taps(len(taps))} in int16: {text}"))
         return drop
 
@@ -132,13 +132,13 @@ def _summary(found: RepairReport) -> Iterator[str]:
     """Yield the result of the repair as lines of text."""
     limit = f"max_drop {found.max_drop:g} points on {found.images} images"
     if found.outcome is RepairOutcome.NOT_NEEDED:
-        yield f"{limit}: passed without repair, {found.drop:+.2f}"
+        yield f"{limit}: passed without repair, {change_text(found.drop)} points"
         return
     if found.outcome is RepairOutcome.NOT_POSSIBLE:
-        yield f"{limit}: FAILED, {found.drop:+.2f}, and no tensor can be promoted to int16"
+        yield f"{limit}: FAILED, {change_text(found.drop)} points, and no tensor can be promoted to int16"
         return
     result = "passed with" if found.holds else "FAILED, best result with"
-    yield f"{limit}: {result} {_taps(len(found.promoted))} in int16, {found.drop:+.2f}"
+    yield f"{limit}: {result} {_taps(len(found.promoted))} in int16, {change_text(found.drop)} points"
     if found.promoted:
         more = len(found.promoted) - _LISTED
         yield f"in int16: {', '.join(found.promoted[:_LISTED])}{f' and {more} more' if more > 0 else ''}"

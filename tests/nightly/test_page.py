@@ -234,4 +234,4 @@ def test_all_outputs_are_written_beside_the_record_and_the_index_leads_to_them(t
 
 def test_a_job_that_was_only_measured_says_so() -> None:
     words = words_of(night_page(made.night([made.job()]), []))
-    assert "nothing to compare with yet for 1 measured job" in words and "○ not evaluate" in words
+    assert "nothing to compare with yet for 1 measured job" in words and "○ not judged" in words
