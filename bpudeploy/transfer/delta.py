@@ -51,13 +51,15 @@ class _Blocks:
     """The blocks of all bases, by digest."""
 
     def __init__(self, bases: Sequence[bytes]) -> None:
-        import numpy as np
-
         self._bases = bases
         self._index: dict[bytes, _BlockIndex] = {}
         for base, digests in enumerate(bases):
             for block in range(len(digests) // DIGEST.size):
                 self._index.setdefault(self._digest(base, block), _BlockIndex(base, block))
+        if not self._index:
+            return  # a machine with the base package has no NumPy
+        import numpy as np
+
         weak = np.array([DIGEST.unpack(digest)[0] for digest in self._index], np.uint32)
         self._weak = np.sort(weak)
         self._filter = np.zeros(1 << _FILTER_BITS, bool)
