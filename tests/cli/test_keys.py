@@ -71,7 +71,7 @@ def test_a_key_is_made_once_for_its_owner_alone(home: Path, capsys: pytest.Captu
     assert made["public"] in shown and "PRIVATE" not in shown
     before = path.read_bytes()
     assert main(["keys", "new"]) == 2
-    assert "every board that trusts the old one" in capsys.readouterr().err and path.read_bytes() == before
+    assert "boards that trust the old key would refuse" in capsys.readouterr().err and path.read_bytes() == before
     path.chmod(0o640)
     assert main(["keys", "show"]) == 2
     assert f"chmod 600 {path}" in capsys.readouterr().err
@@ -95,9 +95,9 @@ def test_openssh_accepts_what_it_signs_and_nothing_else(home: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("not a key", "no key that can be used"),
+        ("not a key", "is not a usable key"),
         ("rsa", "is ssh-rsa, not ssh-ed25519"),
-        ("locked", "no key that can be"),
+        ("locked", "is not a usable key"),
     ],
 )
 def test_a_key_that_cannot_sign_is_named(

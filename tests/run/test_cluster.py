@@ -187,7 +187,7 @@ def test_a_step_that_takes_every_worker_with_it_fails_at_last(tmp_path: Path) ->
     [
         ("refuses", "these weights are bad", "train them"),
         ("killed", "fetch/weights of broken-1 was killed by signal 9", "memory"),
-        ("a bug", "fetch/weights of broken-1 ended with code 1", "memory"),
+        ("a bug", "fetch/weights of broken-1 exited with code 1", "memory"),
     ],
 )
 def test_a_step_that_fails_there_fails_as_here(
@@ -329,9 +329,9 @@ def test_a_worker_with_another_bpudeploy_refuses_and_says_so(team: str, tmp_path
 @pytest.mark.parametrize(
     ("where", "message", "hint"),
     [
-        ("slurm", "no executor", "dask:N"),
-        ("dask:0", "no executor", "dask:N"),
-        ("dask://here", "no executor", "HOST:PORT"),
+        ("slurm", "is not an executor", "dask:N"),
+        ("dask:0", "is not an executor", "dask:N"),
+        ("dask://here", "is not an executor", "HOST:PORT"),
         ("tcp://127.0.0.1:1", "their own stores", "--shared-store"),
     ],
 )
@@ -350,7 +350,7 @@ def test_no_scheduler_and_no_worker_are_said(
     assert main([*argv, "dask://127.0.0.1:1"]) == ExitCode.USER
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in capsys.readouterr().err
     assert main([*argv, "tcp://127.0.0.1:1", "--jobs", "2"]) == ExitCode.USER
-    assert "workers have their own" in capsys.readouterr().err
+    assert "--jobs and --memory apply to this machine only" in capsys.readouterr().err
     monkeypatch.setattr(bpudeploy.run.cluster, "_WORKER_TIMEOUT_S", 1)
     (tmp_path / "grid").mkdir()
     with grid(tmp_path / "grid", workers=0) as made:

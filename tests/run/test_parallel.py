@@ -113,7 +113,7 @@ def broken_plan(recipe: str, how: str) -> Plan:
     [
         ("refuses", "these weights are bad", "train them"),
         ("killed", "fetch/weights of broken-1 was killed by signal 9", "--memory"),
-        ("a bug", "fetch/weights of broken-1 ended with code 1", "--jobs"),
+        ("a bug", "fetch/weights of broken-1 exited with code 1", "--jobs"),
     ],
 )
 def test_one_that_fails_stops_no_other(tmp_path: Path, how: str, message: str, hint: str) -> None:
