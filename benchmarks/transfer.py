@@ -1,4 +1,4 @@
-"""Our transfer beside OpenSSH's scp and sftp, and rsync: one sshd, one run, interleaved.
+"""Our transfer compared with OpenSSH's scp and sftp, and rsync: one sshd, one run, interleaved.
 
     python -m benchmarks.transfer [--mb 100] [--runs 5] [--out TABLES.md]
 
@@ -143,7 +143,7 @@ def tools() -> dict[str, Tool]:
 def measure(
     folder: Path, port: int, link: Link, source: Path, before: Path | None, runs: int, given: dict[str, Tool]
 ) -> dict[str, Taken]:
-    """Time each tool ``runs`` times, in turns; ``before`` is what the target holds at first."""
+    """Time each tool ``runs`` times, interleaved; ``before`` is what the target holds at first."""
     seconds: dict[str, list[float]] = {name: [] for name in given}
     sizes: dict[str, int] = {}
     with wire(port, link) as proxy:

@@ -81,12 +81,8 @@ def build(spec: ModelSpec) -> tuple[torch.nn.Module, tuple[int, int, int, int]]:
     if spec.module is not None:
         module, side = ModuleRef.parse(spec.module), spec.image_size
         assert isinstance(side, int)
-        return load_network(Path(module.path), NetworkFactory(module.path, module.name, spec.arguments)), (
-            1,
-            3,
-            side,
-            side,
-        )
+        network = load_network(Path(module.path), NetworkFactory(module.path, module.name, spec.arguments))
+        return network, (1, 3, side, side)
     name = Source.parse(spec.location).locator
     torch.manual_seed(SEED)
     network = create(name, image_size=spec.image_size, num_classes=None)

@@ -15,7 +15,7 @@ from bpudeploy.planning import pipeline
 from bpudeploy.planning.preview import PlannedStep, preview
 from bpudeploy.planning.products import BINARY
 from bpudeploy.release import Release
-from bpudeploy.results.compare import Comparison
+from bpudeploy.results.compare import AT_LEAST, Comparison
 from bpudeploy.results.compare import compare as compare_measurements
 from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.summary import Summary
@@ -112,8 +112,8 @@ def deploy(
     return deploy_recipe(recipe, backend, steps, store or default_root(), place, on_event, force)
 
 
-def compare(a: Measurement, b: Measurement, *, at_least: float = 1.0) -> Comparison:
-    """Compare B with A, measured on one board; ``Comparison.verdict`` is better, worse, same or cannot tell.
+def compare(a: Measurement, b: Measurement, *, at_least: float = AT_LEAST) -> Comparison:
+    """Compare B with A, measured on one board; ``Comparison.verdict`` is better, worse or cannot tell.
 
     Args:
         at_least: percent; smaller changes of latency are ignored.

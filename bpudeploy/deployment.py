@@ -24,6 +24,7 @@ from bpudeploy.releases import PROJECT, RUNS, Built, BuiltRelease, save_release
 from bpudeploy.run.journal import event_writer, new_run_directory
 from bpudeploy.run.runner import RunResult, run
 from bpudeploy.spec.load import LoadedRecipe
+from bpudeploy.spec.recipe import Outputs
 from bpudeploy.spec.target import Connection, Target
 
 if TYPE_CHECKING:
@@ -106,8 +107,10 @@ def build(
         runs: parent of the run directory; ``find_release`` searches the default.
 
     Raises:
+        UsageError: see ``require_classes``.
         BpudeployError: something failed; the store stays valid.
     """
+    require_classes(resolved)
     directory = new_run_directory(runs, resolved.recipe.name)
     write = event_writer(directory)
 
@@ -119,6 +122,19 @@ def build(
     (directory / "plan.json").write_text(json.dumps(steps, indent=1))
     result = run(plan, store, write_and_emit, force)
     return Build(save_built(resolved, backend, result, directory), result, directory, write_and_emit)
+
+
+def require_classes(resolved: LoadedRecipe) -> None:
+    """Refuse a recipe whose release nobody can check and measure: these need class scores.
+
+    Raises:
+        UsageError: it gives feature maps.
+    """
+    if resolved.recipe.model.outputs is Outputs.FEATURES:
+        raise UsageError(
+            f"{resolved.recipe.name} gives feature maps, and the benchmark measures top-1",
+            hint="`bpudeploy run --until compile` builds everything that can be built",
+        )
 
 
 def save_built(resolved: LoadedRecipe, backend: Backend, result: RunResult, directory: Path) -> BuiltRelease:
@@ -169,16 +185,16 @@ class Destination:
     policy: PushPolicy
 
 
-def destination(target: Target, address: str | None, orders: DeployOptions = DeployOptions()) -> Destination:
+def destination(target: Target, address: str | None, options: DeployOptions = DeployOptions()) -> Destination:
     """Return the destination of a release; does not connect yet.
 
     Raises:
         UsageError: the address or the signing key is wrong, missing, or given for a target that starts its own board.
     """
-    return Destination(board_opener(target, address), policy_of(target, orders))
+    return Destination(board_opener(target, address), policy_of(target, options))
 
 
-def policy_of(target: Target, orders: DeployOptions) -> PushPolicy:
+def policy_of(target: Target, options: DeployOptions) -> PushPolicy:
     """Return the options of a push to a board of this target, with the signing key.
 
     A board that the run starts itself has its own key, created on first use, and accepts downgrades.
@@ -191,15 +207,15 @@ def policy_of(target: Target, orders: DeployOptions) -> PushPolicy:
 
     spec = target.board
     embedded = spec.connection is Connection.EMBEDDED
-    if orders.key is not None and (embedded or not spec.signed):
+    if options.key is not None and (embedded or not spec.signed):
         reason = "starts its own board with its own key" if embedded else "has board.signed: false"
         raise UsageError(f"target {target.name} {reason}: --key cannot be used", hint="leave --key out")
     if not spec.signed:
-        return PushPolicy(None, spec.keep, orders.allow_downgrade)
+        return PushPolicy(None, spec.keep, options.allow_downgrade)
     own = PROJECT / "boards" / target.name / "signing_key"
     if embedded:
         return PushPolicy(load_key(own) if own.exists() else new_key(own), spec.keep, allow_downgrade=True)
-    return PushPolicy(load_key(orders.key or default_key()), spec.keep, orders.allow_downgrade)
+    return PushPolicy(load_key(options.key or default_key()), spec.keep, options.allow_downgrade)
 
 
 def _manifest(resolved: LoadedRecipe, backend: Backend, result: RunResult) -> Manifest:

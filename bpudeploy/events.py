@@ -1,4 +1,4 @@
-"""Events of a run. Stages and effects emit them; only ``cli.render`` displays them."""
+"""Events of a run. Stages and effects emit them; only ``cli.output`` displays them."""
 
 from __future__ import annotations
 

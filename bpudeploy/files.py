@@ -64,8 +64,8 @@ def locked(
     Raises:
         Locked: another process has the lock, and the wait is over.
     """
-    folder = path.is_dir()
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    read_only = path.is_dir() or (shared and path.exists())  # a reader may not have the right to write
+    handle = os.open(path, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _lock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait, waiting)
         yield handle
@@ -87,15 +87,18 @@ def _lock(handle: int, how: int, wait: float, waiting: Callable[[], None]) -> No
     raise Locked
 
 
-def append_lines(path: Path, lines: Iterator[str] | list[str]) -> None:
+def append_lines(path: Path, lines: Iterator[str] | list[str], *, create: bool = True) -> None:
     """Append lines to a file that several processes append to, one write per line, and sync them to disk.
 
     An incomplete last line, from a crash or a full disk, is terminated first and stays a separate line.
 
+    Args:
+        create: create a missing file.
+
     Raises:
-        OSError: a line could not be written completely.
+        OSError: a line could not be written completely, or the file is missing.
     """
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0), 0o644)
     try:
         size = os.fstat(handle).st_size
         start = b"" if size == 0 or os.pread(handle, 1, size - 1) == b"\n" else b"\n"

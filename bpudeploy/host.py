@@ -33,11 +33,13 @@ def open_session(model: str | bytes, *, lean: bool = False) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def open_with_outputs(model: onnx.ModelProto, names: Iterable[str], *, lean: bool = False) -> Any:
-    """Return a session of a copy of ``model`` that also outputs the float tensors ``names``."""
+def open_with_outputs(model: onnx.ModelProto, names: Iterable[str], *, only: bool = False, lean: bool = False) -> Any:
+    """Return a session of a copy of ``model`` that also outputs the float tensors ``names``, or ``only`` these."""
     import onnx
 
     copy = copy_model(model)
+    if only:
+        del copy.graph.output[:]
     outputs = [value.name for value in copy.graph.output]
     for name in dict.fromkeys(names):
         if name not in outputs:

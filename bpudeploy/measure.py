@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from bpudeploy.effects.verify import GoldenSet, installed_binary
 from bpudeploy.errors import StoreError
 from bpudeploy.events import Event
 from bpudeploy.planning.products import Products
+from bpudeploy.planning.step import tool_version
 from bpudeploy.release import Release
 from bpudeploy.releases import PROJECT, BuiltRelease, HostAnswers
 from bpudeploy.results.measurement import BuildFacts, Measurement, Subject
@@ -149,4 +149,4 @@ def measure(
 
 def versions() -> Mapping[str, str]:
     """Return the versions of this machine's tools that affect builds and measurements."""
-    return {tool: version(tool) for tool in TOOLS}
+    return {tool: tool_version(tool) for tool in TOOLS}

@@ -240,7 +240,7 @@ def _sizes(spec: ApproximateSpec, products: Products) -> dict[str, int]:
 
 
 def _placement(resolved: LoadedRecipe, products: Products) -> Inspection:
-    """Return the placement of the quantized graph's nodes on the target, or on ``FALLBACK_TARGET`` if it has no BPU."""
+    """Return where the nodes of the float graph run on the target, or on ``FALLBACK_TARGET`` if it has no BPU."""
     import onnx
 
     from bpudeploy.conformance.placement import placement

@@ -25,6 +25,7 @@ UNARY = frozenset(
 """Elementwise operators of one tensor; further inputs are constants."""
 BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
 """Elementwise operators of two tensors."""
+ELEMENTWISE = UNARY | BINARY
 
 
 def editable_graph(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> Graph:

@@ -13,11 +13,11 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from bpudeploy.approximate.graph_edit import BINARY, UNARY, shape_constant, store
+from bpudeploy.approximate.graph_edit import ELEMENTWISE, shape_constant, store
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph, Node
 
-_ELEMENTWISE = UNARY | BINARY | {"Softmax"}
+_PER_HEAD = ELEMENTWISE | {"Softmax"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _sources(graph: Graph, found: HeadMap, node: Node, head_axis: HeadAxis, bloc
         return [(node.inputs[0], head_axis)]
     if node.op == "MatMul" and head_axis.axis < 2:
         return [(name, head_axis) for name in node.inputs]
-    if node.op not in _ELEMENTWISE or (node.op == "Softmax" and head_axis.axis == 3):
+    if node.op not in _PER_HEAD or (node.op == "Softmax" and head_axis.axis == 3):
         raise _unsupported(block, node)
     sources = []
     for i, name in enumerate(node.inputs):
@@ -181,7 +181,7 @@ def _results(
                 HeadAxis(list(reader.attributes["perm"]).index(head_axis.axis), head_axis.outer, head_axis.size),
             )
         ]
-    if reader.op in _ELEMENTWISE or reader.op == "Slice" or (reader.op == "MatMul" and head_axis.axis < 2):
+    if reader.op in _PER_HEAD or reader.op == "Slice" or (reader.op == "MatMul" and head_axis.axis < 2):
         return [(reader.name, head_axis)]
     raise _unsupported(block, reader)
 

@@ -13,11 +13,9 @@ from math import prod
 
 import numpy as np
 
-from bpudeploy.approximate.graph_edit import BINARY, UNARY, shape_constant, store
+from bpudeploy.approximate.graph_edit import ELEMENTWISE, shape_constant, store
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph, Node
-
-_ELEMENTWISE = UNARY | BINARY
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class _Shrinker:
 
     def _after(self, node: Node) -> Axes:
         axes = self.axes.get(node.inputs[0], {})
-        if node.op in _ELEMENTWISE:
+        if node.op in ELEMENTWISE:
             return self._elementwise(node)
         if node.op == "Softmax":
             return axes
@@ -107,7 +105,7 @@ class _Shrinker:
             return self._slice(node)
         if node.op in ("GlobalAveragePool", "ReduceMean"):
             reduced = node.attributes.get("axes", [2, 3])
-            return {i: count for i, count in axes.items() if i not in reduced}
+            return {i: kind for i, kind in axes.items() if i not in reduced}
         raise self._unsupported(node, "this operator is not supported")
 
     def _elementwise(self, node: Node) -> Axes:
@@ -164,7 +162,7 @@ class _Shrinker:
         if axes[axis] is not AxisKind.TOKENS or whole != self.grid.tokens or start < 0:
             raise self._unsupported(node, "it slices among the tokens")
         if stop <= self.grid.prefix:
-            return {i: count for i, count in axes.items() if i != axis}
+            return {i: kind for i, kind in axes.items() if i != axis}
         if start <= self.grid.prefix and stop >= whole - self.grid.suffix:
             shorter = np.array([min(stop, whole) - self._fewer[AxisKind.TOKENS]], np.int64)
             node.inputs[2] = store(self.graph, shorter, f"{node.name}.bound")

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from bpudeploy.approximate.graph_edit import BINARY, UNARY, emit, shape_constant, store
+from bpudeploy.approximate.graph_edit import BINARY, ELEMENTWISE, emit, shape_constant, store
 from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 
 
@@ -40,7 +40,7 @@ def stack(graph: Graph, left: str, right: str) -> str:
     """
     a, b = graph.nodes[left], graph.nodes[right]
     if not (_plain_conv(a) and _plain_conv(b)):
-        raise CannotStack(f"{left} and {right} do not both end in a 1x1 convolution")
+        raise CannotStack(f"{left} and {right} do not both end in a plain 1x1 convolution")
     x = _Stacker(graph).pair(a.inputs[0], b.inputs[0])
     (wa, ba), (wb, bb) = _parameters(graph, a), _parameters(graph, b)
     if x.axis == 1 and x.outer == 1:
@@ -79,7 +79,7 @@ class _Stacker:
             "Softmax": self._along,
             "Slice": self._along,
         }
-        method = self._elementwise if a.op in UNARY | BINARY else methods.get(a.op)
+        method = self._elementwise if a.op in ELEMENTWISE else methods.get(a.op)
         if method is None:
             raise CannotStack(f"{a.op} ({left}) cannot be stacked")
         return method(a, b)

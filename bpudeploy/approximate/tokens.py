@@ -15,12 +15,10 @@ from math import prod
 import numpy as np
 
 from bpudeploy.approximate.blocks import find_blocks, select_blocks
-from bpudeploy.approximate.graph_edit import BINARY, UNARY, emit, reshape, store, tidy
+from bpudeploy.approximate.graph_edit import ELEMENTWISE, emit, reshape, store, tidy
 from bpudeploy.approximate.shrink import Grid, shrink
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.graph import Graph
-
-_ELEMENTWISE = UNARY | BINARY
 
 
 def reduce_tokens(graph: Graph, after_block: int, factor: int, absent: Collection[int] = ()) -> str:
@@ -84,7 +82,7 @@ def _grid(graph: Graph, stream: str, shape: tuple[int, ...]) -> Grid:
             prefix += sum(graph.shape(n)[3] for n in node.inputs[:at])
             suffix = sum(graph.shape(n)[3] for n in node.inputs[at + 1 :]) + suffix
             name = largest
-        elif node.op in _ELEMENTWISE | {"Reshape"} or (node.op == "Conv" and int(node.attributes.get("group", 1)) == 1):
+        elif node.op in ELEMENTWISE | {"Reshape"} or (node.op == "Conv" and int(node.attributes.get("group", 1)) == 1):
             ends = [n for n in node.inputs if n not in graph.constants and prod(graph.shape(n)[2:]) == height * width]
             name = ends[0] if ends else ""
         else:

@@ -12,6 +12,7 @@ from bpudeploy.spec.operators import MOVES
 if TYPE_CHECKING:
     import onnx
 
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NO_ARITHMETIC = MOVES | {"Cast", "Shape", "Constant"}
 _PASSES = {
     "Softmax": 5,
@@ -27,14 +28,14 @@ _PASSES = {
 class Product(NamedTuple):
     """A convolution or matrix product: in each group, ``columns`` numbers at ``positions``, each of ``depth`` products.
 
-    ``depth`` is per position of the kernel, which has ``taps``.
+    ``depth`` is per position of the kernel, which has ``kernel_elements``.
     """
 
     positions: int
     groups: int
     columns: int
     depth: int
-    taps: int = 1
+    kernel_elements: int = 1
 
     @property
     def macs(self) -> int:
@@ -63,7 +64,9 @@ def multiply_accumulates(model: onnx.ModelProto) -> dict[str, int]:
 
 def product_of(node: NodeView) -> Product | None:
     """Return the sizes of a convolution or matrix product; None if they are unknown, and for other operators."""
-    if len(node.inputs) < 2 or any(t is None or t.shape is None for t in node.inputs[:2]):
+    if node.op not in PRODUCTS or len(node.inputs) < 2 or not node.outputs:
+        return None
+    if any(t is None or t.shape is None for t in node.inputs[:2]):
         return None
     a, b, out = node.operand(0).dims, node.operand(1).dims, node.outputs[0].shape
     (groups,) = node.numbers("group", default=[1])

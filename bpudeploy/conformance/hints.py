@@ -13,7 +13,7 @@ Squeeze Unsqueeze Flatten Split Gather Identity Cast ReduceMean ReduceSum Reduce
 Transpose MatMul Add Sub Mul Concat Slice Softmax Sqrt Erf
 """
 _REWRITTEN = frozenset(_REWRITABLE.split())
-"""Operators that the rewrite to 4-D supports; whether the result runs on the BPU, the restructured graph tells."""
+"""Operators that the rewrite to 4-D supports. Placement of the restructured graph shows what runs on the BPU."""
 
 
 def hint_for(node: NodeView, fact: OpFact | None, broken: bool, table: OpTable, form: Form) -> Hint | None:

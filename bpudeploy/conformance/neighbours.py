@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
+from bpudeploy.conformance.cost import PRODUCTS
 from bpudeploy.conformance.graph import NodeView
 from bpudeploy.conformance.report import Device
 from bpudeploy.conformance.signature import UNIT_AXES_ONLY, signature
@@ -14,7 +15,6 @@ _VIEWS = VIEWS | {"Split"}
 """Operators that change no value: their neighbours decide where they run."""
 _INTEGER_ON_DEMAND = frozenset(["Mul", "Add", "AveragePool", "Concat", "Relu"])
 """Operators that bernoulli2 computes in integers only if a consumer reads integers."""
-_PRODUCTS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
 
 
 def moved_by_neighbours(
@@ -54,7 +54,7 @@ def _follows_to_cpu(node: NodeView, nodes: Sequence[NodeView], devices: Sequence
     looked_up = node.op == "Mul" and (node.constants or "HardSigmoid" in node.producers)
     if node.op in _INTEGER_ON_DEMAND and only_cpu_consumers and not looked_up:
         return node.op != "AveragePool" or any(before)
-    if node.producers == ("Sqrt",) and prod(shape) == 1 and node.op not in _PRODUCTS:
+    if node.producers == ("Sqrt",) and prod(shape) == 1 and node.op not in PRODUCTS:
         return True
     if node.op == "Reshape" and any(len(nodes[k].features) > 1 for k in node.readers):
         return True
@@ -62,7 +62,7 @@ def _follows_to_cpu(node: NodeView, nodes: Sequence[NodeView], devices: Sequence
         return only_cpu_consumers
     if not before:
         return False
-    return (view and any((*before, *after))) or (odd and node.op not in _PRODUCTS and all(before))
+    return (view and any((*before, *after))) or (odd and node.op not in PRODUCTS and all(before))
 
 
 def _erf_gelus(nodes: Sequence[NodeView]) -> Iterator[int]:

@@ -30,7 +30,7 @@ def bpu_segments(nodes: Sequence[NodeView], on_bpu: Sequence[bool]) -> Segments:
     A node's phase is the largest number of device changes on a path to it. Connected BPU nodes of one phase form
     a subgraph, so no subgraph waits for a CPU node that waits for it.
     """
-    maker = {t.name: i for i, n in enumerate(nodes) if not n.folded for t in n.outputs}
+    producer = {t.name: i for i, n in enumerate(nodes) if not n.folded for t in n.outputs}
     phase: list[int] = []
     parent = list(range(len(nodes)))
     for i, node in enumerate(nodes):
@@ -47,8 +47,8 @@ def bpu_segments(nodes: Sequence[NodeView], on_bpu: Sequence[bool]) -> Segments:
     crossing: dict[tuple[str, bool], int] = {}
     crossing_inputs: dict[int, int] = {}
     for i, node in enumerate(nodes):
-        read = {} if node.folded else {t.name: t for t in node.features if t.name in maker}
-        over = [t for t in read.values() if on_bpu[maker[t.name]] != on_bpu[i]]
+        read = {} if node.folded else {t.name: t for t in node.features if t.name in producer}
+        over = [t for t in read.values() if on_bpu[producer[t.name]] != on_bpu[i]]
         crossing |= {(t.name, on_bpu[i]): prod(t.shape or (0,)) for t in over}
         if over:
             crossing_inputs[i] = len(over)

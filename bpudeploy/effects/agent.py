@@ -77,7 +77,7 @@ class Agent:
         """Verify a binary on the board and load it together with the images to run.
 
         Args:
-            subject: name of the model in the agent's messages.
+            subject: a name for the model; the protocol requires it.
             threads: CPU threads of the runtime; 0 for its default.
 
         Raises:

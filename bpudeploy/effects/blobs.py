@@ -12,7 +12,6 @@ from bpudeploy.effects.remote import remote_digests, run_checked
 from bpudeploy.events import Event, Progress
 from bpudeploy.transfer.send import send
 
-_SHORT_S = 60.0
 _KEEP_DAYS = 30
 _NAME = re.compile(r"[0-9a-f]{64}\.[a-z]+")
 
@@ -34,11 +33,11 @@ def upload_blob(
     folder = board.root / "blobs"
     remote = folder / f"{digest}.{kind}"
     if digest in remote_digests(board, [remote], step=step).values():
-        run_checked(board, ["touch", str(remote)], step=step, timeout=_SHORT_S)
+        run_checked(board, ["touch", str(remote)], step=step)
         return remote
-    run_checked(board, ["mkdir", "-p", str(folder)], step=step, timeout=_SHORT_S)
+    run_checked(board, ["mkdir", "-p", str(folder)], step=step)
     old = ["find", str(folder), "-type", "f", "-mtime", f"+{_KEEP_DAYS}", "-exec", "rm", "-f", "{}", "+"]
-    run_checked(board, old, step=step, timeout=_SHORT_S)
+    run_checked(board, old, step=step)
     partial = folder / f".{digest}.{kind}"  # a stable name, so that an interrupted upload is resumed
     send(
         board,
@@ -48,11 +47,11 @@ def upload_blob(
         step=step,
         progress=lambda done, total: emit(Progress(step, done, total, "bytes")),
     )
-    run_checked(board, ["mv", "-T", str(partial), str(remote)], step=step, timeout=_SHORT_S)
+    run_checked(board, ["mv", "-T", str(partial), str(remote)], step=step)
     return remote
 
 
 def _blobs_of(board: Board, folder: PurePosixPath, kind: str, step: str) -> list[PurePosixPath]:
     """Return the board's blobs of this kind, the newest first."""
-    out = run_checked(board, ["ls", "-t", str(folder)], step=step, timeout=_SHORT_S)
+    out = run_checked(board, ["ls", "-t", str(folder)], step=step)
     return [folder / name for name in out.stdout.split("\n") if _NAME.fullmatch(name) and name.endswith(f".{kind}")]

@@ -41,7 +41,6 @@ class Holder:
 
     text: str
     owner: str
-    boot: str
     taken_s: float
     now_s: float
 
@@ -55,8 +54,8 @@ class Holder:
         text = output.one("held", board=board, step=step)
         now = output.one("now", board=board, step=step)
         try:
-            _token, boot, taken, owner = text.split(" ", 3)
-            return cls(text, owner, boot, float(taken), float(now.split(" ")[1]))
+            _token, _boot, taken, owner = text.split(" ", 3)
+            return cls(text, owner, float(taken), float(now.split(" ")[1]))
         except (ValueError, IndexError) as error:
             raise BoardError(
                 f"the lock has an unknown format: {text!r}",

@@ -22,7 +22,7 @@ from bpudeploy.signing import SigningKey
 from bpudeploy.transfer.send import send
 
 STEP = "push"
-BINARY, MANIFEST = "model.bin", "manifest.json"
+BINARY = "model.bin"
 _METADATA_BYTES = 100_000
 """Space on the board for what comes with a binary: statement, signature, manifest, folders."""
 

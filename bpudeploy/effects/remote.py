@@ -13,13 +13,13 @@ _HASH_S = 300.0
 _SHORT_S = 60.0
 
 
-def run_checked(board: Board, argv: Sequence[str], *, step: str, timeout: float) -> CommandOutput[str]:
+def run_checked(board: Board, argv: Sequence[str], *, step: str) -> CommandOutput[str]:
     """Run a command and return its output.
 
     Raises:
         BoardError: its status is not zero.
     """
-    out = board.run(argv, timeout=timeout, step=step)
+    out = board.run(argv, timeout=_SHORT_S, step=step)
     if not out.ok:
         reason = out.stderr.strip() or f"exit status {out.status}"
         hint = f"check the space and permissions of {board.root} on the board"

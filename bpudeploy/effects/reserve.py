@@ -128,14 +128,14 @@ def reservation(board: Board) -> ReservationStatus | None:
 
 
 def refuse_reserved(board: Board) -> None:
-    """Refuse to measure on a board that somebody else, or another job of ours, has reserved.
+    """Refuse a board that somebody else, or another job of ours, has reserved.
 
     Raises:
         Reserved: it is reserved.
     """
     status = reservation(board)
     if status is not None and not status.mine:
-        raise status.refusal(board=board.name, step="benchmark")
+        raise status.refusal(board=board.name, step=RESERVE)
 
 
 def _owner(job: str = "") -> str:

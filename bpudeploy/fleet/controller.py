@@ -204,7 +204,7 @@ def _ctrl_c() -> Iterator[threading.Event]:
 
 
 class _ControllerGone(BpudeployError):
-    """The controller is gone."""
+    """Raised in a worker whose controller has stopped."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Journal:
 def append(path: Path, *events: Event) -> None:
     """Add events to a journal, from any process; they are on disk when this returns."""
     if events:
-        append_lines(path, [event.model_dump_json() for event in events])
+        append_lines(path, [event.model_dump_json() for event in events], create=False)
 
 
 def create(folder: Path, planned: RolloutPlanned) -> Path:

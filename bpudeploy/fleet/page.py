@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bpudeploy.digest import short
 from bpudeploy.fleet.events import Event, RolloutPlanned, RolloutResult
 from bpudeploy.fleet.history import (
     BoardHistory,
@@ -141,6 +140,5 @@ def _share(share: Share) -> str:
 _FILTERS: Mapping[str, Callable[..., object]] = {
     "clock": lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S}",
     "duration": format_duration,
-    "short": short,
     "release": lambda digest: "" if digest is None else release_label(digest),
 }

@@ -13,7 +13,7 @@ from bpudeploy.digest import short
 from bpudeploy.effects.installed import InstalledReleases
 from bpudeploy.effects.push import PushPolicy, PushResult
 from bpudeploy.effects.reserve import Reserved
-from bpudeploy.errors import BoardError, ConnectionLost, Unreachable, UsageError
+from bpudeploy.errors import BoardError, ConnectionLost, StoreError, Unreachable, UsageError
 from bpudeploy.fleet.events import BoardTask, ReportProgress, TaskKind, TaskResult, TaskStatus
 from bpudeploy.measure import Candidate, candidate
 from bpudeploy.releases import find_release
@@ -125,7 +125,7 @@ def _previous(deployment: Deployment, before: InstalledReleases) -> Candidate | 
         return None
     try:
         previous = candidate(find_release(before.current), deployment.store)
-    except UsageError:
+    except (UsageError, StoreError):
         return None
     return previous if previous.evaluation.digest == deployment.candidate.evaluation.digest else None
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from bpudeploy.errors import UsageError
 from bpudeploy.files import write_atomically
-from bpudeploy.nightly.metrics import Metric, invalid, is_from_suite
+from bpudeploy.nightly.metrics import Metric, is_from_suite
 from bpudeploy.nightly.night import utc_now
 from bpudeploy.nightly.suite import Job, LoadedSuite
 from bpudeploy.provenance import Provenance
@@ -143,7 +143,7 @@ def baseline_of(job: str, measured: Sequence[Measurement], pinned: str, why: str
     boards: dict[str, BoardSessions] = {}
     for m in measured:
         sessions = boards[m.board_id].sessions if m.board_id in boards else ()
-        if m.provenance is Provenance.MEASURED and not invalid(m) and len(sessions) < _MAX_SESSIONS:
+        if m.provenance is Provenance.MEASURED and not m.invalidating and len(sessions) < _MAX_SESSIONS:
             newest = boards.get(m.board_id, m)
             boards[m.board_id] = BoardSessions(
                 board=newest.board, device=newest.device, runtime=newest.runtime, sessions=(_session(m), *sessions)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bpudeploy.nightly.baseline import Baseline, BoardSessions
-from bpudeploy.nightly.metrics import Metric, invalid
+from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import FindingOutcome, MetricFinding, Reference
 from bpudeploy.results.compare import Comparison, Design
 from bpudeploy.results.measurement import Interval, Measurement
@@ -140,7 +140,7 @@ def _with_sessions(
     metric: Metric, now: float, m: Measurement, pinned: BoardSessions | None, at_least: float
 ) -> MetricFinding:
     values = [v for one in pinned.sessions if (v := one.value_of(metric)) is not None] if pinned is not None else []
-    if metric.is_latency and invalid(m):
+    if metric.is_latency and m.invalidating:
         before = statistics.median(values) if values else None
         return _finding(metric, now, before, None, at_least, because=[caveat.meaning for caveat in m.caveats])
     return _predicted(metric, now, values, f"sessions of the pinned release on {m.board}", at_least)

@@ -1,11 +1,11 @@
-"""Find format_duration changes of level in a series, given the nights up to now.
+"""Find lasting changes of level in a series, given the nights up to now.
 
 ruptures proposes change points (its exact least-squares segmentation: Truong, Oudre and Vayatis, Signal Processing 167,
 2020); the joint fit of ``level_fit`` verifies them: the weakest is removed until all that remain are significant. A
 significant step
 
 - is at least ``at_least``;
-- has 6 judged nights before it, 3 on its old level, and 3 on its new one that agree with each other: one or two
+- has 6 valid nights before it, 3 on its old level, and 3 on its new one that agree with each other: one or two
   outliers are not a change;
 - is enough standard errors high, by Student's t and with boards, temperature and drift accounted for. The threshold,
   sqrt(2 log(e horizon / nights)) plus ``Limits.margin``, is higher for a short level than for a long one, as there are
@@ -54,7 +54,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class ChangePoint:
-    """A format_duration change of level, without the effects of boards, temperature and drift."""
+    """A lasting change of level, without the effects of boards, temperature and drift."""
 
     first: int
     """Index of the first point on the new level: the first bad night of a regression."""

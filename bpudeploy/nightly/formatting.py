@@ -17,7 +17,7 @@ class JobVerdict(StrEnum):
     mark: str
     """A sign for tables without colours."""
     tone: str
-    """CSS class: good, bad, odd or none."""
+    """CSS class: good, bad, odd or the empty string."""
 
     def __new__(cls, value: str, mark: str = "", tone: str = "") -> Self:
         member = str.__new__(cls, value)
@@ -29,7 +29,7 @@ class JobVerdict(StrEnum):
     BUILD_FAILED = "build failed", "B", "bad"
     NO_BOARD = "no board", "N", "odd"
     LEFT_OUT = "left out", "–"
-    CUT_OFF = "interrupted", "…", "odd"
+    INTERRUPTED = "interrupted", "…", "odd"
     CANNOT_TELL = "cannot tell", "?", "odd"
     NOT_JUDGED = "not judged", "○"
     """Measured, but there is nothing to compare it with yet."""
@@ -42,7 +42,7 @@ def job_verdict(job: JobResult) -> JobVerdict:
     if job.regressions:
         return JobVerdict.REGRESSION
     if job.state is not JobState.MEASURED:
-        return JobVerdict.CUT_OFF if job.state is JobState.RUNNING else JobVerdict(job.state.value)
+        return JobVerdict.INTERRUPTED if job.state is JobState.RUNNING else JobVerdict(job.state.value)
     outcomes = {finding.outcome for finding in job.findings}
     if not outcomes:
         return JobVerdict.NOT_JUDGED

@@ -9,7 +9,7 @@ from functools import partial
 
 from bpudeploy.nightly.change_points import MIN_NIGHTS, ChangePoint, find_change_points, latest_regression
 from bpudeploy.nightly.differences import with_evidence
-from bpudeploy.nightly.metrics import Metric, invalid, is_from_suite
+from bpudeploy.nightly.metrics import Metric, is_from_suite
 from bpudeploy.nightly.night import FindingOutcome, MetricFinding, Reference
 from bpudeploy.nightly.series import Point, Series
 from bpudeploy.results.measurement import Measurement
@@ -87,7 +87,7 @@ def history_finding(history: MetricHistory, pinned: str | None, recipe: str) -> 
         why = f"{judged} valid nights; at least {MIN_NIGHTS} are required"
         return finding(outcome=FindingOutcome.CANNOT_TELL, because=(why,))
     if change is None or (pinned is not None and history.measured[change.first].made <= pinned):
-        return finding(outcome=FindingOutcome.SAME, how=f"no format_duration regression in {len(points)} nights")
+        return finding(outcome=FindingOutcome.SAME, how=f"no lasting regression in {len(points)} nights")
     found = finding(
         outcome=FindingOutcome.REGRESSION,
         before=change.before,
@@ -105,5 +105,5 @@ def _point(metric: Metric, m: Measurement) -> Point | None:
         return None
     at = datetime.fromisoformat(m.made)
     if metric.is_latency:
-        return Point(at, value, m.board_id, hottest(m.conditions), invalid(m))
+        return Point(at, value, m.board_id, hottest(m.conditions), bool(m.invalidating))
     return Point(at, value, m.board_id if metric is Metric.MEMORY else "")

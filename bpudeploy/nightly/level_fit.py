@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DesignMatrix:
-    """The n judged nights of a series as columns."""
+    """The n valid nights of a series as columns."""
 
     y: Floats
     """(n,) 100 ln(value), or the value."""
@@ -104,7 +104,7 @@ def robust_std(residuals: Floats, floor: float) -> float:
 
 
 def fit(data: DesignMatrix, firsts: Sequence[int]) -> Fit:
-    """Fit steps whose first nights are ``firsts`` (indices into the judged nights, ascending)."""
+    """Fit steps whose first nights are ``firsts`` (indices into the valid nights, ascending)."""
     n, j = len(data.y), len(firsts)
     index = np.arange(n)
     x = np.column_stack([np.ones(n), *[(index >= first).astype(float) for first in firsts], data.columns])

@@ -11,7 +11,6 @@ from bpudeploy.events import Event, Note
 from bpudeploy.measure import Candidate
 from bpudeploy.nightly.baseline import Baseline
 from bpudeploy.nightly.baseline_findings import JobMeasurement, baseline_findings
-from bpudeploy.nightly.metrics import invalid
 from bpudeploy.nightly.night import FindingOutcome
 from bpudeploy.results.compare import compare
 from bpudeploy.results.measurement import Measurement
@@ -69,7 +68,7 @@ def measure_job(
     claim = JobReservation(job.seconds, f"{suite} measures {job.candidate.release.manifest.name}", suite)
     with on_board(opener, emit, board_id=board_id, reservation=claim) as board:
         first = _measure_once(board, job, night, keep)
-        if invalid(first.measurement):
+        if first.measurement.invalidating:
             emit(Note(STEP, f"invalid ({', '.join(first.measurement.caveats)}): measured again"))
             first = _measure_once(board, job, night, keep)
         findings = baseline_findings([first], job.baseline, job.checks)

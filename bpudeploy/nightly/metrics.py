@@ -7,11 +7,8 @@ from typing import Self
 
 from bpudeploy.nightly.series import Scale
 from bpudeploy.provenance import Provenance
-from bpudeploy.results.measurement import Caveat, Measurement
+from bpudeploy.results.measurement import Measurement
 from bpudeploy.spec.suite import NightlyChecks
-
-_INVALIDATING = (Caveat.THROTTLED, Caveat.HOT, Caveat.REBOOTED)
-"""With these, latencies are plotted but not judged."""
 
 
 class Metric(StrEnum):
@@ -84,10 +81,5 @@ class Metric(StrEnum):
 
 
 def is_from_suite(m: Measurement, suite: str) -> bool:
-    """Return whether a night of the suite judged a measurement."""
+    """Return whether a night of the suite made a measurement."""
     return m.night is not None and m.night.partition("/")[0] == suite
-
-
-def invalid(m: Measurement) -> bool:
-    """Return whether the conditions of a measurement invalidate its latencies."""
-    return any(caveat in _INVALIDATING for caveat in m.caveats)

@@ -26,7 +26,7 @@ _FAMILIES = {
     "last_run_timestamp_seconds": "When the last night ended, or began if it was interrupted.",
     "duration_seconds": "Duration of the last night.",
     "complete": "Whether the last night was completed.",
-    "exit_code": "Its verdict: 0 pass, 4 regression, 3 a build failed, 5 no board, 130 interrupted.",
+    "exit_code": "Exit code of the last night: 0 pass, 4 regression, 3 a build failed, 5 no board, 130 interrupted.",
     "regressions": "Number of regressions.",
     "jobs": "Number of jobs per state.",
     "quarantined_boards": "Number of boards in quarantine.",

@@ -131,10 +131,10 @@ def _duration(night: Night) -> str:
 _FILTERS: Mapping[str, Callable[..., object]] = {
     "clock": format_time,
     "short": short,
-    "format_duration": format_duration,
+    "duration": format_duration,
     "job_verdict": job_verdict,
     "change": format_change,
-    "step": lambda finding, job: format_before_after(job, finding),
+    "before_after": lambda finding, job: format_before_after(job, finding),
     "value": lambda number, metric: format_value(metric, number),
     "verdict": night_verdict,
     "counts": count_verdicts,

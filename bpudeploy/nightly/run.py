@@ -16,7 +16,7 @@ from bpudeploy.boardjob import opener_of
 from bpudeploy.boards.base import BoardOpener
 from bpudeploy.deployment import board_opener, save_built
 from bpudeploy.errors import BpudeployError, OutOfTime, StoreError, UsageError
-from bpudeploy.events import Event, Note
+from bpudeploy.events import Event, Note, StepFinished
 from bpudeploy.measure import Candidate, candidate
 from bpudeploy.nightly.baseline import Baseline
 from bpudeploy.nightly.evaluate import evaluate
@@ -170,7 +170,7 @@ class _RunningNight:
         assert release is not None  # it is ready
 
         def emit(event: Event) -> None:
-            if self._queue.stopping.is_set():
+            if self._queue.stopping.is_set() and not isinstance(event, StepFinished):  # what is measured is kept
                 raise _Stopped
             self._emit(job.name, event)
 

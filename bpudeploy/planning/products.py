@@ -112,7 +112,7 @@ class Products:
 
     @property
     def prepared(self) -> Artifact:
-        """The float graph that was quantized, after repair if any."""
+        """The prepared graph, after repair if any."""
         return self.steps[self._final]["prepared"]
 
     @property

@@ -45,7 +45,7 @@ class Step:
             "inputs": {
                 f"{i} {ref.step}": digest for i, (ref, digest) in enumerate(zip(self.inputs, inputs, strict=True))
             },
-            "tools": {name: _version(name) for name in self.stage.tools} | dict(self.stage.fingerprint),
+            "tools": {name: tool_version(name) for name in self.stage.tools} | dict(self.stage.fingerprint),
         }
 
 
@@ -111,7 +111,7 @@ def _nearest(name: str, steps: Iterable[Step]) -> str:
 
 
 @cache
-def _version(distribution: str) -> str:
+def tool_version(distribution: str) -> str:
     """Return a distribution's version from its metadata, without importing it."""
     from importlib.metadata import PackageNotFoundError, version
 

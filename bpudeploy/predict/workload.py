@@ -208,4 +208,4 @@ def _on_array(node: NodeView, array: MacArray) -> float:
     if each < array.channels_out:
         groups, each = 1, groups * each
     rounded = groups * _round_up(each, array.channels_out) * _round_up(product.depth, array.channels_in)
-    return product.positions * rounded * product.taps / 1e9
+    return product.positions * rounded * product.kernel_elements / 1e9

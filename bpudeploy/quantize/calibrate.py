@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 
 from bpudeploy.errors import StageError
-from bpudeploy.host import open_session
-from bpudeploy.onnxmodel import copy_model
+from bpudeploy.host import open_with_outputs
 from bpudeploy.quantize.arrays import F32
 from bpudeploy.quantize.observer import Histogram, abs_max
 from bpudeploy.quantize.taps import GraphIndex
@@ -138,10 +137,6 @@ def observe(
 
 def session_with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[Any, list[str]]:
     """Open ``model`` with ``tensors`` as its outputs; return the session and the tensors that are not inputs."""
-    copy = copy_model(model)
-    inputs = {value.name for value in copy.graph.input}
+    inputs = {value.name for value in model.graph.input}
     inside = [name for name in tensors if name not in inputs]
-    del copy.graph.output[:]
-    for name in inside:
-        copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return open_session(copy.SerializeToString()), inside
+    return open_with_outputs(model, inside, only=True), inside

@@ -104,12 +104,12 @@ def migrate(
         if producer is None and error > _MAX_ERROR_WITH_MUL:
             continue
         for reader in readers:
-            _scale_weights(out, reader, factors)
+            _scale_weights(out, index.nodes[reader.weights.node], reader, factors)
         added, conv = "", ""
         if producer is None:
             added = _insert_mul(out, point, 1.0 / factors)
         else:
-            _scale_producer(out, producer.name, 1.0 / factors)
+            _scale_producer(out, producer, 1.0 / factors)
             conv = producer.name if producer.op_type == "Conv" else ""
         index = GraphIndex(out)
         for tensor in dict.fromkeys([point.source, *(r.tensor for r in readers)]):
@@ -201,33 +201,26 @@ def _rescaled(statistics: TensorStatistics, factors: F64) -> TensorStatistics:
     return TensorStatistics(_histogram(sample, float(peaks.max())), float(peaks.max()), peaks, columns)
 
 
-def _node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
-    found: onnx.NodeProto = next(n for n in model.graph.node if n.name == name)
-    return found
-
-
 def _put(model: onnx.ModelProto, name: str, value: F64) -> str:
     return put_constant(model, name, value.astype(np.float32))
 
 
-def _scale_weights(model: onnx.ModelProto, reader: _Reader, factors: F64) -> None:
-    node = _node(model, reader.weights.node)
+def _scale_weights(model: onnx.ModelProto, node: onnx.NodeProto, reader: _Reader, factors: F64) -> None:
     weight = (reader.weights.rows * reader.weights.spread(factors)).reshape(reader.weights.shape)
     node.input[1] = _put(model, f"{node.name}.weight{MIGRATED}", weight)
 
 
-def _scale_producer(model: onnx.ModelProto, name: str, factors: F64) -> None:
+def _scale_producer(model: onnx.ModelProto, node: onnx.NodeProto, factors: F64) -> None:
     """Multiply the output of a node by ``factors``, in its constants."""
-    node = _node(model, name)
     value = constant(model, node.input[1])
     if node.op_type == "Conv":
-        node.input[1] = _put(model, f"{name}.weight.made", value * factors.reshape(-1, 1, 1, 1))
+        node.input[1] = _put(model, f"{node.name}.weight.made", value * factors.reshape(-1, 1, 1, 1))
         if len(node.input) > 2:
-            node.input[2] = _put(model, f"{name}.bias.made", constant(model, node.input[2]) * factors)
+            node.input[2] = _put(model, f"{node.name}.bias.made", constant(model, node.input[2]) * factors)
         return
     per_channel = factors.reshape(1, -1, 1, 1)
     scaled = value * per_channel if node.op_type == "Mul" else value / per_channel
-    node.input[1] = _put(model, f"{name}.factor{MIGRATED}", scaled)
+    node.input[1] = _put(model, f"{node.name}.factor{MIGRATED}", scaled)
 
 
 def _insert_mul(model: onnx.ModelProto, point: QuantizationPoint, factors: F64) -> str:

@@ -27,6 +27,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError, UsageError
+from bpudeploy.onnxmodel import attribute
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.quantize.taps import PRODUCTS, ROUNDING, GraphIndex, feeds_activations_only
 from bpudeploy.spec.frozen import Frozen
@@ -288,8 +289,6 @@ def _widest(found: Iterable[Precision]) -> Precision | None:
 
 def _weights(graph: _FloatView) -> Iterable[WeightScales]:
     import onnx
-
-    from bpudeploy.onnxmodel import attribute
 
     for node in graph.dequantized:
         if node.input[0] not in graph.constants or graph.constants[node.input[0]].data_type != onnx.TensorProto.INT8:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 
 from bpudeploy.errors import UsageError
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.latency import mean_of, quantile
-from bpudeploy.results.measurement import Caveat, FrozenModel, Interval, Measurement, Round, Throughput
+from bpudeploy.results.measurement import FrozenModel, Interval, Measurement, Round, Throughput
 from bpudeploy.results.statistics import paired_drop
 from bpudeploy.results.summary import AccuracyDrop, Verdict
 
 AT_LEAST = 1.0
 """Default threshold for a change of latency, in percent."""
-_INVALIDATING = (Caveat.THROTTLED, Caveat.HOT, Caveat.REBOOTED)
-"""With these the conditions differed, and there is no verdict."""
 _MIN_PAIRS = 6
 _MIN_SESSIONS = 3
 _RESAMPLES = 1000
@@ -114,7 +113,7 @@ def _check_comparable(a: Sequence[Measurement], b: Sequence[Measurement]) -> Non
 def _interleaved(a: Measurement, b: Measurement, at_least: float) -> Comparison:
     others = {one.index: one for one in b.rounds}
     rounds = [(one, others[one.index]) for one in a.rounds if one.index in others]
-    because = [f"{name}: {c.meaning}" for name, m in (("A", a), ("B", b)) for c in _INVALIDATING if c in m.caveats]
+    because = [f"{name}: {c.meaning}" for name, m in (("A", a), ("B", b)) for c in m.invalidating]
     if 0 < len(rounds) < _MIN_PAIRS:
         because.append(f"{len(rounds)} pairs of rounds; at least {_MIN_PAIRS} are required")
     valid = not because
@@ -215,7 +214,7 @@ def _separate(a: Sequence[Measurement], b: Sequence[Measurement], at_least: floa
     because = [f"measured apart in {len(a_ms)} and {len(b_ms)} sessions: interleaved rounds detect smaller changes"]
     if fewer < _MIN_SESSIONS:
         because.append(f"at least {_MIN_SESSIONS} sessions of each are required, or one of both: `bench A --against B`")
-    invalid = sorted({c.meaning for m in (*a, *b) for c in _INVALIDATING if c in m.caveats})
+    invalid = sorted({c.meaning for m in (*a, *b) for c in m.invalidating})
     changes: tuple[LatencyChange, ...] = ()
     if a_ms and b_ms:
         spread = _welch([math.log(x) for x in a_ms], [math.log(y) for y in b_ms])
@@ -245,5 +244,6 @@ def _welch(x: Sequence[float], y: Sequence[float]) -> Interval | None:
     value = statistics.fmean(y) - statistics.fmean(x)
     if len({*x}) == len({*y}) == 1:
         return Interval(value=value, low=value, high=value)
-    bounds = ttest_ind(y, x, equal_var=False).confidence_interval(0.95)
+    with warnings.catch_warnings(action="ignore"):  # it warns if all values of one are equal; the interval is right
+        bounds = ttest_ind(y, x, equal_var=False).confidence_interval(0.95)
     return Interval(value=value, low=float(bounds.low), high=float(bounds.high))

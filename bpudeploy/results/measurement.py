@@ -34,6 +34,7 @@ class Caveat(StrEnum):
         return _MEANINGS[self]
 
 
+_INVALIDATING = (Caveat.THROTTLED, Caveat.HOT, Caveat.REBOOTED)
 _MEANINGS = {
     Caveat.THROTTLED: "a clock ran below its maximum, although its governor is set to performance",
     Caveat.HOT: "the board did not cool down within `cool_seconds`",
@@ -251,6 +252,11 @@ class Measurement(FrozenModel):
     """None for a release that an older bpudeploy built."""
     night: str | None = None
     """SUITE/WHEN of its nightly run; None for others, and for a baseline interleaved with it."""
+
+    @property
+    def invalidating(self) -> tuple[Caveat, ...]:
+        """The caveats that invalidate its latencies: the conditions changed during the measurement."""
+        return tuple(c for c in _INVALIDATING if c in self.caveats)
 
     @property
     def samples_ms(self) -> tuple[float, ...]:

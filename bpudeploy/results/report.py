@@ -133,7 +133,7 @@ def _quantization(found: Quantization) -> list[Plot]:
     if found.layers.layers:
         plots.append(Plot("Each layer compared with float, in graph order", _by_layer(found.layers)))
     if found.repair is not None and len(found.repair.trials) > 1:
-        plots.append(Plot("RepairReport: accuracy measured on this machine, slowdown predicted", _repair(found.repair)))
+        plots.append(Plot("Repair: accuracy measured on this machine, slowdown predicted", _repair(found.repair)))
     return plots
 
 

@@ -41,7 +41,7 @@ def paired_drop(before: Sequence[bool], after: Sequence[bool]) -> AccuracyDrop:
 
     n = len(before)
     if n == 0 or n != len(after):
-        raise ValueError("paired images are wanted")
+        raise ValueError("paired images are required")
     b = sum(x and not y for x, y in zip(before, after, strict=True))
     c = sum(y and not x for x, y in zip(before, after, strict=True))
     nn = n + 2

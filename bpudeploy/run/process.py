@@ -58,7 +58,7 @@ def version_differences(there: Mapping[str, str], here: Mapping[str, str]) -> st
 
 @dataclass(frozen=True, eq=False)
 class StepProcess:
-    """A step's process: it lives while ``lives`` is open, and ``says`` what happens."""
+    """A step's process: it ends when ``control`` closes; ``messages`` carries its events and result."""
 
     what: str
     process: subprocess.Popen[bytes]

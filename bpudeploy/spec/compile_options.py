@@ -82,7 +82,7 @@ class VendorOptions(Frozen):
     max_time_per_fc: Annotated[int, Field(ge=0, le=4_294_967_295)] | None = None
     """Longest non-preemptible function call in microseconds, 1000 or more; 0 means no limit."""
     image: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")] | None = Field(None, **_HOST)
-    """OpenExplorer container image to run the tool in; by default the tool is taken from PATH."""
+    """OpenExplorer container image to run the tool in; by default the installed toolchain, or else the tool on PATH."""
     jobs: Annotated[int, Field(ge=1, le=256)] | None = Field(None, **_HOST)
     """Number of compiler processes; chosen by the tool by default."""
     memory_gib: Annotated[int, Field(ge=1, le=4096)] = Field(16, **_HOST)

@@ -53,8 +53,8 @@ def _to_rgb(image: Image.Image) -> Decoded:
     import numpy as np
     from PIL import Image
 
-    animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"  # MPO: a phone's photo and its gain map
-    flaws = {ImageDefect.FRAMES} if animated else set()
+    several = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"  # MPO: a phone's photo and its gain map
+    flaws = {ImageDefect.FRAMES} if several else set()
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.uint32)
         flaws |= {ImageDefect.SHALLOW} if 0 < values.max() < 1 << 12 else set()

@@ -73,7 +73,7 @@ def _features(
     from bpudeploy.stages.timm_models import Preprocess, load_model
 
     if framework_of(model.path) != TimmOriginal.runs_on:
-        raise StageError("fit-head supports timm backbones only", hint="train the head of your own network with it")
+        raise StageError("fit-head supports timm backbones only", hint="train your own network together with its head")
     network, meta = load_model(model.path)
     if meta.num_classes:
         raise StageError("the model already has a classifier", hint="fit-head requires weights without a classifier")

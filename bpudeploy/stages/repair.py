@@ -57,7 +57,7 @@ def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ..
     before = trials.drop(Scores.read(scores.path))
     if before > options.max_drop:
         change = f"{change_text(before)} points on {len(trials.evaluation)} images"
-        work.emit(Note(_STEP, f"max_drop {options.max_drop:g} points: FAILED, {change}"))
+        work.emit(Note(_STEP, f"max_drop {options.max_drop:g} points: not met before repair, {change}"))
     found = loop.repair(
         before,
         options.max_drop,
@@ -151,7 +151,7 @@ def _taps(count: int) -> str:
 REPAIR = Stage(
     "repair",
     version=1,
-    takes=(*(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS), *(Kind.SAMPLES, Kind.SCORES, Kind.SCORES)),
+    takes=(Kind.GRAPH, Kind.QUANTIZED, Kind.SAMPLES, Kind.PREPROCESS, Kind.SAMPLES, Kind.SCORES, Kind.SCORES),
     gives={**QUANTIZE.gives, "scores": Kind.SCORES, "findings": Kind.FINDINGS},
     run=repair,
     tools=("onnx", "onnxruntime", "numpy"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RANKING_IMAGES = 4
 """Number of calibration images for ranking taps; 7 give about the same ranks (see ``quantize.sensitivity``)."""
-SHIFT_IMAGES = 64
+CORRECTION_IMAGES = 64
 """Maximum number of calibration images for estimating the int8 correction in the biases: a mean needs more."""
 
 
@@ -69,7 +69,7 @@ class QuantizedNetwork:
 
         if not self.corrected:
             return {}
-        feed = Feed.of(self.graph, self.calibration, self.normalise, SHIFT_IMAGES)
+        feed = Feed.of(self.graph, self.calibration, self.normalise, CORRECTION_IMAGES)
         return bias_corrections(
             self.graph,
             self.record,

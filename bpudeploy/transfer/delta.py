@@ -51,22 +51,17 @@ class _Blocks:
     """The blocks of all bases, by digest."""
 
     def __init__(self, bases: Sequence[bytes]) -> None:
+        import numpy as np
+
         self._bases = bases
         self._index: dict[bytes, _BlockIndex] = {}
         for base, digests in enumerate(bases):
             for block in range(len(digests) // DIGEST.size):
                 self._index.setdefault(self._digest(base, block), _BlockIndex(base, block))
-        if not self._index:
-            return  # a machine with the base package has no NumPy
-        import numpy as np
-
         weak = np.array([DIGEST.unpack(digest)[0] for digest in self._index], np.uint32)
         self._weak = np.sort(weak)
         self._filter = np.zeros(1 << _FILTER_BITS, bool)
         self._filter[_slot(weak)] = True
-
-    def __bool__(self) -> bool:
-        return bool(self._index)
 
     def _digest(self, base: int, block: int) -> bytes:
         return self._bases[base][block * DIGEST.size : (block + 1) * DIGEST.size]
@@ -116,7 +111,7 @@ def _rolling_adler(x: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 
 def parts(data: memoryview, start: int, bases: Sequence[bytes]) -> Iterator[Part]:
     """Yield the parts that make up ``data`` from ``start`` on, in order, given the block digests of each base."""
-    blocks = _Blocks(bases)
+    blocks = _Blocks(bases) if any(bases) else None  # without a base, no NumPy is needed
     here = sent = start
     window = _MIN_WINDOW
     run: Copy | None = None

@@ -192,6 +192,11 @@ def test_other_costs() -> None:
     assert (moved.element_ops, moved.bytes_read, moved.bytes_written) == (0, 128, 128)
 
 
+def test_attributes_of_an_unknown_operator_mean_nothing() -> None:
+    model = graph([("Mystery", ["x", "w"], ["y"], {"group": "all"})], {"x": (1, 8, 4, 4), "w": (1, 8, 4, 4)})
+    assert placement(model, X5).nodes[0].cost.macs == 0
+
+
 def test_hints_count_the_remaining_segments() -> None:
     nodes: list[Any] = [("Relu", ["x"], ["a"], {}), ("Softmax", ["a"], ["b"], {"axis": 3}), ("Relu", ["b"], ["y"], {})]
     found = placement(graph(nodes, {"x": (1, 4, 4, 4)}), X5)

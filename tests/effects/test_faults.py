@@ -148,7 +148,7 @@ def test_flipped_bits_in_the_binary_after_it_was_sent(
         return work()
 
     for _ in range(3):
-        with pytest.raises(BoardError, match="not what was sent"):
+        with pytest.raises(BoardError, match="the received release is damaged"):
             push(Between(board, flip), new, policy(key), quiet)
         assert served(root, key.public) == OLD
     push(board, new, policy(key), quiet)

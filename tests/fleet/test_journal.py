@@ -30,6 +30,23 @@ def test_what_is_written_is_read_once_whoever_wrote_it(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 4
 
 
+def test_an_event_does_not_bring_a_deleted_journal_back(tmp_path: Path) -> None:
+    path = create(tmp_path, planned())
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        append(path, order(RolloutCommand.PAUSE))
+    assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_who_may_only_read_a_rollout_sees_who_controls_it(tmp_path: Path) -> None:
+    path = create(tmp_path, planned())
+    with take_control(path):
+        for file in path.parent.iterdir():
+            file.chmod(0o444)
+        assert controller(path) == owner()
+
+
 def test_a_rollout_is_found_whole_or_not_at_all_and_its_name_is_its_own(tmp_path: Path) -> None:
     create(tmp_path, planned(0))
     with pytest.raises(UsageError, match="rollout 'r' already exists"):

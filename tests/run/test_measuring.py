@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bpudeploy.cli.main import main
+from bpudeploy.measure import versions
 
 Out = pytest.CaptureFixture[str]
 
@@ -63,6 +64,11 @@ def test_two_releases_are_measured_in_turns_compared_and_drawn(
     assert len(rows) == 2 and {row["recipe"] for row in rows} == {"tiny"}
     (newest,) = run(capsys, "report", "--json", "--last", "1").splitlines()
     assert json.loads(newest)["session"] == a["session"]
+
+
+def test_a_machine_without_a_tool_says_so_and_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bpudeploy.measure.TOOLS", ("numpy", "no-such-tool"))
+    assert versions()["no-such-tool"] == "not installed" != versions()["numpy"]
 
 
 def test_the_last_release_of_a_run_can_be_measured_by_all_its_names(built: tuple[str, str], capsys: Out) -> None:

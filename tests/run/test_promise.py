@@ -192,6 +192,13 @@ def test_features_are_held_against_float_too(fragile: Path, store: Path) -> None
     assert LayerReport.read(result.artifact(LAYERS).path).layers
 
 
+def test_a_release_of_feature_maps_is_refused_before_any_step(fragile: Path, tmp_path: Path) -> None:
+    recipe = bpudeploy.load(fragile, "model.head=null", "model.outputs=features")
+    with pytest.raises(bpudeploy.BpudeployError, match="fragile gives feature maps"):
+        bpudeploy.build(recipe, store=tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+
 def test_the_files_for_a_compiler_say_that_a_promise_is_broken(
     fragile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

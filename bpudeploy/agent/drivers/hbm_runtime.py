@@ -64,7 +64,8 @@ class HbmRuntime(ToolSession):
         names = self._inputs = list(runtime.input_names[self._name])
         shapes = [tuple(int(s) for s in runtime.input_shapes[self._name][name]) for name in names]
         kinds = [_name(runtime.input_dtypes[self._name][name]) for name in names]
-        inputs = [(name, kind, shape, None) for name, kind, shape in zip(names, kinds, shapes)]
+        layouts = ["NCHW" if kind == "NV12" else None for kind in kinds]  # the binding reports none
+        inputs = list(zip(names, kinds, shapes, layouts))
         hint = "build it with input_type_rt nv12, or rgb in NHWC"
         images = tensors.image_input(inputs, ("packed", "planes", "NHWC"), hint)
         if images.form == "packed" and images.width % _ROW:

@@ -167,8 +167,8 @@ _FIELDS = {
     *("quanti type", "stride", "scale data", "zero_point data", "shift data", "quantizeAxis"),
 }
 _KIND = re.compile(
-    r"HB_DNN_(?:IMG|TENSOR)_TYPE_"
-    r"(Y|NV12|NV12_SEPARATE|YUV444|RGB|BGR|S4|U4|S8|U8|F16|S16|U16|F32|S32|U32|F64|S64|U64|BOOL8)"
+    r"HB_DNN_IMG_TYPE_(Y|NV12|NV12_SEPARATE|YUV444|RGB|BGR)"
+    r"|HB_DNN_TENSOR_TYPE_(S4|U4|S8|U8|F16|S16|U16|F32|S32|U32|F64|S64|U64|BOOL8)"
 )
 _WIDTH = {"F16": 2, "S16": 2, "U16": 2, "F32": 4, "S32": 4, "U32": 4, "F64": 8, "S64": 8, "U64": 8}
 
@@ -240,7 +240,7 @@ def _tensor(title: str, fields: dict[str, str]) -> Tensor:
     found = Tensor(
         name=fields["name"],
         shape=shape,
-        kind=kind.group(1),
+        kind=kind[1] or kind[2],
         layout=layout.group(1) if layout else None,
         aligned_shape=_shape(title, fields["aligned shape"]) if "aligned shape" in fields else None,
         aligned_bytes=int(fields["aligned byte size"]),

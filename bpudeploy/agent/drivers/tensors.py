@@ -69,7 +69,7 @@ class ImageInput:
 def image_input(
     inputs: Sequence[tuple[str, str, Sequence[int], str | None]], forms: Sequence[str], hint: str
 ) -> ImageInput:
-    """Return the format of inputs, each given by name, type, shape and layout.
+    """Return the format of inputs, each given by name, type, shape and the layout that the runtime reports.
 
     Raises:
         Unsuitable: it is not one of ``forms``.
@@ -81,11 +81,13 @@ def image_input(
     if kinds == ["U8", "U8"]:
         found = _two_planes(name, shape, inputs[1][0], inputs[1][2])
     elif kinds == ["NV12"]:
-        found = ImageInput("packed", *_image_size(shape, layout or "NCHW", where))
+        found = ImageInput("packed", *_image_size(shape, layout or "", where))
         if found.batch != 1:
             raise Refused(f"{where} is NV12 with batch size {found.batch}; its format is not documented", _REBUILD)
-    elif kinds == ["RGB"] or (kinds == ["U8"] and len(shape) == 4):
-        layout = layout or ("NHWC" if shape[-1] == 3 else "NCHW")
+    elif kinds == ["RGB"] and layout:
+        found = ImageInput(layout, *_image_size(shape, layout, where))
+    elif kinds == ["U8"] and layout is None and len(shape) == 4 and (shape[3] == 3 or "NCHW" in forms):
+        layout = "NHWC" if shape[3] == 3 else "NCHW"
         found = ImageInput(layout, *_image_size(shape, layout, where))
     if found is None or found.form not in forms:
         listed = ", ".join(f"{name} {kind} {tuple(shape)}" for name, kind, shape, _ in inputs)

@@ -243,7 +243,7 @@ def _order(path: Path, order: RolloutCommand, args: Namespace, out: Output) -> N
     wave = args.wave - 1 if order is RolloutCommand.APPROVE and args.wave is not None else None
     journal.append(path, CommandGiven(at=time.time(), order=order, by=owner(), wave=wave))
     who = journal.controller(path)
-    out.note(f"{path.parent.name}: {order}, {f'sent to {who}' if who else _NO_CONTROLLER}")
+    out.note(f"{path.parent.name}: {order}, {f'sent to {who}' if who else f'recorded; {_NO_CONTROLLER}'}")
 
 
 def _all() -> tuple[Path, ...]:

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from bpudeploy.cli.arguments import add_json, add_results
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import history_text, summary_text
-from bpudeploy.cli.verbs import nightly
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import replacing
 from bpudeploy.results.history_page import to_csv, write_history
@@ -27,7 +26,9 @@ EXAMPLE = """\
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN_DIRECTORY", help="write this run's report.html again")
+    parser.add_argument(
+        "run", nargs="?", type=Path, metavar="RUN_DIRECTORY", help="write the report of this run or night again"
+    )
     parser.add_argument("--recipe", metavar="NAME")
     parser.add_argument("--target", metavar="NAME")
     parser.add_argument("--board", metavar="BOARD")
@@ -43,6 +44,8 @@ def run(args: Namespace, out: Output) -> ExitCode:
     if args.run is None:
         return _history(args, out)
     if (args.run / "night.json").is_file():
+        from bpudeploy.cli.verbs import nightly  # it imports NumPy
+
         return nightly.report(args.run, args, out)
     return _run_again(args.run, out)
 

@@ -22,8 +22,8 @@ from bpudeploy.cli.arguments import (
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import repair_line, summary_text
 from bpudeploy.cli.verbs import plan as plan_verb
-from bpudeploy.deployment import DeployOptions, Destination, deploy, destination
-from bpudeploy.errors import BpudeployError, ExitCode, UsageError
+from bpudeploy.deployment import DeployOptions, Destination, deploy, destination, require_classes
+from bpudeploy.errors import BpudeployError, ExitCode
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY, Products
 from bpudeploy.planning.step import Plan
@@ -31,7 +31,6 @@ from bpudeploy.quantize.findings import RepairReport
 from bpudeploy.run.runner import RunResult
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
-from bpudeploy.spec.recipe import Outputs
 
 EXAMPLE = "  bpudeploy run recipes/quickstart.yaml --until quantize"
 
@@ -79,11 +78,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
 
 def _destination(resolved: LoadedRecipe, args: Namespace) -> Destination:
     """Return where the release goes, before an hour of work finds that it cannot."""
-    if resolved.recipe.model.outputs is Outputs.FEATURES:
-        raise UsageError(
-            f"{resolved.recipe.name} gives feature maps, and the benchmark measures top-1",
-            hint="`--until compile` builds everything that can be built",
-        )
+    require_classes(resolved)
     return destination(resolved.target, args.board, DeployOptions(args.key, args.allow_downgrade))
 
 

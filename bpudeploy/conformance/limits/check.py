@@ -316,4 +316,4 @@ def check_limits(
         except UnknownValue as reason:
             found[Unchecked(f"{name}: {reason}")] = None
     unchecked = tuple(t for t in found if isinstance(t, Unchecked))
-    return tuple(t for t in found if t not in unchecked), unchecked
+    return tuple(t for t in found if not isinstance(t, Unchecked)), unchecked

@@ -1,4 +1,4 @@
-"""Limits on one measure of a node, a tuple of sizes, numbers, words or truths: each is one of a few comparisons."""
+"""Limits on one measure of a node, a tuple of sizes, numbers, strings or booleans: each is one of a few comparisons."""
 
 from __future__ import annotations
 

@@ -106,6 +106,7 @@ def test_model_info_of_newer_images_has_no_trailing_comma() -> None:
         ("stride: (4000,4,)", "stride: (4000,4,)\ncolour: red", "line 30: cannot parse 'colour: red'"),
         ("has 1 model:", "has 2 models:", "does not describe exactly one model"),
         ("TYPE_F32", "TYPE_F8", "tensor type 'HB_DNN_TENSOR_TYPE_F8'"),
+        ("TENSOR_TYPE_F32", "IMG_TYPE_F32", "tensor type 'HB_DNN_IMG_TYPE_F32'"),
         ("output[0]:", "output[1]:", "out of order"),
         ("size: 4096", "size: 3996", "3996 bytes do not hold"),
         ("quanti type: NONE\nstride: (4000", "quanti type: SCALE\nstride: (4000", "quantized by 'SCALE'"),
