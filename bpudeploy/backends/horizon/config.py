@@ -82,7 +82,7 @@ def _model(network: Network) -> dict[str, Any]:
 
 
 def _input(network: Network, options: VendorOptions, *, deprecated: bool) -> dict[str, Any]:
-    """Return the training input, and the board's input; ``deprecated``: with keys that only hb_mapper needs."""
+    """Return the training input, and the board's input; ``deprecated``: with the keys that hb_compile deprecates."""
     nv12 = options.input_type_rt is InputType.NV12  # which implies its own layout
     return {
         "input_name": network.name,

@@ -73,7 +73,8 @@ def prepare(inputs: CompileInputs, options: HbCompileOptions, folder: Path) -> s
     text = to_yaml(
         compile_config(network, options),
         f"Written by bpudeploy for hb_compile, {inputs.march}; paths are from this folder.\n"
-        f"{files.COMPILE_IMAGES} holds {count} images with mean and scale applied: the tool puts its own in afterwards.",
+        f"{files.COMPILE_IMAGES} holds {count} images with mean and scale applied: "
+        "the tool puts its own in afterwards.",
     )
     (folder / files.CONFIG).write_text(text, encoding="utf-8")
     return text

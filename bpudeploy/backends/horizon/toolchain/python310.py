@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bpudeploy.backends.horizon.tool import query
 from bpudeploy.errors import UsageError
 
 _PROBE = "import platform, sys; print(sys.implementation.name, *sys.version_info[:3], platform.machine(), sep=' ')"
-_PROBE_S = 20.0
 CONTAINER = "compile.hb_mapper.image: openexplorer/ai_toolchain_ubuntu_20_x5_cpu:v1.2.8"
 _GET = (
     "install one with `uv python install 3.10`, `pyenv install 3.10` or `apt install python3.10-venv`, or set --python"
@@ -41,16 +40,13 @@ def find_python(chosen: Path | None) -> tuple[Path, str]:
     Raises:
         UsageError: there is none, or ``chosen`` is another program.
     """
-    if chosen is not None:
-        version = _version(chosen)
-        if version is not None and version.startswith("3.10."):
-            return chosen.absolute(), version
-        what = f"is Python {version}" if version is not None else "does not start as a CPython for x86-64"
-        raise UsageError(f"--python {chosen} {what}, and the toolchain needs CPython 3.10", hint=_GET)
-    for candidate in _candidates():
+    for candidate in _candidates() if chosen is None else (chosen.absolute(),):
         version = _version(candidate)
         if version is not None and version.startswith("3.10."):
             return candidate, version
+    if chosen is not None:
+        what = f"is Python {version}" if version is not None else "does not start as a CPython for x86-64"
+        raise UsageError(f"--python {chosen} {what}, and the toolchain needs CPython 3.10", hint=_GET)
     raise UsageError(
         "no CPython 3.10 was found on PATH, in pyenv or in uv, and the vendor's packages need it",
         hint=f"{_GET}; or use the vendor's container, {CONTAINER}",
@@ -71,13 +67,8 @@ def _candidates() -> Iterator[Path]:
 
 def _version(python: Path) -> str | None:
     """Return the version of a CPython for x86-64; None for any other program."""
-    try:
-        done = subprocess.run(
-            [python, "-I", "-c", _PROBE], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    words = done.stdout.decode("utf-8", "replace").split()
-    if done.returncode != 0 or len(words) != 5 or words[0] != "cpython" or words[4] not in ("x86_64", "AMD64"):
+    status, output = query(str(python), "-I", "-c", _PROBE, limit_s=20.0)
+    words = output.split()
+    if status != 0 or len(words) != 5 or words[0] != "cpython" or words[4] not in ("x86_64", "AMD64"):
         return None
     return ".".join(words[1:4])
