@@ -40,13 +40,16 @@ def find_python(chosen: Path | None) -> tuple[Path, str]:
     Raises:
         UsageError: there is none, or ``chosen`` is another program.
     """
-    for candidate in _candidates() if chosen is None else (chosen.absolute(),):
+    if chosen is not None:
+        version = _version(chosen)
+        if version is not None and version.startswith("3.10."):
+            return chosen.absolute(), version
+        what = f"is Python {version}" if version is not None else "does not start as a CPython for x86-64"
+        raise UsageError(f"--python {chosen} {what}, and the toolchain needs CPython 3.10", hint=_GET)
+    for candidate in _candidates():
         version = _version(candidate)
         if version is not None and version.startswith("3.10."):
             return candidate, version
-    if chosen is not None:
-        what = f"is Python {version}" if version is not None else "does not start as a CPython for x86-64"
-        raise UsageError(f"--python {chosen} {what}, and the toolchain needs CPython 3.10", hint=_GET)
     raise UsageError(
         "no CPython 3.10 was found on PATH, in pyenv or in uv, and the vendor's packages need it",
         hint=f"{_GET}; or use the vendor's container, {CONTAINER}",
