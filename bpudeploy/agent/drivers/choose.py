@@ -33,7 +33,8 @@ def open_session(runtime: str, model: str, threads: int) -> Session:
         except ImportError as error:
             hint = "use onnxruntime, hobot_dnn or hbm_runtime, or give the backend a driver"
             raise Refused(f"no driver for the runtime {runtime!r}: {error}", hint) from error
-        return driver.open_session(model, threads)
+        added: Session = driver.open_session(model, threads)
+        return added
     errors = []
     for name, variant in _DRIVERS[runtime]:
         try:

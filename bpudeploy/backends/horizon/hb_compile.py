@@ -11,33 +11,22 @@ from bpudeploy.backends.horizon.config import QUANT_CONFIG, compile_config, to_y
 from bpudeploy.backends.horizon.findings import LatencyEstimate
 from bpudeploy.backends.horizon.log import COMPILE_CLOSING
 from bpudeploy.backends.horizon.network import Network, write_images
-from bpudeploy.backends.horizon.session import Session
+from bpudeploy.backends.horizon.session import Session, VendorBackend
 from bpudeploy.backends.horizon.tool import find_tool
-from bpudeploy.provenance import Provenance
 from bpudeploy.quantize import vendor
 from bpudeploy.spec.compile_options import HbCompileOptions
-from bpudeploy.stage import Fingerprint, StepContext
+from bpudeploy.stage import StepContext
 
 NAME = "hb_compile"
 
 
-class HbCompileBackend:
+class HbCompileBackend(VendorBackend):
     """Writes the tool's YAML, network and images, and runs `hb_compile -c`; the result is a .hbm."""
 
     name = NAME
     version = 1
     runtime = "hbm_runtime"
-    driver = None
-    provenance = Provenance.MEASURED
-    deterministic = False
-    findings = True
     options_type = HbCompileOptions
-
-    def device(self, march: str) -> str:
-        return f"BPU ({march})"
-
-    def fingerprint(self, options: HbCompileOptions) -> Fingerprint:
-        return find_tool(NAME, options).fingerprint
 
     def compile(self, work: StepContext, inputs: CompileInputs, options: HbCompileOptions) -> Path:
         """Write the binary: NV12 (as Y and UV) or RGB in, float32 logits out, mean and scale inside."""

@@ -11,34 +11,23 @@ from bpudeploy.backends.horizon.findings import LogSummary
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
 from bpudeploy.backends.horizon.network import Network, write_images
 from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
-from bpudeploy.backends.horizon.session import Session
+from bpudeploy.backends.horizon.session import Session, VendorBackend
 from bpudeploy.backends.horizon.tool import Tool, find_tool
-from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import HbMapperOptions
-from bpudeploy.stage import Fingerprint, StepContext
+from bpudeploy.stage import StepContext
 
 NAME = "hb_mapper"
 NEWEST_IR = 9
 """The newest ONNX ir_version that hb_mapper 1.24.3 reads."""
 
 
-class HbMapperBackend:
+class HbMapperBackend(VendorBackend):
     """Writes the tool's YAML, network and images, and runs `checker` and `makertbin`; the result is a .bin."""
 
     name = NAME
     version = 2
     runtime = "hobot_dnn"
-    driver = None
-    provenance = Provenance.MEASURED
-    deterministic = False
-    findings = True
     options_type = HbMapperOptions
-
-    def device(self, march: str) -> str:
-        return f"BPU ({march})"
-
-    def fingerprint(self, options: HbMapperOptions) -> Fingerprint:
-        return find_tool(NAME, options).fingerprint
 
     def compile(self, work: StepContext, inputs: CompileInputs, options: HbMapperOptions) -> Path:
         """Write the binary: NV12 or RGB in, float32 logits out, mean and scale inside."""
