@@ -21,31 +21,27 @@ def read_pixels(path: str) -> Any:
     Raises:
         Refused: the file is something else, or incomplete.
     """
+    import numpy
+
     try:
-        return _map_pixels(path)
+        size = os.path.getsize(path)
+        with open(path, "rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if not 0 < length <= min(size - 8, _MAX_HEADER):
+                raise ValueError("impossible header length")
+            header = json.loads(stream.read(length).decode())
+        pixels, *pixels_span = _tensor(header, "pixels", "U8", 4, 1)
+        labels, *labels_span = _tensor(header, "labels", "I64", 1, 8)
+        (start, middle), (again, end) = sorted([pixels_span, labels_span])
+        if (start, middle, end) != (0, again, size - 8 - length):
+            raise ValueError("the tensors do not fill the file exactly")
+        if pixels[0] != labels[0] or pixels[3] != 3 or not all(pixels):
+            raise ValueError(f"pixels {pixels} and labels {labels} do not match")
+        return numpy.memmap(path, numpy.uint8, "r", 8 + length + pixels_span[0], pixels)
     except OSError as error:
         raise Refused(f"cannot read {path}: {error.strerror}", "send the samples again") from error
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise Refused(f"{path} is not a samples file: {error}", "send the samples again") from error
-
-
-def _map_pixels(path: str) -> Any:
-    import numpy
-
-    size = os.path.getsize(path)
-    with open(path, "rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if not 0 < length <= min(size - 8, _MAX_HEADER):
-            raise ValueError("impossible header length")
-        header = json.loads(stream.read(length).decode())
-    pixels, *pixels_span = _tensor(header, "pixels", "U8", 4, 1)
-    labels, *labels_span = _tensor(header, "labels", "I64", 1, 8)
-    (start, middle), (again, end) = sorted([pixels_span, labels_span])
-    if (start, middle, end) != (0, again, size - 8 - length):
-        raise ValueError("the tensors do not fill the file exactly")
-    if pixels[0] != labels[0] or pixels[3] != 3 or not all(pixels):
-        raise ValueError(f"pixels {pixels} and labels {labels} do not match")
-    return numpy.memmap(path, numpy.uint8, "r", 8 + length + pixels_span[0], pixels)
 
 
 def _tensor(header: Dict[str, Any], name: str, code: str, rank: int, width: int) -> Tuple[Tuple[int, ...], int, int]:

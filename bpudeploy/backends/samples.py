@@ -113,8 +113,9 @@ class Samples:
             StageError: it has other content.
         """
         from safetensors import safe_open
+        from safetensors.numpy import load_file
 
-        tensors = _load(path)
+        tensors = load_file(path)
         with safe_open(path, framework="numpy") as file:
             classes = json.loads((file.metadata() or {}).get("classes", "[]"))
         pixels, labels = tensors.get("pixels"), tensors.get("labels")
@@ -138,7 +139,9 @@ class Scores:
     @classmethod
     def read(cls, path: Path) -> Scores:
         """Read a SCORES artifact."""
-        tensors = _load(path)
+        from safetensors.numpy import load_file
+
+        tensors = load_file(path)
         return cls(tensors["logits"].astype("float32"), tensors["labels"].astype("int64"))
 
     def write(self, path: Path) -> Path:
@@ -152,10 +155,3 @@ class Scores:
     def top1(self) -> float:
         """The fraction of images whose largest logit is that of the label."""
         return float((self.logits.argmax(axis=1) == self.labels).mean())
-
-
-def _load(path: Path) -> dict[str, NDArray[np.generic]]:
-    from safetensors.numpy import load_file
-
-    tensors: dict[str, NDArray[np.generic]] = load_file(path)
-    return tensors

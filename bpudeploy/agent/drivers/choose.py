@@ -18,6 +18,8 @@ _DRIVERS = {
 def open_session(runtime: str, model: str, threads: int) -> Session:
     """Open a network that was compiled for ``runtime``, importing only the driver in use.
 
+    The driver of a runtime that is not ours is the file that its backend sent along.
+
     A .bin (``hobot_dnn``) runs on hobot_dnn, the package of X3, Ultra and X5; on hobot_dnn_rdkx5, the same for X5 from
     PyPI; or on the hbm_runtime of X5's OS 3.5 and later. hobot_dnn is preferred: X5's hbm_runtime ignores the status
     of a BPU task. A .hbm (``hbm_runtime``) runs on the S series' hbm_runtime.
@@ -25,12 +27,14 @@ def open_session(runtime: str, model: str, threads: int) -> Session:
     Raises:
         Refused: the runtime is missing, or cannot load the file.
     """
-    if runtime == "onnxruntime":
-        from . import ort
-
-        return ort.open_session(model, threads)
     if runtime not in _DRIVERS:
-        return _open_added(runtime, model, threads)
+        try:
+            driver = importlib.import_module(".ort" if runtime == "onnxruntime" else f".{runtime}", __package__)
+        except ImportError as error:
+            hint = "use onnxruntime, hobot_dnn or hbm_runtime, or give the backend a driver"
+            raise Refused(f"no driver for the runtime {runtime!r}: {error}", hint) from error
+        added: Session = driver.open_session(model, threads)
+        return added
     errors = []
     for name, variant in _DRIVERS[runtime]:
         try:
@@ -41,14 +45,3 @@ def open_session(runtime: str, model: str, threads: int) -> Session:
     if find_tool(hrt_model_exec.NAME) is not None:
         return hrt_model_exec.open_session(model, threads)
     raise Unsuitable("; ".join(map(str, errors)), f"{errors[0].hint}; and there is no hrt_model_exec on PATH")
-
-
-def _open_added(runtime: str, model: str, threads: int) -> Session:
-    """Open a network with the driver that its backend sent along."""
-    try:
-        driver = importlib.import_module(f".{runtime}", __package__)
-    except ImportError as error:
-        hint = "use onnxruntime, hobot_dnn or hbm_runtime, or give the backend a driver"
-        raise Refused(f"no driver for the runtime {runtime!r}: {error}", hint) from error
-    session: Session = driver.open_session(model, threads)
-    return session

@@ -7,38 +7,26 @@ from pathlib import Path
 
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.horizon import network as files
-from bpudeploy.backends.horizon.config import QUANT_CONFIG, compile_config
+from bpudeploy.backends.horizon.config import QUANT_CONFIG, compile_config, to_yaml
 from bpudeploy.backends.horizon.findings import LatencyEstimate
 from bpudeploy.backends.horizon.log import COMPILE_CLOSING
-from bpudeploy.backends.horizon.network import Network, write_normalised
-from bpudeploy.backends.horizon.session import Session
+from bpudeploy.backends.horizon.network import Network, write_images
+from bpudeploy.backends.horizon.session import Session, VendorBackend
 from bpudeploy.backends.horizon.tool import find_tool
-from bpudeploy.backends.samples import Samples
-from bpudeploy.provenance import Provenance
 from bpudeploy.quantize import vendor
 from bpudeploy.spec.compile_options import HbCompileOptions
-from bpudeploy.stage import Fingerprint, StepContext
+from bpudeploy.stage import StepContext
 
 NAME = "hb_compile"
 
 
-class HbCompileBackend:
+class HbCompileBackend(VendorBackend):
     """Writes the tool's YAML, network and images, and runs `hb_compile -c`; the result is a .hbm."""
 
     name = NAME
     version = 1
     runtime = "hbm_runtime"
-    driver = None
-    provenance = Provenance.MEASURED
-    deterministic = False
-    findings = True
     options_type = HbCompileOptions
-
-    def device(self, march: str) -> str:
-        return f"BPU ({march})"
-
-    def fingerprint(self, options: HbCompileOptions) -> Fingerprint:
-        return find_tool(NAME, options).fingerprint
 
     def compile(self, work: StepContext, inputs: CompileInputs, options: HbCompileOptions) -> Path:
         """Write the binary: NV12 (as Y and UV) or RGB in, float32 logits out, mean and scale inside."""
@@ -59,16 +47,23 @@ def prepare(inputs: CompileInputs, options: HbCompileOptions, folder: Path) -> s
     Raises:
         StageError: hb_compile does not support this network.
     """
+    import numpy as np
+
     network = Network.read(inputs, options)
     network.write(folder / files.MODEL)
     quant = vendor.quant_config(network.quantized, network.march, network.on_cpu)
     (folder / QUANT_CONFIG).write_text(json.dumps(quant, indent=2) + "\n", encoding="utf-8")
-    samples = Samples.read(inputs.calibration.path)
-    images = folder / files.COMPILE_IMAGES
-    count = write_normalised(samples, options.calibration_count, network.normalisation, images)
-    text = compile_config(network, options).to_yaml(
+    count = write_images(
+        inputs,
+        options.calibration_count,
+        folder / files.COMPILE_IMAGES,  # .npy of float32 (1, 3, H, W): the input of the float network
+        lambda path, image: np.save(path, network.normalisation.apply(image)),
+    )
+    text = to_yaml(
+        compile_config(network, options),
         f"Written by bpudeploy for hb_compile, {inputs.march}; paths are from this folder.\n"
-        f"{files.COMPILE_IMAGES} holds {count} images with mean and scale applied: the tool puts its own in afterwards."
+        f"{files.COMPILE_IMAGES} holds {count} images with mean and scale applied: "
+        "the tool puts its own in afterwards.",
     )
     (folder / files.CONFIG).write_text(text, encoding="utf-8")
     return text

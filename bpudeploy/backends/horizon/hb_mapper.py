@@ -6,40 +6,28 @@ from pathlib import Path
 
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.horizon import network as files
-from bpudeploy.backends.horizon.config import ToolConfig, mapper_config
+from bpudeploy.backends.horizon.config import Config, mapper_config, to_yaml
 from bpudeploy.backends.horizon.findings import LogSummary
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
-from bpudeploy.backends.horizon.network import Network, write_pixels
+from bpudeploy.backends.horizon.network import Network, write_images
 from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
-from bpudeploy.backends.horizon.session import Session
+from bpudeploy.backends.horizon.session import Session, VendorBackend
 from bpudeploy.backends.horizon.tool import Tool, find_tool
-from bpudeploy.backends.samples import Samples
-from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import HbMapperOptions
-from bpudeploy.stage import Fingerprint, StepContext
+from bpudeploy.stage import StepContext
 
 NAME = "hb_mapper"
 NEWEST_IR = 9
 """The newest ONNX ir_version that hb_mapper 1.24.3 reads."""
 
 
-class HbMapperBackend:
+class HbMapperBackend(VendorBackend):
     """Writes the tool's YAML, network and images, and runs `checker` and `makertbin`; the result is a .bin."""
 
     name = NAME
     version = 2
     runtime = "hobot_dnn"
-    driver = None
-    provenance = Provenance.MEASURED
-    deterministic = False
-    findings = True
     options_type = HbMapperOptions
-
-    def device(self, march: str) -> str:
-        return f"BPU ({march})"
-
-    def fingerprint(self, options: HbMapperOptions) -> Fingerprint:
-        return find_tool(NAME, options).fingerprint
 
     def compile(self, work: StepContext, inputs: CompileInputs, options: HbMapperOptions) -> Path:
         """Write the binary: NV12 or RGB in, float32 logits out, mean and scale inside."""
@@ -68,11 +56,11 @@ def compile_with(
     )
     names = quantized_names(session.folder / files.OUT / f"{files.PREFIX}_quant_info.json")
     report = report.model_copy(update={"nodes": tuple(with_full_name(row, names) for row in report.nodes)})
-    merged = merged_nodes(written.model_parameters.node_info or (), names)
-    return session.finish(binary, report, inputs.march, written.to_yaml(), ".bin", merged), report
+    merged = merged_nodes(written["model_parameters"]["node_info"] or (), names)
+    return session.finish(binary, report, inputs.march, to_yaml(written), ".bin", merged), report
 
 
-def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> ToolConfig:
+def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> Config:
     """Write everything that the tool reads into ``folder``, and return its configuration.
 
     Raises:
@@ -80,12 +68,17 @@ def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> To
     """
     network = Network.read(inputs, options)
     network.write(folder / files.MODEL, NEWEST_IR)
-    samples = Samples.read(inputs.calibration.path)
-    count = write_pixels(samples, options.calibration_count, folder / files.MAPPER_IMAGES)
+    count = write_images(
+        inputs,
+        options.calibration_count,
+        folder / files.MAPPER_IMAGES,  # raw float32 (3, H, W) of 0..255
+        lambda path, image: image.transpose(0, 3, 1, 2).astype("float32").tofile(path.with_suffix(".bin")),
+    )
     config = mapper_config(network, options)
-    text = config.to_yaml(
+    text = to_yaml(
+        config,
         f"Written by bpudeploy for hb_mapper, {inputs.march}; paths are from this folder.\n"
-        f"{files.MAPPER_IMAGES} holds {count} images as 0..255: the tool applies mean_value and scale_value itself."
+        f"{files.MAPPER_IMAGES} holds {count} images as 0..255: the tool applies mean_value and scale_value itself.",
     )
     (folder / files.CONFIG).write_text(text, encoding="utf-8")
     return config

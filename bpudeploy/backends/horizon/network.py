@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.base import CompileInputs
-from bpudeploy.backends.horizon.document import join_numbers
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.conformance.placement import cpu_only_nodes
 from bpudeploy.errors import StageError
@@ -16,7 +16,9 @@ from bpudeploy.spec.compile_options import InputType, VendorOptions
 from bpudeploy.spec.target import March
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
+    from numpy.typing import NDArray
 
 MODEL = "model.onnx"
 CONFIG = "config.yaml"
@@ -67,21 +69,6 @@ class Network:
             cpu_only_nodes(model, march),
         )
 
-    @property
-    def input_shape(self) -> str:
-        """The shape as the tools write it: 1x3x224x224."""
-        return "x".join(map(str, self.shape))
-
-    @property
-    def mean_value(self) -> str:
-        """Per channel, in units of 0..255: subtracted from a pixel."""
-        return join_numbers(255.0 * mean for mean in self.normalisation.mean)
-
-    @property
-    def scale_value(self) -> str:
-        """Per channel: the factor for a pixel after subtracting its mean."""
-        return join_numbers(self.normalisation.scale)
-
     def write(self, path: Path, newest_ir: int | None = None) -> None:
         """Write the graph; ``newest_ir`` is the newest ONNX IR version that the tool reads."""
         import onnx
@@ -101,29 +88,15 @@ def _check_input(shape: tuple[int, ...], options: VendorOptions) -> None:
         )
 
 
-def write_pixels(samples: Samples, count: int | None, folder: Path) -> int:
-    """Write images as hb_mapper reads them, and return how many.
+def write_images(
+    inputs: CompileInputs, count: int | None, folder: Path, save: Callable[[Path, NDArray[np.uint8]], None]
+) -> int:
+    """Write the calibration images, at most ``count``, and return how many.
 
-    One file per image, raw float32 (3, H, W) of 0..255, RGB: the tool applies mean and scale itself.
+    ``save`` gets the path of a file without its suffix and one image, RGB (1, H, W, 3).
     """
-    import numpy as np
-
-    chosen = samples.pixels[:count]
-    folder.mkdir()
-    for i, image in enumerate(chosen):
-        image.transpose(2, 0, 1).astype(np.float32).tofile(folder / f"{i:05}.bin")
-    return len(chosen)
-
-
-def write_normalised(samples: Samples, count: int | None, normalisation: Normalisation, folder: Path) -> int:
-    """Write images as hb_compile reads them, and return how many.
-
-    One .npy per image, float32 (1, 3, H, W) with mean and scale applied: the input of the float network.
-    """
-    import numpy as np
-
-    chosen = samples.pixels[:count]
+    chosen = Samples.read(inputs.calibration.path).pixels[:count]
     folder.mkdir()
     for i in range(len(chosen)):
-        np.save(folder / f"{i:05}.npy", normalisation.apply(chosen[i : i + 1]))
+        save(folder / f"{i:05}", chosen[i : i + 1])
     return len(chosen)

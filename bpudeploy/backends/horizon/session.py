@@ -8,7 +8,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpudeploy.backends.base import FINDINGS
@@ -16,11 +15,12 @@ from bpudeploy.backends.horizon.failures import explain
 from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
 from bpudeploy.backends.horizon.log import LogReader, indented_tail, phase, read_log
 from bpudeploy.backends.horizon.process import ProcessResult, run
-from bpudeploy.backends.horizon.tool import Tool
+from bpudeploy.backends.horizon.tool import Tool, find_tool
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
+from bpudeploy.provenance import Provenance
 from bpudeploy.spec.compile_options import VendorOptions
-from bpudeploy.stage import StepContext
+from bpudeploy.stage import Fingerprint, StepContext
 
 STEP = "compile"
 MINUTE_S = 60.0
@@ -28,23 +28,34 @@ SILENCE_S = 300.0
 """After this long without output, an event reports that the tool is still running."""
 
 
-@dataclass
+class VendorBackend:
+    """The part of the protocol that is alike for both tools; ``name`` is also the tool's."""
+
+    name: str
+    driver = None
+    provenance = Provenance.MEASURED
+    deterministic = False
+    findings = True
+
+    def device(self, march: str) -> str:
+        return f"BPU ({march})"
+
+    def fingerprint(self, options: VendorOptions) -> Fingerprint:
+        return find_tool(self.name, options).fingerprint
+
+
 class Session:
     """Runs a tool's commands one after another within one time limit.
 
     ``backend`` is the tool's name and that of its section in the recipe.
     """
 
-    work: StepContext
-    backend: str
-    tool: Tool
-    options: VendorOptions
-    folder: Path = field(init=False)
-    _started: float = field(init=False, default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self.folder = self.work.dir / "vendor"
+    def __init__(self, work: StepContext, backend: str, tool: Tool, options: VendorOptions) -> None:
+        self.work, self.backend, self.tool, self.options = work, backend, tool, options
+        self.folder = work.dir / "vendor"
         self.folder.mkdir()
+        self._started = self._last_note = time.monotonic()
+        self._command = self._phase = ""  # the running command, and the phase that it announced last
 
     def announce(self) -> None:
         """Report the tool, its location and the time limit."""
@@ -63,17 +74,18 @@ class Session:
         Raises:
             StageError: it failed; the message has its output, the hint the fix and the path of the kept log.
         """
-        command = self.backend if arguments[0].startswith("-") else arguments[0]
-        console, reporter = LogReader(), _ProgressReporter(self.work, command, self.options.minutes, self._started)
+        self._command = self.backend if arguments[0].startswith("-") else arguments[0]
+        self._phase, self._last_note = "", self._started
+        console = LogReader()
         left = self._started + self.options.minutes * MINUTE_S - time.monotonic()
         with (self.folder / "console.log").open("a", buffering=1, encoding="utf-8") as copy:
 
             def on_line(raw: str) -> None:
                 copy.write(raw + "\n")
-                reporter.start_phase(phase(console.feed(raw)))
+                self._start_phase(phase(console.feed(raw)))
 
             try:
-                result = run(self.tool.command(arguments, self.folder), self.folder, left, on_line, reporter.tick)
+                result = run(self.tool.command(arguments, self.folder), self.folder, left, on_line, self._tick)
             except OSError as error:
                 raise StageError(f"{self.backend} cannot be started: {error}", hint="check its file on PATH") from error
         file = self.folder / log
@@ -81,8 +93,24 @@ class Session:
         report = reader.summary()
         failed = _failure(result, report, closing, product)
         if failed is not None:
-            raise self._error(command, failed, result, reader.errors or console.errors, console, reporter.phase)
+            raise self._error(failed, result, reader.errors or console.errors, console.tail)
         return report
+
+    def _start_phase(self, phase: str | None) -> None:
+        if phase is not None and phase != self._phase:
+            self._phase, self._last_note = phase, time.monotonic()
+            since = f" (after {self._minutes():.0f} min)" if self._minutes() >= 1 else ""
+            self.work.emit(Note(STEP, f"{self._command}: {phase}{since}"))
+
+    def _tick(self, silent_s: float) -> None:
+        self.work.emit(Progress(STEP, int(self._minutes()), self.options.minutes, "minutes at most"))
+        if silent_s > SILENCE_S and time.monotonic() - self._last_note > SILENCE_S:
+            self._last_note = time.monotonic()
+            text = f"{self._command}: {self._phase or 'start'}: still running, no output for {silent_s / 60:.0f} min"
+            self.work.emit(Note(STEP, text))
+
+    def _minutes(self) -> float:
+        return (time.monotonic() - self._started) / MINUTE_S
 
     def finish(
         self, binary: Path, report: LogSummary, march: str, config: str, suffix: str, merged: tuple[str, ...] = ()
@@ -103,25 +131,21 @@ class Session:
             self.work.emit(Note(STEP, line))
         return out
 
-    def _error(
-        self, command: str, failed: str, result: ProcessResult, errors: Sequence[str], console: LogReader, phase: str
-    ) -> StageError:
+    def _error(self, failed: str, result: ProcessResult, errors: Sequence[str], tail: Sequence[str]) -> StageError:
         kept = self._keep()
-        what = self.backend if command == self.backend else f"{self.backend} {command}"
-        during = f" in phase {phase!r}" if phase else ""
+        what = self.backend if self._command == self.backend else f"{self.backend} {self._command}"
+        during = f" in phase {self._phase!r}" if self._phase else ""
         if result.timed_out:
             fix = f"raise `compile.{self.backend}.minutes`, or lower `optimize_level`"
         elif _signal_of(result.status) is signal.SIGKILL:
             fix = f"if it ran out of memory: raise `compile.{self.backend}.memory_gib`, or lower `jobs`"
         elif _signal_of(result.status) is not None:
             fix = "the tool itself crashed: try another `optimize_level`, or report it to the vendor with the log"
-        elif result.status != 0 and (known := explain(errors, console.tail, self.backend)) is not None:
+        elif result.status != 0 and (known := explain(errors, tail, self.backend)) is not None:
             return StageError(f"{what}: {known[0]}", hint=f"{known[1] or 'read the log'}; the log is in {kept}")
         else:
             during, fix = "", "read the log"
-        return StageError(
-            f"{what} {failed}{during}; last output:\n{indented_tail(console.tail)}", hint=f"{fix}: {kept}"
-        )
+        return StageError(f"{what} {failed}{during}; last output:\n{indented_tail(tail)}", hint=f"{fix}: {kept}")
 
     def _keep(self) -> Path:
         """Copy the logs out of the work folder, which is deleted with the failed step, and return their folder."""
@@ -129,30 +153,6 @@ class Session:
         for file in (*self.folder.glob("*.log*"), *self.folder.glob("config.yaml")):
             shutil.copyfile(file, kept / file.name)
         return kept
-
-
-class _ProgressReporter:
-    """Turns a tool's phases, and its silence, into events."""
-
-    def __init__(self, work: StepContext, command: str, limit_minutes: int, started: float) -> None:
-        self._work, self._command, self._limit_minutes, self._started = work, command, limit_minutes, started
-        self.phase, self._last_note = "", started
-
-    def start_phase(self, phase: str | None) -> None:
-        if phase is not None and phase != self.phase:
-            self.phase, self._last_note = phase, time.monotonic()
-            since = f" (after {self._minutes():.0f} min)" if self._minutes() >= 1 else ""
-            self._work.emit(Note(STEP, f"{self._command}: {phase}{since}"))
-
-    def tick(self, silent_s: float) -> None:
-        self._work.emit(Progress(STEP, int(self._minutes()), self._limit_minutes, "minutes at most"))
-        if silent_s > SILENCE_S and time.monotonic() - self._last_note > SILENCE_S:
-            self._last_note = time.monotonic()
-            text = f"{self._command}: {self.phase or 'start'}: still running, no output for {silent_s / 60:.0f} min"
-            self._work.emit(Note(STEP, text))
-
-    def _minutes(self) -> float:
-        return (time.monotonic() - self._started) / MINUTE_S
 
 
 def _failure(result: ProcessResult, report: LogSummary, closing: tuple[str, ...], product: Path | None) -> str | None:

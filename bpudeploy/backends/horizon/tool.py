@@ -6,11 +6,10 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 from bpudeploy.backends.base import ToolMissing
 from bpudeploy.backends.horizon.toolchain.installed import installed
@@ -18,8 +17,6 @@ from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import VendorOptions
 from bpudeploy.stage import Fingerprint
 
-_QUERY_S = 60.0
-"""Time limit for a version or a digest: the tools import their whole compiler first."""
 INSIDE = "/work"
 _DISTRIBUTIONS = (
     *("rdkx5-yolo-mapper", "dgdk", "dg-nn-toolkit"),
@@ -53,67 +50,43 @@ class Command:
     """This process's own by default."""
 
 
-class Tool(Protocol):
+@dataclass(frozen=True)
+class Tool:
     """An available vendor tool."""
 
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """Its name, and its version or its container's digest."""
-        ...
-
-    @property
-    def location(self) -> str:
-        """Where it is, for messages."""
-        ...
-
-    def command(self, arguments: tuple[str, ...], folder: Path) -> Command:
-        """Return the command line to run it in ``folder``."""
-        ...
-
-
-@dataclass(frozen=True)
-class LocalTool:
-    """A program on this machine. The memory limit applies to containers only."""
-
-    program: str
     fingerprint: Fingerprint
+    """Its name, and its version or its container's digest."""
     location: str
-    environment: Mapping[str, str] | None = None
+    """Where it is, for messages."""
+    command: Callable[[tuple[str, ...], Path], Command]
+    """Returns the command line to run it with these arguments in this folder."""
 
-    def command(self, arguments: tuple[str, ...], folder: Path) -> Command:
-        return Command((self.program, *arguments), environment=self.environment)
+
+def local_tool(
+    program: str, fingerprint: Fingerprint, location: str, environment: Mapping[str, str] | None = None
+) -> Tool:
+    """Return a program on this machine. The memory limit applies to containers only."""
+    return Tool(fingerprint, location, lambda arguments, folder: Command((program, *arguments), (), environment))
 
 
-@dataclass(frozen=True)
-class ContainerTool:
-    """A program in a container: no network, this user, one folder, a memory limit, removed when it ends."""
+def _container_tool(docker: str, name: str, image: str, memory_gib: int) -> Tool:
+    """Return a program in a container: no network, this user, one folder, a memory limit, removed when it ends."""
+    digest = _digest(docker, name, image)
 
-    docker: str
-    name: str
-    image: str
-    digest: str
-    memory_gib: int
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        return {self.name: self.digest}
-
-    @property
-    def location(self) -> str:
-        return f"in {self.image}"
-
-    def command(self, arguments: tuple[str, ...], folder: Path) -> Command:
+    def command(arguments: tuple[str, ...], folder: Path) -> Command:
         if ":" in str(folder):
             raise StageError(f"docker cannot mount {folder}: it has a colon", hint="use another --store")
-        called = f"bpudeploy-{self.name.replace('_', '-')}-{uuid.uuid4().hex[:12]}"
+        called = f"bpudeploy-{name.replace('_', '-')}-{uuid.uuid4().hex[:12]}"
         run = (
-            *(self.docker, "run", "--rm", "--name", called, "--network", "none"),
+            *(docker, "run", "--rm", "--name", called, "--network", "none"),
             *("--user", f"{os.getuid()}:{os.getgid()}", "-e", "HOME=/tmp"),
             *("-v", f"{folder}:{INSIDE}", "-w", INSIDE),
-            *("--memory", f"{self.memory_gib}g", "--shm-size", f"{self.memory_gib}g"),
-            *(self.digest, self.name, *arguments),  # not by tag, which may have moved since the key was computed
+            *("--memory", f"{memory_gib}g", "--shm-size", f"{memory_gib}g"),
+            *(digest, name, *arguments),  # not by tag, which may have moved since the key was computed
         )
-        return Command(run, ((self.docker, "kill", called), (self.docker, "rm", "--force", called)))
+        return Command(run, ((docker, "kill", called), (docker, "rm", "--force", called)))
+
+    return Tool({name: digest}, f"in {image}", command)
 
 
 def find_tool(name: str, options: VendorOptions) -> Tool:
@@ -130,18 +103,18 @@ def find_tool(name: str, options: VendorOptions) -> Tool:
             f"compile.{name}.image needs docker, which is not on PATH",
             hint=f"install docker, or remove image: {_GET[name]}",
         )
-    return ContainerTool(docker, name, options.image, _digest(docker, name, options.image), options.memory_gib)
+    return _container_tool(docker, name, options.image, options.memory_gib)
 
 
-def _on_this_machine(name: str) -> LocalTool:
+def _on_this_machine(name: str) -> Tool:
     toolchain = installed()
     if toolchain is not None and (toolchain.bin / name).is_file():
         program = str(toolchain.bin / name)
-        return LocalTool(program, toolchain.fingerprint, "of `bpudeploy toolchain`", toolchain.environment())
+        return local_tool(program, toolchain.fingerprint, "of `bpudeploy toolchain`", toolchain.environment())
     found = shutil.which(name)
     if found is None:
         raise ToolMissing(f"{name} is neither installed by bpudeploy nor on PATH", hint=_GET[name])
-    return LocalTool(found, {name: _version(name, found, Path(found).stat().st_mtime_ns)}, "on PATH")
+    return local_tool(found, {name: _version(name, found, Path(found).stat().st_mtime_ns)}, "on PATH")
 
 
 @cache
@@ -152,7 +125,7 @@ def _version(name: str, program: str, changed_ns: int) -> str:
     """
     if packages := _packages(Path(program)):
         return packages
-    status, output = _query(program, "--version")
+    status, output = query(program, "--version")
     words = output.split()
     if status == 0 and words:
         return words[-1]
@@ -169,13 +142,13 @@ def _packages(program: Path) -> str:
     python = first[2:].strip().decode("utf-8", "replace") if first.startswith(b"#!") else ""
     if "python" not in Path(python).name:
         return ""
-    status, output = _query(python, "-c", _LIST_VERSIONS, *_DISTRIBUTIONS)
+    status, output = query(python, "-c", _LIST_VERSIONS, *_DISTRIBUTIONS)
     return ", ".join(output.splitlines()) if status == 0 else ""
 
 
 @cache
 def _digest(docker: str, name: str, image: str) -> str:
-    status, output = _query(docker, "image", "inspect", "--format", "{{.Id}}", image)
+    status, output = query(docker, "image", "inspect", "--format", "{{.Id}}", image)
     if status == 0 and output.strip():
         return output.strip()
     raise ToolMissing(
@@ -184,8 +157,11 @@ def _digest(docker: str, name: str, image: str) -> str:
     )
 
 
-def _query(*argv: str) -> tuple[int, str]:
-    """Return the exit status and output of a short command; 127 if it cannot be started, 124 if it takes too long."""
+def query(*argv: str, limit_s: float = 60.0) -> tuple[int, str]:
+    """Return the exit status and output of a short command; 127 if it cannot be started, 124 if it takes too long.
+
+    The default limit is for tools that import their whole compiler first.
+    """
     try:
         done = subprocess.run(
             argv,
@@ -193,11 +169,11 @@ def _query(*argv: str) -> tuple[int, str]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_QUERY_S,
+            timeout=limit_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return 124, f"no answer in {_QUERY_S:.0f} s"
+        return 124, f"no answer in {limit_s:.0f} s"
     except OSError as error:
         return 127, str(error)
     return done.returncode, done.stdout if done.returncode == 0 else done.stderr or done.stdout

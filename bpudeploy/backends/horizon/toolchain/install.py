@@ -15,7 +15,7 @@ from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon import hb_mapper
 from bpudeploy.backends.horizon.log import indented_tail
 from bpudeploy.backends.horizon.process import run
-from bpudeploy.backends.horizon.tool import Command, LocalTool
+from bpudeploy.backends.horizon.tool import Command, local_tool
 from bpudeploy.backends.horizon.toolchain import torch_names
 from bpudeploy.backends.horizon.toolchain.installed import (
     RECORD,
@@ -176,7 +176,7 @@ def _test(root: Path, python: str, emit: Emit) -> Toolchain:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name) / "work"
         work.mkdir()
-        tool = LocalTool(str(made.bin / hb_mapper.NAME), {}, "of this installation", made.environment())
+        tool = local_tool(str(made.bin / hb_mapper.NAME), {}, "of this installation", made.environment())
         options = HbMapperOptions(optimize_level=OptimizeLevel.O0, minutes=10)
         inputs = example_inputs(Path(name), _MARCH)
         _, report = hb_mapper.compile_with(tool, StepContext(work, lambda event: None), inputs, options)

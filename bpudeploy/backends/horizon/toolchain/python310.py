@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bpudeploy.backends.horizon.tool import query
 from bpudeploy.errors import UsageError
 
 _PROBE = "import platform, sys; print(sys.implementation.name, *sys.version_info[:3], platform.machine(), sep=' ')"
-_PROBE_S = 20.0
 CONTAINER = "compile.hb_mapper.image: openexplorer/ai_toolchain_ubuntu_20_x5_cpu:v1.2.8"
 _GET = (
     "install one with `uv python install 3.10`, `pyenv install 3.10` or `apt install python3.10-venv`, or set --python"
@@ -71,13 +70,8 @@ def _candidates() -> Iterator[Path]:
 
 def _version(python: Path) -> str | None:
     """Return the version of a CPython for x86-64; None for any other program."""
-    try:
-        done = subprocess.run(
-            [python, "-I", "-c", _PROBE], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    words = done.stdout.decode("utf-8", "replace").split()
-    if done.returncode != 0 or len(words) != 5 or words[0] != "cpython" or words[4] not in ("x86_64", "AMD64"):
+    status, output = query(str(python), "-I", "-c", _PROBE, limit_s=20.0)
+    words = output.split()
+    if status != 0 or len(words) != 5 or words[0] != "cpython" or words[4] not in ("x86_64", "AMD64"):
         return None
     return ".".join(words[1:4])
