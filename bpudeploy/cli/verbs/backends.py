@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from argparse import Namespace
 
 from bpudeploy.backends.base import Backend, ToolMissing
 from bpudeploy.backends.registry import backend_names, load_backend
-from bpudeploy.cli.arguments import add_json
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output, table
 from bpudeploy.errors import ExitCode
 
 EXAMPLE = "  bpudeploy backends"
-arguments = add_json
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add(parser, "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:

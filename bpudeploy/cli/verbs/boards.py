@@ -17,7 +17,7 @@ from bpudeploy.boards.facts import Facts, read_facts
 from bpudeploy.boards.shell import shell
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.boards.trust import KeyStatus, OfferedKey, fetch_host_key, pin, require_fingerprint
-from bpudeploy.cli.arguments import add_json, target_named
+from bpudeploy.cli.arguments import add, add_verb, target_named
 from bpudeploy.cli.output import Output, table, wrap
 from bpudeploy.digest import short
 from bpudeploy.effects.reserve import release, reserve
@@ -59,18 +59,11 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     verbs = {}
     for name, (summary, example) in _WHAT.items():
-        verbs[name] = what.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        add_json(verbs[name])
+        verbs[name] = add_verb(what, name, summary, f"  {example}")
+        add(verbs[name], "--json")
         if name != "list":
             verbs[name].add_argument("address", metavar="[USER@]HOST[:PORT]", help="HOST may be a ~/.ssh/config alias")
     verbs["doctor"].add_argument("--target", metavar="NAME", help="the expected kind: its chip, runtime and folder")

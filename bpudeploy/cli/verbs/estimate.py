@@ -48,7 +48,6 @@ _TERMS = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     add_network(parser)
     parser.add_argument("--top", type=int, default=8, metavar="N", help="how many of the slowest nodes to show (8)")
 

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from bpudeploy.backends.registry import load_backend
-from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
+from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode
 from bpudeploy.planning import pipeline
@@ -18,10 +18,9 @@ EXAMPLE = "  bpudeploy explain R.yaml quantize"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
+    add(parser, "recipe", "--set", "--json")
     parser.add_argument("step", help="a stage (quantize) or a step (quantize/scores)")
-    add_store(parser)
+    add(parser, "--store")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names, load_backend
-from bpudeploy.cli.arguments import add_json, add_set, add_store, store
+from bpudeploy.cli.arguments import add, add_verb, store
 from bpudeploy.cli.fleet_lines import board_line, megabytes, printable, rollout_line, wave_lines
 from bpudeploy.cli.fleet_live import FleetLive
 from bpudeploy.cli.output import Output, table
@@ -62,42 +62,35 @@ _STEERING = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
 
-    def add(name: str, summary: str, example: str) -> argparse.ArgumentParser:
-        verb = what.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"example:\n  bpudeploy fleet {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        add_json(verb)
+    def part(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        verb = add_verb(what, name, summary, f"  bpudeploy fleet {example}")
+        add(verb, "--json")
         return verb
 
     for name, summary, example in (
         ("plan", "show which board gets what, in which wave, and how much is sent; changes nothing", ""),
         ("rollout", "update the fleet wave by wave, under its policy", " --webhook https://ci.example/hook"),
     ):
-        verb = add(name, summary, f"{name} quickstart --fleet fleet.yaml{example}")
+        verb = part(name, summary, f"{name} quickstart --fleet fleet.yaml{example}")
         verb.add_argument("release", metavar="RELEASE", help="a recipe's file, built for each target, or a built name")
         verb.add_argument("--fleet", type=Path, required=True, metavar="FILE", help="the inventory (.yaml)")
         verb.add_argument("--select", metavar="SELECTOR", help="such as group=canary,chip=bayes-e; default: all")
-        add_set(verb)
+        add(verb, "--set")
         verb.add_argument("--dry-run", action="store_true", help="the same as plan")
         _add_control(verb)
     for name, summary in _STEERING.items():
-        verb = add(name, summary, name + (" --wave 2" if name == "approve" else ""))
+        verb = part(name, summary, name + (" --wave 2" if name == "approve" else ""))
         verb.add_argument("rollout", nargs="?", metavar="ROLLOUT", help="its name or a prefix; default: the newest")
         if name in ("resume", "reconcile"):
             _add_control(verb)
         if name == "approve":
             verb.add_argument("--wave", type=int, metavar="N", help="from 1; default: the one that waits")
-    add("list", "list the rollouts of this project", "list")
-    validate = add("validate", "check an inventory; contacts no board", "validate fleet.yaml")
+    part("list", "list the rollouts of this project", "list")
+    validate = part("validate", "check an inventory; contacts no board", "validate fleet.yaml")
     validate.add_argument("fleet", type=Path, metavar="FILE")
-    ansible = add("import", "convert an Ansible inventory", "import hosts.ini --target rdk-x5 > fleet.yaml")
+    ansible = part("import", "convert an Ansible inventory", "import hosts.ini --target rdk-x5 > fleet.yaml")
     ansible.add_argument("inventory", type=Path, metavar="FILE", help="what `ansible-inventory -i` takes, or its JSON")
     ansible.add_argument("--target", metavar="NAME", help="for hosts without a variable bpudeploy_target")
 
@@ -106,7 +99,7 @@ def _add_control(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--key", type=Path, metavar="FILE", help="signs the releases (default: that of `keys new`)")
     verb.add_argument("--allow-downgrade", action="store_true", help="push even if a board has a later build")
     verb.add_argument("--webhook", metavar="URL", help="receives the result as JSON; a failure of it changes nothing")
-    add_store(verb)
+    add(verb, "--store")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:

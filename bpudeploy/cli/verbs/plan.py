@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from bpudeploy.backends.registry import load_backend
-from bpudeploy.cli.arguments import add_force, add_recipe, recipes, store
+from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import missing_for_run
 from bpudeploy.errors import ExitCode
@@ -20,9 +20,7 @@ EXAMPLE = "  bpudeploy plan R.yaml --force quantize"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
-    add_force(parser)
+    add(parser, "recipe", "--set", "--json", "--force", "--store")
     parser.add_argument("--until", metavar="STEP", help="show the plan up to this stage or step")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpudeploy.backends.registry import load_backend
-from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
+from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import repair_line
 from bpudeploy.errors import ExitCode, UsageError
@@ -41,10 +41,9 @@ class _Exported:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
+    add(parser, "recipe", "--set", "--json")
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="created if missing")
-    add_store(parser)
+    add(parser, "--store")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:

@@ -9,16 +9,7 @@ from pathlib import Path
 
 from bpudeploy.backends.base import Backend
 from bpudeploy.backends.registry import load_backend
-from bpudeploy.cli.arguments import (
-    add_board,
-    add_executor,
-    add_force,
-    add_recipe,
-    budget,
-    recipes,
-    shared_store,
-    store,
-)
+from bpudeploy.cli.arguments import add, budget, recipes, shared_store, store
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import repair_line, summary_text
 from bpudeploy.cli.verbs import plan as plan_verb
@@ -36,14 +27,12 @@ EXAMPLE = "  bpudeploy run recipes/quickstart.yaml --until quantize"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
-    add_force(parser)
+    add(parser, "recipe", "--set", "--json", "--force", "--store")
     parser.add_argument("--until", metavar="STEP", help="stop after this stage or step; no board is touched")
-    add_board(parser)
+    add(parser, "--board")
     parser.add_argument("--key", type=Path, metavar="FILE", help="signs the release (default: that of `keys new`)")
     parser.add_argument("--allow-downgrade", action="store_true", help="push even if the board has a later build")
-    add_executor(parser)
+    add(parser, "--executor", "--shared-store", "--jobs", "--memory")
     parser.add_argument("--dry-run", action="store_true", help="the same as plan")
 
 

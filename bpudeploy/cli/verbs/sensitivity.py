@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Normalisation, Samples
-from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
+from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Live, Output
 from bpudeploy.cli.texts import worst_layers
 from bpudeploy.errors import ExitCode, UsageError
@@ -28,10 +28,9 @@ _STEP = "sensitivity"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
+    add(parser, "recipe", "--set", "--json")
     parser.add_argument("--images", type=int, default=8, help="calibration images to use (default: 8)")
-    add_store(parser)
+    add(parser, "--store")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names
-from bpudeploy.cli.arguments import add_json, add_set
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import missing_for_run
 from bpudeploy.errors import ExitCode
@@ -17,10 +17,8 @@ EXAMPLE = "  bpudeploy validate recipes/*.yaml"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
-    add_set(parser)
-    add_json(parser)
+    add(parser, "--set", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
