@@ -81,7 +81,7 @@ def parser(verb: str | None = None) -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, summary in VERBS.items():
         module = _module(name) if verb in (None, name) else None
-        one = add_verb(verbs, name, summary, module and module.EXAMPLE)
+        one = add_verb(verbs, name, summary, module.EXAMPLE if module else None)
         if module is not None:
             module.arguments(one)
     return top

@@ -141,7 +141,7 @@ class _RunningNight:
             if isinstance(outcome, BpudeployError):
                 raise outcome
             directory = new_run_directory(RUNS, job.resolved.recipe.name)
-            release = save_built(job.resolved, plan.backends[job.resolved.target.backend], outcome, directory)
+            release = save_built(job.resolved, outcome, directory)
             to_measure = self._job_release(job, release)
         except OutOfTime as error:
             self._queue.end_unmeasured(queued, JobState.LEFT_OUT, error.one_line)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bpudeploy.backends.registry import backend_names, load_backend
+from bpudeploy.backends.registry import backend_names
 from bpudeploy.cli.arguments import add, store, target_named
 from bpudeploy.cli.measuring import measured_on, method_of
 from bpudeploy.cli.output import Output
@@ -125,10 +125,9 @@ class _Search:
                 f"{recipe.name} is several recipes: {names}", hint="choose one with --set, or remove its matrix"
             )
         (resolved,) = found
-        backend = load_backend(resolved.target.backend)
-        plan = pipeline.plan(resolved, backend).until(BINARY)
+        plan = pipeline.plan(resolved).until(BINARY)
         with self.out.live() as live:
-            return build(resolved, backend, plan, self.store, live.draw, runs=PROJECT / "bisect").release
+            return build(resolved, plan, self.store, live.draw, runs=PROJECT / "bisect").release
 
     def _prepare(self, good: BuiltRelease, bad: BuiltRelease) -> BisectTest:
         target = target_named(self.args.target or good.manifest.target)

@@ -7,7 +7,6 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode
@@ -26,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> ExitCode:
     """Explain the chosen steps."""
     for resolved in recipes(args):
-        whole = pipeline.plan(resolved, load_backend(resolved.target.backend))
+        whole = pipeline.plan(resolved)
         wanted = whole.select([args.step])
         found = [o for o in preview(whole, store(args)) if o.step in wanted]
         document = [

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from bpudeploy.backends.registry import backend_names, load_backend
+from bpudeploy.backends.registry import backend_names
 from bpudeploy.cli.arguments import add, add_verb, store
 from bpudeploy.cli.fleet_lines import board_line, megabytes, printable, rollout_line, wave_lines
 from bpudeploy.cli.fleet_live import FleetLive
 from bpudeploy.cli.output import Output, table
-from bpudeploy.deployment import DeployOptions, build, policy_of
+from bpudeploy.deployment import build, policy_of
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
@@ -182,10 +182,9 @@ def _build(args: Namespace, target: str, out: Output) -> BuiltRelease:
     resolved, *more = load_recipe(Path(args.release), [*args.sets, f"target={target}"], backend_names)
     if more:
         raise UsageError(f"{args.release} is a matrix", hint="a rollout has one recipe: fix its fields with --set")
-    backend = load_backend(resolved.target.backend)
-    plan = pipeline.plan(resolved, backend).until(BINARY)
+    plan = pipeline.plan(resolved).until(BINARY)
     with out.live() as live:
-        return build(resolved, backend, plan, store(args), live.draw).release
+        return build(resolved, plan, store(args), live.draw).release
 
 
 def _control(path: Path, deployments: Mapping[str, Deployment], args: Namespace, out: Output) -> ExitCode:
@@ -228,8 +227,9 @@ def _deployments_of(plans: Sequence[BoardPlan], args: Namespace) -> dict[str, De
 
 
 def _deployments(plans: Sequence[BoardPlan], targets: Mapping[str, Target], args: Namespace) -> dict[str, Deployment]:
-    options = DeployOptions(args.key, args.allow_downgrade)
-    return launch.load_deployments(plans, targets, lambda target: policy_of(target, options), store(args))
+    return launch.load_deployments(
+        plans, targets, lambda target: policy_of(target, args.key, args.allow_downgrade), store(args)
+    )
 
 
 def _order(path: Path, order: RolloutCommand, args: Namespace, out: Output) -> None:

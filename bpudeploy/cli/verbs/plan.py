@@ -6,7 +6,6 @@ import argparse
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import missing_for_run
@@ -33,7 +32,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
 def show(found: Sequence[LoadedRecipe], args: Namespace, out: Output) -> None:
     """Print the plan of each recipe."""
     for resolved in found:
-        chosen = pipeline.plan(resolved, load_backend(resolved.target.backend)).until(args.until)
+        chosen = pipeline.plan(resolved).until(args.until)
         steps = preview(chosen, store(args), args.force)
         document = {
             "recipe": resolved.recipe.name,

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import repair_line
@@ -52,7 +51,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
         raise UsageError(f"{args.out} is not a folder", hint="name another --out")
     code, found = ExitCode.OK, recipes(args)
     for resolved in found:
-        plan = pipeline.plan(resolved, load_backend(resolved.target.backend))
+        plan = pipeline.plan(resolved)
         last = REPAIRED if any(step.name == REPAIRED for step in plan.steps) else QUANTIZED
         with out.live() as live:
             products = Products(run_plan(plan.upto(last), store(args), live.draw).artifacts)

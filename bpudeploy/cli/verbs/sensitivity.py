@@ -6,7 +6,6 @@ import argparse
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Live, Output
@@ -51,7 +50,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
 
 
 def _rank(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[PromotionCandidate, ...], LayerReport]:
-    plan = pipeline.plan(resolved, load_backend(resolved.target.backend)).upto(QUANTIZED)
+    plan = pipeline.plan(resolved).upto(QUANTIZED)
     steps = run_plan(plan, store(args), live.draw).artifacts
     products, source = Products(steps), plan.step(QUANTIZED).inputs[0]
     quantized = products.quantized.path
