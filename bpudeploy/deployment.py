@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.registry import load_backend
@@ -183,11 +183,9 @@ def board_opener(target: Target, address: str | None) -> BoardOpener:
             f"target {target.name} needs the address of a board",
             hint="add --board [USER@]HOST[:PORT], or stop before the board with --until compile",
         )
-    from bpudeploy.boards.address import Address
-    from bpudeploy.boards.ssh import open_ssh
+    from bpudeploy.boardjob import opener_of
 
-    where = Address.parse(address)
-    return lambda: open_ssh(where, name=address, python=spec.python, root=PurePosixPath(spec.root))
+    return opener_of(address, address, spec)
 
 
 @dataclass(frozen=True)

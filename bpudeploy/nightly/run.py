@@ -185,8 +185,8 @@ class _RunningNight:
     def _opener(self, job: Job, board: str) -> tuple[BoardOpener, str | None]:
         if board == LOCAL_BOARD:
             return board_opener(job.resolved.target, None), None
-        listed = self._context.plan.loaded.boards[board]
-        return opener_of(board, listed, job.resolved.target.board), listed.board_id
+        listed, spec = self._context.plan.loaded.boards[board], job.resolved.target.board
+        return opener_of(board, listed.address, spec, jump=listed.jump, root=listed.root), listed.board_id
 
 
 def _pinned(baseline: Baseline | None, ours: Candidate, store: Path, emit: Callable[[Event], None]) -> Candidate | None:

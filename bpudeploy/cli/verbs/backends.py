@@ -19,7 +19,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """List the backends."""
     found = [(b, _tools(b)) for b in map(load_backend, backend_names())]
     rows = [
         (b.name, b.runtime, ", ".join(f"{t} {v}" for t, v in tools.items()) if tools else "not on this machine")

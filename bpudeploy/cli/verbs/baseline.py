@@ -33,7 +33,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Show or pin."""
     if args.what == "update" and not args.why:
         raise UsageError("baseline update needs --why", hint='--why "what is accepted, and in exchange for what"')
     if args.what == "show" and (args.why or args.dry_run):

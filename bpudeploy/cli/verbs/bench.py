@@ -36,7 +36,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Measure a release, or two interleaved."""
     found = [find_release(named) for named in (args.release, args.against) if named is not None]
     method = method_of(found[0], args)
     target = target_named(args.target or found[0].manifest.target)

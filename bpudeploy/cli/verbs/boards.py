@@ -9,13 +9,13 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from pathlib import PurePosixPath
 
+from bpudeploy.boardjob import opener_of
 from bpudeploy.boards.address import Address
+from bpudeploy.boards.base import Board
 from bpudeploy.boards.doctor import BoardFinding, Severity, doctor
 from bpudeploy.boards.facts import Facts, read_facts
 from bpudeploy.boards.shell import shell
-from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.boards.trust import KeyStatus, OfferedKey, fetch_host_key, pin, require_fingerprint
 from bpudeploy.cli.arguments import add, add_verb, target_named
 from bpudeploy.cli.output import Output, table, wrap
@@ -120,7 +120,7 @@ def _findings(address: str, findings: Sequence[BoardFinding]) -> Iterator[str]:
 
 
 def _facts(args: Namespace, out: Output) -> ExitCode:
-    with _open(args.address, BoardSpec(), None) as board:
+    with opener_of(args.address, args.address, BoardSpec())() as board:
         facts = read_facts(board)
     out.show({"board": args.address, **asdict(facts)}, _fact_lines(facts))
     return ExitCode.OK
@@ -202,13 +202,9 @@ def _release(args: Namespace, out: Output) -> ExitCode:
     return ExitCode.OK
 
 
-def _open_of(args: Namespace) -> AbstractContextManager[SshBoard]:
+def _open_of(args: Namespace) -> AbstractContextManager[Board]:
     spec = target_named(args.target).board if args.target is not None else BoardSpec()
-    return _open(args.address, spec, args.root)
-
-
-def _open(address: str, spec: BoardSpec, root: str | None) -> AbstractContextManager[SshBoard]:
-    return open_ssh(Address.parse(address), name=address, python=spec.python, root=PurePosixPath(root or spec.root))
+    return opener_of(args.address, args.address, spec, root=args.root)()
 
 
 def _seconds(text: str, option: str) -> float:

@@ -24,7 +24,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """List, collect or verify."""
     root = store(args)
     if args.what == "ls":
         entries = usage(root)

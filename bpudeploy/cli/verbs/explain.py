@@ -23,7 +23,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Explain the chosen steps."""
     for resolved in recipes(args):
         whole = pipeline.plan(resolved)
         wanted = whole.select([args.step])

@@ -103,14 +103,13 @@ def _add_control(verb: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Do what ``fleet WHAT`` says."""
     match args.what:
         case "plan" | "rollout":
             return _launch(args, out)
         case "validate":
             show_inventory(load_fleet(args.fleet), out)
         case "list":
-            found = [(path.parent.name, _events(path)) for path in _all()]
+            found = [(path.parent.name, _events(path)) for path in journal.list_journals(launch.ROLLOUTS)]
             out.show([to_json(events) for _, events in found] if out.as_json else None, rollouts_text(found))
         case "import":
             _import(args, out)
@@ -239,12 +238,10 @@ def _order(path: Path, order: RolloutCommand, args: Namespace, out: Output) -> N
     out.note(f"{path.parent.name}: {order}, {f'sent to {who}' if who else f'recorded; {_NO_CONTROLLER}'}")
 
 
-def _all() -> tuple[Path, ...]:
-    return journal.list_journals(launch.ROLLOUTS)
-
-
 def _one(named: str | None) -> Path:
-    found = [path for path in _all() if named is None or path.parent.name.startswith(named)]
+    found = [
+        path for path in journal.list_journals(launch.ROLLOUTS) if named is None or path.parent.name.startswith(named)
+    ]
     if not found:
         what = f"no rollout begins with {named!r}" if named else "there are no rollouts yet"
         raise UsageError(what, hint="`bpudeploy fleet list` names them")

@@ -32,7 +32,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Create, show or install the key."""
     if args.what != "install" and (args.board or args.target or args.add or args.replace):
         raise UsageError("--board, --target, --add and --replace are for `keys install`", hint="leave them out")
     path: Path = args.key or default_key()

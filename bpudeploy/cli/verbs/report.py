@@ -38,7 +38,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Write a page."""
     if args.run is None:
         return _history(args, out)
     if (args.run / "night.json").is_file():

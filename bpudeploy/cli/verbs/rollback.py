@@ -20,7 +20,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Roll back."""
     if args.target is None:
         raise UsageError("rollback needs --target", hint="`bpudeploy targets` lists them")
     target = target_named(args.target)

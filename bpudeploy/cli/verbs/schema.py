@@ -25,7 +25,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Print a JSON Schema, or the page."""
     schema = _SCHEMAS[args.what]()
     if args.markdown:
         title = f"{args.what.capitalize()} fields"

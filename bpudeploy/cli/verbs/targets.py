@@ -20,7 +20,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """List targets."""
     found = [load_target(name, Path())[0] for name in sorted(list_targets(Path()))]
     installed = backend_names()
     rows = [

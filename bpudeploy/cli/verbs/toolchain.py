@@ -29,7 +29,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Install, show or remove."""
     if args.python is not None and args.what != "install":
         raise UsageError("--python is for `toolchain install`", hint="leave it out")
     if args.what == "show":
