@@ -38,8 +38,7 @@ def problems(recipe: Recipe, target: Target, root: Node) -> list[SpecError]:
         _labels,
         _approximate,
         _quantize,
-        _preprocess,
-        _calibration,
+        _values,
         _compile_options,
         _vendor_compiler,
     )
@@ -201,12 +200,9 @@ def _quantize(recipe: Recipe, target: Target) -> Problems:
         yield ("quantize", "max_slowdown"), text, "add `check: {max_drop: POINTS}` with repair on, or remove it"
 
 
-def _preprocess(recipe: Recipe, target: Target) -> Problems:
+def _values(recipe: Recipe, target: Target) -> Problems:
     if recipe.preprocess.std is not None and min(recipe.preprocess.std) <= 0:
         yield ("preprocess", "std"), "a standard deviation must be above 0", "correct the value"
-
-
-def _calibration(recipe: Recipe, target: Target) -> Problems:
     if recipe.calibration.source is None and recipe.calibration.sha256 is not None:
         yield ("calibration", "sha256"), "there is no calibration.source to pin", "remove it"
 

@@ -115,7 +115,7 @@ def _findings(address: str, findings: Sequence[BoardFinding]) -> Iterator[str]:
         yield wrap(f"  {one.state:<8} {one.about:<12} ", one.found)
         if one.repair:
             yield wrap(f"  {'':<8} {'':<12} fix: ", one.repair)
-    errors, warnings = (sum(f.state == state for f in findings) for state in ("error", "warning"))
+    errors, warnings = (sum(f.state is state for f in findings) for state in (Severity.ERROR, Severity.WARNING))
     yield f"{address}: {errors} errors, {warnings} warnings"
 
 
@@ -147,7 +147,7 @@ def _trust(args: Namespace, out: Output) -> ExitCode:
                 _ask(made.fingerprint)
         pin(made, replace=args.replace)
     key = {"board": made.board, "name": made.name, "kind": made.kind, "fingerprint": made.fingerprint}
-    already = "already " if made.status == "trusted" else ""
+    already = "already " if made.status is KeyStatus.TRUSTED else ""
     text = f"{made.board}: {made.kind} {made.fingerprint} is {already}trusted ({made.name} in {made.file})"
     out.show({**key, "before": made.status, "file": str(made.file)}, [text])
     return ExitCode.OK

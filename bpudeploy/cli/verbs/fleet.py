@@ -29,7 +29,7 @@ from bpudeploy.fleet.page import write_rollout
 from bpudeploy.fleet.select import labels_of
 from bpudeploy.fleet.select import parse as parse_selector
 from bpudeploy.fleet.summary import to_json
-from bpudeploy.fleet.view import replay
+from bpudeploy.fleet.view import BoardState, replay
 from bpudeploy.fleet.webhook import WebhookError, check_url, post
 from bpudeploy.fleet.worker import Deployment
 from bpudeploy.planning import pipeline
@@ -112,7 +112,10 @@ def run(args: Namespace, out: Output) -> ExitCode:
             found = [(path.parent.name, _events(path)) for path in journal.list_journals(launch.ROLLOUTS)]
             out.show([to_json(events) for _, events in found] if out.as_json else None, rollouts_text(found))
         case "import":
-            _import(args, out)
+            imported = from_ansible(read_ansible(args.inventory), args.target)
+            out.text(imported.text)
+            for what in imported.left_out:
+                out.warn(what)
         case _:
             return _steer(_one(args.rollout), args, out)
     return ExitCode.OK
@@ -128,19 +131,12 @@ def _steer(path: Path, args: Namespace, out: Output) -> ExitCode:
         case "reconcile":
             return _reconcile(path, args, out)
         case "resume" if journal.controller(path) is None:
-            deployments = _deployments_of(journal.read_plan(path).places, args)
+            deployments = _deployments(journal.read_plan(path).places, args)
             journal.append(path, CommandGiven(at=time.time(), order=RolloutCommand.RESUME, by=owner()))
             return _control(path, deployments, args, out)
         case _:
             _order(path, RolloutCommand(args.what), args, out)
     return ExitCode.OK
-
-
-def _import(args: Namespace, out: Output) -> None:
-    found = from_ansible(read_ansible(args.inventory), args.target)
-    out.text(found.text)
-    for what in found.left_out:
-        out.warn(what)
 
 
 def _launch(args: Namespace, out: Output) -> ExitCode:
@@ -157,7 +153,7 @@ def _launch(args: Namespace, out: Output) -> ExitCode:
         )
     name = next(iter(releases.values())).manifest.name
     first, layout = launch.plan_rollout(name, inventory, chosen, releases, targets)
-    deployments = _deployments(first.places, targets, args)
+    deployments = _deployments(first.places, args, targets)
     if args.what == "plan" or args.dry_run:
         show_plan(launch.preview(first.places, deployments), out)
         for note in layout.notes:
@@ -216,16 +212,15 @@ def _reconcile(path: Path, args: Namespace, out: Output) -> ExitCode:
     if left is None:
         out.note(f"{path.parent.name} reached every board")
         return ExitCode.OK
-    return _control(journal.create(launch.ROLLOUTS, left), _deployments_of(left.places, args), args, out)
+    return _control(journal.create(launch.ROLLOUTS, left), _deployments(left.places, args), args, out)
 
 
-def _deployments_of(plans: Sequence[BoardPlan], args: Namespace) -> dict[str, Deployment]:
-    """Return what the boards of a journal need; it names everything but the targets' files."""
-    targets = {name: load_target(name, Path())[0] for name in {plan.target for plan in plans}}
-    return _deployments(plans, targets, args)
-
-
-def _deployments(plans: Sequence[BoardPlan], targets: Mapping[str, Target], args: Namespace) -> dict[str, Deployment]:
+def _deployments(
+    plans: Sequence[BoardPlan], args: Namespace, targets: Mapping[str, Target] | None = None
+) -> dict[str, Deployment]:
+    """Return what boards need; a journal names everything but the targets' files."""
+    if targets is None:
+        targets = {name: load_target(name, Path())[0] for name in {plan.target for plan in plans}}
     return launch.load_deployments(
         plans, targets, lambda target: policy_of(target, args.key, args.allow_downgrade), store(args)
     )
@@ -316,7 +311,7 @@ def rollouts_text(found: Sequence[tuple[str, Sequence[Event]]]) -> Iterator[str]
         yield "there are no rollouts in this folder yet: `bpudeploy fleet plan` shows what one would do"
     for name, events in found:
         view = replay(events)
-        done = sum(board.state == "done" for board in view.boards.values())
+        done = sum(board.state is BoardState.DONE for board in view.boards.values())
         status = view.result or view.phase(time.time())
         count = f"{done:>4} of {len(view.boards)} done"
         yield f"  {printable(name)}  {status:<20} {count}  {printable(view.why)}".rstrip()

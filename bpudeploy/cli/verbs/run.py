@@ -20,6 +20,7 @@ from bpudeploy.quantize.findings import RepairReport
 from bpudeploy.run.runner import RunResult
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
+from bpudeploy.stage import Kind
 
 EXAMPLE = "  bpudeploy run recipes/quickstart.yaml --until quantize"
 
@@ -92,7 +93,7 @@ def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCo
 
 def _built_text(name: str, built: RunResult, repair: RepairReport | None) -> Iterator[str]:
     made = list(list(built.steps.values())[-1].artifacts.values())
-    last = next((a for a in reversed(made) if a.kind != "findings"), made[-1])
+    last = next((a for a in reversed(made) if a.kind is not Kind.FINDINGS), made[-1])
     findings = f", its findings are {made[-1].path}" if made[-1] is not last else ""
     yield f"{name}: {len(built.ran)} of {len(built.steps)} steps ran; the last artifact is {last.path}{findings}"
     if repair is not None:
