@@ -45,12 +45,8 @@ def problems(recipe: Recipe, target: Target, root: Node) -> list[SpecError]:
     return [problem(root, path, text, hint) for rule in rules for path, text, hint in rule(recipe, target)]
 
 
-def missing_for_run(recipe: Recipe, root: Node) -> list[SpecError]:
-    """Return what a run requires and the recipe does not have yet; planning and estimating do not require it."""
-    return [problem(root, path, text, hint) for path, text, hint in _missing(recipe)]
-
-
-def _missing(recipe: Recipe) -> Problems:
+def missing_for_run(recipe: Recipe) -> Problems:
+    """Yield what a run requires and the recipe does not have yet; planning and estimating do not require it."""
     if recipe.model.module is not None and recipe.model.source is None:
         hint = "add `source:` to the model, or --set model.source=FILE.safetensors"
         yield ("model",), f"there are no trained weights for {recipe.model.module}", hint

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
-from bpudeploy.cli.texts import missing_for_run
+from bpudeploy.cli.texts import missing_lines
 from bpudeploy.errors import ExitCode
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.preview import PlannedStep, preview
@@ -39,7 +39,7 @@ def show(found: Sequence[LoadedRecipe], args: Namespace, out: Output) -> None:
             "target": resolved.target.name,
             "files": [str(f) for f in resolved.files],
             "steps": [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in steps],
-            "lacks": missing_for_run(resolved),
+            "lacks": missing_lines(resolved),
         }
         out.show(document, _text(resolved, steps, args.until is None))
 
@@ -50,7 +50,7 @@ def _text(resolved: LoadedRecipe, steps: Sequence[PlannedStep], whole: bool) -> 
     for o in steps:
         reason = "" if o.reason.startswith("after ") else o.reason
         yield f"  {o.step:<22} {o.state:<6} {reason}{o.after or ''}".rstrip()
-    yield from (f"  missing: {one}" for one in missing_for_run(resolved))
+    yield from (f"  missing: {one}" for one in missing_lines(resolved))
     if not whole:
         return
     if any(o.step == BINARY for o in steps):
