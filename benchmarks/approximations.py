@@ -65,7 +65,7 @@ def build(option: str | None) -> tuple[RunResult, str]:
         if isinstance(event, Note) and event.step.startswith("approximate/"):
             print(f"  {event.text}", file=sys.stderr)
 
-    return run(pipeline.plan(resolved, None).until(last), default_root(), tell), last
+    return run(pipeline.plan(resolved).until(last), default_root(), tell), last
 
 
 def open_still(path: Path) -> Any:

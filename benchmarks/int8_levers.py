@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--rows", help="names, separated by semicolons; all when left out")
     args = parser.parse_args()
     resolved = bpudeploy.load(args.recipe)
-    result = run(pipeline.plan(resolved, None).until(GRAPH), default_root(), lambda event: None)
+    result = run(pipeline.plan(resolved).until(GRAPH), default_root(), lambda event: None)
     normalise = Normalisation.read(result.artifact(PREPROCESSING).path)
     calibration = Samples.read(result.artifact(CALIBRATION).path)
     evaluation = Samples.read(result.artifact(EVALUATION).path)

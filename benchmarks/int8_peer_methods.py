@@ -98,7 +98,7 @@ def ours(job: Job, options: Mapping[str, Any]) -> Quantize:
     from bpudeploy.stage import Artifact, Kind, StepContext
 
     (resolved,) = load_recipe(Path(job.recipe), job.sets)
-    step = pipeline.plan(resolved, None).step(QUANTIZED)
+    step = pipeline.plan(resolved).step(QUANTIZED)
     inputs = tuple(Artifact(Kind(kind), Digest(digest), Path(path)) for kind, digest, path in job.inputs)
 
     def quantize(out: Path) -> None:

@@ -42,7 +42,7 @@ def prepare(recipe: Path, folder: Path, sets: tuple[str, ...]) -> None:
     from bpudeploy.store.objects import default_root
 
     resolved = bpudeploy.load(recipe, *sets)
-    plan = pipeline.plan(resolved, None)
+    plan = pipeline.plan(resolved)
     step = plan.step(QUANTIZED)
     assert all(ref.step.split("/")[0] != step.group for ref in step.inputs), "its cost is in an earlier step as well"
     before = Plan(plan.recipe, tuple(takewhile(lambda s: s.name != step.name, plan.steps)))

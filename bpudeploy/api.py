@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from bpudeploy.backends.registry import backend_names, load_backend
-from bpudeploy.deployment import DeployOptions, destination
+from bpudeploy.backends.registry import backend_names
 from bpudeploy.deployment import build as build_release
 from bpudeploy.deployment import deploy as deploy_recipe
+from bpudeploy.deployment import destination
 from bpudeploy.errors import UsageError
 from bpudeploy.events import Event
 from bpudeploy.planning import pipeline
@@ -62,8 +62,7 @@ def plan(
     Raises:
         UsageError: there is no such step, or this machine cannot run ``until``.
     """
-    whole = pipeline.plan(recipe, load_backend(recipe.target.backend)).until(until)
-    return preview(whole, store or default_root(), force)
+    return preview(pipeline.plan(recipe).until(until), store or default_root(), force)
 
 
 def build(
@@ -80,9 +79,8 @@ def build(
         ToolMissing: the target's compiler is not installed.
         BpudeployError: a stage failed; the store stays valid.
     """
-    backend = load_backend(recipe.target.backend)
-    steps = pipeline.plan(recipe, backend).until(BINARY)
-    return build_release(recipe, backend, steps, store or default_root(), on_event, force).as_release()
+    steps = pipeline.plan(recipe).until(BINARY)
+    return build_release(recipe, steps, store or default_root(), on_event, force).as_release()
 
 
 def deploy(
@@ -106,10 +104,9 @@ def deploy(
         UsageError: the board or the key is missing or wrong.
         BpudeployError: something failed; store and board stay valid.
     """
-    backend = load_backend(recipe.target.backend)
-    steps = pipeline.plan(recipe, backend).until(BINARY)
-    place = destination(recipe.target, board, DeployOptions(key, allow_downgrade))
-    return deploy_recipe(recipe, backend, steps, store or default_root(), place, on_event, force)
+    steps = pipeline.plan(recipe).until(BINARY)
+    place = destination(recipe.target, board, key, allow_downgrade)
+    return deploy_recipe(recipe, steps, store or default_root(), place, on_event, force)
 
 
 def compare(a: Measurement, b: Measurement, *, at_least: float = AT_LEAST) -> Comparison:

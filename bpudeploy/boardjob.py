@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Protocol
 
 from bpudeploy.boards.address import Address
 from bpudeploy.boards.base import Board, BoardOpener
@@ -15,7 +14,6 @@ from bpudeploy.boards.facts import read_facts
 from bpudeploy.boards.ssh import open_ssh
 from bpudeploy.effects import bench, verify
 from bpudeploy.effects.connection_loss import open_diagnosed
-from bpudeploy.effects.installed import InstalledReleases, installed_releases
 from bpudeploy.effects.push import STEP as PUSH
 from bpudeploy.effects.push import PushPolicy, PushResult, push
 from bpudeploy.effects.reserve import refuse_reserved, release, reserve
@@ -46,10 +44,6 @@ class BoardJob:
 
     board: Board
     emit: Callable[[Event], None]
-
-    def installed_releases(self, step: str) -> InstalledReleases:
-        """Return the board's current and previous release."""
-        return installed_releases(self.board, step=step)
 
     def push(self, release: Release, policy: PushPolicy) -> PushResult:
         """Make ``release`` current; see ``effects.push``."""
@@ -110,7 +104,7 @@ def on_board(
     """
     with open_diagnosed(opener) as board:
         if board_id is not None:
-            require_identity(board, board_id)
+            _require_identity(board, board_id)
         if reservation is None:
             refuse_reserved(board)
             yield BoardJob(board, emit)
@@ -123,33 +117,24 @@ def on_board(
                 release(board, force=False, job=reservation.job)
 
 
-class ListedBoard(Protocol):
-    """A board's entry in an inventory."""
+def opener_of(
+    name: str, address: str, spec: BoardSpec, *, jump: str | None = None, root: str | None = None
+) -> BoardOpener:
+    """Return a function that opens a board over SSH; does not connect yet.
 
-    @property
-    def address(self) -> str: ...
-
-    @property
-    def jump(self) -> str | None: ...
-
-    @property
-    def root(self) -> str | None: ...
-
-
-def opener_of(name: str, listed: ListedBoard, spec: BoardSpec) -> BoardOpener:
-    """Return a function that opens a board of an inventory; does not connect yet."""
-    jump = Address.parse(listed.jump) if listed.jump is not None else None
-    address = Address.parse(listed.address)
-    root = PurePosixPath(listed.root or spec.root)
-    return lambda: open_ssh(address, name=name, python=spec.python, root=root, jump=jump)
-
-
-def require_identity(board: Board, board_id: str) -> None:
-    """Check that a board has the serial number from the inventory.
+    Args:
+        jump: the jump host, unless ~/.ssh/config names one.
+        root: the folder for releases; None is the target's.
 
     Raises:
-        BoardError: it has another one.
+        UsageError: an address is wrong.
     """
+    to, via = Address.parse(address), Address.parse(jump) if jump is not None else None
+    where = PurePosixPath(root or spec.root)
+    return lambda: open_ssh(to, name=name, python=spec.python, root=where, jump=via)
+
+
+def _require_identity(board: Board, board_id: str) -> None:
     found = read_facts(board).soc_uid
     if found is None or found.lower() != board_id.lower().removeprefix("0x"):
         raise BoardError(

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import Backend
+from bpudeploy.backends.registry import load_backend
 from bpudeploy.boards.base import Board, BoardOpener
 from bpudeploy.commits import commit_of
 from bpudeploy.digest import canonical
@@ -34,18 +34,8 @@ if TYPE_CHECKING:
     from bpudeploy.summarise import BoardResults
 
 
-@dataclass(frozen=True)
-class DeployOptions:
-    """Options of a deployment that neither recipe nor target define."""
-
-    key: Path | None = None
-    """The signing key's file; None is the user's own."""
-    allow_downgrade: bool = False
-
-
 def deploy(
     resolved: LoadedRecipe,
-    backend: Backend,
     plan: Plan,
     store: Path,
     destination: Destination,
@@ -67,7 +57,7 @@ def deploy(
 
     started = datetime.now(UTC)
     with open_results(None) as results:  # fail early: it may be of a newer version, or its disk full
-        built = build(resolved, backend, plan, store, emit, force)
+        built = build(resolved, plan, store, emit, force)
         release = candidate(built.release, store)
         board = _on_board(resolved, destination, release, built.emit)
         summary = summarise(resolved, built.result, release, board, started, built.directory)
@@ -94,7 +84,6 @@ class Build:
 
 def build(
     resolved: LoadedRecipe,
-    backend: Backend,
     plan: Plan,
     store: Path,
     emit: Callable[[Event], None],
@@ -121,7 +110,7 @@ def build(
     steps = [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in preview(plan, store, force)]
     (directory / "plan.json").write_text(json.dumps(steps, indent=1))
     result = run(plan, store, write_and_emit, force)
-    return Build(save_built(resolved, backend, result, directory), result, directory, write_and_emit)
+    return Build(save_built(resolved, result, directory), result, directory, write_and_emit)
 
 
 def require_classes(resolved: LoadedRecipe) -> None:
@@ -137,12 +126,36 @@ def require_classes(resolved: LoadedRecipe) -> None:
         )
 
 
-def save_built(resolved: LoadedRecipe, backend: Backend, result: RunResult, directory: Path) -> BuiltRelease:
+def save_built(resolved: LoadedRecipe, result: RunResult, directory: Path) -> BuiltRelease:
     """Save the release of a finished plan in a run directory, where ``find_release`` finds it."""
     from bpudeploy.measure import host_answers
+    from bpudeploy.results.measurement import BuildFacts, StepFacts
 
-    answers = host_answers(Products(result.artifacts))
-    return save_release(directory, _manifest(resolved, backend, result), _built(resolved, result), answers)
+    products, backend = Products(result.artifacts), load_backend(resolved.target.backend)
+    manifest = Manifest(
+        name=resolved.recipe.name,
+        target=resolved.target.name,
+        march=resolved.target.march.value,
+        backend=backend.name,
+        runtime=backend.runtime,
+        binary=products.binary.digest,
+        steps=result.digests,
+    )
+    compiled = result.steps[BINARY].record
+    facts = BuildFacts(
+        binary_bytes=compiled.outputs[0].size,
+        compiled=compiled.made,
+        compile_seconds=compiled.seconds,
+        commit=commit_of(resolved.files[:-1]),  # the last is the target's file, which may be built in
+        steps={
+            name: StepFacts(
+                parts=json.loads(canonical(step.record.parts)), digests=tuple(o.digest for o in step.record.outputs)
+            )
+            for name, step in result.steps.items()
+        },
+    )
+    built = Built(built=compiled.made, method=resolved.recipe.benchmark, facts=facts)
+    return save_release(directory, manifest, built, host_answers(products))
 
 
 def board_opener(target: Target, address: str | None) -> BoardOpener:
@@ -170,11 +183,9 @@ def board_opener(target: Target, address: str | None) -> BoardOpener:
             f"target {target.name} needs the address of a board",
             hint="add --board [USER@]HOST[:PORT], or stop before the board with --until compile",
         )
-    from bpudeploy.boards.address import Address
-    from bpudeploy.boards.ssh import open_ssh
+    from bpudeploy.boardjob import opener_of
 
-    where = Address.parse(address)
-    return lambda: open_ssh(where, name=address, python=spec.python, root=PurePosixPath(spec.root))
+    return opener_of(address, address, spec)
 
 
 @dataclass(frozen=True)
@@ -185,19 +196,18 @@ class Destination:
     policy: PushPolicy
 
 
-def destination(target: Target, address: str | None, options: DeployOptions = DeployOptions()) -> Destination:
-    """Return the destination of a release; does not connect yet.
-
-    Raises:
-        UsageError: the address or the signing key is wrong, missing, or given for a target that starts its own board.
-    """
-    return Destination(board_opener(target, address), policy_of(target, options))
+def destination(target: Target, address: str | None, key: Path | None, allow_downgrade: bool) -> Destination:
+    """Return the destination of a release, see ``board_opener`` and ``policy_of``; does not connect yet."""
+    return Destination(board_opener(target, address), policy_of(target, key, allow_downgrade))
 
 
-def policy_of(target: Target, options: DeployOptions) -> PushPolicy:
+def policy_of(target: Target, key: Path | None, allow_downgrade: bool) -> PushPolicy:
     """Return the options of a push to a board of this target, with the signing key.
 
     A board that the run starts itself has its own key, created on first use, and accepts downgrades.
+
+    Args:
+        key: the signing key's file; None is the user's own.
 
     Raises:
         UsageError: there is no usable key, or a key was given for a target that does not use it.
@@ -207,47 +217,15 @@ def policy_of(target: Target, options: DeployOptions) -> PushPolicy:
 
     spec = target.board
     embedded = spec.connection is Connection.EMBEDDED
-    if options.key is not None and (embedded or not spec.signed):
+    if key is not None and (embedded or not spec.signed):
         reason = "starts its own board with its own key" if embedded else "has board.signed: false"
         raise UsageError(f"target {target.name} {reason}: --key cannot be used", hint="leave --key out")
     if not spec.signed:
-        return PushPolicy(None, spec.keep, options.allow_downgrade)
+        return PushPolicy(None, spec.keep, allow_downgrade)
     own = PROJECT / "boards" / target.name / "signing_key"
     if embedded:
         return PushPolicy(load_key(own) if own.exists() else new_key(own), spec.keep, allow_downgrade=True)
-    return PushPolicy(load_key(options.key or default_key()), spec.keep, options.allow_downgrade)
-
-
-def _manifest(resolved: LoadedRecipe, backend: Backend, result: RunResult) -> Manifest:
-    """Return the manifest of the built binary."""
-    return Manifest(
-        name=resolved.recipe.name,
-        target=resolved.target.name,
-        march=resolved.target.march.value,
-        backend=backend.name,
-        runtime=backend.runtime,
-        binary=Products(result.artifacts).binary.digest,
-        steps=result.digests,
-    )
-
-
-def _built(resolved: LoadedRecipe, result: RunResult) -> Built:
-    from bpudeploy.results.measurement import BuildFacts, StepFacts
-
-    compiled = result.steps[BINARY].record
-    facts = BuildFacts(
-        binary_bytes=compiled.outputs[0].size,
-        compiled=compiled.made,
-        compile_seconds=compiled.seconds,
-        commit=commit_of(resolved.files[:-1]),  # the last is the target's file, which may be built in
-        steps={
-            name: StepFacts(
-                parts=json.loads(canonical(step.record.parts)), digests=tuple(o.digest for o in step.record.outputs)
-            )
-            for name, step in result.steps.items()
-        },
-    )
-    return Built(built=compiled.made, method=resolved.recipe.benchmark, facts=facts)
+    return PushPolicy(load_key(key or default_key()), spec.keep, allow_downgrade)
 
 
 def _on_board(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from bpudeploy.backends.registry import backend_names
 from bpudeploy.conformance.report import Form, Inspection
 from bpudeploy.errors import StageError, UsageError
 from bpudeploy.events import Event
@@ -89,7 +90,7 @@ def load_models(
     """
     form = Form.ORIGINAL if original else Form.RESTRUCTURED
     if is_file(text):
-        recipes = load_recipe(Path(text), (), _any_backend, to_look=True)
+        recipes = load_recipe(Path(text), (), backend_names, to_look=True)
         return _recipes(recipes, form, image_size)
     if text.endswith(".onnx"):
         return ((_onnx(Path(text), form, image_size, 1), None),)
@@ -100,12 +101,6 @@ def load_models(
         )
     name = text.removeprefix("timm:").split(".")[0]
     return ((_architecture(name, form, image_size), None),)
-
-
-def _any_backend() -> Collection[str]:
-    from bpudeploy.backends.registry import backend_names
-
-    return backend_names()
 
 
 def _recipes(

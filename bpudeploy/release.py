@@ -21,8 +21,13 @@ class Manifest:
     binary: Digest
     steps: Mapping[str, tuple[Digest, ...]]
 
+    @property
+    def digest(self) -> Key:
+        """The digest that names the release."""
+        return key_of("release", asdict(self))
+
     def to_json(self) -> str:
-        """Return the canonical JSON text, whose digest names the release."""
+        """Return the canonical JSON text."""
         return canonical(asdict(self))
 
 
@@ -40,7 +45,7 @@ class Release:
 
     @property
     def digest(self) -> Key:
-        return key_of("release", asdict(self.manifest))
+        return self.manifest.digest
 
     @property
     def line(self) -> Key:

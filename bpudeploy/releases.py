@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from bpudeploy.digest import Digest, short
 from bpudeploy.errors import StoreError, UsageError
-from bpudeploy.release import Manifest, Release
-from bpudeploy.results.measurement import BuildFacts
+from bpudeploy.release import Manifest
+from bpudeploy.results.measurement import BuildFacts, FrozenModel
 from bpudeploy.spec.recipe import BenchmarkSpec
-from bpudeploy.stage import Artifact, Kind
 
 PROJECT = Path(".bpudeploy")
 RUNS = PROJECT / "runs"
@@ -23,10 +22,9 @@ _BUILT = "built.json"
 _ANSWERS = "answers.json"
 
 
-class Built(BaseModel):
+class Built(FrozenModel):
     """Build information that a run directory stores beside the manifest."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     built: int
     """When the binary was compiled, seconds since 1970."""
     method: BenchmarkSpec
@@ -34,13 +32,12 @@ class Built(BaseModel):
     """None in runs of older versions."""
 
 
-class HostAnswers(BaseModel):
+class HostAnswers(FrozenModel):
     """The host's answers for the evaluation and golden images, stored for later deployments.
 
     ``expected`` and ``truth`` are the top classes of each evaluation image, up to 5, best first.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     labels: tuple[int, ...]
     expected: tuple[tuple[int, ...], ...]
     """Of the quantized model."""
@@ -54,10 +51,13 @@ class HostAnswers(BaseModel):
 class BuiltRelease:
     """A release in a run directory, identified by its digest."""
 
-    digest: str
     manifest: Manifest
     built: Built
     directory: Path
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
 
     def answers(self) -> HostAnswers:
         """Return the host's answers.
@@ -79,7 +79,7 @@ def save_release(directory: Path, manifest: Manifest, built: Built, answers: Hos
     (directory / _ANSWERS).write_text(answers.model_dump_json())
     (directory / _BUILT).write_text(built.model_dump_json())
     (directory / MANIFEST).write_text(manifest.to_json())
-    return _with_digest(directory, manifest, built)
+    return BuiltRelease(manifest, built, directory)
 
 
 def find_release(named: str, runs: Path = RUNS) -> BuiltRelease:
@@ -140,9 +140,4 @@ def _read(directory: Path) -> BuiltRelease | None:
         built = Built.model_validate_json((directory / _BUILT).read_bytes())
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError):
         return None
-    return _with_digest(directory, manifest, built)
-
-
-def _with_digest(directory: Path, manifest: Manifest, built: Built) -> BuiltRelease:
-    nowhere = Artifact(Kind.BINARY, manifest.binary, Path())
-    return BuiltRelease(Release(manifest, nowhere, built.built).digest, manifest, built, directory)
+    return BuiltRelease(manifest, built, directory)

@@ -6,7 +6,7 @@ import argparse
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bpudeploy.errors import UsageError
 
@@ -15,74 +15,67 @@ if TYPE_CHECKING:
     from bpudeploy.spec.load import LoadedRecipe
     from bpudeploy.spec.target import Target
 
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+
 _SHARE = 0.8
 """The share of free memory that parallel steps may use by default."""
 
 
-def add_json(verb: argparse.ArgumentParser) -> None:
-    """Add --json."""
-    verb.add_argument("--json", action="store_true", help="print JSON on standard output, one document per line")
+_SHARED: dict[str, dict[str, Any]] = {
+    "recipe": {"type": Path, "metavar": "RECIPE", "help": "a recipe file (.yaml)"},
+    "suite": {"type": Path, "metavar": "SUITE", "help": "a suite file (.yaml)"},
+    "--json": {"action": "store_true", "help": "print JSON on standard output, one document per line"},
+    "--set": {
+        "action": "append",
+        "default": [],
+        "dest": "sets",
+        "metavar": "FIELD=VALUE",
+        "help": "change a field, such as a.b=c",
+    },
+    "--force": {"action": "append", "default": [], "metavar": "STEP", "help": "run a step even if it is cached"},
+    "--store": {
+        "type": Path,
+        "metavar": "FOLDER",
+        "help": "default: $BPUDEPLOY_STORE, or bpudeploy in the user's cache",
+    },
+    "--only": {"action": "append", "default": [], "metavar": "JOB", "help": "RECIPE@TARGET; may be repeated"},
+    "--board": {"metavar": "[USER@]HOST[:PORT]", "help": "the board, for a target that uses SSH"},
+    "--target": {"metavar": "NAME", "help": "the kind of board, which defines where releases are installed"},
+    "--results": {
+        "metavar": "URL",
+        "help": "default: $BPUDEPLOY_RESULTS, or SQLite in .bpudeploy; also postgresql://...",
+    },
+    "--executor": {"metavar": "WHERE", "help": "where steps run: local, dask:N, or tcp://HOST:PORT of Dask"},
+    "--shared-store": {
+        "metavar": "URL",
+        "help": "a store shared by several machines (default: $BPUDEPLOY_SHARED_STORE)",
+    },
+    "--jobs": {"type": int, "metavar": "N", "help": "steps to run in parallel (default: one per core)"},
+    "--memory": {"type": float, "metavar": "GIB", "help": "memory that parallel steps may use in all"},
+    "--at-least": {
+        "type": float,
+        "default": 1.0,
+        "metavar": "PERCENT",
+        "help": "ignore smaller changes of latency (1)",
+    },
+}
+"""The arguments that several verbs share, as ``add_argument`` takes them."""
 
 
-def add_recipe(verb: argparse.ArgumentParser) -> None:
-    """Add the recipe, --set and --json."""
-    verb.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file (.yaml)")
-    add_set(verb)
-    add_json(verb)
+def add(verb: argparse.ArgumentParser, *names: str) -> None:
+    """Add shared arguments to a verb."""
+    for name in names:
+        verb.add_argument(name, **_SHARED[name])
 
 
-def add_set(verb: argparse.ArgumentParser) -> None:
-    """Add --set."""
-    verb.add_argument(
-        "--set", action="append", default=[], dest="sets", metavar="FIELD=VALUE", help="change a field, such as a.b=c"
-    )
-
-
-def add_force(verb: argparse.ArgumentParser) -> None:
-    """Add --force and --store."""
-    verb.add_argument("--force", action="append", default=[], metavar="STEP", help="run a step even if it is cached")
-    add_store(verb)
-
-
-def add_store(verb: argparse.ArgumentParser) -> None:
-    """Add --store."""
-    verb.add_argument(
-        "--store", type=Path, metavar="FOLDER", help="default: $BPUDEPLOY_STORE, or bpudeploy in the user's cache"
-    )
-
-
-def add_board(verb: argparse.ArgumentParser) -> None:
-    """Add --board."""
-    verb.add_argument("--board", metavar="[USER@]HOST[:PORT]", help="the board, for a target that uses SSH")
-
-
-def add_board_and_target(verb: argparse.ArgumentParser) -> None:
-    """Add --board and --target."""
-    add_board(verb)
-    verb.add_argument("--target", metavar="NAME", help="the kind of board, which defines where releases are installed")
-
-
-def add_results(verb: argparse.ArgumentParser) -> None:
-    """Add --results."""
-    verb.add_argument(
-        "--results", metavar="URL", help="default: $BPUDEPLOY_RESULTS, or SQLite in .bpudeploy; also postgresql://..."
-    )
-
-
-def add_executor(verb: argparse.ArgumentParser) -> None:
-    """Add --executor, --shared-store, --jobs and --memory."""
-    verb.add_argument("--executor", metavar="WHERE", help="where steps run: local, dask:N, or tcp://HOST:PORT of Dask")
-    verb.add_argument(
-        "--shared-store", metavar="URL", help="a store shared by several machines (default: $BPUDEPLOY_SHARED_STORE)"
-    )
-    verb.add_argument("--jobs", type=int, metavar="N", help="steps to run in parallel (default: one per core)")
-    verb.add_argument("--memory", type=float, metavar="GIB", help="memory that parallel steps may use in all")
-
-
-def add_at_least(verb: argparse.ArgumentParser) -> None:
-    """Add --at-least."""
-    verb.add_argument(
-        "--at-least", type=float, default=1.0, metavar="PERCENT", help="ignore smaller changes of latency (1)"
+def add_verb(verbs: Verbs, name: str, summary: str, example: str | None) -> argparse.ArgumentParser:
+    """Add a verb, or a part of one, with its help."""
+    return verbs.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n{example}" if example else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
@@ -93,7 +86,7 @@ def add_network(verb: argparse.ArgumentParser) -> None:
         "--target", action="append", metavar="NAME[,NAME...]", help="default: the recipe's; `bpudeploy targets` lists"
     )
     verb.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width, instead of the model's own")
-    add_json(verb)
+    add(verb, "--json")
 
 
 def store(args: Namespace) -> Path:

@@ -10,6 +10,7 @@ from importlib import import_module
 from types import ModuleType
 
 from bpudeploy import __version__
+from bpudeploy.cli.arguments import add_verb
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import BpudeployError, ExitCode
 from bpudeploy.extras import missing_extra
@@ -79,15 +80,9 @@ def parser(verb: str | None = None) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"bpudeploy {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, summary in VERBS.items():
-        one = verbs.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if verb in (None, name):
-            module = _module(name)
-            one.epilog = f"example:\n{module.EXAMPLE}"
+        module = _module(name) if verb in (None, name) else None
+        one = add_verb(verbs, name, summary, module.EXAMPLE if module else None)
+        if module is not None:
             module.arguments(one)
     return top
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bpudeploy.spec.load import LoadedRecipe
 
 
-def missing_for_run(resolved: LoadedRecipe) -> list[str]:
+def missing_lines(resolved: LoadedRecipe) -> list[str]:
     """Return one line for each field that a run of the recipe needs and that is missing."""
     return [f"{one.where}: {one.message}; {one.hint}" for one in resolved.lacks]
 

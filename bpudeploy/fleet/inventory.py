@@ -81,11 +81,9 @@ def _secrets(node: Node, at: FieldPath = ()) -> Iterator[SpecError]:
             yield SpecError(f"{name} contains a private key", where=node.mark, field=name, hint=_NO_SECRETS)
         elif at[-1:] in (("address",), ("jump",)) and holds_password(node.scalar):
             yield SpecError(f"{name} contains a password", where=node.mark, field=name, hint=_NO_SECRETS)
-    for text, (key, child) in (node.items or {}).items():
+    for text, (mark, child) in (node.items or {}).items():
         if is_secret(text) and at != ("boards",):
-            yield SpecError(
-                f"{text!r} looks like a secret", where=key.mark, field=dotted((*at, text)), hint=_NO_SECRETS
-            )
+            yield SpecError(f"{text!r} looks like a secret", where=mark, field=dotted((*at, text)), hint=_NO_SECRETS)
         else:
             yield from _secrets(child, (*at, text))
     for index, child in enumerate(node.elements or ()):

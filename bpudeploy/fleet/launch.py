@@ -105,7 +105,8 @@ def preview(plans: Sequence[BoardPlan], deployments: Mapping[str, Deployment]) -
         deployment = deployments[plan.target]
         release = deployment.candidate.release
         try:
-            with opener_of(plan.board, plan, deployment.board)() as board:
+            opener = opener_of(plan.board, plan.address, deployment.board, jump=plan.jump, root=plan.root)
+            with opener() as board:
                 current = installed_releases(board, step=_STEP).current
                 there = is_file(board, installed_binary(board, release), step=_STEP)
         except BpudeployError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bpudeploy.boardjob import BoardJob, on_board, opener_of
 from bpudeploy.boards.facts import read_facts
 from bpudeploy.digest import short
-from bpudeploy.effects.installed import InstalledReleases
+from bpudeploy.effects.installed import InstalledReleases, installed_releases
 from bpudeploy.effects.push import PushPolicy, PushResult
 from bpudeploy.effects.reserve import Reserved
 from bpudeploy.errors import BoardError, ConnectionLost, StoreError, Unreachable, UsageError
@@ -60,7 +60,7 @@ def _update(task: BoardTask, deployment: Deployment, gates: GatesSpec, report: R
     before: InstalledReleases | None = None
     try:
         with _connect(task, deployment) as board:
-            before = board.installed_releases(_STEP)
+            before = installed_releases(board.board, step=_STEP)
             report("connected", serves=before.current)
             pushed = board.push(deployment.candidate.release, deployment.policy)
             report("pushed", serves=deployment.candidate.release.digest)
@@ -184,7 +184,7 @@ def _undo_update(
 def _roll_back(task: BoardTask, deployment: Deployment, report: ReportProgress) -> TaskResult:
     try:
         with _connect(task, deployment) as board:
-            now = board.installed_releases(_STEP)
+            now = installed_releases(board.board, step=_STEP)
             report("connected", serves=now.current)
             if now.current == task.before:
                 return TaskResult(ending=TaskStatus.DONE, detail="it already served this release", serves=now.current)
@@ -223,4 +223,5 @@ def _error_result(error: BoardError, before: InstalledReleases | None) -> TaskRe
 def _connect(task: BoardTask, deployment: Deployment) -> AbstractContextManager[BoardJob]:
     """Connect to the board of a task; its step events are dropped, because the journal has the progress."""
     plan = task.plan
-    return on_board(opener_of(plan.board, plan, deployment.board), lambda _event: None, board_id=plan.board_id)
+    opener = opener_of(plan.board, plan.address, deployment.board, jump=plan.jump, root=plan.root)
+    return on_board(opener, lambda _event: None, board_id=plan.board_id)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpudeploy.backends.base import Backend
 from bpudeploy.errors import BpudeployError
 from bpudeploy.nightly.baseline import Baseline, read_baseline
 from bpudeploy.nightly.night import BoardFault, JobState, Night, nights_in
@@ -50,7 +49,6 @@ class NightPlan:
     loaded: LoadedSuite
     plans: Mapping[str, Plan | BpudeployError]
     """Per job; an error if the job cannot be built, for example because its compiler is not installed."""
-    backends: Mapping[str, Backend]
     baselines: Mapping[str, Baseline | None]
     nights: tuple[Night, ...]
     """Earlier nights, newest first."""
@@ -59,11 +57,8 @@ class NightPlan:
     slots: tuple[Slot, ...]
 
 
-def plan_night(loaded: LoadedSuite, backends: Mapping[str, Backend], store: Path) -> NightPlan:
+def plan_night(loaded: LoadedSuite, store: Path) -> NightPlan:
     """Plan a night; build nothing and contact no board.
-
-    Args:
-        backends: by name.
 
     Raises:
         UsageError: a baseline file is invalid.
@@ -71,7 +66,7 @@ def plan_night(loaded: LoadedSuite, backends: Mapping[str, Backend], store: Path
     plans: dict[str, Plan | BpudeployError] = {}
     for job in loaded.jobs:
         try:
-            plans[job.name] = pipeline.plan(job.resolved, backends[job.resolved.target.backend]).until(BINARY)
+            plans[job.name] = pipeline.plan(job.resolved).until(BINARY)
         except BpudeployError as error:
             plans[job.name] = error
     nights = tuple(night for _, night in nights_in(NIGHTS) if night.suite == loaded.suite.name)
@@ -82,7 +77,6 @@ def plan_night(loaded: LoadedSuite, backends: Mapping[str, Backend], store: Path
     return NightPlan(
         loaded=loaded,
         plans=plans,
-        backends=backends,
         baselines={job.name: read_baseline(loaded.baselines, job.name) for job in loaded.jobs},
         nights=nights,
         excluded=excluded,

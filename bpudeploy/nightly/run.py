@@ -141,7 +141,7 @@ class _RunningNight:
             if isinstance(outcome, BpudeployError):
                 raise outcome
             directory = new_run_directory(RUNS, job.resolved.recipe.name)
-            release = save_built(job.resolved, plan.backends[job.resolved.target.backend], outcome, directory)
+            release = save_built(job.resolved, outcome, directory)
             to_measure = self._job_release(job, release)
         except OutOfTime as error:
             self._queue.end_unmeasured(queued, JobState.LEFT_OUT, error.one_line)
@@ -185,8 +185,8 @@ class _RunningNight:
     def _opener(self, job: Job, board: str) -> tuple[BoardOpener, str | None]:
         if board == LOCAL_BOARD:
             return board_opener(job.resolved.target, None), None
-        listed = self._context.plan.loaded.boards[board]
-        return opener_of(board, listed, job.resolved.target.board), listed.board_id
+        listed, spec = self._context.plan.loaded.boards[board], job.resolved.target.board
+        return opener_of(board, listed.address, spec, jump=listed.jump, root=listed.root), listed.board_id
 
 
 def _pinned(baseline: Baseline | None, ours: Candidate, store: Path, emit: Callable[[Event], None]) -> Candidate | None:

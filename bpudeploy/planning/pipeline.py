@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from bpudeploy.backends.base import Backend, ToolMissing
+from bpudeploy.backends.base import ToolMissing
+from bpudeploy.backends.registry import load_backend
 from bpudeploy.digest import Digest, digest_file, key_of
 from bpudeploy.errors import SpecError
 from bpudeploy.planning.builder import PlanBuilder
@@ -65,16 +66,17 @@ class _Inputs(NamedTuple):
     calibration: Ref
 
 
-def plan(resolved: LoadedRecipe, backend: Backend | None) -> Plan:
+def plan(resolved: LoadedRecipe) -> Plan:
     """Return the plan of a recipe.
 
-    Without a backend, or if the backend's compiler is not installed, the plan ends at quantize; in the second case
-    ``Plan.until("compile")`` raises the ToolMissing error. Only hashes local sources and reads the compiler's version.
+    If the backend's compiler is not installed, the plan ends at quantize, and ``Plan.until("compile")`` raises the
+    ToolMissing error. Only hashes local sources and reads the compiler's version.
 
     Raises:
         SpecError: a local source cannot be read.
+        UsageError: the target's backend is not installed.
     """
-    recipe = resolved.recipe
+    recipe, backend = resolved.recipe, load_backend(resolved.target.backend)
     p = PlanBuilder(recipe.name)
     model, preprocess, evaluation, calibration = _fetch(p, resolved)
     scores = p.add(REFERENCE, FLOAT_SCORES, NoOptions(), model, preprocess, evaluation)["scores"]
@@ -97,8 +99,6 @@ def plan(resolved: LoadedRecipe, backend: Backend | None) -> Plan:
     p.add(COMPARE_LAYERS, LAYERS, NoOptions(), graph, quantized, calibration, preprocess)
     rounding = IntegersOptions(resolved.target.precision.rounding)
     p.add(COMPARE_INTEGERS, INTEGERS, rounding, quantized, calibration, preprocess)
-    if backend is None:
-        return p.build()
     chosen = CompileStageOptions.of(resolved, backend)
     try:
         p.add(compile_with(backend, chosen), BINARY, chosen, prepared, quantized, calibration, preprocess)

@@ -38,20 +38,15 @@ def problems(recipe: Recipe, target: Target, root: Node) -> list[SpecError]:
         _labels,
         _approximate,
         _quantize,
-        _preprocess,
-        _calibration,
+        _values,
         _compile_options,
         _vendor_compiler,
     )
     return [problem(root, path, text, hint) for rule in rules for path, text, hint in rule(recipe, target)]
 
 
-def missing_for_run(recipe: Recipe, root: Node) -> list[SpecError]:
-    """Return what a run requires and the recipe does not have yet; planning and estimating do not require it."""
-    return [problem(root, path, text, hint) for path, text, hint in _missing(recipe)]
-
-
-def _missing(recipe: Recipe) -> Problems:
+def missing_for_run(recipe: Recipe) -> Problems:
+    """Yield what a run requires and the recipe does not have yet; planning and estimating do not require it."""
     if recipe.model.module is not None and recipe.model.source is None:
         hint = "add `source:` to the model, or --set model.source=FILE.safetensors"
         yield ("model",), f"there are no trained weights for {recipe.model.module}", hint
@@ -201,12 +196,9 @@ def _quantize(recipe: Recipe, target: Target) -> Problems:
         yield ("quantize", "max_slowdown"), text, "add `check: {max_drop: POINTS}` with repair on, or remove it"
 
 
-def _preprocess(recipe: Recipe, target: Target) -> Problems:
+def _values(recipe: Recipe, target: Target) -> Problems:
     if recipe.preprocess.std is not None and min(recipe.preprocess.std) <= 0:
         yield ("preprocess", "std"), "a standard deviation must be above 0", "correct the value"
-
-
-def _calibration(recipe: Recipe, target: Target) -> Problems:
     if recipe.calibration.source is None and recipe.calibration.sha256 is not None:
         yield ("calibration", "sha256"), "there is no calibration.source to pin", "remove it"
 

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 
 from bpudeploy.errors import Mark, SpecError
-from bpudeploy.spec.yamlmarks import Key, Node, describe, load_yaml, parse_yaml
+from bpudeploy.spec.yamlmarks import Node, describe, load_yaml, parse_yaml
 
 EXTENDS = "extends"
 MATRIX = "matrix"
@@ -32,12 +32,16 @@ class Composed:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One key of ``matrix:``: the field, its values, and their labels in recipe names."""
+    """One key of ``matrix:``: the field, its position, its values, and their labels in recipe names."""
 
-    path: tuple[str, ...]
-    key: Key
+    field: str
+    mark: Mark
     values: tuple[Node, ...]
     labels: tuple[str, ...]
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return tuple(self.field.split("."))
 
 
 def compose(path: Path, sets: Sequence[str] = ()) -> Composed:
@@ -78,7 +82,7 @@ def expand(root: Node) -> tuple[Node, ...]:
     for choice in product(*(zip(axis.values, axis.labels, strict=True) for axis in axes)):
         recipe, suffix = plain, ""
         for axis, title, (value, label) in zip(axes, titles, choice, strict=True):
-            recipe = with_value(recipe, axis.path, value, axis.key.mark)
+            recipe = with_value(recipe, axis.path, value, axis.mark)
             suffix += f"-{title}.{label}"
         expanded.append(_renamed(recipe, suffix))
     return tuple(expanded)
@@ -96,12 +100,12 @@ def with_value(node: Node, path: Sequence[str], value: Node, key_mark: Mark) -> 
         return value
     items = dict(node.items or {})
     head, rest = path[0], path[1:]
-    key, child = items.get(head) or (Key(head, key_mark), Node(key_mark, value.folder, items={}))
+    mark, child = items.get(head) or (key_mark, Node(key_mark, value.folder, items={}))
     if not rest:
-        key = Key(head, key_mark)
+        mark = key_mark
     elif child.items is None:
-        key, child = Key(head, key_mark), Node(key_mark, value.folder, items={})
-    items[head] = (key, with_value(child, rest, value, key_mark))
+        mark, child = key_mark, Node(key_mark, value.folder, items={})
+    items[head] = (mark, with_value(child, rest, value, key_mark))
     return replace(node, items=items, elements=None, scalar=None)
 
 
@@ -146,8 +150,8 @@ def _merge(base: Node, override: Node) -> Node:
     if base.items is None or override.items is None:
         return override
     merged = dict(base.items)
-    for text, (key, child) in override.items.items():
-        merged[text] = (key, _merge(base.items[text][1], child) if text in base.items else child)
+    for text, (mark, child) in override.items.items():
+        merged[text] = (mark, _merge(base.items[text][1], child) if text in base.items else child)
     return Node(override.mark, override.folder, items=merged)
 
 
@@ -179,30 +183,29 @@ def _axes(matrix: Node) -> tuple[_Axis, ...]:
     if matrix.items is None:
         hint = "matrix: {target: [local, rdk-x5]}"
         raise SpecError(f"matrix: expected a map, found {describe(matrix)}", where=matrix.mark, field=MATRIX, hint=hint)
-    axes = tuple(_axis(key, values) for key, values in matrix.items.values())
+    axes = tuple(_axis(field, mark, values) for field, (mark, values) in matrix.items.items())
     for axis, other in product(axes, axes):
         if axis is not other and axis.path == other.path[: len(axis.path)]:
-            message = f"matrix: {other.key.text} is part of {axis.key.text}"
-            hint = "vary one of the two"
-            raise SpecError(message, where=other.key.mark, field=f"{MATRIX}.{other.key.text}", hint=hint)
+            message = f"matrix: {other.field} is part of {axis.field}"
+            raise SpecError(message, where=other.mark, field=f"{MATRIX}.{other.field}", hint="vary one of the two")
     return axes
 
 
-def _axis(key: Key, values: Node) -> _Axis:
-    field = f"{MATRIX}.{key.text}"
-    path = tuple(key.text.split("."))
+def _axis(name: str, mark: Mark, values: Node) -> _Axis:
+    field = f"{MATRIX}.{name}"
+    path = name.split(".")
     if not all(path) or path[0] in _FIXED:
         hint = "name a field, like quantize.observer"
-        raise SpecError(f"matrix: {key.text!r} cannot vary", where=key.mark, field=field, hint=hint)
+        raise SpecError(f"matrix: {name!r} cannot vary", where=mark, field=field, hint=hint)
     if not values.elements:
         found = "an empty list" if values.elements == () else describe(values)
-        hint = f"{key.text}: [{_brief(values) if values.scalar is not None else 'VALUE, VALUE'}]"
+        hint = f"{name}: [{_brief(values) if values.scalar is not None else 'VALUE, VALUE'}]"
         raise SpecError(f"{field}: expected a list of values, found {found}", where=values.mark, field=field, hint=hint)
     for index, value in enumerate(values.elements):
         if repr(value.plain()) in (repr(earlier.plain()) for earlier in values.elements[:index]):
             text = f"{field}: {_brief(value)} is listed twice"
             raise SpecError(text, where=value.mark, field=field, hint="remove one of them")
-    return _Axis(path, key, values.elements, _labels(values.elements))
+    return _Axis(name, mark, values.elements, _labels(values.elements))
 
 
 def _labels(values: tuple[Node, ...]) -> tuple[str, ...]:
@@ -224,7 +227,7 @@ def _label(value: Node) -> str:
 def _titles(axes: tuple[_Axis, ...]) -> tuple[str, ...]:
     """Return the title of each axis: its last word, or the full path if another axis ends in the same word."""
     leaves = Counter(axis.path[-1] for axis in axes)
-    titles = (axis.path[-1] if leaves[axis.path[-1]] == 1 else axis.key.text for axis in axes)
+    titles = (axis.path[-1] if leaves[axis.path[-1]] == 1 else axis.field for axis in axes)
     return tuple(_NOT_IN_A_NAME.sub("_", title) for title in titles)
 
 
@@ -232,8 +235,8 @@ def _renamed(recipe: Node, suffix: str) -> Node:
     entry = (recipe.items or {}).get("name")
     if entry is None or not isinstance(entry[1].scalar, str) or not suffix:
         return recipe
-    key, name = entry
-    return with_value(recipe, ("name",), replace(name, scalar=f"{name.scalar}{suffix}"), key.mark)
+    mark, name = entry
+    return with_value(recipe, ("name",), replace(name, scalar=f"{name.scalar}{suffix}"), mark)
 
 
 def _brief(node: Node) -> str:

@@ -71,8 +71,8 @@ def _resolve(
         if error.where is not None:
             raise
         raise SpecError(error.message, where=written.mark, field="target", hint=error.hint) from error
-    found, lacks = problems(recipe, target, root), missing_for_run(recipe, root)
-    found += _inherited_trust(recipe, root, files) + ([] if to_look else lacks)
+    lacks = [problem(root, *one) for one in missing_for_run(recipe)]
+    found = problems(recipe, target, root) + _inherited_trust(recipe, root, files) + ([] if to_look else lacks)
     extra = recipe.compile.model_extra or {}
     if extra:
         found += [_unknown_backend(root, name, backends()) for name in extra if name not in backends()]

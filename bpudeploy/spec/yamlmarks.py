@@ -40,16 +40,8 @@ _EVENTS_OF: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
-class Key:
-    """A key of a map: its text and position."""
-
-    text: str
-    mark: Mark
-
-
-@dataclass(frozen=True)
 class Node:
-    """A value and its position. ``items`` is set for a map, ``elements`` for a list.
+    """A value and its position. ``items`` is set for a map, with the position of each key; ``elements`` for a list.
 
     Relative paths in the value are relative to ``folder``.
     """
@@ -57,7 +49,7 @@ class Node:
     mark: Mark
     folder: Path
     scalar: Scalar = None
-    items: Mapping[str, tuple[Key, Node]] | None = None
+    items: Mapping[str, tuple[Mark, Node]] | None = None
     elements: tuple[Node, ...] | None = None
 
     def plain(self) -> Plain:
@@ -81,7 +73,7 @@ class Node:
         if parent is None or parent.items is None:
             return None
         entry = parent.items.get(str(path[-1]))
-        return entry[0].mark if entry else None
+        return entry[0] if entry else None
 
     def _child(self, step: str | int) -> Node | None:
         if self.items is not None and isinstance(step, str):
@@ -231,7 +223,7 @@ class _Builder:
             raise _too_deep(mark)
         self.anchors.pop(event.anchor, None)
         self.open.append(event.anchor)
-        items: dict[str, tuple[Key, Node]] = {}
+        items: dict[str, tuple[Mark, Node]] = {}
         elements: list[Node] = []
         size, height = 1, 1
         while not isinstance(entry := next(self.events), yaml.CollectionEndEvent):
@@ -244,14 +236,14 @@ class _Builder:
             if height > MAX_DEPTH:
                 raise _too_deep(child.node.mark)
             if key is not None:
-                items[key.text] = (key, child.node)
+                items[key] = (self._mark(entry.start_mark), child.node)
             else:
                 elements.append(child.node)
         self.open.pop()
         node = Node(mark, self.folder, items=items) if is_map else Node(mark, self.folder, elements=tuple(elements))
         return _Sized(node, size, height)
 
-    def _key(self, event: Any, items: Mapping[str, tuple[Key, Node]]) -> Key:
+    def _key(self, event: Any, items: Mapping[str, tuple[Mark, Node]]) -> str:
         mark, text = self._mark(event.start_mark), ""
         if isinstance(event, yaml.AliasEvent):
             value = self._alias(str(event.anchor), mark).node.scalar
@@ -268,9 +260,9 @@ class _Builder:
         if text == "<<" and _is_plain(event):
             raise SpecError("`<<` is not part of YAML 1.2", where=mark, hint="use `extends:`, or repeat the keys")
         if value in items:
-            hint = f"first at {items[value][0].mark}; keep one of them"
+            hint = f"first at {items[value][0]}; keep one of them"
             raise SpecError(f"duplicate key {value!r}", where=mark, hint=hint)
-        return Key(value, mark)
+        return value
 
     def _mark(self, mark: yaml.Mark) -> Mark:
         offset = self.column if mark.line == 0 else 1

@@ -38,7 +38,7 @@ def canonical(spec: ApproximateSpec) -> list[tuple[str, Any]]:
 def test_nothing_is_approximated_unless_named(tiny: Path) -> None:
     assert spec(tiny) == ApproximateSpec() and approximations(spec(tiny)) == ()
     resolved = bpudeploy.load(tiny)
-    assert not [s.name for s in pipeline.plan(resolved, None).steps if s.group == "approximate"]
+    assert not [s.name for s in pipeline.plan(resolved).steps if s.group == "approximate"]
 
 
 def test_the_order_is_fixed_and_blocks_keep_their_numbers(tiny: Path) -> None:

@@ -9,7 +9,6 @@ import onnx
 import pytest
 
 import bpudeploy
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.events import Event, Note
@@ -32,7 +31,7 @@ QUANTIZE = ["quantize", "quantize/scores", "quantize/golden", "quantize/layers",
 
 def go(recipe: Path, store: Path, sets: list[str], events: list[Event] | None = None) -> RunResult:
     resolved = bpudeploy.load(recipe, *sets)
-    plan = pipeline.plan(resolved, load_backend("ort")).until("quantize")
+    plan = pipeline.plan(resolved).until("quantize")
     return run(plan, store, events.append if events is not None else lambda event: None)
 
 

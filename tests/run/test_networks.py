@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import bpudeploy
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.planning import pipeline
@@ -67,7 +66,7 @@ def recipe(tiny: Path, model: str, more: str = PREPARED) -> Path:
 
 def built(path: Path, store: Path, until: str = "compile") -> RunResult:
     resolved = bpudeploy.load(path)
-    return run(pipeline.plan(resolved, load_backend("ort")).until(until), store, lambda event: None)
+    return run(pipeline.plan(resolved).until(until), store, lambda event: None)
 
 
 def test_a_user_s_onnx_network_goes_all_the_way(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

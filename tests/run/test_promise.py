@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import bpudeploy
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Scores
 from bpudeploy.cli.main import main
 from bpudeploy.planning import pipeline
@@ -95,7 +94,7 @@ def _here(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(recipe: Path, store: Path, *sets: str) -> RunResult:
     resolved = bpudeploy.load(recipe, *sets)
-    return run(pipeline.plan(resolved, load_backend(resolved.target.backend)), store, lambda event: None)
+    return run(pipeline.plan(resolved), store, lambda event: None)
 
 
 def repair_of(result: RunResult) -> RepairReport:
@@ -124,7 +123,7 @@ def test_a_broken_promise_is_repaired_and_everything_after_takes_the_repaired(fr
     layers = LayerReport.read(result.artifact(LAYERS).path)
     assert any(Precision.INT16 in layer.inputs for layer in layers.layers) and layers.images == 8
     resolved = bpudeploy.load(fragile, "check.max_drop=5")
-    compiled = pipeline.plan(resolved, load_backend("ort")).step(BINARY)
+    compiled = pipeline.plan(resolved).step(BINARY)
     assert {ref.step for ref in compiled.inputs[:2]} == {REPAIRED}
 
 

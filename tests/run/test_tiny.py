@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import bpudeploy
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.preview import StepState, preview
@@ -36,13 +35,13 @@ EDITS = {
 
 
 def test_plan_and_run_agree_over_random_edits(tiny: Path, tmp_path: Path) -> None:
-    rng, backend, chosen = random.Random(3), load_backend("ort"), dict[str, str]()
+    rng, chosen = random.Random(3), dict[str, str]()
     checked = 0
     for _ in range(int(os.environ.get("BPUDEPLOY_EDITS", "12"))):
         field = rng.choice(list(EDITS))
         chosen[field] = rng.choice(EDITS[field])
         resolved = bpudeploy.load(tiny, *(f"{f}={v}" for f, v in chosen.items()))
-        plan = pipeline.plan(resolved, backend)
+        plan = pipeline.plan(resolved)
         force = [rng.choice(plan.steps).name] if rng.random() < 0.2 else []
         said = preview(plan, tmp_path / "store", force)
         did = run(plan, tmp_path / "store", lambda event: None, force)
@@ -54,13 +53,12 @@ def test_plan_and_run_agree_over_random_edits(tiny: Path, tmp_path: Path) -> Non
 
 
 def test_of_the_gates_only_max_drop_is_in_a_key_and_only_in_repairs(tiny: Path, tmp_path: Path) -> None:
-    backend = load_backend("ort")
     one = bpudeploy.load(tiny)
-    run(pipeline.plan(one, backend), tmp_path / "store", lambda event: None)
+    run(pipeline.plan(one), tmp_path / "store", lambda event: None)
     other = bpudeploy.load(tiny, "check.max_p50_ms=5", "benchmark.min_frames=9", "name=other")
-    assert run(pipeline.plan(other, backend), tmp_path / "store", lambda event: None).ran == []
+    assert run(pipeline.plan(other), tmp_path / "store", lambda event: None).ran == []
     gate = bpudeploy.load(tiny, "check.max_drop=50")
-    ran = run(pipeline.plan(gate, backend), tmp_path / "store", lambda event: None).ran
+    ran = run(pipeline.plan(gate), tmp_path / "store", lambda event: None).ran
     assert ran == ["quantize/repair"], "a gate that held passes its bytes through, so nothing after it runs again"
 
 

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from benchmarks import zoo, zoo_page
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.cli.verbs.estimate import predicted_on
 from bpudeploy.errors import SpecError
@@ -40,7 +39,7 @@ def test_each_is_valid_and_planned_for_three_boards(path: Path) -> None:
     assert [r.target.name for r in found] == BOARDS
     assert {r.recipe.name for r in found} == {f"{path.stem}-target.{board}" for board in BOARDS}
     for resolved in found:
-        planned = pipeline.plan(resolved, load_backend(resolved.target.backend))
+        planned = pipeline.plan(resolved)
         assert {"fetch/model", "restructure", "quantize", "quantize/scores"} <= {step.name for step in planned.steps}
 
 

@@ -405,5 +405,5 @@ def test_the_tag_of_a_source_reaches_the_model() -> None:
     from bpudeploy.spec.load import load_recipe
 
     (resolved, *_) = load_recipe(Path(__file__).parents[2] / "recipes" / "zoo" / "vit-base.yaml", to_look=True)
-    options = pipeline.plan(resolved, None).step(MODEL).options
+    options = pipeline.plan(resolved).step(MODEL).options
     assert options.architecture == "vit_base_patch16_224.augreg_in21k_ft_in1k"

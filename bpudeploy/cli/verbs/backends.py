@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 from argparse import Namespace
 
 from bpudeploy.backends.base import Backend, ToolMissing
 from bpudeploy.backends.registry import backend_names, load_backend
-from bpudeploy.cli.arguments import add_json
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output, table
 from bpudeploy.errors import ExitCode
 
 EXAMPLE = "  bpudeploy backends"
-arguments = add_json
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add(parser, "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """List the backends."""
     found = [(b, _tools(b)) for b in map(load_backend, backend_names())]
     rows = [
         (b.name, b.runtime, ", ".join(f"{t} {v}" for t, v in tools.items()) if tools else "not on this machine")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names
-from bpudeploy.cli.arguments import add_json, add_results
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output
 from bpudeploy.digest import short
 from bpudeploy.errors import ExitCode, UsageError
@@ -25,18 +25,14 @@ A baseline is a file in the suite's folder baselines/, one field per line: commi
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("what", choices=("show", "update"))
-    parser.add_argument("suite", type=Path, metavar="SUITE", help="a suite file (.yaml)")
-    parser.add_argument("--only", action="append", default=[], metavar="JOB", help="RECIPE@TARGET; may be repeated")
+    add(parser, "suite", "--only")
     parser.add_argument("--why", metavar="TEXT", help="for update, required: the reason, for later readers")
     parser.add_argument("--dry-run", action="store_true", help="for update: show what would change")
-    add_results(parser)
-    add_json(parser)
+    add(parser, "--results", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Show or pin."""
     if args.what == "update" and not args.why:
         raise UsageError("baseline update needs --why", hint='--why "what is accepted, and in exchange for what"')
     if args.what == "show" and (args.why or args.dry_run):

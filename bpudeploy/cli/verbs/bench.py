@@ -6,15 +6,7 @@ import argparse
 from argparse import Namespace
 from collections.abc import Sequence
 
-from bpudeploy.cli.arguments import (
-    add_at_least,
-    add_board_and_target,
-    add_json,
-    add_results,
-    add_store,
-    store,
-    target_named,
-)
+from bpudeploy.cli.arguments import add, store, target_named
 from bpudeploy.cli.measuring import comparison_text, measured_on, method_of
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import measurement_text
@@ -35,20 +27,15 @@ The board's clocks are locked at their maximum if the account may do that, and a
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("release", metavar="RELEASE", help="a release that `bpudeploy run` built here")
     parser.add_argument("--against", metavar="RELEASE", help="compare with this release, measured interleaved")
-    add_board_and_target(parser)
+    add(parser, "--board", "--target")
     parser.add_argument("--rounds", type=int, metavar="N", help="minimum number of rounds (default: the recipe's)")
     parser.add_argument("--max-seconds", type=float, metavar="S", help="start no further round after this time")
-    add_at_least(parser)
-    add_store(parser)
-    add_results(parser)
-    add_json(parser)
+    add(parser, "--at-least", "--store", "--results", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Measure a release, or two interleaved."""
     found = [find_release(named) for named in (args.release, args.against) if named is not None]
     method = method_of(found[0], args)
     target = target_named(args.target or found[0].manifest.target)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bpudeploy.backends.registry import backend_names, load_backend
-from bpudeploy.cli.arguments import add_board_and_target, add_json, add_set, add_store, store, target_named
+from bpudeploy.backends.registry import backend_names
+from bpudeploy.cli.arguments import add, store, target_named
 from bpudeploy.cli.measuring import measured_on, method_of
 from bpudeploy.cli.output import Output
 from bpudeploy.commits import git
@@ -43,17 +43,14 @@ Commits are checked out in a separate worktree: your checkout is not touched."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("what", metavar="RECIPE|NAME@TARGET", help="a recipe file in git, or releases built here")
     parser.add_argument("--good", required=True, metavar="REV", help="a commit, or digits of a release's digest")
     parser.add_argument("--bad", required=True, metavar="REV")
     parser.add_argument("--metric", choices=[metric.value for metric in Metric], default=Metric.P50.value)
-    add_set(parser)
-    add_board_and_target(parser)
+    add(parser, "--set", "--board", "--target")
     parser.add_argument("--rounds", type=int, metavar="N", help="minimum number of rounds of each measurement")
     parser.add_argument("--max-seconds", type=float, metavar="S", help="maximum time of each measurement")
-    add_store(parser)
-    add_json(parser)
+    add(parser, "--store", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
@@ -128,10 +125,9 @@ class _Search:
                 f"{recipe.name} is several recipes: {names}", hint="choose one with --set, or remove its matrix"
             )
         (resolved,) = found
-        backend = load_backend(resolved.target.backend)
-        plan = pipeline.plan(resolved, backend).until(BINARY)
+        plan = pipeline.plan(resolved).until(BINARY)
         with self.out.live() as live:
-            return build(resolved, backend, plan, self.store, live.draw, runs=PROJECT / "bisect").release
+            return build(resolved, plan, self.store, live.draw, runs=PROJECT / "bisect").release
 
     def _prepare(self, good: BuiltRelease, bad: BuiltRelease) -> BisectTest:
         target = target_named(self.args.target or good.manifest.target)

@@ -9,15 +9,15 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from pathlib import PurePosixPath
 
+from bpudeploy.boardjob import opener_of
 from bpudeploy.boards.address import Address
+from bpudeploy.boards.base import Board
 from bpudeploy.boards.doctor import BoardFinding, Severity, doctor
 from bpudeploy.boards.facts import Facts, read_facts
 from bpudeploy.boards.shell import shell
-from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.boards.trust import KeyStatus, OfferedKey, fetch_host_key, pin, require_fingerprint
-from bpudeploy.cli.arguments import add_json, target_named
+from bpudeploy.cli.arguments import add, add_verb, target_named
 from bpudeploy.cli.output import Output, table, wrap
 from bpudeploy.digest import short
 from bpudeploy.effects.reserve import release, reserve
@@ -59,18 +59,11 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     verbs = {}
     for name, (summary, example) in _WHAT.items():
-        verbs[name] = what.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        add_json(verbs[name])
+        verbs[name] = add_verb(what, name, summary, f"  {example}")
+        add(verbs[name], "--json")
         if name != "list":
             verbs[name].add_argument("address", metavar="[USER@]HOST[:PORT]", help="HOST may be a ~/.ssh/config alias")
     verbs["doctor"].add_argument("--target", metavar="NAME", help="the expected kind: its chip, runtime and folder")
@@ -122,12 +115,12 @@ def _findings(address: str, findings: Sequence[BoardFinding]) -> Iterator[str]:
         yield wrap(f"  {one.state:<8} {one.about:<12} ", one.found)
         if one.repair:
             yield wrap(f"  {'':<8} {'':<12} fix: ", one.repair)
-    errors, warnings = (sum(f.state == state for f in findings) for state in ("error", "warning"))
+    errors, warnings = (sum(f.state is state for f in findings) for state in (Severity.ERROR, Severity.WARNING))
     yield f"{address}: {errors} errors, {warnings} warnings"
 
 
 def _facts(args: Namespace, out: Output) -> ExitCode:
-    with _open(args.address, BoardSpec(), None) as board:
+    with opener_of(args.address, args.address, BoardSpec())() as board:
         facts = read_facts(board)
     out.show({"board": args.address, **asdict(facts)}, _fact_lines(facts))
     return ExitCode.OK
@@ -154,7 +147,7 @@ def _trust(args: Namespace, out: Output) -> ExitCode:
                 _ask(made.fingerprint)
         pin(made, replace=args.replace)
     key = {"board": made.board, "name": made.name, "kind": made.kind, "fingerprint": made.fingerprint}
-    already = "already " if made.status == "trusted" else ""
+    already = "already " if made.status is KeyStatus.TRUSTED else ""
     text = f"{made.board}: {made.kind} {made.fingerprint} is {already}trusted ({made.name} in {made.file})"
     out.show({**key, "before": made.status, "file": str(made.file)}, [text])
     return ExitCode.OK
@@ -209,13 +202,9 @@ def _release(args: Namespace, out: Output) -> ExitCode:
     return ExitCode.OK
 
 
-def _open_of(args: Namespace) -> AbstractContextManager[SshBoard]:
+def _open_of(args: Namespace) -> AbstractContextManager[Board]:
     spec = target_named(args.target).board if args.target is not None else BoardSpec()
-    return _open(args.address, spec, args.root)
-
-
-def _open(address: str, spec: BoardSpec, root: str | None) -> AbstractContextManager[SshBoard]:
-    return open_ssh(Address.parse(address), name=address, python=spec.python, root=PurePosixPath(root or spec.root))
+    return opener_of(args.address, args.address, spec, root=args.root)()
 
 
 def _seconds(text: str, option: str) -> float:

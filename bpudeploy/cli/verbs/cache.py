@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bpudeploy.cli.arguments import add_json, add_store, store
+from bpudeploy.cli.arguments import add, store
 from bpudeploy.cli.output import Output
 from bpudeploy.digest import short
 from bpudeploy.errors import ExitCode
@@ -17,16 +17,13 @@ EXAMPLE = "  bpudeploy cache gc --older-than 7 --dry-run"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("what", choices=("ls", "gc", "verify"), help="list records, remove old ones, hash every object")
     parser.add_argument("--older-than", type=float, default=30.0, metavar="DAYS", help="for gc: days without use (30)")
     parser.add_argument("--dry-run", action="store_true", help="for gc: show what would be removed")
-    add_store(parser)
-    add_json(parser)
+    add(parser, "--store", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """List, collect or verify."""
     root = store(args)
     if args.what == "ls":
         entries = usage(root)

@@ -6,7 +6,7 @@ import argparse
 from argparse import Namespace
 from collections.abc import Sequence
 
-from bpudeploy.cli.arguments import add_at_least, add_json, add_results
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.measuring import comparison_text
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode, UsageError
@@ -24,13 +24,10 @@ never compared with each other. Releases that were not measured interleaved need
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("a", metavar="A", help="a recipe's name (its latest), NAME@TARGET, or digits of a digest")
     parser.add_argument("b", metavar="B")
     parser.add_argument("--board", metavar="BOARD", help="which board, if both were measured on several")
-    add_at_least(parser)
-    add_results(parser)
-    add_json(parser)
+    add(parser, "--at-least", "--results", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:

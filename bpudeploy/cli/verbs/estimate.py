@@ -14,7 +14,7 @@ from bpudeploy.cli.output import Output, table, wrap
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.inspection import load_models
 from bpudeploy.predict.estimate import Estimate, NodeTime
-from bpudeploy.predict.march import Term, model_of
+from bpudeploy.predict.march import MarchModel, Term, model_of
 from bpudeploy.predict.prediction import Prediction, predict
 from bpudeploy.predict.workload import Workload, count_workload
 from bpudeploy.spec.load import is_file, list_targets, load_recipe, load_target
@@ -48,7 +48,6 @@ _TERMS = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     add_network(parser)
     parser.add_argument("--top", type=int, default=8, metavar="N", help="how many of the slowest nodes to show (8)")
 
@@ -67,17 +66,10 @@ def run(args: Namespace, out: Output) -> ExitCode:
     originals = load_models(args.model, original=True, image_size=args.image_size)
     rewritten = load_models(args.model, original=False, image_size=args.image_size)
     for (before, own), (after, _), int16 in zip(originals, rewritten, _int16(args.model), strict=True):
-        found += [predicted_on(target, before, after, int16) for target in targets or _own(own)]
+        found += [predicted_on(target, before, after, int16) for target in targets or ((own,) if own else ())]
     document = [one.model_dump(mode="json") for one in found]
     out.show(document, (line for one in found for line in (*_text(one, args.top), "")))
     return ExitCode.OK
-
-
-def _own(target: Target | None) -> tuple[Target, ...]:
-    """Return the target that a recipe names."""
-    assert target is not None  # without a recipe, --target is required
-    _require_model(target)
-    return (target,)
 
 
 def _int16(model: str) -> list[tuple[str, ...]]:
@@ -95,8 +87,7 @@ def predicted_on(target: Target, before: InspectedModel, after: InspectedModel, 
     """
     from bpudeploy.quantize.taps import find_quantization_points
 
-    model = model_of(target)
-    assert model is not None  # _require_model
+    model = _require_model(target)
 
     def count(of: InspectedModel) -> Workload:
         return count_workload(of.model, target.march, model.array, of.constants, of.form, trained=of.trained)
@@ -109,10 +100,11 @@ def predicted_on(target: Target, before: InspectedModel, after: InspectedModel, 
     return predict(after.name, after.origin, target, model, work, count(before), promoted)
 
 
-def _require_model(target: Target) -> None:
-    """Refuse a target whose latency cannot be predicted."""
-    if model_of(target) is not None:
-        return
+def _require_model(target: Target) -> MarchModel:
+    """Return a target's model; refuse a target whose latency cannot be predicted."""
+    model = model_of(target)
+    if model is not None:
+        return model
     where = f"add --target NAME: {', '.join(_predictable())}"
     if target.march is March.CPU:
         raise UsageError(

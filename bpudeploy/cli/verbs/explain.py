@@ -7,8 +7,7 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from bpudeploy.backends.registry import load_backend
-from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
+from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode
 from bpudeploy.planning import pipeline
@@ -18,16 +17,14 @@ EXAMPLE = "  bpudeploy explain R.yaml quantize"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
+    add(parser, "recipe", "--set", "--json")
     parser.add_argument("step", help="a stage (quantize) or a step (quantize/scores)")
-    add_store(parser)
+    add(parser, "--store")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Explain the chosen steps."""
     for resolved in recipes(args):
-        whole = pipeline.plan(resolved, load_backend(resolved.target.backend))
+        whole = pipeline.plan(resolved)
         wanted = whole.select([args.step])
         found = [o for o in preview(whole, store(args)) if o.step in wanted]
         document = [

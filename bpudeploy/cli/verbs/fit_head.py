@@ -7,7 +7,7 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
+from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import replacing
@@ -19,11 +19,10 @@ EXAMPLE = "  bpudeploy fit-head recipes/quickstart-head.yaml"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
+    add(parser, "recipe", "--set", "--json")
     parser.add_argument("--l2", type=float, default=10.0, help="weight of the penalty on the weights (default: 10)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: the recipe's name with .safetensors")
-    add_store(parser)
+    add(parser, "--store")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:

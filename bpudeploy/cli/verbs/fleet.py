@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from bpudeploy.backends.registry import backend_names, load_backend
-from bpudeploy.cli.arguments import add_json, add_set, add_store, store
+from bpudeploy.backends.registry import backend_names
+from bpudeploy.cli.arguments import add, add_verb, store
 from bpudeploy.cli.fleet_lines import board_line, megabytes, printable, rollout_line, wave_lines
 from bpudeploy.cli.fleet_live import FleetLive
 from bpudeploy.cli.output import Output, table
-from bpudeploy.deployment import DeployOptions, build, policy_of
+from bpudeploy.deployment import build, policy_of
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
@@ -29,7 +29,7 @@ from bpudeploy.fleet.page import write_rollout
 from bpudeploy.fleet.select import labels_of
 from bpudeploy.fleet.select import parse as parse_selector
 from bpudeploy.fleet.summary import to_json
-from bpudeploy.fleet.view import replay
+from bpudeploy.fleet.view import BoardState, replay
 from bpudeploy.fleet.webhook import WebhookError, check_url, post
 from bpudeploy.fleet.worker import Deployment
 from bpudeploy.planning import pipeline
@@ -62,42 +62,35 @@ _STEERING = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
 
-    def add(name: str, summary: str, example: str) -> argparse.ArgumentParser:
-        verb = what.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"example:\n  bpudeploy fleet {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        add_json(verb)
+    def part(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        verb = add_verb(what, name, summary, f"  bpudeploy fleet {example}")
+        add(verb, "--json")
         return verb
 
     for name, summary, example in (
         ("plan", "show which board gets what, in which wave, and how much is sent; changes nothing", ""),
         ("rollout", "update the fleet wave by wave, under its policy", " --webhook https://ci.example/hook"),
     ):
-        verb = add(name, summary, f"{name} quickstart --fleet fleet.yaml{example}")
+        verb = part(name, summary, f"{name} quickstart --fleet fleet.yaml{example}")
         verb.add_argument("release", metavar="RELEASE", help="a recipe's file, built for each target, or a built name")
         verb.add_argument("--fleet", type=Path, required=True, metavar="FILE", help="the inventory (.yaml)")
         verb.add_argument("--select", metavar="SELECTOR", help="such as group=canary,chip=bayes-e; default: all")
-        add_set(verb)
+        add(verb, "--set")
         verb.add_argument("--dry-run", action="store_true", help="the same as plan")
         _add_control(verb)
     for name, summary in _STEERING.items():
-        verb = add(name, summary, name + (" --wave 2" if name == "approve" else ""))
+        verb = part(name, summary, name + (" --wave 2" if name == "approve" else ""))
         verb.add_argument("rollout", nargs="?", metavar="ROLLOUT", help="its name or a prefix; default: the newest")
         if name in ("resume", "reconcile"):
             _add_control(verb)
         if name == "approve":
             verb.add_argument("--wave", type=int, metavar="N", help="from 1; default: the one that waits")
-    add("list", "list the rollouts of this project", "list")
-    validate = add("validate", "check an inventory; contacts no board", "validate fleet.yaml")
+    part("list", "list the rollouts of this project", "list")
+    validate = part("validate", "check an inventory; contacts no board", "validate fleet.yaml")
     validate.add_argument("fleet", type=Path, metavar="FILE")
-    ansible = add("import", "convert an Ansible inventory", "import hosts.ini --target rdk-x5 > fleet.yaml")
+    ansible = part("import", "convert an Ansible inventory", "import hosts.ini --target rdk-x5 > fleet.yaml")
     ansible.add_argument("inventory", type=Path, metavar="FILE", help="what `ansible-inventory -i` takes, or its JSON")
     ansible.add_argument("--target", metavar="NAME", help="for hosts without a variable bpudeploy_target")
 
@@ -106,21 +99,23 @@ def _add_control(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--key", type=Path, metavar="FILE", help="signs the releases (default: that of `keys new`)")
     verb.add_argument("--allow-downgrade", action="store_true", help="push even if a board has a later build")
     verb.add_argument("--webhook", metavar="URL", help="receives the result as JSON; a failure of it changes nothing")
-    add_store(verb)
+    add(verb, "--store")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Do what ``fleet WHAT`` says."""
     match args.what:
         case "plan" | "rollout":
             return _launch(args, out)
         case "validate":
             show_inventory(load_fleet(args.fleet), out)
         case "list":
-            found = [(path.parent.name, _events(path)) for path in _all()]
+            found = [(path.parent.name, _events(path)) for path in journal.list_journals(launch.ROLLOUTS)]
             out.show([to_json(events) for _, events in found] if out.as_json else None, rollouts_text(found))
         case "import":
-            _import(args, out)
+            imported = from_ansible(read_ansible(args.inventory), args.target)
+            out.text(imported.text)
+            for what in imported.left_out:
+                out.warn(what)
         case _:
             return _steer(_one(args.rollout), args, out)
     return ExitCode.OK
@@ -136,19 +131,12 @@ def _steer(path: Path, args: Namespace, out: Output) -> ExitCode:
         case "reconcile":
             return _reconcile(path, args, out)
         case "resume" if journal.controller(path) is None:
-            deployments = _deployments_of(journal.read_plan(path).places, args)
+            deployments = _deployments(journal.read_plan(path).places, args)
             journal.append(path, CommandGiven(at=time.time(), order=RolloutCommand.RESUME, by=owner()))
             return _control(path, deployments, args, out)
         case _:
             _order(path, RolloutCommand(args.what), args, out)
     return ExitCode.OK
-
-
-def _import(args: Namespace, out: Output) -> None:
-    found = from_ansible(read_ansible(args.inventory), args.target)
-    out.text(found.text)
-    for what in found.left_out:
-        out.warn(what)
 
 
 def _launch(args: Namespace, out: Output) -> ExitCode:
@@ -165,7 +153,7 @@ def _launch(args: Namespace, out: Output) -> ExitCode:
         )
     name = next(iter(releases.values())).manifest.name
     first, layout = launch.plan_rollout(name, inventory, chosen, releases, targets)
-    deployments = _deployments(first.places, targets, args)
+    deployments = _deployments(first.places, args, targets)
     if args.what == "plan" or args.dry_run:
         show_plan(launch.preview(first.places, deployments), out)
         for note in layout.notes:
@@ -189,10 +177,9 @@ def _build(args: Namespace, target: str, out: Output) -> BuiltRelease:
     resolved, *more = load_recipe(Path(args.release), [*args.sets, f"target={target}"], backend_names)
     if more:
         raise UsageError(f"{args.release} is a matrix", hint="a rollout has one recipe: fix its fields with --set")
-    backend = load_backend(resolved.target.backend)
-    plan = pipeline.plan(resolved, backend).until(BINARY)
+    plan = pipeline.plan(resolved).until(BINARY)
     with out.live() as live:
-        return build(resolved, backend, plan, store(args), live.draw).release
+        return build(resolved, plan, store(args), live.draw).release
 
 
 def _control(path: Path, deployments: Mapping[str, Deployment], args: Namespace, out: Output) -> ExitCode:
@@ -225,18 +212,18 @@ def _reconcile(path: Path, args: Namespace, out: Output) -> ExitCode:
     if left is None:
         out.note(f"{path.parent.name} reached every board")
         return ExitCode.OK
-    return _control(journal.create(launch.ROLLOUTS, left), _deployments_of(left.places, args), args, out)
+    return _control(journal.create(launch.ROLLOUTS, left), _deployments(left.places, args), args, out)
 
 
-def _deployments_of(plans: Sequence[BoardPlan], args: Namespace) -> dict[str, Deployment]:
-    """Return what the boards of a journal need; it names everything but the targets' files."""
-    targets = {name: load_target(name, Path())[0] for name in {plan.target for plan in plans}}
-    return _deployments(plans, targets, args)
-
-
-def _deployments(plans: Sequence[BoardPlan], targets: Mapping[str, Target], args: Namespace) -> dict[str, Deployment]:
-    options = DeployOptions(args.key, args.allow_downgrade)
-    return launch.load_deployments(plans, targets, lambda target: policy_of(target, options), store(args))
+def _deployments(
+    plans: Sequence[BoardPlan], args: Namespace, targets: Mapping[str, Target] | None = None
+) -> dict[str, Deployment]:
+    """Return what boards need; a journal names everything but the targets' files."""
+    if targets is None:
+        targets = {name: load_target(name, Path())[0] for name in {plan.target for plan in plans}}
+    return launch.load_deployments(
+        plans, targets, lambda target: policy_of(target, args.key, args.allow_downgrade), store(args)
+    )
 
 
 def _order(path: Path, order: RolloutCommand, args: Namespace, out: Output) -> None:
@@ -246,12 +233,10 @@ def _order(path: Path, order: RolloutCommand, args: Namespace, out: Output) -> N
     out.note(f"{path.parent.name}: {order}, {f'sent to {who}' if who else f'recorded; {_NO_CONTROLLER}'}")
 
 
-def _all() -> tuple[Path, ...]:
-    return journal.list_journals(launch.ROLLOUTS)
-
-
 def _one(named: str | None) -> Path:
-    found = [path for path in _all() if named is None or path.parent.name.startswith(named)]
+    found = [
+        path for path in journal.list_journals(launch.ROLLOUTS) if named is None or path.parent.name.startswith(named)
+    ]
     if not found:
         what = f"no rollout begins with {named!r}" if named else "there are no rollouts yet"
         raise UsageError(what, hint="`bpudeploy fleet list` names them")
@@ -326,7 +311,7 @@ def rollouts_text(found: Sequence[tuple[str, Sequence[Event]]]) -> Iterator[str]
         yield "there are no rollouts in this folder yet: `bpudeploy fleet plan` shows what one would do"
     for name, events in found:
         view = replay(events)
-        done = sum(board.state == "done" for board in view.boards.values())
+        done = sum(board.state is BoardState.DONE for board in view.boards.values())
         status = view.result or view.phase(time.time())
         count = f"{done:>4} of {len(view.boards)} done"
         yield f"  {printable(name)}  {status:<20} {count}  {printable(view.why)}".rstrip()

@@ -28,7 +28,6 @@ runs unless asked for, nothing is fetched, no latency is predicted."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     add_network(parser)
     parser.add_argument("--original", action="store_true", help="the graph as exported, not its 4-D form")
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 from argparse import Namespace
 from pathlib import Path
 
-from bpudeploy.cli.arguments import add_board_and_target, add_json, target_named
+from bpudeploy.cli.arguments import add, target_named
 from bpudeploy.cli.output import Output
 from bpudeploy.deployment import board_opener
 from bpudeploy.effects.trust import TrustMode, trust
@@ -22,18 +22,16 @@ A board activates only releases that are signed by a key it trusts; only `keys i
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("what", choices=("new", "show", "install"), help="create, print, or have a board trust it")
     parser.add_argument("--key", type=Path, metavar="FILE", help="default: ~/.config/bpudeploy/signing_key")
-    add_board_and_target(parser)
+    add(parser, "--board", "--target")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--add", action="store_true", help="for install: in addition to the keys that it trusts")
     how.add_argument("--replace", action="store_true", help="for install: instead of the keys that it trusts")
-    add_json(parser)
+    add(parser, "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Create, show or install the key."""
     if args.what != "install" and (args.board or args.target or args.add or args.replace):
         raise UsageError("--board, --target, --add and --replace are for `keys install`", hint="leave them out")
     path: Path = args.key or default_key()

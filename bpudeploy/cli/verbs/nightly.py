@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names, load_backend
-from bpudeploy.cli.arguments import add_executor, add_json, add_results, add_store, budget, shared_store, store
+from bpudeploy.cli.arguments import add, budget, shared_store, store
 from bpudeploy.cli.output import Output, table
 from bpudeploy.errors import BpudeployError, ExitCode
 from bpudeploy.nightly.formatting import format_before_after, format_change, format_time, plural, provenance_suffix
@@ -34,22 +34,18 @@ Report, JUnit, Markdown and metrics are written to .bpudeploy/nights/latest."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    parser.add_argument("suite", type=Path, metavar="SUITE", help="a suite file (.yaml)")
+    add(parser, "suite")
     parser.add_argument("--dry-run", action="store_true", help="show the plan; build nothing, contact no board")
-    parser.add_argument("--only", action="append", default=[], metavar="JOB", help="RECIPE@TARGET; may be repeated")
-    add_executor(parser)
-    add_store(parser)
-    add_results(parser)
-    add_json(parser)
+    add(parser, "--only", "--executor", "--shared-store", "--jobs", "--memory", "--store", "--results", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
     """Run a suite; the exit code is the verdict."""
     root = store(args)
     loaded = load_suite(args.suite, backend_names).only(args.only)
-    backends = {name: load_backend(name) for name in {job.resolved.target.backend for job in loaded.jobs}}
-    plan = plan_night(loaded, backends, root)
+    for name in {job.resolved.target.backend for job in loaded.jobs}:
+        load_backend(name)  # one that is not installed ends the night before it begins
+    plan = plan_night(loaded, root)
     if args.dry_run:
         _show_plan(plan, out)
         return ExitCode.OK

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from argparse import Namespace
 from pathlib import Path
 
-from bpudeploy.cli.arguments import add_recipe
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output
 from bpudeploy.digest import digest_file
 from bpudeploy.errors import ExitCode
@@ -15,7 +16,10 @@ from bpudeploy.stage import StepContext
 from bpudeploy.stages.download import DownloadOptions, download
 
 EXAMPLE = "  bpudeploy pin R.yaml"
-arguments = add_recipe
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add(parser, "recipe", "--set", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:

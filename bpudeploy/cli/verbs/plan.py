@@ -6,10 +6,9 @@ import argparse
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from bpudeploy.backends.registry import load_backend
-from bpudeploy.cli.arguments import add_force, add_recipe, recipes, store
+from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
-from bpudeploy.cli.texts import missing_for_run
+from bpudeploy.cli.texts import missing_lines
 from bpudeploy.errors import ExitCode
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.preview import PlannedStep, preview
@@ -20,9 +19,7 @@ EXAMPLE = "  bpudeploy plan R.yaml --force quantize"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
-    add_force(parser)
+    add(parser, "recipe", "--set", "--json", "--force", "--store")
     parser.add_argument("--until", metavar="STEP", help="show the plan up to this stage or step")
 
 
@@ -35,14 +32,14 @@ def run(args: Namespace, out: Output) -> ExitCode:
 def show(found: Sequence[LoadedRecipe], args: Namespace, out: Output) -> None:
     """Print the plan of each recipe."""
     for resolved in found:
-        chosen = pipeline.plan(resolved, load_backend(resolved.target.backend)).until(args.until)
+        chosen = pipeline.plan(resolved).until(args.until)
         steps = preview(chosen, store(args), args.force)
         document = {
             "recipe": resolved.recipe.name,
             "target": resolved.target.name,
             "files": [str(f) for f in resolved.files],
             "steps": [{"step": o.step, "state": o.state, "reason": o.reason, "key": o.key} for o in steps],
-            "lacks": missing_for_run(resolved),
+            "lacks": missing_lines(resolved),
         }
         out.show(document, _text(resolved, steps, args.until is None))
 
@@ -53,7 +50,7 @@ def _text(resolved: LoadedRecipe, steps: Sequence[PlannedStep], whole: bool) -> 
     for o in steps:
         reason = "" if o.reason.startswith("after ") else o.reason
         yield f"  {o.step:<22} {o.state:<6} {reason}{o.after or ''}".rstrip()
-    yield from (f"  missing: {one}" for one in missing_for_run(resolved))
+    yield from (f"  missing: {one}" for one in missing_lines(resolved))
     if not whole:
         return
     if any(o.step == BINARY for o in steps):

@@ -7,11 +7,9 @@ import json
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from bpudeploy.backends.registry import load_backend
-from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
+from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import repair_line
 from bpudeploy.errors import ExitCode, UsageError
@@ -32,19 +30,10 @@ scales.json always; node_info.yaml for hb_mapper (X5, Ultra), quant_config.json 
 _UNTESTED = "hb_compile (S100) has not read such files yet; hb_mapper has"
 
 
-@dataclass(frozen=True)
-class _Exported:
-    """File name to text, and notes about them."""
-
-    files: dict[str, str]
-    notes: tuple[str, ...]
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
+    add(parser, "recipe", "--set", "--json")
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="created if missing")
-    add_store(parser)
+    add(parser, "--store")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
@@ -53,20 +42,21 @@ def run(args: Namespace, out: Output) -> ExitCode:
         raise UsageError(f"{args.out} is not a folder", hint="name another --out")
     code, found = ExitCode.OK, recipes(args)
     for resolved in found:
-        plan = pipeline.plan(resolved, load_backend(resolved.target.backend))
+        plan = pipeline.plan(resolved)
         last = REPAIRED if any(step.name == REPAIRED for step in plan.steps) else QUANTIZED
         with out.live() as live:
             products = Products(run_plan(plan.upto(last), store(args), live.draw).artifacts)
-        exported = _export(products, resolved.target.march)
+        files, notes = _export(products, resolved.target.march)
         repair = RepairReport.read(products.repair.path) if products.repair is not None else None
         broken = () if repair is None or repair.holds else (repair_line(repair),)
         folder = args.out if len(found) == 1 else args.out / resolved.recipe.name
-        _show(resolved, products.prepared, _write(folder, exported.files), (*exported.notes, *broken), out)
+        _show(resolved, products.prepared, _write(folder, files), (*notes, *broken), out)
         code = ExitCode.CHECK if broken else code
     return code
 
 
-def _export(products: Products, march: March) -> _Exported:
+def _export(products: Products, march: March) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return file name to text, and notes about them."""
     import onnx
 
     from bpudeploy.conformance.placement import cpu_only_nodes
@@ -75,7 +65,7 @@ def _export(products: Products, march: March) -> _Exported:
     graph, model = products.prepared, onnx.load(products.quantized.path)
     files = {"scales.json": vendor.scale_file(model).model_dump_json() + "\n"}
     if march is March.CPU or not march.is_known:
-        return _Exported(files, (f"{march} has no vendor compiler with a format of its own: scales only",))
+        return files, (f"{march} has no vendor compiler with a format of its own: scales only",)
     on_cpu = cpu_only_nodes(onnx.load(graph.path), march)
     of = f"Node names are those of the float graph with sha256 {graph.digest}."
     if march in vendor.HB_MAPPER:
@@ -90,7 +80,7 @@ def _export(products: Products, march: March) -> _Exported:
     nodes = vendor.node_precisions(model, on_cpu)
     wide = [n.op for n in nodes if not n.in_float and Precision.INT16 in (*n.inputs.values(), n.output)]
     bare = ("bernoulli2 has no node_info: it computes in int8 only",) if march is March.BERNOULLI2 else ()
-    return _Exported(files, (*bare, *_not_listed(wide, march), _UNTESTED))
+    return files, (*bare, *_not_listed(wide, march), _UNTESTED)
 
 
 def _not_listed(ops: Iterable[str], march: March) -> Iterable[str]:

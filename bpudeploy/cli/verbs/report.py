@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bpudeploy.cli.arguments import add_json, add_results
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import history_text, summary_text
 from bpudeploy.errors import ExitCode, UsageError
@@ -25,7 +25,6 @@ EXAMPLE = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument(
         "run", nargs="?", type=Path, metavar="RUN_DIRECTORY", help="write the report of this run or night again"
     )
@@ -35,12 +34,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--last", type=int, metavar="N", help="only the newest N measurements")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: results.html")
     parser.add_argument("--csv", action="store_true", help="CSV on standard output, no page")
-    add_results(parser)
-    add_json(parser)
+    add(parser, "--results", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Write a page."""
     if args.run is None:
         return _history(args, out)
     if (args.run / "night.json").is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from argparse import Namespace
 
-from bpudeploy.cli.arguments import add_board_and_target, add_json, target_named
+from bpudeploy.cli.arguments import add, target_named
 from bpudeploy.cli.output import Output
 from bpudeploy.deployment import board_opener
 from bpudeploy.digest import short
@@ -16,13 +16,10 @@ EXAMPLE = "  bpudeploy rollback --board sunrise@192.168.1.10 --target rdk-x5"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_board_and_target(parser)
-    add_json(parser)
+    add(parser, "--board", "--target", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Roll back."""
     if args.target is None:
         raise UsageError("rollback needs --target", hint="`bpudeploy targets` lists them")
     target = target_named(args.target)

@@ -7,22 +7,11 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bpudeploy.backends.base import Backend
-from bpudeploy.backends.registry import load_backend
-from bpudeploy.cli.arguments import (
-    add_board,
-    add_executor,
-    add_force,
-    add_recipe,
-    budget,
-    recipes,
-    shared_store,
-    store,
-)
+from bpudeploy.cli.arguments import add, budget, recipes, shared_store, store
 from bpudeploy.cli.output import Output
 from bpudeploy.cli.texts import repair_line, summary_text
 from bpudeploy.cli.verbs import plan as plan_verb
-from bpudeploy.deployment import DeployOptions, Destination, deploy, destination, require_classes
+from bpudeploy.deployment import Destination, deploy, destination, require_classes
 from bpudeploy.errors import BpudeployError, ExitCode
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY, Products
@@ -31,19 +20,18 @@ from bpudeploy.quantize.findings import RepairReport
 from bpudeploy.run.runner import RunResult
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
+from bpudeploy.stage import Kind
 
 EXAMPLE = "  bpudeploy run recipes/quickstart.yaml --until quantize"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
-    add_force(parser)
+    add(parser, "recipe", "--set", "--json", "--force", "--store")
     parser.add_argument("--until", metavar="STEP", help="stop after this stage or step; no board is touched")
-    add_board(parser)
+    add(parser, "--board")
     parser.add_argument("--key", type=Path, metavar="FILE", help="signs the release (default: that of `keys new`)")
     parser.add_argument("--allow-downgrade", action="store_true", help="push even if the board has a later build")
-    add_executor(parser)
+    add(parser, "--executor", "--shared-store", "--jobs", "--memory")
     parser.add_argument("--dry-run", action="store_true", help="the same as plan")
 
 
@@ -53,21 +41,22 @@ def run(args: Namespace, out: Output) -> ExitCode:
     if args.dry_run:
         plan_verb.show(found, args, out)
         return ExitCode.OK
-    backends = [load_backend(resolved.target.backend) for resolved in found]
-    until = args.until or BINARY
-    plans = [pipeline.plan(r, backend).until(until) for r, backend in zip(found, backends, strict=True)]
+    plans = [pipeline.plan(resolved).until(args.until or BINARY) for resolved in found]
     places = [_destination(r, args) if args.until is None else None for r in found]
     elsewhere = args.executor is not None or shared_store(args) is not None
     together = _build_together(plans, args, out) if len(plans) > 1 or elsewhere else {}
     code = ExitCode.OK
-    for resolved, backend, plan, place in zip(found, backends, plans, places, strict=True):
+    for resolved, plan, place in zip(found, plans, places, strict=True):
         built = together.get(plan.recipe)
         if isinstance(built, BpudeployError):
             out.error(built)
             code = max(code, built.exit_code)
         elif place is not None:
-            force = () if together else args.force
-            code = max(code, _deploy(resolved, backend, plan, place, force, args, out))
+            with out.live() as live:
+                force = () if together else args.force
+                summary = deploy(resolved, plan, store(args), place, live.draw, force)
+            out.show(summary, summary_text(summary))
+            code = max(code, ExitCode.OK if summary.holds else ExitCode.CHECK)
         else:
             if built is None:
                 with out.live() as live:
@@ -79,22 +68,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
 def _destination(resolved: LoadedRecipe, args: Namespace) -> Destination:
     """Return where the release goes, before an hour of work finds that it cannot."""
     require_classes(resolved)
-    return destination(resolved.target, args.board, DeployOptions(args.key, args.allow_downgrade))
-
-
-def _deploy(
-    resolved: LoadedRecipe,
-    backend: Backend,
-    plan: Plan,
-    place: Destination,
-    force: Sequence[str],
-    args: Namespace,
-    out: Output,
-) -> ExitCode:
-    with out.live() as live:
-        summary = deploy(resolved, backend, plan, store(args), place, live.draw, force)
-    out.show(summary, summary_text(summary))
-    return ExitCode.OK if summary.holds else ExitCode.CHECK
+    return destination(resolved.target, args.board, args.key, args.allow_downgrade)
 
 
 def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCode:
@@ -119,7 +93,7 @@ def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCo
 
 def _built_text(name: str, built: RunResult, repair: RepairReport | None) -> Iterator[str]:
     made = list(list(built.steps.values())[-1].artifacts.values())
-    last = next((a for a in reversed(made) if a.kind != "findings"), made[-1])
+    last = next((a for a in reversed(made) if a.kind is not Kind.FINDINGS), made[-1])
     findings = f", its findings are {made[-1].path}" if made[-1] is not last else ""
     yield f"{name}: {len(built.ran)} of {len(built.steps)} steps ran; the last artifact is {last.path}{findings}"
     if repair is not None:

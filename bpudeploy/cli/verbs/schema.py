@@ -6,7 +6,7 @@ import argparse
 import json
 from argparse import Namespace
 
-from bpudeploy.cli.arguments import add_json
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode
 from bpudeploy.spec.reference import reference_page
@@ -19,14 +19,12 @@ _SCHEMAS = {"recipe": recipe_schema, "target": target_schema, "fleet": fleet_sch
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("what", nargs="?", choices=tuple(_SCHEMAS), default="recipe")
     parser.add_argument("--markdown", action="store_true", help="a readable page of every field instead")
-    add_json(parser)
+    add(parser, "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Print a JSON Schema, or the page."""
     schema = _SCHEMAS[args.what]()
     if args.markdown:
         title = f"{args.what.capitalize()} fields"

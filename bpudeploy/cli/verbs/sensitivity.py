@@ -6,9 +6,8 @@ import argparse
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Normalisation, Samples
-from bpudeploy.cli.arguments import add_recipe, add_store, recipes, store
+from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Live, Output
 from bpudeploy.cli.texts import worst_layers
 from bpudeploy.errors import ExitCode, UsageError
@@ -28,10 +27,9 @@ _STEP = "sensitivity"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    add_recipe(parser)
+    add(parser, "recipe", "--set", "--json")
     parser.add_argument("--images", type=int, default=8, help="calibration images to use (default: 8)")
-    add_store(parser)
+    add(parser, "--store")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
@@ -52,7 +50,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
 
 
 def _rank(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[PromotionCandidate, ...], LayerReport]:
-    plan = pipeline.plan(resolved, load_backend(resolved.target.backend)).upto(QUANTIZED)
+    plan = pipeline.plan(resolved).upto(QUANTIZED)
     steps = run_plan(plan, store(args), live.draw).artifacts
     products, source = Products(steps), plan.step(QUANTIZED).inputs[0]
     quantized = products.quantized.path

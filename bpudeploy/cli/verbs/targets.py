@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 from argparse import Namespace
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names
-from bpudeploy.cli.arguments import add_json
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output, table
 from bpudeploy.errors import ExitCode
 from bpudeploy.spec.load import list_targets, load_target
 
 EXAMPLE = "  bpudeploy targets"
-arguments = add_json
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add(parser, "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """List targets."""
     found = [load_target(name, Path())[0] for name in sorted(list_targets(Path()))]
     installed = backend_names()
     rows = [

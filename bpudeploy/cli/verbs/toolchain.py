@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bpudeploy.backends.horizon.toolchain.install import install, remove
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain, folder, installed, lock_digest
-from bpudeploy.cli.arguments import add_json
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output
 from bpudeploy.errors import ExitCode, UsageError
 
@@ -23,14 +23,12 @@ _INSTALL = "`bpudeploy toolchain install`"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("what", choices=("install", "show", "remove"))
     parser.add_argument("--python", type=Path, metavar="FILE", help="for install: CPython 3.10 (default: searched for)")
-    add_json(parser)
+    add(parser, "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
-    """Install, show or remove."""
     if args.python is not None and args.what != "install":
         raise UsageError("--python is for `toolchain install`", hint="leave it out")
     if args.what == "show":

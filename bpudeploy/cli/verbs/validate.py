@@ -7,9 +7,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names
-from bpudeploy.cli.arguments import add_json, add_set
+from bpudeploy.cli.arguments import add
 from bpudeploy.cli.output import Output
-from bpudeploy.cli.texts import missing_for_run
+from bpudeploy.cli.texts import missing_lines
 from bpudeploy.errors import ExitCode
 from bpudeploy.spec.load import load_recipe
 
@@ -17,17 +17,15 @@ EXAMPLE = "  bpudeploy validate recipes/*.yaml"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
     parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
-    add_set(parser)
-    add_json(parser)
+    add(parser, "--set", "--json")
 
 
 def run(args: Namespace, out: Output) -> ExitCode:
     """Load every recipe; the first that is wrong raises with all of its errors."""
     for path in args.recipes:
         for resolved in load_recipe(path, args.sets, backend_names, to_look=True):
-            missing = missing_for_run(resolved)
+            missing = missing_lines(resolved)
             document = {"file": str(path), "recipe": resolved.recipe.model_dump(mode="json"), "lacks": missing}
             valid = f"{path}: {resolved.recipe.name} for {resolved.target.name} is valid"
             out.show(document, [valid, *(f"  missing: {one}" for one in missing)])
