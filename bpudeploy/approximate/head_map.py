@@ -147,7 +147,8 @@ def _beyond(
         return [(other, _reshaped(found, head_axis, graph.shape(name), graph.shape(other), block, node))]
     if node.op == "Transpose":
         perm = list(node.attributes["perm"])
-        return [(other, replace(head_axis, axis=(perm.index if forward else perm.__getitem__)(head_axis.axis)))]
+        axis = perm.index(head_axis.axis) if forward else perm[head_axis.axis]
+        return [(other, replace(head_axis, axis=axis))]
     product = node.op == "MatMul" and head_axis.axis < 2
     if forward and (node.op in _PER_HEAD or node.op == "Slice" or product):
         return [(other, head_axis)]
