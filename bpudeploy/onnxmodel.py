@@ -55,10 +55,11 @@ def shapes_of(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """Return the attributes of ``node`` by name."""
+    """Return the attributes of ``node`` by name, texts as str."""
     from onnx import helper
 
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

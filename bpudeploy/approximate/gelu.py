@@ -56,12 +56,9 @@ def approximate_gelu(graph: Graph, form: GeluForm) -> str:
             f"the graph has no exact GELU, 1 + Erf(x / √2); its activations: {', '.join(others) or 'none'}",
             hint="remove restructure.approximate.gelu",
         )
+    cheaper = {GeluForm.QUICK: _quick, GeluForm.TANH: _tanh, GeluForm.PIECEWISE: _piecewise}[form]
     for node, x in gelus:
-        if form is GeluForm.QUICK:
-            _quick(graph, node, x)
-        else:
-            cheaper = _tanh(graph, node, x) if form is GeluForm.TANH else _piecewise(graph, node, x)
-            graph.replace_uses(node.name, cheaper)
+        graph.replace_uses(node.name, cheaper(graph, node, x))
     tidy(graph)
     return f"{len(gelus)} GELUs in the form {form.value}"
 
@@ -140,8 +137,8 @@ def _piecewise(graph: Graph, node: Node, x: str) -> str:
     return emit(graph, "Add", f"{base}.phi", [both, scalar(graph, 1.0)], shape)
 
 
-def _quick(graph: Graph, node: Node, x: str) -> None:
-    """Insert sigmoid(1.702·x), its factor 2 folded into the ½ that follows or into the next convolution."""
+def _quick(graph: Graph, node: Node, x: str) -> str:
+    """Return sigmoid(1.702·x), its factor 2 folded into the ½ that follows or into the next convolution."""
     base, shape = node.name, node.shape
     inner = emit(graph, "Mul", f"{base}.inner", [x, scalar(graph, 1.702)], shape)
     sigmoid = emit(graph, "Sigmoid", f"{base}.sigmoid", [inner], shape)
@@ -153,11 +150,9 @@ def _quick(graph: Graph, node: Node, x: str) -> None:
             graph.replace_uses(half.name, chain[0].name)
         else:
             half.inputs = [n if n in graph.nodes else scalar(graph, factor) for n in half.inputs]
-        graph.replace_uses(node.name, sigmoid)
     elif len(chain) > 1 and chain[0].op == "Mul" and chain[1].op == "Conv":
         weight = graph.constants[chain[1].inputs[1]]
         chain[1].inputs[1] = store(graph, (2 * weight).astype(weight.dtype), chain[1].inputs[1])
-        graph.replace_uses(node.name, sigmoid)
     else:
-        doubled = emit(graph, "Mul", f"{base}.phi", [sigmoid, scalar(graph, 2.0)], shape)
-        graph.replace_uses(node.name, doubled)
+        return emit(graph, "Mul", f"{base}.phi", [sigmoid, scalar(graph, 2.0)], shape)
+    return sigmoid

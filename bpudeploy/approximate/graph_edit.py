@@ -58,11 +58,6 @@ def editable_graph(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> Gr
     return graph
 
 
-def kept_float(graph: Graph) -> tuple[str, ...]:
-    """Return the names of the nodes that quantization keeps in float."""
-    return tuple(node.name for node in graph.nodes.values() if node.keep_float)
-
-
 def store(graph: Graph, array: NDArray[np.generic], base: str) -> str:
     """Add a constant and return its name."""
     name = graph.unique_name(base)

@@ -7,7 +7,7 @@ through reshapes, transposes and products, to the convolutions that lose rows (q
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bpudeploy.approximate.graph_edit import ELEMENTWISE, shape_constant, store
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.atoms import with_axis
 from bpudeploy.restructure.graph import Graph, Node
 
 _PER_HEAD = ELEMENTWISE | {"Softmax"}
@@ -95,10 +96,8 @@ def _trace(graph: Graph, softmax: str, found: HeadMap, start: HeadAxis, inside: 
         if name not in inside:
             raise _unsupported(block, graph.nodes.get(name, graph.nodes[softmax]))
         found.tensors[name] = head_axis
-        node = graph.nodes[name]
-        todo += _sources(graph, found, node, head_axis, block)
-        for reader in readers.get(name, ()):
-            todo += _results(graph, found, reader, name, head_axis, block)
+        for node in (graph.nodes[name], *readers.get(name, ())):
+            todo += _beyond(graph, found, node, name, head_axis, block)
     return found
 
 
@@ -106,10 +105,7 @@ def remove_heads(graph: Graph, heads: HeadMap, removed: Sequence[int]) -> None:
     """Remove the heads ``removed`` from every tensor, weight and constant."""
     for name, head_axis in heads.tensors.items():
         node = graph.nodes[name]
-        node.shape = tuple(
-            n // heads.count * (heads.count - len(removed)) if i == head_axis.axis else n
-            for i, n in enumerate(node.shape)
-        )
+        node.shape = with_axis(node.shape, head_axis.axis, len(heads.keep(head_axis, removed)))
         if node.op == "Reshape":
             node.inputs[1] = shape_constant(graph, node.shape)
     for name, head_axis in heads.rows.items():
@@ -132,22 +128,33 @@ def _unsupported(block: str, node: Node) -> StageError:
     )
 
 
-def _sources(graph: Graph, found: HeadMap, node: Node, head_axis: HeadAxis, block: str) -> list[tuple[str, HeadAxis]]:
-    """Return the location of the heads in the inputs of ``node``."""
+def _beyond(
+    graph: Graph, found: HeadMap, node: Node, name: str, head_axis: HeadAxis, block: str
+) -> list[tuple[str, HeadAxis]]:
+    """Return the location of the heads across ``node``, given that in ``name``: its output, or one of its inputs."""
+    forward = name != node.name
+    other = node.name if forward else node.inputs[0]
     if node.op == "Conv":
-        if head_axis.axis != 1 or int(node.attributes.get("group", 1)) != 1:
+        plain = head_axis.axis == 1 and int(node.attributes.get("group", 1)) == 1
+        if not plain or (forward and name != node.inputs[0]):
             raise _unsupported(block, node)
-        found.rows[node.name] = head_axis
+        if forward:
+            found.projections.append((node.name, head_axis))
+        else:
+            found.rows[node.name] = head_axis
         return []
     if node.op == "Reshape":
-        return [(node.inputs[0], _reshaped(found, head_axis, node.shape, graph.shape(node.inputs[0]), block, node))]
+        return [(other, _reshaped(found, head_axis, graph.shape(name), graph.shape(other), block, node))]
     if node.op == "Transpose":
-        return [
-            (node.inputs[0], HeadAxis(int(node.attributes["perm"][head_axis.axis]), head_axis.outer, head_axis.size))
-        ]
+        perm = list(node.attributes["perm"])
+        axis = perm.index(head_axis.axis) if forward else perm[head_axis.axis]
+        return [(other, replace(head_axis, axis=axis))]
+    product = node.op == "MatMul" and head_axis.axis < 2
+    if forward and (node.op in _PER_HEAD or node.op == "Slice" or product):
+        return [(other, head_axis)]
     if node.op == "Slice" and int(graph.constants[node.inputs[3]][0]) != head_axis.axis:
-        return [(node.inputs[0], head_axis)]
-    if node.op == "MatMul" and head_axis.axis < 2:
+        return [(other, head_axis)]
+    if product:
         return [(name, head_axis) for name in node.inputs]
     if node.op not in _PER_HEAD or (node.op == "Softmax" and head_axis.axis == 3):
         raise _unsupported(block, node)
@@ -161,29 +168,6 @@ def _sources(graph: Graph, found: HeadMap, node: Node, head_axis: HeadAxis, bloc
         else:
             sources.append((name, head_axis))
     return sources
-
-
-def _results(
-    graph: Graph, found: HeadMap, reader: Node, name: str, head_axis: HeadAxis, block: str
-) -> list[tuple[str, HeadAxis]]:
-    """Return the location of the heads in the output of ``reader``, given that in its input ``name``."""
-    if reader.op == "Conv":
-        if head_axis.axis != 1 or int(reader.attributes.get("group", 1)) != 1 or name != reader.inputs[0]:
-            raise _unsupported(block, reader)
-        found.projections.append((reader.name, head_axis))
-        return []
-    if reader.op == "Reshape":
-        return [(reader.name, _reshaped(found, head_axis, graph.shape(name), reader.shape, block, reader))]
-    if reader.op == "Transpose":
-        return [
-            (
-                reader.name,
-                HeadAxis(list(reader.attributes["perm"]).index(head_axis.axis), head_axis.outer, head_axis.size),
-            )
-        ]
-    if reader.op in _PER_HEAD or reader.op == "Slice" or (reader.op == "MatMul" and head_axis.axis < 2):
-        return [(reader.name, head_axis)]
-    raise _unsupported(block, reader)
 
 
 def _reshaped(

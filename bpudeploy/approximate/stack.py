@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 
 from bpudeploy.approximate.graph_edit import BINARY, ELEMENTWISE, emit, shape_constant, store
+from bpudeploy.restructure.atoms import with_axis
 from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 
 
@@ -181,10 +182,9 @@ def _attributes(node: Node) -> dict[str, object]:
 
 
 def _joined(left: tuple[int, ...], right: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    rest = [(m, n) for i, (m, n) in enumerate(zip(left, right, strict=True)) if i != axis]
-    if any(m != n for m, n in rest):
+    if with_axis(left, axis, 0) != with_axis(right, axis, 0):
         raise CannotStack(f"shapes {list(left)} and {list(right)}")
-    return tuple(left[i] + right[i] if i == axis else left[i] for i in range(4))
+    return with_axis(left, axis, left[axis] + right[axis])
 
 
 def _parameters(graph: Graph, node: Node) -> tuple[np.ndarray, np.ndarray | None]:

@@ -10,6 +10,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +24,7 @@ class Atom:
 
 Atoms = tuple[Atom, ...]
 """A product of indices in row-major order, outermost first; empty for an axis of size 1."""
-Dims = tuple[Atoms, Atoms, Atoms, Atoms]
+Dims = tuple[Atoms, ...]
 """The four axes of a physical tensor."""
 
 
@@ -45,15 +48,9 @@ def new_axis(n: int) -> Atoms:
     return (Atom(n),) if n > 1 else ()
 
 
-def with_axis(axes: Iterable[Atoms], index: int, atoms: Atoms) -> tuple[Atoms, ...]:
-    """Return ``axes`` with the one at ``index`` replaced by ``atoms``."""
-    return tuple(atoms if i == index else axis for i, axis in enumerate(axes))
-
-
-def with_dim(dims: Dims, index: int, atoms: Atoms) -> Dims:
-    """Return ``dims`` with the one at ``index`` replaced by ``atoms``."""
-    a, b, c, d = with_axis(dims, index, atoms)
-    return a, b, c, d
+def with_axis(axes: Iterable[T], index: int, new: T) -> tuple[T, ...]:
+    """Return ``axes``, as atoms or lengths, with the one at ``index`` replaced by ``new``."""
+    return tuple(new if i == index else axis for i, axis in enumerate(axes))
 
 
 def substitute(atoms: Iterable[Atom], parts: Mapping[Atom, Atoms]) -> Atoms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,8 @@ from bpudeploy.restructure.network import Network, Operation
 _CLOSE = 1e-4
 
 
-@dataclass(frozen=True)
-class _Fusion:
-    """``fused`` replaces the nodes that give its output and the tensors ``inside``."""
-
-    fused: Operation
-    inside: frozenset[str]
+_Fusion = tuple[Operation, set[str]]
+"""An operation, which replaces the nodes that give its output and these tensors."""
 
 
 def fuse_patterns(network: Network) -> Network:
@@ -26,11 +22,11 @@ def fuse_patterns(network: Network) -> Network:
     replaced: dict[str, Operation] = {}
     removed: set[str] = set()
     for operation in network.operations:
-        for rule in _RULES.get(operation.op, ()):
-            found = rule(matcher, operation)
-            if found is not None and not found.inside & removed:
-                replaced[found.fused.outputs[0]] = found.fused
-                removed |= found.inside
+        candidates = _RULES[operation.op](matcher, operation) if operation.op in _RULES else ()
+        for fused, inside in candidates:
+            if matcher.private(inside, operation.outputs[0]) and not inside & removed:
+                replaced[operation.outputs[0]] = fused
+                removed |= inside
                 break
     kept = [replaced.get(o.outputs[0], o) for o in network.operations if o.outputs[0] not in removed]
     return replace(network, operations=tuple(kept))
@@ -78,7 +74,7 @@ class _Matcher:
         )
 
 
-def _gelu(matcher: _Matcher, last: Operation) -> _Fusion | None:
+def _gelu(matcher: _Matcher, last: Operation) -> Iterator[_Fusion]:
     """Match x · (1 + erf(x / √2)) · ½ in any order of the products."""
     for half, rest in _halves(matcher, last):
         for x, total_name in rest:
@@ -88,36 +84,29 @@ def _gelu(matcher: _Matcher, last: Operation) -> _Fusion | None:
                 continue
             inner = matcher.before(erf.inputs[0], "Div", "Mul")
             root = math.sqrt(2.0) if inner is not None and inner.op == "Div" else math.sqrt(0.5)
-            if inner is None or matcher.with_number(inner, root) != x:
-                continue
-            inside = {half, total.outputs[0], erf.outputs[0], inner.outputs[0]} - {last.outputs[0]}
-            if matcher.private(inside, last.outputs[0]):
+            if inner is not None and matcher.with_number(inner, root) == x:
                 fused = replace(last, op="Gelu", path=erf.path, inputs=(x,), attributes={})
-                return _Fusion(fused, frozenset(inside))
-    return None
+                yield fused, {half, total.outputs[0], erf.outputs[0], inner.outputs[0]} - {last.outputs[0]}
 
 
-def _halves(matcher: _Matcher, last: Operation) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return, for each way to read ``last`` as ½ · a · b, the inner product's tensor and (a, b) in both orders."""
-    found = []
-    inner = matcher.with_number(last, 0.5)
-    product = matcher.before(inner or "", "Mul")
+def _halves(matcher: _Matcher, last: Operation) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield, for each way to read ``last`` as ½ · a · b, the inner product's tensor and (a, b) in both orders."""
+    product = matcher.before(matcher.with_number(last, 0.5) or "", "Mul")
     if product is not None:
-        found.append((product.outputs[0], matcher.pair(product)))
+        yield product.outputs[0], matcher.pair(product)
     for a, b in matcher.pair(last):
         halved = matcher.before(a, "Mul")
         x = matcher.with_number(halved, 0.5)
         if halved is not None and x is not None:
-            found.append((halved.outputs[0], [(x, b), (b, x)]))
-    return found
+            yield halved.outputs[0], [(x, b), (b, x)]
 
 
-def _layer_norm(matcher: _Matcher, last: Operation) -> _Fusion | None:
+def _layer_norm(matcher: _Matcher, last: Operation) -> Iterator[_Fusion]:
     """Match (x - mean) / sqrt(mean((x - mean)²) + ε) over the last axis; γ and β stay separate."""
     centred, root = matcher.before(last.inputs[0], "Sub"), matcher.before(last.inputs[1], "Sqrt")
     total = matcher.before(root.inputs[0], "Add") if root is not None else None
     if centred is None or root is None or total is None:
-        return None
+        return
     for variance_name, eps_name in matcher.pair(total):
         eps, variance = matcher.number(eps_name), matcher.before(variance_name, "ReduceMean")
         square = matcher.before(variance.inputs[0], "Pow", "Mul") if variance is not None else None
@@ -129,11 +118,8 @@ def _layer_norm(matcher: _Matcher, last: Operation) -> _Fusion | None:
         axes = _axes(matcher, variance)
         if mean is None or mean.inputs[0] != x or _axes(matcher, mean) != axes or axes != [-1]:
             continue
-        inside = {o.outputs[0] for o in (centred, root, total, variance, square, mean)}
-        if matcher.private(inside, last.outputs[0]):
-            fused = replace(last, op="LayerNormalization", inputs=(x,), attributes={"axis": -1, "epsilon": eps})
-            return _Fusion(fused, frozenset(inside))
-    return None
+        fused = replace(last, op="LayerNormalization", inputs=(x,), attributes={"axis": -1, "epsilon": eps})
+        yield fused, {o.outputs[0] for o in (centred, root, total, variance, square, mean)}
 
 
 def _axes(matcher: _Matcher, operation: Operation) -> list[int] | None:
@@ -143,7 +129,4 @@ def _axes(matcher: _Matcher, operation: Operation) -> list[int] | None:
     return None if given is None else [int(n) for n in given]
 
 
-_RULES: dict[str, tuple[Callable[[_Matcher, Operation], _Fusion | None], ...]] = {
-    "Mul": (_gelu,),
-    "Div": (_layer_norm,),
-}
+_RULES: dict[str, Callable[[_Matcher, Operation], Iterator[_Fusion]]] = {"Mul": _gelu, "Div": _layer_norm}

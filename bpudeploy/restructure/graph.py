@@ -128,6 +128,11 @@ class Graph:
         """The names of the network's outputs."""
         return {output.name for output in self.outputs}
 
+    @property
+    def keep_float(self) -> tuple[str, ...]:
+        """The names of the nodes that quantization keeps in float."""
+        return tuple(node.name for node in self.nodes.values() if node.keep_float)
+
     def replace_uses(self, old: str, new: str) -> None:
         """Replace ``old`` by ``new`` in the inputs of all nodes."""
         for node in self.nodes.values():

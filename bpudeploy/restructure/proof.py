@@ -55,8 +55,14 @@ def prove(
     import numpy as np
     import onnx
 
-    run, shape = _runner(graph, tensor_map)
-    batch = shape[0]
+    session = open_session(str(graph), lean=True)
+    (image,) = session.get_inputs()
+    batch, names = image.shape[0], [output.name for output in tensor_map.outputs]
+
+    def run(pixels: F32) -> list[F32]:
+        arrays = session.run(names, {image.name: np.ascontiguousarray(pixels, np.float32)})
+        return [output.read(array) for output, array in zip(tensor_map.outputs, arrays, strict=True)]
+
     outputs: list[F32] = [np.empty_like(a) for a in reference.outputs]
     count = len(outputs[0])
     for chosen, kept in batches(count, batch):
@@ -80,7 +86,7 @@ def prove(
     classifies = len(outputs) == 1 and outputs[0].ndim == 2
     if classifies:
         _check_top1(outputs[0], reference.outputs[0])
-    noise = random_input(shape)
+    noise = random_input(image.shape)
     extra, _ = _max_difference(run(noise), reference.random_outputs)
     if not extra <= tolerance:
         raise failure(extra, "a random input", noise)
@@ -94,21 +100,6 @@ def prove(
         ),
         outputs,
     )
-
-
-def _runner(graph: Path, tensor_map: TensorMap) -> tuple[Callable[[F32], list[F32]], tuple[int, ...]]:
-    """Return a function from normalised pixels (N, 3, H, W) to outputs shaped like the original's, and that shape."""
-    import numpy as np
-
-    session = open_session(str(graph), lean=True)
-    (pixels_input,) = session.get_inputs()
-    names = [output.name for output in tensor_map.outputs]
-
-    def run(pixels: F32) -> list[F32]:
-        arrays = session.run(names, {pixels_input.name: np.ascontiguousarray(pixels, np.float32)})
-        return [output.read(array) for output, array in zip(tensor_map.outputs, arrays, strict=True)]
-
-    return run, tuple(pixels_input.shape)
 
 
 def random_input(shape: Sequence[int]) -> F32:

@@ -59,7 +59,7 @@ def rewrite(network: Network) -> Rewritten:
     graph = lower(fuse_patterns(network))
     del network
     applied = simplify(graph)
-    keep_float = tuple(node.name for node in graph.nodes.values() if node.keep_float)
+    keep_float = graph.keep_float
     model = to_onnx(graph)
     tensor_map = TensorMap(tuple(graph.outputs), tuple(graph.counterparts), frozenset(graph.centred))
     return Rewritten(model, tensor_map, keep_float, applied)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bpudeploy.restructure.atoms import Atom, Atoms, Dims, flat, sizes, substitute
+from bpudeploy.restructure.atoms import Atom, Atoms, Dims, flat, new_axis, sizes, substitute, with_axis
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,19 +25,44 @@ class Affine:
     shift: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Window:
+    """The sliding window of a convolution or pool, in ONNX's attributes; ``pads`` are (top, left, bottom, right)."""
+
+    kernel_shape: list[int] = field(default_factory=lambda: [1, 1])
+    strides: list[int] = field(default_factory=lambda: [1, 1])
+    dilations: list[int] = field(default_factory=lambda: [1, 1])
+    pads: list[int] = field(default_factory=lambda: [0] * 4)
+
+    @property
+    def span(self) -> list[int]:
+        """Height and width of the dilated kernel."""
+        return [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel_shape, strict=True)]
+
+    def output_dims(self, dims: Dims, *, ceil: bool = False) -> Dims:
+        """Return the layout of the output; an axis that the window does not change keeps its atoms."""
+        for i, (n, span, stride) in enumerate(zip(sizes(dims)[2:], self.span, self.strides, strict=True)):
+            room = n + self.pads[i] + self.pads[2 + i] - span
+            out = (-(-room // stride) if ceil else room // stride) + 1
+            if ceil and (out - 1) * stride >= n + self.pads[i]:
+                out -= 1
+            if not (span == 1 and stride == 1 and out == n):
+                dims = with_axis(dims, 2 + i, new_axis(out))
+        return dims
+
+
 @dataclass(frozen=True, eq=False)
 class Convolution:
     """The convolution that produces a value; changes of its output channels are folded into its weights.
 
-    ``weight`` (out, in / group, kh, kw) and ``bias`` (out,) are float32; ``source`` is the input tensor.
+    ``weight`` (out, in / group, kh, kw) and ``bias`` (out,) are float32; ``source`` is the input tensor. It is 1x1
+    unless it has another ``window``.
     """
 
     source: str
     weight: NDArray[np.float32]
-    bias: NDArray[np.float32] | None
-    strides: tuple[int, int] = (1, 1)
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilations: tuple[int, int] = (1, 1)
+    bias: NDArray[np.float32]
+    window: Window = field(default_factory=Window)
     group: int = 1
 
 
@@ -77,11 +102,10 @@ class Value:
         """Return the value with atoms split or renamed."""
         if not parts:
             return self
-        a, b, c, d = (substitute(group, parts) for group in self.dims)
         pending = self.pending
         return replace(
             self,
-            dims=(a, b, c, d),
+            dims=tuple(substitute(group, parts) for group in self.dims),
             axes=tuple(substitute(axis, parts) for axis in self.axes),
             pending=replace(pending, atoms=substitute(pending.atoms, parts)) if pending else None,
         )

@@ -129,7 +129,7 @@ def approximate(work: StepContext, options: Approximation, inputs: tuple[Artifac
     import onnx
 
     from bpudeploy.approximate.cost import multiply_adds
-    from bpudeploy.approximate.graph_edit import editable_graph, kept_float
+    from bpudeploy.approximate.graph_edit import editable_graph
     from bpudeploy.restructure.bpu_form import check_form
     from bpudeploy.restructure.record import GraphRecord, count_nodes
     from bpudeploy.restructure.write import to_onnx
@@ -149,8 +149,7 @@ def approximate(work: StepContext, options: Approximation, inputs: tuple[Artifac
 
     change = options.apply(graph, activations)
     after, smaller = len(graph.nodes), multiply_adds(graph)
-    kept = kept_float(graph)
-    made = to_onnx(graph)
+    kept, made = graph.keep_float, to_onnx(graph)
     check_form(made)
     onnx.checker.check_model(made, full_check=True)
     record.model_copy(update={"nodes": count_nodes(made), "keep_float": kept}).write(made)

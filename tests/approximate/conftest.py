@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.cost import multiply_adds
-from bpudeploy.approximate.graph_edit import editable_graph, kept_float
+from bpudeploy.approximate.graph_edit import editable_graph
 from bpudeploy.host import open_with_outputs
 from bpudeploy.restructure.bpu_form import form_errors
 from bpudeploy.restructure.export import network_of_module
@@ -127,13 +127,13 @@ def finish(graph: Graph) -> onnx.ModelProto:
     import onnx
 
     claimed = {node.name: node.shape for node in graph.nodes.values()}
-    kept = kept_float(graph)
+    kept = graph.keep_float
     model = to_onnx(graph)
     onnx.checker.check_model(model, full_check=True)
     assert form_errors(model) == [] and model.opset_import[0].version == 11
     again = editable_graph(model, kept)
     assert {node.name: node.shape for node in again.nodes.values()} == claimed
-    assert kept_float(again) == kept, "nodes kept in float are identified by name"
+    assert again.keep_float == kept, "nodes kept in float are identified by name"
     return model
 
 

@@ -45,16 +45,15 @@ def _over(array: F64, atoms: Atoms, channels: Atoms) -> F64:
 
 def _scaled(conv: Convolution, scale: F64, shift: F64) -> Convolution:
     """Return the convolution that computes ``conv`` · scale + shift, per output channel."""
-    bias = np.zeros(len(conv.weight)) if conv.bias is None else conv.bias.astype(np.float64)
     weight = conv.weight
     if (scale != 1).any():
         weight = (weight * scale.reshape(-1, 1, 1, 1)).astype(np.float32)
-    return replace(conv, weight=weight, bias=(bias * scale + shift).astype(np.float32))
+    return replace(conv, weight=weight, bias=(conv.bias.astype(np.float64) * scale + shift).astype(np.float32))
 
 
 def absorb_pending(
-    ctx: Lowering, value: Value, channels: Atoms, weight: F64 | NDArray[np.float32], bias: F64 | None
-) -> tuple[Value, NDArray[np.generic], F64 | None]:
+    ctx: Lowering, value: Value, channels: Atoms, weight: F64 | NDArray[np.float32], bias: F64
+) -> tuple[Value, NDArray[np.generic], F64]:
     """Return ``value`` without its pending affine, folded into ``weight`` (out, in, kh, kw) and ``bias``.
 
     If it is not per input channel, it is applied to ``value`` instead. The caller ensures that a shift is not
@@ -67,7 +66,7 @@ def absorb_pending(
         return ctx.apply_pending(value), weight, bias
     scale, shift = (_over(x, pending.atoms, channels) for x in (pending.scale, pending.shift))
     if shift.any():
-        bias = (0.0 if bias is None else bias) + np.einsum("oihw,i->o", weight, shift)
+        bias = bias + np.einsum("oihw,i->o", weight, shift)
     if (scale != 1).any():
         weight = weight * scale.reshape(1, -1, 1, 1)
     return replace(value, pending=None), weight, bias

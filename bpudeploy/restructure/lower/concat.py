@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import Atoms, Dims, flat, new_axis, size, sizes, with_axis, with_dim
+from bpudeploy.restructure.atoms import Atoms, Dims, flat, new_axis, size, sizes, with_axis
 from bpudeploy.restructure.lower.context import Lowering, broadcastable
 from bpudeploy.restructure.lower.layouts import exposing_layout
 from bpudeploy.restructure.moves import move_array
@@ -22,7 +22,7 @@ Part = Value | np.ndarray[Any, Any]
 
 def concat(ctx: Lowering) -> None:
     """Concat along one axis; constant parts (class tokens) are stored in the layout of the others."""
-    parts = [part for i in range(len(ctx.node.inputs)) if (part := ctx.input(i)) is not None]
+    parts = [ctx.input(i) for i in range(len(ctx.node.inputs))]
     parts = [p for p in parts if not isinstance(p, np.ndarray) or p.size]
     values = [p for p in parts if isinstance(p, Value)]
     axis = int(ctx.node.attributes["axis"]) % len(values[0].axes)
@@ -58,9 +58,7 @@ def _stacked_rows(ctx: Lowering, parts: Sequence[Part], axis: int) -> Value | No
     channels = {a for a in lead.dims[1] if a not in lead.axes[axis]}
     for v in values:
         m = v.producer
-        if m is None or (m.source, m.strides, m.pads, m.dilations, m.group) != (
-            lead.producer.source, lead.producer.strides, lead.producer.pads, lead.producer.dilations, 1,
-        ):  # fmt: skip
+        if m is None or (m.source, m.window, m.group) != (lead.producer.source, lead.producer.window, 1):
             return None
         fits = set(v.axes[axis]) <= set(v.dims[1]) and {a for a in v.dims[1] if a not in v.axes[axis]} == channels
         if not fits or (v.dims[0], v.dims[2], v.dims[3]) != (lead.dims[0], lead.dims[2], lead.dims[3]):
@@ -70,10 +68,10 @@ def _stacked_rows(ctx: Lowering, parts: Sequence[Part], axis: int) -> Value | No
     joined = new_axis(sum(v.shape[axis] for v in values))
     target = order[: len(before)] + joined + order[len(before) :]
     weight = np.concatenate([_ordered(v.producer.weight, v, axis, order) for v in values if v.producer])
-    bias = np.concatenate([_ordered(_bias(v.producer), v, axis, order) for v in values if v.producer])
+    bias = np.concatenate([_ordered(v.producer.bias, v, axis, order) for v in values if v.producer])
     rows = move_array(np.arange(len(weight)).reshape(1, -1), [(), joined + order], [(), target]).reshape(-1)
     conv = _grouped(replace(lead.producer, weight=weight[rows], bias=bias[rows]))
-    dims = with_dim(lead.dims, 1, target)
+    dims = with_axis(lead.dims, 1, target)
     return Value(ctx.convolve(conv, sizes(dims)), dims, with_axis(lead.axes, axis, joined), conv)
 
 
@@ -90,10 +88,6 @@ def _grouped(conv: Convolution) -> Convolution:
             blocks = weight.reshape(groups, block, groups, block)[np.arange(groups), :, np.arange(groups)]
             return replace(conv, weight=blocks.reshape(out, block, 1, 1), group=groups)
     return conv
-
-
-def _bias(conv: Convolution) -> NDArray[np.float32]:
-    return np.zeros(len(conv.weight), np.float32) if conv.bias is None else conv.bias
 
 
 def _ordered(array: NDArray[np.float32], value: Value, axis: int, order: Atoms) -> NDArray[np.float32]:
@@ -115,13 +109,13 @@ def _concatenated(ctx: Lowering, parts: Sequence[Part], axis: int) -> Value:
     for part in parts:
         if isinstance(part, Value):
             value = next(aligned)
-            names.append(ctx.relayout(value, with_dim(dims, g, value.axes[axis])).name)
+            names.append(ctx.relayout(value, with_axis(dims, g, value.axes[axis])).name)
             total += value.shape[axis]
         else:
             names.append(_constant(ctx, part, lead, dims, g, axis))
             total += part.shape[axis]
     joined = new_axis(total)
-    dims = with_dim(dims, g, joined)
+    dims = with_axis(dims, g, joined)
     lead = replace(lead, axes=with_axis(lead.axes, axis, joined))
     return lead.stored_as(ctx.emit("Concat", names, sizes(dims), axis=g), dims)
 
@@ -146,4 +140,4 @@ def _constant(ctx: Lowering, array: NDArray[Any], lead: Value, dims: Dims, g: in
     own = new_axis(array.shape[axis])
     axes = with_axis(lead.axes, axis, own)
     full = np.broadcast_to(array, sizes(axes)).reshape(-1)
-    return ctx.store(broadcastable(full, flat(axes), with_dim(dims, g, own)), "part")
+    return ctx.store(broadcastable(full, flat(axes), with_axis(dims, g, own)), "part")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bpudeploy.errors import StageError
-from bpudeploy.restructure.atoms import Atom, Atoms, Dims, flat, matched, refinement, size, sizes, with_axis, with_dim
+from bpudeploy.restructure.atoms import Atom, Atoms, Dims, flat, matched, refinement, size, sizes, with_axis
 from bpudeploy.restructure.graph import MOVE, Counterpart, Graph, Node, TensorView
 from bpudeploy.restructure.moves import move_array
 from bpudeploy.restructure.network import Network, Operation
@@ -36,11 +36,9 @@ class Lowering:
 
     # inputs and outputs of the operation
 
-    def input(self, index: int) -> Value | NDArray[Any] | None:
-        """Return an input of the operation: a value, a constant, or None if omitted."""
-        name = self.node.inputs[index] if index < len(self.node.inputs) else ""
-        if not name:
-            return None
+    def input(self, index: int) -> Value | NDArray[Any]:
+        """Return an input of the operation: a value or a constant."""
+        name = self.node.inputs[index]
         return self.constants[name] if name in self.constants else self.values[name]
 
     def value(self, index: int = 0) -> Value:
@@ -50,8 +48,8 @@ class Lowering:
             return found
         raise self.unsupported(f"input {index} is not computed from the image")
 
-    def constant(self, index: int) -> NDArray[Any] | None:
-        """Return an input that must be a constant, or None if omitted."""
+    def constant(self, index: int) -> NDArray[Any]:
+        """Return an input that must be a constant."""
         found = self.input(index)
         if isinstance(found, Value):
             raise self.unsupported(
@@ -61,12 +59,14 @@ class Lowering:
             )
         return found
 
-    def numbers(self, attribute: str, index: int | None = None, default: Sequence[int] = ()) -> list[int]:
+    def optional(self, index: int) -> NDArray[Any] | None:
+        """Return an input that must be a constant, or None if omitted."""
+        return self.constant(index) if any(self.node.inputs[index : index + 1]) else None
+
+    def numbers(self, attribute: str, index: int) -> list[int]:
         """Return integers that are an input in newer opsets and an attribute in older ones."""
-        given = self.constant(index) if index is not None else None
-        if given is not None:
-            return [int(n) for n in given.reshape(-1)]
-        return [int(n) for n in self.node.attributes.get(attribute, default)]
+        given = self.optional(index)
+        return [int(n) for n in (self.node.attributes.get(attribute, ()) if given is None else given.reshape(-1))]
 
     def bind(self, value: Value, index: int = 0) -> None:
         """Set the value of an output of the operation."""
@@ -100,23 +100,14 @@ class Lowering:
         op: str,
         inputs: Sequence[str],
         shape: Sequence[int],
-        suffix: str = "",
+        suffix: str | None = None,
         *,
         keep_float: bool = False,
         **attributes: Any,
     ) -> str:
-        """Append a node and return its name."""
-        name = self.name(suffix or op.lower())
-        return self.graph.add(
-            Node(
-                op,
-                name,
-                list(inputs),
-                tuple(shape),
-                {k: v for k, v in attributes.items() if v is not None},
-                keep_float=keep_float,
-            )
-        )
+        """Append a node, whose name ends with ``suffix`` or else the operator, and return its name."""
+        name = self.name(op.lower() if suffix is None else suffix)
+        return self.graph.add(Node(op, name, list(inputs), tuple(shape), attributes, keep_float=keep_float))
 
     def store(self, array: NDArray[Any], suffix: str, *, shared: bool = False) -> str:
         """Store a constant, floats as float32; deduplicate it if small or ``shared``.
@@ -148,17 +139,10 @@ class Lowering:
     def convolve(self, conv: Convolution, shape: Sequence[int], suffix: str = "", *, keep_float: bool = False) -> str:
         """Append a convolution and return its name."""
         inputs = [conv.source, self.store(conv.weight, f"{suffix}.weight" if suffix else "weight")]
-        if conv.bias is not None and conv.bias.any():
+        if conv.bias.any():
             inputs.append(self.store(conv.bias, f"{suffix}.bias" if suffix else "bias"))
-        name = self.name(suffix)
-        attributes = {
-            "kernel_shape": list(conv.weight.shape[2:]),
-            "strides": list(conv.strides),
-            "pads": list(conv.pads),
-            "dilations": list(conv.dilations),
-            "group": conv.group,
-        }
-        return self.graph.add(Node("Conv", name, inputs, tuple(shape), attributes, keep_float=keep_float))
+        attributes = asdict(conv.window) | {"group": conv.group}
+        return self.emit("Conv", inputs, shape, suffix, keep_float=keep_float, **attributes)
 
     # layouts of values
 
@@ -191,7 +175,7 @@ class Lowering:
         if not missing:
             return value
         value, free = self.with_free_axis(value)
-        target = with_dim(value.dims, free, missing)
+        target = with_axis(value.dims, free, missing)
         return value.stored_as(self.emit("Expand", [value.name, self.vector(sizes(target))], sizes(target)), target)
 
     def with_free_axis(self, value: Value) -> tuple[Value, int]:
@@ -247,7 +231,7 @@ class Lowering:
         rest = tuple(tuple(a for a in g if a not in atoms) for g in value.dims)
         value = self.relayout(value, (rest[0], rest[1], rest[2] + rest[3], atoms))
         whole = Atom(size(atoms))
-        return replace(value, dims=with_dim(value.dims, 3, (whole,)), axes=with_axis(value.axes, axis, (whole,)))
+        return replace(value, dims=with_axis(value.dims, 3, (whole,)), axes=with_axis(value.axes, axis, (whole,)))
 
 
 def broadcastable(array: NDArray[Any], atoms: Atoms, dims: Dims) -> NDArray[Any]:

@@ -144,7 +144,7 @@ def _add_input(ctx: Lowering) -> None:
     ((name, shape),) = inputs.items()
     axes = tuple(new_axis(n) for n in shape)
     channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
-    dims: Dims = (axes[0], axes[3], axes[1], axes[2]) if channels_last else (axes[0], axes[1], axes[2], axes[3])
+    dims: Dims = (axes[0], axes[3], axes[1], axes[2]) if channels_last else axes
     ctx.graph.inputs[PIXELS] = tuple(sizes(dims))
     ctx.values[name] = Value(PIXELS, dims, axes)
 
@@ -159,7 +159,7 @@ def _add_outputs(ctx: Lowering) -> None:
         target: Dims = ((), (), (), flat(axes))
         match len(axes):
             case 4:
-                target = (axes[0], axes[1], axes[2], axes[3])
+                target = axes
             case 3:
                 target = (axes[0], axes[2], (), axes[1])
             case 2:

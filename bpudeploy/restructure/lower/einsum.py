@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 def einsum(ctx: Lowering) -> None:
     """Einsum: letters in both inputs and the output are batch axes, letters only in the inputs are summed."""
-    equation = ctx.node.attributes["equation"]
-    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    text = ctx.node.attributes["equation"].replace(" ", "")
     inputs, output = text.split("->") if "->" in text else (text, "")
     terms = inputs.split(",")
     if not output or "." in text or any(len(set(t)) < len(t) for t in (*terms, output)) or len(terms) > 2:
@@ -33,7 +32,7 @@ def einsum(ctx: Lowering) -> None:
     first, second = terms
     if not isinstance(left, Value):
         left, right, first, second = right, left, second, first
-    assert isinstance(left, Value) and right is not None
+    assert isinstance(left, Value)
     if isinstance(right, Value):
         return ctx.bind(_two(ctx, left, right, first, second, output))
     ctx.bind(_linear(ctx, left, right, first, second, output))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import Atom, flat, sizes, with_dim
+from bpudeploy.restructure.atoms import Atom, flat, sizes, with_axis
 from bpudeploy.restructure.lower.affine import apply_affine
 from bpudeploy.restructure.lower.context import Lowering, broadcastable
 from bpudeploy.restructure.lower.layouts import joint_layout, restricted
@@ -25,13 +25,10 @@ def unary(ctx: Lowering) -> None:
     ctx.bind(elementwise(ctx, ctx.node.op, ctx.value(), **kept))
 
 
-def elementwise(
-    ctx: Lowering, op: str, value: Value, *others: str, suffix: str = "", keep_float: bool = False, **attributes: Any
-) -> Value:
-    """Return ``op`` of ``value`` and of ``others``, tensors in the same layout."""
+def elementwise(ctx: Lowering, op: str, value: Value, *others: str, **options: Any) -> Value:
+    """Return ``op`` of ``value`` and of ``others``, tensors in the same layout; ``options`` are those of ``emit``."""
     value = ctx.apply_pending(value)
-    inputs = [value.name, *others]
-    return value.stored_as(ctx.emit(op, inputs, sizes(value.dims), suffix, keep_float=keep_float, **attributes))
+    return value.stored_as(ctx.emit(op, [value.name, *others], sizes(value.dims), **options))
 
 
 def square(ctx: Lowering, value: Value) -> Value:
@@ -62,7 +59,7 @@ def mish(ctx: Lowering) -> None:
 def gelu(ctx: Lowering) -> None:
     """GELU(x) = (x · (1 + erf(x / √2))) · ½, in the order that vendor compilers recognise; or the tanh form."""
     x = ctx.apply_pending(ctx.value())
-    if ctx.node.attributes.get("approximate", b"none") in (b"tanh", "tanh"):
+    if ctx.node.attributes.get("approximate") == "tanh":
         cube = elementwise(ctx, "Mul", elementwise(ctx, "Mul", x, x.name), x.name)
         scaled = elementwise(ctx, "Mul", cube, ctx.scalar(0.044715))
         inner = elementwise(ctx, "Add", x, scaled.name)
@@ -78,7 +75,7 @@ def clip(ctx: Lowering) -> None:
     value = ctx.apply_pending(ctx.value())
     limits = []
     for index, name in ((1, "min"), (2, "max")):
-        given = ctx.constant(index)
+        given = ctx.optional(index)
         limit = ctx.node.attributes.get(name) if given is None else given
         limits.append("" if limit is None else ctx.store(np.array(limit, np.float32).reshape(()), "limit"))
     ctx.bind(elementwise(ctx, "Clip", value, *(limits if limits[1] else limits[:1])))
@@ -87,7 +84,6 @@ def clip(ctx: Lowering) -> None:
 def power(ctx: Lowering) -> None:
     """Pow with a constant exponent: a product, a root, or Pow itself."""
     value, exponent = ctx.apply_pending(ctx.value()), ctx.constant(1)
-    assert exponent is not None
     if exponent.size != 1:
         return binary(ctx)
     match float(exponent.reshape(())):
@@ -104,9 +100,7 @@ def power(ctx: Lowering) -> None:
 
 def binary(ctx: Lowering) -> None:
     """Add, Sub, Mul, Div, PRelu: of a value and a constant, or of two values."""
-    left, right = ctx.input(0), ctx.input(1)
-    assert left is not None and right is not None
-    ctx.bind(binary_of(ctx, ctx.node.op, left, right))
+    ctx.bind(binary_of(ctx, ctx.node.op, ctx.input(0), ctx.input(1)))
 
 
 def several(ctx: Lowering) -> None:
@@ -114,9 +108,7 @@ def several(ctx: Lowering) -> None:
     op = {"Sum": "Add", "Mean": "Add"}.get(ctx.node.op, ctx.node.op)
     total = ctx.value(0)
     for index in range(1, len(ctx.node.inputs)):
-        other = ctx.input(index)
-        assert other is not None
-        total = binary_of(ctx, op, total, other)
+        total = binary_of(ctx, op, total, ctx.input(index))
     if ctx.node.op == "Mean":
         total = apply_affine(ctx, total, (), np.array(1.0 / len(ctx.node.inputs)), np.array(0.0))
     ctx.bind(total)
@@ -124,13 +116,11 @@ def several(ctx: Lowering) -> None:
 
 def where(ctx: Lowering) -> None:
     """Where with a constant condition and a constant branch: x · mask + the other constant."""
-    mask = ctx.constant(0)
-    assert mask is not None
-    chosen, other = ctx.input(1), ctx.input(2)
+    mask, chosen, other = ctx.constant(0), ctx.input(1), ctx.input(2)
     kept = mask.astype(np.float64)
     if isinstance(other, Value):
         chosen, other, kept, mask = other, chosen, 1.0 - kept, ~mask.astype(bool)
-    if not isinstance(chosen, Value) or isinstance(other, Value) or other is None:
+    if not isinstance(chosen, Value) or isinstance(other, Value):
         raise ctx.unsupported("both of its branches depend on the image")
     ctx.bind(binary_of(ctx, "Add", binary_of(ctx, "Mul", chosen, kept), np.where(mask, 0.0, other)))
 
@@ -178,7 +168,7 @@ def _emit_with_constant(ctx: Lowering, op: str, value: Value, constant: NDArray[
     dims = value.dims
     if grown:
         value, free = ctx.with_free_axis(value)
-        dims = with_dim(value.dims, free, grown)
+        dims = with_axis(value.dims, free, grown)
     operand = ctx.store(broadcastable(constant.reshape(-1), atoms, dims), "operand", shared=True)
     inputs = [operand, value.name] if first else [value.name, operand]
     return value.stored_as(ctx.emit(op, inputs, sizes(dims)), dims)

@@ -41,13 +41,12 @@ def exposing_layout(dims: Dims, atoms: Atoms) -> Dims:
     while len(groups) > 4:
         i = max(i for i in range(len(groups) - 1) if groups[i] != atoms and groups[i + 1] != atoms)
         groups[i : i + 2] = [groups[i] + groups[i + 1]]
-    return groups[0], groups[1], groups[2], groups[3]
+    return tuple(groups)
 
 
 def restricted(dims: Dims, value: Value) -> Dims:
     """Return ``dims`` reduced to the atoms that ``value`` stores."""
-    a, b, c, d = (tuple(x for x in group if x in value.stored) for group in dims)
-    return a, b, c, d
+    return tuple(tuple(x for x in group if x in value.stored) for group in dims)
 
 
 def joint_layout(left: Value, right: Value) -> Dims:
@@ -79,8 +78,7 @@ def _extended(lead: Value, other: Value) -> Dims:
         if atoms:
             free = next((g for g in (index, 3, 2, 0, 1) if not groups[g]), index)
             groups[free] = groups[free] + atoms
-    a, b, c, d = groups
-    return a, b, c, d
+    return tuple(groups)
 
 
 def _whole_or_not(dims: Dims, stored: Sequence[frozenset[Atom]]) -> Dims:
@@ -105,8 +103,6 @@ def _whole_or_not(dims: Dims, stored: Sequence[frozenset[Atom]]) -> Dims:
                 break
             runs[pair : pair + 2] = [runs[pair] + runs[pair + 1]]
         if len(runs) <= 4:
-            groups = [tuple(r) for r in runs]
-            a, b, *rest = groups if len(groups) > 1 else [(), *groups]
-            c, d = [()] * (2 - len(rest)) + rest
-            return a, b, c, d
+            batch, *groups = map(tuple, runs if len(runs) > 1 else [[], *runs])
+            return batch, groups[0], *[()] * (3 - len(groups)), *groups[1:]
     raise AssertionError("two patterns give at most four runs when sorted")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import flat, new_axis, size, sizes, with_axis, with_dim
+from bpudeploy.restructure.atoms import flat, new_axis, size, sizes, with_axis
 from bpudeploy.restructure.lower.affine import absorb_pending
 from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.layouts import convolution_layout
@@ -24,22 +24,19 @@ if TYPE_CHECKING:
 def gemm(ctx: Lowering) -> None:
     """Gemm: alpha · A · B + beta · C with a constant B."""
     attributes = ctx.node.attributes
-    value, weight, bias = ctx.value(0), ctx.constant(1), ctx.constant(2)
-    assert weight is not None
+    value, weight, bias = ctx.value(0), ctx.constant(1), ctx.optional(2)
     if attributes.get("transA"):
         value = replace(value, axes=value.axes[::-1])
     weight = weight if attributes.get("transB") else weight.T
     alpha, beta = float(attributes.get("alpha", 1.0)), float(attributes.get("beta", 1.0))
     if alpha != 1.0:
         weight = weight * alpha
-    vector = None if bias is None else np.broadcast_to(bias.reshape(-1) * beta, len(weight)).astype(np.float64)
+    vector = 0.0 if bias is None else bias.reshape(-1) * beta
     ctx.bind(contract(ctx, value, len(value.axes) - 1, weight, vector))
 
 
-def contract(
-    ctx: Lowering, value: Value, axis: int, weight: NDArray[Any], bias: NDArray[np.float64] | None = None
-) -> Value:
-    """Return ``weight`` (out, in) times ``value`` along ``axis``, plus ``bias`` (out,)."""
+def contract(ctx: Lowering, value: Value, axis: int, weight: NDArray[Any], bias: NDArray[Any] | float = 0.0) -> Value:
+    """Return ``weight`` (out, in) times ``value`` along ``axis``, plus ``bias``, broadcast to (out,)."""
     channels = value.axes[axis]
     if any(a not in value.stored for a in channels):
         value = ctx.materialize(value)
@@ -50,13 +47,12 @@ def contract(
     order = value.dims[1]
     fine = weight.reshape([len(weight), *(a.size for a in channels)])
     kernel = fine.transpose([0, *(1 + index[a] for a in order)]).reshape(len(weight), size(channels), 1, 1)
-    value, kernel, bias = absorb_pending(ctx, value, order, kernel, bias)
+    vector = np.broadcast_to(bias, len(weight)).astype(np.float64)
+    value, kernel, vector = absorb_pending(ctx, value, order, kernel, vector)
     assert value.pending is None and value.dims[1] == order
     out = new_axis(len(weight))
-    dims = with_dim(value.dims, 1, out)
-    conv = Convolution(
-        value.name, kernel.astype(np.float32, copy=False), None if bias is None else bias.astype(np.float32)
-    )
+    dims = with_axis(value.dims, 1, out)
+    conv = Convolution(value.name, kernel.astype(np.float32, copy=False), vector.astype(np.float32))
     return Value(ctx.convolve(conv, sizes(dims)), dims, with_axis(value.axes, axis, out), conv)
 
 

@@ -24,14 +24,11 @@ _KEEPS_LAST_AXIS = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Reshape", "I
 def matmul(ctx: Lowering) -> None:
     """MatMul with NumPy's rules for batch axes."""
     left, right = ctx.input(0), ctx.input(1)
-    if isinstance(left, Value) and isinstance(right, Value):
-        ctx.bind(product(ctx, left, right))
-    elif isinstance(left, Value):
-        assert right is not None
-        ctx.bind(_with_constant(ctx, left, np.asarray(right)))
+    if isinstance(left, Value):
+        ctx.bind(product(ctx, left, right) if isinstance(right, Value) else _with_constant(ctx, left, right))
     else:
-        assert isinstance(right, Value) and left is not None
-        transposed = _with_constant(ctx, _transposed(right), np.swapaxes(np.asarray(left), -1, -2))
+        assert isinstance(right, Value)
+        transposed = _with_constant(ctx, _transposed(right), np.swapaxes(left, -1, -2))
         ctx.bind(_transposed(transposed))
 
 
@@ -55,9 +52,8 @@ def as_value(ctx: Lowering, array: NDArray[Any]) -> Value:
     shape = [n for n in array.shape if n > 1]
     if len(shape) > 4:
         raise ctx.unsupported(f"its constant has the shape {array.shape}")
-    groups = [axis for axis in axes if axis]
-    groups = [()] * (4 - len(groups)) + groups
-    return Value(ctx.store(array.reshape(sizes(groups)), "weight"), (groups[0], groups[1], groups[2], groups[3]), axes)
+    dims = ((),) * (4 - len(shape)) + tuple(axis for axis in axes if axis)
+    return Value(ctx.store(array.reshape(sizes(dims)), "weight"), dims, axes)
 
 
 def product(ctx: Lowering, left: Value, right: Value) -> Value:

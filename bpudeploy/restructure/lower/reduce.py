@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import Atom, Atoms, flat, size, sizes, with_axis, with_dim
+from bpudeploy.restructure.atoms import Atom, Atoms, flat, size, sizes, with_axis
 from bpudeploy.restructure.lower.affine import apply_affine
 from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.elementwise import elementwise, square
@@ -87,8 +87,8 @@ def _arranged(ctx: Lowering, value: Value, reduced: set[Atom]) -> Value:
 def _over_channels(ctx: Lowering, value: Value, factor: float, keep_float: bool, bias: float) -> Value:
     channels = size(value.dims[1])
     weight = np.full((1, channels, 1, 1), factor / channels, np.float32)
-    conv = Convolution(value.name, weight, np.array([bias], np.float32) if bias else None)
-    dims = with_dim(value.dims, 1, ())
+    conv = Convolution(value.name, weight, np.array([bias], np.float32))
+    dims = with_axis(value.dims, 1, ())
     return value.stored_as(ctx.convolve(conv, sizes(dims), "mean", keep_float=keep_float), dims)
 
 
@@ -98,7 +98,7 @@ def _over_pixels(ctx: Lowering, value: Value, reduced: set[Atom], keep_float: bo
         return value
     dims = value.dims
     for g in physical:
-        dims = with_dim(dims, g, ())
+        dims = with_axis(dims, g, ())
     inputs, shape = [value.name], sizes(dims)
     if dims[2] or dims[3]:
         name = ctx.emit("ReduceMean", inputs, shape, "mean", axes=physical, keepdims=1, keep_float=keep_float)
@@ -114,7 +114,7 @@ def _extreme(ctx: Lowering, value: Value, over: list[int], op: str) -> Value:
         if atoms:
             value = exposed(ctx, value, atoms)
             g = value.dims.index(atoms)
-            dims = with_dim(value.dims, g, ())
+            dims = with_axis(value.dims, g, ())
             value = value.stored_as(ctx.emit(op, [value.name], sizes(dims), axes=[g], keepdims=1), dims)
         value = replace(value, axes=with_axis(value.axes, index, ()))
     return value
@@ -166,7 +166,7 @@ def group_norm(ctx: Lowering) -> None:
 
 def _bind_scaled(ctx: Lowering, value: Value, atoms: Atoms) -> None:
     """Bind ``value`` · γ + β, which are the operation's inputs 1 and 2, row-major over ``atoms``."""
-    gamma, beta = ctx.constant(1), ctx.constant(2)
+    gamma, beta = ctx.optional(1), ctx.optional(2)
     scale = np.ones(size(atoms)) if gamma is None else gamma.reshape(-1).astype(np.float64)
     shift = np.zeros(size(atoms)) if beta is None else beta.reshape(-1).astype(np.float64)
     ctx.bind(apply_affine(ctx, value, atoms, scale, shift))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import Atoms, new_axis, size, sizes, with_axis, with_dim
+from bpudeploy.restructure.atoms import Atoms, new_axis, size, sizes, with_axis
 from bpudeploy.restructure.lower.context import Lowering
 from bpudeploy.restructure.lower.layouts import exposing_layout
 from bpudeploy.restructure.lower.views import reshaped
@@ -31,8 +31,7 @@ def slice_(ctx: Lowering) -> None:
         n = value.shape[axis]
         index = range(n)[slice(start, None if end in _ENDS or end < -n else end, step)]
         if not index:  # for instance no prefix tokens: Concat ignores an empty constant
-            shape = [0 if i == axis % len(value.axes) else m for i, m in enumerate(value.shape)]
-            ctx.constants[ctx.node.outputs[0]] = np.zeros(shape, np.float32)
+            ctx.constants[ctx.node.outputs[0]] = np.zeros(with_axis(value.shape, axis % len(value.axes), 0), np.float32)
             return
         value = selected(ctx, value, axis % len(value.axes), index)
     ctx.bind(value)
@@ -57,7 +56,6 @@ def split(ctx: Lowering) -> None:
 def gather(ctx: Lowering) -> None:
     """Gather by a constant index; a scalar index removes the axis."""
     value, index = ctx.value(), ctx.constant(1)
-    assert index is not None
     axis = int(ctx.node.attributes.get("axis", 0)) % len(value.axes)
     n = value.shape[axis]
     wanted = [int(i) % n for i in index.reshape(-1)]
@@ -113,7 +111,7 @@ def _with_identity(ctx: Lowering, value: Value) -> Value:
     """
     value = ctx.apply_pending(value)
     identity = np.eye(size(value.dims[1]), dtype=np.float32)[:, :, None, None]
-    return replace(value, producer=Convolution(value.name, identity, None))
+    return replace(value, producer=Convolution(value.name, identity, np.zeros(len(identity), np.float32)))
 
 
 def _rows(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int]) -> Value:
@@ -131,8 +129,8 @@ def _rows(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int]) 
     order = kept + others if first else others + kept
     contiguous = bool((np.diff(rows) == 1).all())
     pick: slice | NDArray[np.int64] = slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else rows
-    conv = replace(conv, weight=conv.weight[pick], bias=None if conv.bias is None else conv.bias[pick])
-    dims = with_dim(value.dims, 1, order)
+    conv = replace(conv, weight=conv.weight[pick], bias=conv.bias[pick])
+    dims = with_axis(value.dims, 1, order)
     return Value(ctx.convolve(conv, sizes(dims)), dims, with_axis(value.axes, axis, kept), conv)
 
 
@@ -146,7 +144,7 @@ def _sliced(ctx: Lowering, value: Value, axis: int, index: range | Sequence[int]
         g = value.dims.index(atoms)
     inner = value.dims[g][len(atoms) :]
     kept, unit = new_axis(len(index)), size(inner)
-    dims = with_dim(value.dims, g, kept + inner)
+    dims = with_axis(value.dims, g, kept + inner)
     if isinstance(index, range):
         stop = index.stop * unit if index.step == 1 else (index.stop if index.stop >= 0 else -(2**31) + 1)
         bounds = [ctx.vector([n]) for n in (index.start * unit, stop, g, index.step)]

@@ -102,7 +102,7 @@ def depth_to_space(ctx: Lowering) -> None:
     """DepthToSpace of blocks b: (N, b·b·C, H, W) or (N, C·b·b, H, W) to (N, C, H·b, W·b)."""
     value, b = ctx.value(), int(ctx.node.attributes["blocksize"])
     n, c, h, w = value.shape
-    if ctx.node.attributes.get("mode", b"DCR") in (b"DCR", "DCR"):
+    if ctx.node.attributes.get("mode", "DCR") == "DCR":
         value, order = reshaped(ctx, value, [n, b, b, c // (b * b), h, w]), (0, 3, 4, 1, 5, 2)
     else:
         value, order = reshaped(ctx, value, [n, c // (b * b), b, b, h, w]), (0, 1, 4, 2, 5, 3)

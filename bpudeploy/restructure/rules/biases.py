@@ -6,8 +6,6 @@ Value: softmax rows sum to 1, so A(v + b) = Av + b; fold it into the projection'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,35 +19,33 @@ def drop_key_biases(graph: Graph) -> int:
     """Remove the biases of convolutions that compute keys; return how many."""
     readers, count = graph.readers(), 0
     for node in graph.nodes.values():
-        product = _product_before(graph, readers, node) if node.op == "Softmax" else None
+        product, between = _product_before(graph, readers, node) if node.op == "Softmax" else (None, [])
         moves, producer = moves_and_producer(graph, readers, product.inputs[1]) if product is not None else ([], None)
         if product is None or producer is None or len(producer.inputs) < 3:
             continue
         if _moved(_column(graph, producer), moves).shape[3] != 1:
             continue  # attention over channels: the bias differs per column and does not cancel
         producer.inputs = producer.inputs[:2]
-        changed = {producer.name, product.name, *(m.name for m in moves), *_between(graph, product, node)}
-        graph.drop_counterparts(changed)
+        graph.drop_counterparts({producer.name, product.name, *(m.name for m in moves), *between})
         count += 1
     return count
 
 
-def _product_before(graph: Graph, readers: dict[str, list[Node]], softmax: Node) -> Node | None:
-    """Return the MatMul before a softmax, if the nodes between preserve a constant added to whole rows."""
-    name = softmax.inputs[0]
+def _product_before(graph: Graph, readers: dict[str, list[Node]], softmax: Node) -> tuple[Node | None, list[str]]:
+    """Return the MatMul before a softmax, if the nodes between preserve a constant added to whole rows, and those."""
+    name, between = softmax.inputs[0], list[str]()
     for _ in range(6):
         node = graph.nodes.get(name)
         if node is None or len(readers.get(name, ())) != 1 or name in graph.output_names:
-            return None
+            break
         if node.op == "MatMul":
-            return node
-        if node.op not in _BEFORE_SOFTMAX or not _keeps_rows(graph, node):
-            return None
+            return node, between
         sources = [n for n in node.inputs[: 1 if node.op == "Conv" else 2] if n in graph.nodes]
-        if len(sources) != 1:
-            return None
+        if node.op not in _BEFORE_SOFTMAX or not _keeps_rows(graph, node) or len(sources) != 1:
+            break
+        between.append(name)
         name = sources[0]
-    return None
+    return None, []
 
 
 def _keeps_rows(graph: Graph, node: Node) -> bool:
@@ -59,13 +55,6 @@ def _keeps_rows(graph: Graph, node: Node) -> bool:
     if node.op in ("Mul", "Div"):
         return any(n in graph.constants and graph.shape(n)[3] == 1 for n in node.inputs)
     return True
-
-
-def _between(graph: Graph, product: Node, softmax: Node) -> Iterator[str]:
-    name = softmax.inputs[0]
-    while name != product.name:
-        yield name
-        name = next(n for n in graph.nodes[name].inputs if n in graph.nodes)
 
 
 def moves_and_producer(graph: Graph, readers: dict[str, list[Node]], name: str) -> tuple[list[Node], Node | None]:
@@ -99,8 +88,7 @@ def move_value_biases(graph: Graph) -> int:
             continue
         _add_to_bias(graph, projection, shift.reshape(-1))
         producer.inputs = producer.inputs[:2]
-        changed = {producer.name, node.name, *(m.name for m in (*moves, *after))}
-        graph.drop_counterparts(changed)
+        graph.drop_counterparts({producer.name, node.name, *(m.name for m in (*moves, *after))})
         count += 1
     return count
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bpudeploy.restructure.atoms import with_axis
 from bpudeploy.restructure.graph import MOVE, POINTWISE_CONV, Graph, Node
 
 _POINTWISE = frozenset({"Add", "Sub"})
@@ -82,7 +83,8 @@ def _follow(graph: Graph, readers: dict[str, list[Node]], norms: dict[str, Node]
         name, axis = channel_axis
         if name in outputs or any((name, other) in stream.tensors for other in range(4) if other != axis):
             return None
-        _writer(graph, stream, channel_axis, todo)
+        if not _follow_back(graph, stream, channel_axis, todo):
+            stream.nonlinear[channel_axis] = None
         for reader in readers.get(name, ()):
             if reader.name in norms and axis == 1:
                 stream.norms[reader.name] = None
@@ -101,13 +103,17 @@ def _carried(graph: Graph, reader: Node, name: str, axis: int) -> int | None:
     if reader.op == MOVE:
         source, target = reader.layouts
         return target.index(source[axis]) if source[axis] in target else None
-    if reader.op in _POINTWISE:
-        return axis if graph.shape(name)[axis] == reader.shape[axis] else None
-    if reader.op == "Mul":
-        (other,) = [n for n in reader.inputs if n != name] or [name]
-        return axis if other in graph.constants and graph.shape(other)[axis] == 1 else None
-    acted = _acted_axes(graph, reader)
-    return axis if acted is not None and axis not in acted else None
+    return axis if _keeps_mean(graph, reader, axis) and graph.shape(name)[axis] == reader.shape[axis] else None
+
+
+def _keeps_mean(graph: Graph, node: Node, axis: int) -> bool:
+    """Return whether inputs of mean zero over ``axis`` give such an output, if ``node`` is not a Move."""
+    if node.op in _POINTWISE:
+        return True
+    if node.op == "Mul":
+        return any(n in graph.constants and graph.shape(n)[axis] == 1 for n in node.inputs)
+    acted = _acted_axes(graph, node)
+    return acted is not None and axis not in acted
 
 
 def _acted_axes(graph: Graph, node: Node) -> tuple[int, ...] | None:
@@ -120,45 +126,33 @@ def _acted_axes(graph: Graph, node: Node) -> tuple[int, ...] | None:
         return 2, 3
     if node.op == "ReduceMean":
         return tuple(node.attributes["axes"])
-    if node.op == "Pad" and len(node.inputs) == 2 and node.attributes.get("mode") in (b"constant", "constant"):
+    if node.op == "Pad" and len(node.inputs) == 2 and node.attributes.get("mode") == "constant":
         amounts = graph.constants[node.inputs[1]]
         return tuple(i for i in range(4) if amounts[i] or amounts[i + 4])
     return None
 
 
-def _writer(graph: Graph, stream: _Stream, channel_axis: ChannelAxis, todo: list[ChannelAxis]) -> None:
-    """Add the producer of a tensor to the stream: its inputs to ``todo``, or the producer itself as an end."""
+def _follow_back(graph: Graph, stream: _Stream, channel_axis: ChannelAxis, todo: list[ChannelAxis]) -> bool:
+    """Add the inputs of a tensor's producer to ``todo``, or a convolution to ``stream``; False if it is not linear."""
     name, axis = channel_axis
     node = graph.nodes.get(name)
     if node is None:
-        stream.nonlinear[channel_axis] = None
-        return
+        return False
     if node.op == "Conv" and axis == 1 and node.attributes.get("group", 1) == 1 and not _is_mean(graph, node):
         stream.convolutions[name] = None
-        return
+        return True
     if node.op == MOVE:
         source_dims, target_dims = node.layouts
-        if target_dims[axis] in source_dims:
-            todo.append((node.inputs[0], source_dims.index(target_dims[axis])))
-        else:
-            stream.nonlinear[channel_axis] = None
-        return
-    acted = _acted_axes(graph, node)
-    inputs = node.inputs if node.op in {"Concat", *_POINTWISE} else node.inputs[:1]
-    linear = node.op in _POINTWISE or (acted is not None and axis not in acted)
-    linear = linear or (
-        node.op == "Mul" and any(n in graph.constants and graph.shape(n)[axis] == 1 for n in node.inputs)
-    )
-    whole = all(graph.shape(n)[axis] == node.shape[axis] for n in inputs) if node.op != "Mul" else True
-    if not linear or not whole:
-        stream.nonlinear[channel_axis] = None
-        return
-    for source in node.inputs if node.op == "Mul" else inputs:
-        if source in graph.constants:
-            if node.op != "Mul":
-                stream.constants[name, source, axis] = None
-        else:
-            todo.append((source, axis))
+        linear = target_dims[axis] in source_dims
+        todo += [(node.inputs[0], source_dims.index(target_dims[axis]))] if linear else []
+        return linear
+    inputs = node.inputs if node.op in {"Concat", "Mul", *_POINTWISE} else node.inputs[:1]
+    sources = [n for n in inputs if node.op != "Mul" or n not in graph.constants]
+    if not _keeps_mean(graph, node, axis) or any(graph.shape(n)[axis] != node.shape[axis] for n in sources):
+        return False
+    stream.constants |= {(name, n, axis): None for n in sources if n in graph.constants}
+    todo += [(n, axis) for n in sources if n not in graph.constants]
+    return True
 
 
 def _fold(graph: Graph, stream: _Stream) -> None:
@@ -195,7 +189,7 @@ def _centre_here(graph: Graph, name: str, axis: int) -> None:
         graph.constants[weight] = np.full((1, shape[1], 1, 1), 1.0 / shape[1], np.float32)
         head = Node("Conv", mean, [name, weight], (shape[0], 1, *shape[2:]), POINTWISE_CONV, keep_float=True)
     else:
-        small = tuple(1 if i == axis else n for i, n in enumerate(shape))
-        head = Node("ReduceMean", mean, [name], small, {"axes": [axis], "keepdims": 1}, keep_float=True)
+        attributes = {"axes": [axis], "keepdims": 1}
+        head = Node("ReduceMean", mean, [name], with_axis(shape, axis, 1), attributes, keep_float=True)
     graph.replace_uses(name, centred)
     graph.insert_after(name, [head, Node("Sub", centred, [name, mean], shape, keep_float=True)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpudeploy.restructure.atoms import Atom, Atoms, Dims, matched, refinement, sizes
+from bpudeploy.restructure.atoms import Atom, Atoms, matched, refinement, sizes, substitute
 from bpudeploy.restructure.graph import MOVE, Graph, Node
 from bpudeploy.restructure.moves import move_array, transposes
 
@@ -45,11 +45,7 @@ def _append(first: Node, second: Node) -> bool:
         common = tuple(Atom(n) for n in factors)
         left |= matched(a, common)
         right |= matched(b, common)
-    second.source, second.target = _split(start, left), _split(end, right)
+    second.source = tuple(substitute(group, left) for group in start)
+    second.target = tuple(substitute(group, right) for group in end)
     second.inputs = list(first.inputs)
     return True
-
-
-def _split(dims: Dims, parts: dict[Atom, Atoms]) -> Dims:
-    a, b, c, d = (tuple(x for atom in group for x in parts[atom]) for group in dims)
-    return a, b, c, d

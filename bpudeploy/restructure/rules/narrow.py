@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpudeploy.restructure.atoms import new_axis, with_dim
+from bpudeploy.restructure.atoms import new_axis, with_axis
 from bpudeploy.restructure.graph import MOVE, UNARY, Graph, Node
 
 _ELEMENTWISE = UNARY | {"Add", "Sub", "Mul", "Div", "Pow", "Clip"}
@@ -66,7 +66,7 @@ def _narrows(node: Node, axis: int) -> bool:
 def _apply(graph: Graph, node: Node, axis: int, start: int, stop: int) -> None:
     full = node.shape[axis]
     graph.cut_counterpart(node.name, axis, start, stop)
-    node.shape = _with_length(node.shape, axis, stop - start)
+    node.shape = with_axis(node.shape, axis, stop - start)
     before: list[Node] = []
     for index in _sliced_inputs(node, axis):
         name, at = node.inputs[index], axis
@@ -77,8 +77,8 @@ def _apply(graph: Graph, node: Node, axis: int, start: int, stop: int) -> None:
             node.inputs[index] = _sliced(graph, before, name, at, start, stop)
     if node.op == MOVE:
         source, target = node.layouts
-        node.source = with_dim(source, source.index(target[axis]), new_axis(stop - start))
-        node.target = with_dim(target, axis, node.source[source.index(target[axis])])
+        node.source = with_axis(source, source.index(target[axis]), new_axis(stop - start))
+        node.target = with_axis(target, axis, node.source[source.index(target[axis])])
     graph.insert_before(node.name, before)
     for reader in graph.readers().get(node.name, ()):
         _, a, b = _cut(graph, reader) or (0, 0, 0)
@@ -97,16 +97,12 @@ def _sliced_inputs(node: Node, axis: int) -> range:
     return range(1 if node.op in ("Conv", MOVE, "Softmax", "Clip", "Pow") else len(node.inputs))
 
 
-def _with_length(shape: tuple[int, ...], axis: int, length: int) -> tuple[int, ...]:
-    return (*shape[:axis], length, *shape[axis + 1 :])
-
-
 def _sliced(graph: Graph, before: list[Node], name: str, axis: int, start: int, stop: int) -> str:
     part = graph.unique_name(f"{name}.part")
     if name in graph.constants:
         graph.constants[part] = graph.constants[name].take(range(start, stop), axis=axis)
     else:
-        shape = _with_length(graph.shape(name), axis, stop - start)
+        shape = with_axis(graph.shape(name), axis, stop - start)
         before.append(Node("Slice", part, [name, *_bounds(graph, start, stop, axis)], shape))
     return part
 

@@ -23,8 +23,7 @@ def fold_scales(graph: Graph) -> int:
             if producer is None:
                 continue
             _scale(graph, producer, factor)
-            changed = {producer.name, product.name, *(m.name for m in moves)}
-            graph.drop_counterparts(changed)
+            graph.drop_counterparts({producer.name, product.name, *(m.name for m in moves)})
             graph.replace_uses(node.name, product.name)
             del graph.nodes[node.name]
             readers, count = graph.readers(), count + 1
