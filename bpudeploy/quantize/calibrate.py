@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -113,8 +112,9 @@ def observe(
     Raises:
         StageError: a tensor is not finite; the message names it and the image's number.
     """
-    session, inside = session_with_outputs(model, request.tensors)
-    (fed,) = (value.name for value in session.get_inputs())
+    (fed,) = (value.name for value in model.graph.input)
+    inside = [name for name in request.tensors if name != fed]
+    session = open_with_outputs(model, inside, only=True)
     found = {name: TensorStatistics() for name in request.tensors}
     rng, share = np.random.default_rng(0), -(-COLUMNS // max(runs, 1))
     histograms = frozenset(request.histograms)
@@ -133,10 +133,3 @@ def observe(
                 statistics.sample(values[name], request.columns[name], share, rng)
         progress(done)
     return found
-
-
-def session_with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[Any, list[str]]:
-    """Open ``model`` with ``tensors`` as its outputs; return the session and the tensors that are not inputs."""
-    inputs = {value.name for value in model.graph.input}
-    inside = [name for name in tensors if name not in inputs]
-    return open_with_outputs(model, inside, only=True), inside

@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from bpudeploy.host import open_with_outputs
 from bpudeploy.onnxmodel import attribute, copy_model, shapes_of
 from bpudeploy.quantize.arrays import F32, F64, I64
-from bpudeploy.quantize.calibrate import session_with_outputs
 from bpudeploy.quantize.onnx_edit import constant, put_constant
 from bpudeploy.quantize.taps import GraphIndex, softmax_input
 
@@ -45,7 +45,7 @@ def centre_values(model: onnx.ModelProto, images: Iterable[F32]) -> tuple[onnx.M
     if not found:
         return out, 0
     tensors = [index.nodes[a.values].output[0] for a in found]
-    session, _ = session_with_outputs(model, tensors)
+    session = open_with_outputs(model, tensors, only=True)
     (fed,) = (value.name for value in session.get_inputs())
     sums, runs = [np.zeros(1) for _ in found], 0
     for image in images:

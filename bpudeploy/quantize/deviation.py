@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from bpudeploy.host import open_with_outputs
 from bpudeploy.quantize.arrays import F32
-from bpudeploy.quantize.calibrate import session_with_outputs
 from bpudeploy.quantize.findings import LayerDeviation, LayerReport
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.quantize.taps import PRODUCTS, GraphIndex, softmax_input
@@ -83,7 +83,7 @@ def layer_deviations(
     sides = []
     for model, nodes in ((graph, index.nodes), (quantized, written.nodes)):
         outputs = [nodes[name].output[0] for name in compared]
-        sides.append((session_with_outputs(model, outputs)[0], outputs))
+        sides.append((open_with_outputs(model, outputs, only=True), outputs))
     done = 0
     for done, image in enumerate(images, 1):
         x, y = (session.run(outputs, {fed: image}) if outputs else [] for session, outputs in sides)
