@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +45,7 @@ class TensorStatistics:
         else:
             self.maximum = max(self.maximum, abs_max(value))
 
-    def sample(self, value: F32, windows: Sequence[Window], share: int, rng: np.random.Generator) -> None:
+    def sample(self, value: F32, windows: Collection[Window], share: int, rng: np.random.Generator) -> None:
         """Update the peaks, and sample up to ``share`` columns per window."""
         peaks = np.maximum(value.max(axis=(0, 2, 3)), -value.min(axis=(0, 2, 3)))
         self.peaks = peaks if self.peaks is None else np.maximum(self.peaks, peaks)
@@ -74,12 +74,12 @@ def conv_inputs(index: GraphIndex, nodes: Iterable[str]) -> dict[str, tuple[str,
     return found
 
 
-def windows_by_tensor(inputs: ConvInputs) -> dict[str, list[Window]]:
+def windows_by_tensor(inputs: ConvInputs) -> Mapping[str, Collection[Window]]:
     """Return the distinct windows by which each tensor is read."""
     found: dict[str, dict[Window, None]] = {}
     for tensor, window in inputs.values():
         found.setdefault(tensor, {})[window] = None
-    return {tensor: list(once) for tensor, once in found.items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class StatisticsRequest:
 
     histograms: Sequence[str]
     peaks: Sequence[str]
-    columns: Mapping[str, Sequence[Window]]
+    columns: Mapping[str, Collection[Window]]
 
     @property
     def tensors(self) -> list[str]:

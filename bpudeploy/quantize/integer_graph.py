@@ -136,15 +136,12 @@ class IntegerGraph:
         session = self._float_sessions.get(node.output[0])
         if session is None:
             types = {name: value.dtype for name, value in values.items()}
-            session = self._float_sessions[node.output[0]] = self._session(node, types)
+            constants = {name: self.constants[name] for name in node.input if name in self.constants}
+            single = node_model(node, types, self._model.opset_import, constants)
+            single.ir_version = self._model.ir_version
+            session = self._float_sessions[node.output[0]] = unoptimized_session(single, threads=1)
         outputs: list[Any] = session.run(None, dict(values))
         return outputs
-
-    def _session(self, node: onnx.NodeProto, types: Mapping[str, np.dtype[Any]]) -> Any:
-        constants = {name: self.constants[name] for name in node.input if name in self.constants}
-        single = node_model(node, types, self._model.opset_import, constants)
-        single.ir_version = self._model.ir_version
-        return unoptimized_session(single, threads=1)
 
     def _tap(self, node: onnx.NodeProto, back: onnx.NodeProto, made_by: str) -> GraphTap:
         (scale, zero), (other, origin) = ([self.constants[name] for name in n.input[1:]] for n in (node, back))
