@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import numpy as np
 import onnx
@@ -45,10 +46,11 @@ def bias_corrections(
     inputs = conv_inputs(index, steps)
     request = StatisticsRequest([], [], windows_by_tensor(inputs))
     found: dict[str, F64] = {}
-    for before in range(0, PASSES * runs, runs):
+    done = count(1)
+    for _ in range(PASSES):
         plain = without_corrections(graph, record, list(record.taps), found)
         images = (image(i) for i in range(runs))
-        statistics = observe(plain, request, images, runs, lambda run, before=before: progress(before + run))
+        statistics = observe(plain, request, images, runs, lambda _: progress(next(done)))
         for name, (tensor, window) in inputs.items():
             rows, columns = ConvWeights.of(index.nodes[name], index.constants).rows, statistics[tensor].sampled(window)
             error = columns - fake_quantize(columns, np.float32(steps[name]), _LEVELS)
