@@ -34,6 +34,7 @@ from bpudeploy.spec.recipe import CalibrationSpec, ModelSpec, Outputs, Recipe
 from bpudeploy.spec.source import CheckpointFormat, Source, SourceKind
 from bpudeploy.stage import Kind
 from bpudeploy.stages.approximate import approximations
+from bpudeploy.stages.compare import COMPARE_INTEGERS, COMPARE_LAYERS, IntegersOptions
 from bpudeploy.stages.compile import CompileStageOptions, compile_with
 from bpudeploy.stages.download import DownloadOptions, download_stage
 from bpudeploy.stages.fetch_data import DatasetOptions, Origin, Tree, dataset_stage
@@ -46,14 +47,9 @@ from bpudeploy.stages.fetch_model import (
 )
 from bpudeploy.stages.fetch_module import FETCH_MODULE, ModuleOptions, NetworkFactory
 from bpudeploy.stages.fetch_onnx import FETCH_ONNX, OnnxOptions
-from bpudeploy.stages.golden import GOLDEN as TAKE_GOLDEN
-from bpudeploy.stages.golden import GoldenOptions
 from bpudeploy.stages.head import FIT_HEAD, HeadOptions
-from bpudeploy.stages.integers import INTEGERS as COMPARE_INTEGERS
-from bpudeploy.stages.integers import IntegersOptions
-from bpudeploy.stages.layers import LAYERS as COMPARE_LAYERS
 from bpudeploy.stages.options import NoOptions
-from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, QuantizeOptions
+from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, TAKE_GOLDEN, GoldenOptions, QuantizeOptions
 from bpudeploy.stages.repair import REPAIR, RepairOptions
 from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, RestructureOptions
 from bpudeploy.stages.samples import SAMPLES, SamplesOptions, Subset

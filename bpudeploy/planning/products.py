@@ -8,8 +8,7 @@ from pathlib import Path
 
 from bpudeploy.digest import Digest
 from bpudeploy.stage import Artifact, Kind
-from bpudeploy.stages.golden import GOLDEN as TAKE_GOLDEN
-from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED
+from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, TAKE_GOLDEN
 from bpudeploy.stages.repair import REPAIR
 from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE
 from bpudeploy.stages.samples import SAMPLES

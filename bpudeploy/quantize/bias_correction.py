@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from itertools import count
 
 import numpy as np
 import onnx
@@ -46,17 +46,14 @@ def bias_corrections(
     inputs = conv_inputs(index, steps)
     request = StatisticsRequest([], [], windows_by_tensor(inputs))
     found: dict[str, F64] = {}
-    for before in range(0, PASSES * runs, runs):
+    done = count(1)
+    for _ in range(PASSES):
         plain = without_corrections(graph, record, list(record.taps), found)
         images = (image(i) for i in range(runs))
-        statistics = observe(plain, request, images, runs, partial(_after, before, progress))
+        statistics = observe(plain, request, images, runs, lambda _: progress(next(done)))
         for name, (tensor, window) in inputs.items():
             rows, columns = ConvWeights.of(index.nodes[name], index.constants).rows, statistics[tensor].sampled(window)
             error = columns - fake_quantize(columns, np.float32(steps[name]), _LEVELS)
             mean = error.mean(axis=1, dtype=np.float64).reshape(len(rows), -1, 1)
             found[name] = (rows @ mean).reshape(-1)
     return found
-
-
-def _after(before: int, progress: Callable[[int], None], run: int) -> None:
-    progress(before + run)

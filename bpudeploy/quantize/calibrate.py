@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -46,7 +45,7 @@ class TensorStatistics:
         else:
             self.maximum = max(self.maximum, abs_max(value))
 
-    def sample(self, value: F32, windows: Sequence[Window], share: int, rng: np.random.Generator) -> None:
+    def sample(self, value: F32, windows: Collection[Window], share: int, rng: np.random.Generator) -> None:
         """Update the peaks, and sample up to ``share`` columns per window."""
         peaks = np.maximum(value.max(axis=(0, 2, 3)), -value.min(axis=(0, 2, 3)))
         self.peaks = peaks if self.peaks is None else np.maximum(self.peaks, peaks)
@@ -75,12 +74,12 @@ def conv_inputs(index: GraphIndex, nodes: Iterable[str]) -> dict[str, tuple[str,
     return found
 
 
-def windows_by_tensor(inputs: ConvInputs) -> dict[str, list[Window]]:
+def windows_by_tensor(inputs: ConvInputs) -> Mapping[str, Collection[Window]]:
     """Return the distinct windows by which each tensor is read."""
     found: dict[str, dict[Window, None]] = {}
     for tensor, window in inputs.values():
         found.setdefault(tensor, {})[window] = None
-    return {tensor: list(once) for tensor, once in found.items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class StatisticsRequest:
 
     histograms: Sequence[str]
     peaks: Sequence[str]
-    columns: Mapping[str, Sequence[Window]]
+    columns: Mapping[str, Collection[Window]]
 
     @property
     def tensors(self) -> list[str]:
@@ -113,8 +112,9 @@ def observe(
     Raises:
         StageError: a tensor is not finite; the message names it and the image's number.
     """
-    session, inside = session_with_outputs(model, request.tensors)
-    (fed,) = (value.name for value in session.get_inputs())
+    (fed,) = (value.name for value in model.graph.input)
+    inside = [name for name in request.tensors if name != fed]
+    session = open_with_outputs(model, inside, only=True)
     found = {name: TensorStatistics() for name in request.tensors}
     rng, share = np.random.default_rng(0), -(-COLUMNS // max(runs, 1))
     histograms = frozenset(request.histograms)
@@ -133,10 +133,3 @@ def observe(
                 statistics.sample(values[name], request.columns[name], share, rng)
         progress(done)
     return found
-
-
-def session_with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[Any, list[str]]:
-    """Open ``model`` with ``tensors`` as its outputs; return the session and the tensors that are not inputs."""
-    inputs = {value.name for value in model.graph.input}
-    inside = [name for name in tensors if name not in inputs]
-    return open_with_outputs(model, inside, only=True), inside

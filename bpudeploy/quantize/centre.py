@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from bpudeploy.host import open_with_outputs
 from bpudeploy.onnxmodel import attribute, copy_model, shapes_of
 from bpudeploy.quantize.arrays import F32, F64, I64
-from bpudeploy.quantize.calibrate import session_with_outputs
 from bpudeploy.quantize.onnx_edit import constant, put_constant
 from bpudeploy.quantize.taps import GraphIndex, softmax_input
 
@@ -45,7 +45,7 @@ def centre_values(model: onnx.ModelProto, images: Iterable[F32]) -> tuple[onnx.M
     if not found:
         return out, 0
     tensors = [index.nodes[a.values].output[0] for a in found]
-    session, _ = session_with_outputs(model, tensors)
+    session = open_with_outputs(model, tensors, only=True)
     (fed,) = (value.name for value in session.get_inputs())
     sums, runs = [np.zeros(1) for _ in found], 0
     for image in images:
@@ -63,7 +63,8 @@ def centre_values(model: onnx.ModelProto, images: Iterable[F32]) -> tuple[onnx.M
 
 def _attentions(model: onnx.ModelProto, index: GraphIndex) -> list[_Attention]:
     """Find each MatMul of a softmax and the output of a Conv, if its result is read by a single 1x1 Conv only."""
-    shapes = _shapes(onnx.shape_inference.infer_shapes(model))
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = shapes_of(inferred) | {t.name: tuple(t.dims) for t in inferred.initializer}
     found = []
     for node in model.graph.node:
         side = softmax_input(index, node)
@@ -131,10 +132,6 @@ def _through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 |
         elif node.op_type != "Identity":
             return None
     return value
-
-
-def _shapes(model: onnx.ModelProto) -> Shapes:
-    return shapes_of(model.graph) | {t.name: tuple(t.dims) for t in model.graph.initializer}
 
 
 def _add_to_bias(model: onnx.ModelProto, node: onnx.NodeProto, shift: F64) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 
-from bpudeploy.quantize.arrays import F32
-from bpudeploy.quantize.calibrate import session_with_outputs
+from bpudeploy.host import open_with_outputs
+from bpudeploy.quantize.arrays import F32, F64
 from bpudeploy.quantize.findings import LayerDeviation, LayerReport
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.quantize.taps import PRODUCTS, GraphIndex, softmax_input
@@ -21,35 +21,33 @@ BEST_DB = 150.0
 """The SQNR of a layer without any deviation: the step of float32 is 2^-24 of a value, 144 dB."""
 
 
+def _pairs(x: F64, y: F64) -> tuple[tuple[F64, F64], ...]:
+    """Return what is multiplied for signal, quantized signal, noise and product."""
+    return (x, x), (y, y), (x - y, x - y), (x, y)
+
+
 @dataclass
 class _Sums:
     """Sums over all images of the float output x and the quantized y; differences of means over ``means`` axes are
     ignored."""
 
     means: tuple[int, ...] = ()
-    signal: float = 0.0
-    quantized: float = 0.0
-    noise: float = 0.0
-    product: float = 0.0
+    moments: F64 = field(default_factory=lambda: np.zeros(4))
     totals: Any = 0.0
     count: int = 0
 
     def add(self, x: F32, y: F32) -> None:
         a, b = x.astype(np.float64), y.astype(np.float64)
-        self.signal += float(np.vdot(a, a))
-        self.quantized += float(np.vdot(b, b))
-        self.noise += float(np.vdot(a - b, a - b))
-        self.product += float(np.vdot(a, b))
+        self.moments += [np.vdot(p, q) for p, q in _pairs(a, b)]
         if self.means:
             self.totals = self.totals + np.stack([a.sum(axis=self.means), b.sum(axis=self.means)])
             self.count += math.prod(x.shape[axis] for axis in self.means)
 
     def deviation(self, node: str, op: str, index: int, inputs: tuple[Precision, ...]) -> LayerDeviation:
-        signal, quantized, noise, product = self.signal, self.quantized, self.noise, self.product
+        moments = self.moments
         if self.count:
-            a, b = self.totals
-            signal, quantized = signal - (a * a).sum() / self.count, quantized - (b * b).sum() / self.count
-            noise, product = noise - ((a - b) ** 2).sum() / self.count, product - (a * b).sum() / self.count
+            moments = moments - [(p * q).sum() / self.count for p, q in _pairs(*self.totals)]
+        signal, quantized, noise, product = moments.tolist()
         norms = math.sqrt(max(signal, 0.0) * max(quantized, 0.0))
         ratio = signal / noise if noise > 0.0 else math.inf
         return LayerDeviation(
@@ -83,7 +81,7 @@ def layer_deviations(
     sides = []
     for model, nodes in ((graph, index.nodes), (quantized, written.nodes)):
         outputs = [nodes[name].output[0] for name in compared]
-        sides.append((session_with_outputs(model, outputs)[0], outputs))
+        sides.append((open_with_outputs(model, outputs, only=True), outputs))
     done = 0
     for done, image in enumerate(images, 1):
         x, y = (session.run(outputs, {fed: image}) if outputs else [] for session, outputs in sides)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -71,10 +71,6 @@ def _real(value: Any) -> NDArray[Any]:
     return real
 
 
-AtTap = Callable[[str, Signed], Signed]
-"""Called with a tap's name and integers; returns the integers that its readers read."""
-
-
 @dataclass(frozen=True, eq=False)
 class GraphTap:
     """A tap: its scale, its integer type, the tensor of its integers, and the operator whose output it rounds."""
@@ -121,9 +117,11 @@ class IntegerGraph:
         self._readers = Counter(name for node in self._nodes for name in node.input)
         self.products = self._check(QuantizeRecord.read(model))
 
-    def run(self, feeds: Mapping[str, F32], rounding: Rounding, at_tap: AtTap) -> IntegerRun:
-        """Run the graph, calling ``at_tap`` at each tap. A tensor is freed after its last reader."""
-        run = IntegerRun(self, rounding, at_tap, dict(self._weights) | dict(feeds))
+    def run(
+        self, feeds: Mapping[str, F32], rounding: Rounding, forced: Mapping[str, Signed] | None = None
+    ) -> IntegerRun:
+        """Run the graph; the readers of a tap read its ``forced`` integers, or its own. Frees tensors after use."""
+        run = IntegerRun(self, rounding, forced or {}, dict(self._weights) | dict(feeds))
         left = Counter(self._readers)
         for node in self._nodes:
             run.step(node)
@@ -138,15 +136,12 @@ class IntegerGraph:
         session = self._float_sessions.get(node.output[0])
         if session is None:
             types = {name: value.dtype for name, value in values.items()}
-            session = self._float_sessions[node.output[0]] = self._session(node, types)
+            constants = {name: self.constants[name] for name in node.input if name in self.constants}
+            single = node_model(node, types, self._model.opset_import, constants)
+            single.ir_version = self._model.ir_version
+            session = self._float_sessions[node.output[0]] = unoptimized_session(single, threads=1)
         outputs: list[Any] = session.run(None, dict(values))
         return outputs
-
-    def _session(self, node: onnx.NodeProto, types: Mapping[str, np.dtype[Any]]) -> Any:
-        constants = {name: self.constants[name] for name in node.input if name in self.constants}
-        single = node_model(node, types, self._model.opset_import, constants)
-        single.ir_version = self._model.ir_version
-        return unoptimized_session(single, threads=1)
 
     def _tap(self, node: onnx.NodeProto, back: onnx.NodeProto, made_by: str) -> GraphTap:
         (scale, zero), (other, origin) = ([self.constants[name] for name in n.input[1:]] for n in (node, back))
@@ -178,12 +173,13 @@ class IntegerGraph:
 
 @dataclass
 class IntegerRun:
-    """One run: the values still to be read, the outputs, and the range of each product's sums."""
+    """One run: the values still to be read, each tap's own integers, each product's range of sums, the outputs."""
 
     graph: IntegerGraph
     rounding: Rounding
-    at_tap: AtTap
+    forced: Mapping[str, Signed]
     values: dict[str, Any]
+    taps: dict[str, Signed] = field(default_factory=dict)
     sums: dict[str, SumRange] = field(default_factory=dict)
     outputs: dict[str, F32] = field(default_factory=dict)
 
@@ -231,7 +227,8 @@ class IntegerRun:
             if np.isnan(real).any():
                 raise ValueError(f"{name} is NaN and cannot be rounded to an integer")
             rounded = quantize(real, tap.scale, self.rounding, tap.dtype)
-        return self.at_tap(name, rounded)
+        self.taps[name] = rounded
+        return self.forced.get(name, rounded)
 
     def _view(self, node: onnx.NodeProto, integers: Signed) -> Signed:
         from onnx.reference import ReferenceEvaluator

@@ -8,6 +8,7 @@ predicted cost.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -112,74 +113,58 @@ def _switch(tap: str) -> str:
 def _with_switches(
     graph: onnx.ModelProto, quantized: onnx.ModelProto, taps: Sequence[str], corrections: Mapping[str, F64]
 ) -> onnx.ModelProto:
-    """Return ``graph`` with a switch at each of ``taps``: an input, true to round the tap to int8."""
+    """Return ``graph`` with a switch at each of ``taps``: an input, true to round the tap to int8.
+
+    The readers of a tap are those of its rounded form in ``quantized``. A switch is after the node whose output it
+    reads; it also restores the biases that are corrected for its tap.
+    """
     out = copy_model(graph)
     del out.opset_import[:]
     out.opset_import.append(helper.make_opsetid("", OPSET))
-    writer = _SwitchWriter(out, quantized)
-    for name in taps:
-        writer.add(name, corrections)
-    writer.finish()
+    index, record = GraphIndex(quantized), QuantizeRecord.read(quantized)
+    nodes = {node.name: node for node in out.graph.node}
+    after: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for tap in taps:
+        tensor, rounded, switched = index.unrounded(f"{tap}.{Precision.INT8}"), f"{tap}.rounded", f"{tap}.switched"
+        out.graph.input.append(helper.make_tensor_value_info(_switch(tap), onnx.TensorProto.BOOL, []))
+        after[tensor].append(_rounding(out, tap, tensor, switched, record.taps[tap].scale))
+        for reader in index.readers[rounded]:
+            for i, name in enumerate(reader.input):
+                if name == rounded and reader.op_type not in ROUNDING:
+                    nodes[reader.name].input[i] = switched
+        for product in record.taps[tap].products:
+            if product in corrections and len(nodes[product].input) > 2:
+                after[tensor].append(_bias(out, tap, nodes[product], corrections[product]))
+    kept = [made for value in out.graph.input for made in after[value.name]]
+    for node in out.graph.node:
+        kept += [node, *(made for name in node.output for made in after[name])]
+    set_nodes(out, kept)
     return out
 
 
-class _SwitchWriter:
-    """Adds switches to ``model``; the readers of a tap are those of its rounded form in ``quantized``."""
-
-    def __init__(self, model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
-        self.model = model
-        self.nodes = {node.name: node for node in model.graph.node}
-        self.record = QuantizeRecord.read(quantized)
-        self.quantized = GraphIndex(quantized)
-        self.readers: dict[str, list[tuple[str, int]]] = {}
-        for node in quantized.graph.node:
-            for i, name in enumerate(node.input):
-                if node.op_type not in ROUNDING:
-                    self.readers.setdefault(name, []).append((node.name, i))
-        self.after: dict[str, list[onnx.NodeProto]] = {}
-
-    def add(self, tap: str, corrections: Mapping[str, F64]) -> None:
-        """Add a switch at a tap and at the biases that are corrected for it."""
-        tensor = self.quantized.unrounded(f"{tap}.{Precision.INT8}")
-        self.model.graph.input.append(helper.make_tensor_value_info(_switch(tap), onnx.TensorProto.BOOL, []))
-        self.after.setdefault(tensor, []).append(self._rounding(tap, tensor))
-        for reader, i in self.readers[f"{tap}.rounded"]:
-            self.nodes[reader].input[i] = f"{tap}.switched"
-        for product in self.record.taps[tap].products:
-            if product in corrections and len(self.nodes[product].input) > 2:
-                self.after[tensor].append(self._bias(tap, self.nodes[product], corrections[product]))
-
-    def _rounding(self, tap: str, tensor: str) -> onnx.NodeProto:
-        """Return an If node, whose branch costs nothing if not taken."""
-        put_constant(self.model, _ZERO, np.array(0, np.int8))
-        value = np.array(self.record.taps[tap].scale, np.float32)
-        scale = put_constant(self.model, f"{tap}.switch.scale", value)
-        outputs = [
-            helper.make_tensor_value_info(f"{tap}.{side}", onnx.TensorProto.FLOAT, None) for side in ("on", "off")
-        ]
-        on = [
+def _rounding(model: onnx.ModelProto, tap: str, tensor: str, switched: str, step: float) -> onnx.NodeProto:
+    """Return an If node, whose branch costs nothing if not taken."""
+    put_constant(model, _ZERO, np.array(0, np.int8))
+    scale = put_constant(model, f"{tap}.switch.scale", np.array(step, np.float32))
+    branches = {
+        "on": [
             helper.make_node("QuantizeLinear", [tensor, scale, _ZERO], [f"{tap}.on.integers"]),
             helper.make_node("DequantizeLinear", [f"{tap}.on.integers", scale, _ZERO], [f"{tap}.on"]),
-        ]
-        off = [helper.make_node("Identity", [tensor], [f"{tap}.off"])]
-        return helper.make_node(
-            "If",
-            [_switch(tap)],
-            [f"{tap}.switched"],
-            then_branch=helper.make_graph(on, "on", [], outputs[:1]),
-            else_branch=helper.make_graph(off, "off", [], outputs[1:]),
+        ],
+        "off": [helper.make_node("Identity", [tensor], [f"{tap}.off"])],
+    }
+    on, off = (
+        helper.make_graph(
+            made, side, [], [helper.make_tensor_value_info(f"{tap}.{side}", onnx.TensorProto.FLOAT, None)]
         )
+        for side, made in branches.items()
+    )
+    return helper.make_node("If", [_switch(tap)], [switched], then_branch=on, else_branch=off)
 
-    def _bias(self, tap: str, conv: onnx.NodeProto, correction: F64) -> onnx.NodeProto:
-        corrected = conv.input[2]
-        bias = (constant(self.model, corrected) - correction).astype(np.float32)
-        plain = put_constant(self.model, f"{conv.name}.switch.bias", bias)
-        conv.input[2] = f"{conv.name}.switched.bias"
-        return helper.make_node("Where", [_switch(tap), corrected, plain], [conv.input[2]])
 
-    def finish(self) -> None:
-        """Insert each switch after the node whose output it reads."""
-        nodes = [made for value in self.model.graph.input for made in self.after.get(value.name, ())]
-        for node in self.model.graph.node:
-            nodes += [node, *(made for name in node.output for made in self.after.get(name, ()))]
-        set_nodes(self.model, nodes)
+def _bias(model: onnx.ModelProto, tap: str, conv: onnx.NodeProto, correction: F64) -> onnx.NodeProto:
+    corrected = conv.input[2]
+    bias = (constant(model, corrected) - correction).astype(np.float32)
+    plain = put_constant(model, f"{conv.name}.switch.bias", bias)
+    conv.input[2] = f"{conv.name}.switched.bias"
+    return helper.make_node("Where", [_switch(tap), corrected, plain], [conv.input[2]])

@@ -72,13 +72,6 @@ class GraphIndex:
             tensor = self.producers[tensor].input[0]
         return tensor
 
-    def computed_tensors(self) -> Iterator[str]:
-        """Yield the inputs, then every non-view tensor computed from them, in graph order."""
-        yield from self.inputs
-        for node in self.nodes.values():
-            if node.op_type not in VIEWS:
-                yield from node.output
-
     def readers_through_views(self, tensor: str, products: Collection[str]) -> Readers:
         """Return the readers of ``tensor``; a network output counts as another reader with an empty node name."""
         found: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
@@ -132,7 +125,8 @@ def find_quantization_points(
     index = GraphIndex(model)
     products = frozenset(find_products(model, in_float))
     found: list[QuantizationPoint] = []
-    for tensor in index.computed_tensors():
+    computed = (name for node in index.nodes.values() if node.op_type not in VIEWS for name in node.output)
+    for tensor in (*index.inputs, *computed):
         readers = index.readers_through_views(tensor, products)
         wide = _precision_elsewhere(index, tensor, readers, rules, in_float)
         if readers.products:

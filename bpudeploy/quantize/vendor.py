@@ -23,7 +23,7 @@ tools.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from bpudeploy.errors import StageError, UsageError
@@ -101,13 +101,15 @@ def scale_file(model: onnx.ModelProto) -> ScaleFile:
     Raises:
         StageError: a tap of the record has no QuantizeLinear.
     """
-    record, graph = _record(model), _FloatView(model)
+    import onnx
+
+    record, graph = _record(model), _QdqIndex(model)
     pairs = {n.name.removesuffix(".quantize"): n for n in model.graph.node if n.op_type == "QuantizeLinear"}
     activations = []
     for name, tap in record.taps.items():
         if name not in pairs:
             raise StageError(f"{name} is recorded as rounded, but has no QuantizeLinear", hint="quantize it again")
-        tensor = graph.index.unrounded(pairs[name].input[0])
+        tensor = graph.unrounded(pairs[name].input[0])
         producer = graph.producers.get(tensor)
         activations.append(
             ActivationScale(
@@ -119,9 +121,18 @@ def scale_file(model: onnx.ModelProto) -> ScaleFile:
                 scale=graph.values(pairs[name].input[1])[0],
             )
         )
-    return ScaleFile(
-        observer=record.observer, images=record.images, activations=tuple(activations), weights=tuple(_weights(graph))
+    int8 = {name for name, tensor in graph.constants.items() if tensor.data_type == onnx.TensorProto.INT8}
+    weights = tuple(
+        WeightScales(
+            tensor=node.input[0].removesuffix(".quantized"),
+            nodes=tuple(reader.name for reader in graph.readers.get(node.output[0], ())),
+            axis=attribute(node, "axis", 1),
+            scales=graph.values(node.input[1]),
+        )
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in int8
     )
+    return ScaleFile(observer=record.observer, images=record.images, activations=tuple(activations), weights=weights)
 
 
 def node_precisions(model: onnx.ModelProto, on_cpu: Collection[str] = ()) -> tuple[NodePrecision, ...]:
@@ -130,9 +141,11 @@ def node_precisions(model: onnx.ModelProto, on_cpu: Collection[str] = ()) -> tup
     Args:
         on_cpu: nodes that the compiler leaves to the CPU; the QDQ graph does not contain this.
     """
-    record, graph = _record(model), _FloatView(model)
+    record, graph = _record(model), _QdqIndex(model)
     found = []
-    for node in graph.nodes:
+    for node in model.graph.node:
+        if node.op_type in ROUNDING:
+            continue
         inputs = {
             i: graph.read_precision(name) for i, name in enumerate(node.input) if name and not graph.is_constant(name)
         }
@@ -176,7 +189,8 @@ def node_info(model: onnx.ModelProto, march: March, on_cpu: Collection[str] = ()
         inputs = _bpu_inputs(node)
         output = {"OutputType": node.output.value} if node.output is not Precision.FLOAT32 else {}
         if node.op == "Softmax" or {*inputs.values(), *output.values()} != {Precision.INT8.value}:
-            alike = len(set(inputs.values())) == 1 and not _has_weights(node)
+            # A type for all inputs would change int8 weights too.
+            alike = len(set(inputs.values())) == 1 and not (node.op in PRODUCTS and len(node.inputs) == 1)
             types = {"InputType": inputs[min(inputs)]} if alike else {f"InputType{i}": p for i, p in inputs.items()}
             found[node.name] = {"ON": "BPU", **types, **output}
     return found
@@ -220,7 +234,7 @@ def quant_config(model: onnx.ModelProto, march: March, on_cpu: Collection[str] =
         op: all_[0] for op, all_ in by_op.items() if all_.count(all_[0]) == len(all_) and set(all_[0]) == {"qtype"}
     }
     single = {n.name: entries[n.name] for n in nodes if entries[n.name] and n.op not in shared}
-    graph = _FloatView(model)
+    graph = _QdqIndex(model)
     ends = _widest(graph.read_precision(value.name) for value in model.graph.output) or Precision.FLOAT32
     return {
         "model_config": {"all_node_type": Precision.INT8.value, "model_output_type": ends.value},
@@ -242,11 +256,6 @@ def _quant_entry(node: NodePrecision) -> dict[str, str]:
 def _bpu_inputs(node: NodePrecision) -> dict[int, str]:
     """Return the input precisions of an integer node: a float tensor enters as int16."""
     return {i: (Precision.INT16 if p is Precision.FLOAT32 else p).value for i, p in node.inputs.items()}
-
-
-def _has_weights(node: NodePrecision) -> bool:
-    """Return whether a node has int8 weights, which a type for all inputs would change."""
-    return node.op in PRODUCTS and len(node.inputs) == 1
 
 
 def _checked_precisions(
@@ -287,28 +296,8 @@ def _widest(found: Iterable[Precision]) -> Precision | None:
     return max(found, key=lambda p: _WIDTH[p], default=None)
 
 
-def _weights(graph: _FloatView) -> Iterable[WeightScales]:
-    import onnx
-
-    for node in graph.dequantized:
-        if node.input[0] not in graph.constants or graph.constants[node.input[0]].data_type != onnx.TensorProto.INT8:
-            continue
-        yield WeightScales(
-            tensor=node.input[0].removesuffix(".quantized"),
-            nodes=tuple(reader.name for reader in graph.readers.get(node.output[0], ())),
-            axis=attribute(node, "axis", 1),
-            scales=graph.values(node.input[1]),
-        )
-
-
-class _FloatView:
-    """A QDQ graph seen as the float graph it was made from: ``nodes`` are those of the float graph."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.nodes = [node for node in model.graph.node if node.op_type not in ROUNDING]
-        self.dequantized = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-        self.index = GraphIndex(model)
-        self.constants, self.producers, self.readers = self.index.constants, self.index.producers, self.index.readers
+class _QdqIndex(GraphIndex):
+    """Lookup tables of a QDQ graph, and precisions in the float graph that it was made from."""
 
     def values(self, name: str) -> tuple[float, ...]:
         """Return the values of a constant."""
@@ -318,24 +307,21 @@ class _FloatView:
 
     def is_constant(self, name: str) -> bool:
         """Return whether a tensor is a constant, in float or integers."""
-        return name in self.constants or self.index.unrounded(name) in self.constants
+        return name in self.constants or self.unrounded(name) in self.constants
 
     def rounded_precision(self, node: onnx.NodeProto) -> Precision:
         """Return the precision of a QuantizeLinear or DequantizeLinear: the type of its zero point."""
-        import onnx
+        from onnx import helper
 
-        kinds: Mapping[int, Precision] = {
-            onnx.TensorProto.INT8: Precision.INT8,
-            onnx.TensorProto.INT16: Precision.INT16,
-        }
         zero = self.constants.get(node.input[2]) if len(node.input) > 2 else None
-        if zero is None or zero.data_type not in kinds:
+        kind = helper.tensor_dtype_to_np_dtype(zero.data_type).name if zero is not None else ""
+        if kind not in (Precision.INT8, Precision.INT16):
             raise StageError(f"{node.name} rounds to neither int8 nor int16", hint="pass the QDQ model of `quantize`")
-        return kinds[zero.data_type]
+        return Precision(kind)
 
     def read_precision(self, tensor: str) -> Precision:
         """Return the precision in which a node reads ``tensor``; a view has that of its source."""
-        tensor = self.index.source(tensor)
+        tensor = self.source(tensor)
         producer = self.producers.get(tensor)
         if producer is None:
             return Precision.FLOAT32

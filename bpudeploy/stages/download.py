@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
@@ -91,7 +90,7 @@ def _https(work: StepContext, url: str, step: str) -> Path:
             while block := response.read(_BLOCK):
                 out.write(block)
                 work.emit(Progress(step, out.tell(), total, "bytes"))
-    except (urllib.error.URLError, OSError) as error:
+    except OSError as error:  # URLError is one
         raise StageError(f"cannot download {url}: {error}", hint="check the address and the network") from error
     return path
 

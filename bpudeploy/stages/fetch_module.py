@@ -170,10 +170,11 @@ def outputs(made: Any) -> list[torch.Tensor]:
 
 def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop weights that no node reads (such as num_batches_tracked), and remove weights from the inputs."""
-    read = {name for node in model.graph.node for name in node.input}
-    weights, images = [*model.graph.initializer], inputs_of(model.graph)
-    del model.graph.initializer[:], model.graph.input[:]
-    model.graph.initializer.extend(t for t in weights if t.name in read)
+    from bpudeploy.quantize.onnx_edit import set_constants
+
+    images = inputs_of(model.graph)
+    set_constants(model, model.graph.initializer)
+    del model.graph.input[:]
     model.graph.input.extend(images)
     return model
 

@@ -1,4 +1,4 @@
-"""quantize and quantize/scores: quantization on the calibration set, and its accuracy."""
+"""quantize, quantize/scores and quantize/golden: quantization on the calibration set, its accuracy, a few outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bpudeploy.spec.quantize import Observer, QuantizeSpec
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.stages.feed import Feed, run_all
-from bpudeploy.stages.options import NoOptions
+from bpudeploy.stages.options import FieldOptions, NoOptions
 
 if TYPE_CHECKING:
     from bpudeploy.quantize.record import QuantizeRecord
@@ -105,6 +105,28 @@ def score(model: str | bytes, images: Samples, normalise: Normalisation, progres
     return Scores(np.concatenate(rows), images.labels)
 
 
+@dataclass(frozen=True)
+class GoldenOptions(FieldOptions):
+    """``images``: how many a board runs after each activation: seconds of work, about a megabyte to send."""
+
+    images: int = 8
+
+
+def golden(work: StepContext, options: GoldenOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
+    """Select images evenly: uint8 pixels (N, H, W, 3), and their logits, float32 (N, classes)."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    evaluation, scored = inputs
+    samples, scores = Samples.read(evaluation.path), Scores.read(scored.path)
+    chosen = np.unique(np.linspace(0, len(samples) - 1, options.images).astype(int))
+    images = work.dir / "golden.safetensors"
+    pixels = np.ascontiguousarray(samples.pixels[chosen])
+    save_file({"pixels": pixels, "labels": samples.labels[chosen]}, images)
+    answers = Scores(np.ascontiguousarray(scores.logits[chosen]), scores.labels[chosen])
+    return images, answers.write(work.dir / "scores.safetensors")
+
+
 QUANTIZE = Stage(
     "quantize",
     version=4,
@@ -120,4 +142,12 @@ SCORE_QUANTIZED = Stage(
     gives={"scores": Kind.SCORES},
     run=score_quantized,
     tools=("onnxruntime",),
+)
+TAKE_GOLDEN = Stage(
+    "golden",
+    version=1,
+    takes=(Kind.SAMPLES, Kind.SCORES),
+    gives={"images": Kind.SAMPLES, "logits": Kind.SCORES},
+    run=golden,
+    tools=("numpy", "safetensors"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bpudeploy.quantize.findings import PromotionCandidate, RepairOutcome, Repai
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.spec.precision import PrecisionRules
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
+from bpudeploy.stages.options import FieldOptions
 from bpudeploy.stages.quantize import QUANTIZE, score
 from bpudeploy.stages.sensitivity import RANKING_IMAGES, QuantizedNetwork
 
@@ -23,7 +24,7 @@ _LISTED = 6
 
 
 @dataclass(frozen=True)
-class RepairOptions:
+class RepairOptions(FieldOptions):
     """``max_drop``: percentage points of top-1 against float; ``max_slowdown``: factor of the predicted time.
 
     ``rules`` and ``corrected`` as in ``QuantizedNetwork``.
@@ -35,12 +36,7 @@ class RepairOptions:
     corrected: bool
 
     def canonical(self) -> Mapping[str, Any]:
-        return {
-            "max_drop": self.max_drop,
-            "max_slowdown": self.max_slowdown,
-            "rules": self.rules.model_dump(mode="json", exclude={"rounding"}),
-            "corrected": self.corrected,
-        }
+        return {**super().canonical(), "rules": self.rules.model_dump(mode="json", exclude={"rounding"})}
 
 
 def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ...]) -> tuple[Path, ...]:
@@ -48,23 +44,41 @@ def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ..
 
     Returns the prepared float graph, the QDQ graph, its scores, and the trials.
     """
+    from bpudeploy.quantize.promote import promote
+    from bpudeploy.quantize.sensitivity import can_be_int16
+
     prepared, quantized, calibration, preprocess, evaluation, truth, scores = inputs
     normalise = Normalisation.read(preprocess.path)
     images = Samples.read(calibration.path)
     rules, corrected = options.rules, options.corrected
     network = QuantizedNetwork(prepared.path, quantized.path, images, normalise, rules, corrected, _STEP, work.emit)
-    trials = _Trials(work, network, Samples.read(evaluation.path), normalise, Scores.read(truth.path))
-    before = trials.drop(Scores.read(scores.path))
+    tested, original = Samples.read(evaluation.path), Scores.read(truth.path)
+    made: dict[tuple[str, ...], Scores] = {}
+
+    def candidates() -> list[PromotionCandidate]:
+        able = can_be_int16(network.quantized, rules)
+        return [c for c in network.ranked(RANKING_IMAGES) if c.cost is not None] if able else []
+
+    def evaluate(taps: tuple[str, ...]) -> float:
+        """Score the network with ``taps`` in int16 and return its loss."""
+        model = promote(network.quantized, taps, network.bias_corrections).SerializeToString()
+        made[taps] = score(model, tested, normalise, progress(work.emit, _STEP, len(tested), "images"))
+        drop = _drop(original, made[taps])
+        text = f"{change_text(drop)} points, predicted slowdown {network.slowdown(taps):.3f}"
+        work.emit(Note(_STEP, f"{_taps(len(taps))} in int16: {text}"))
+        return drop
+
+    before = _drop(original, Scores.read(scores.path))
     if before > options.max_drop:
-        change = f"{change_text(before)} points on {len(trials.evaluation)} images"
+        change = f"{change_text(before)} points on {len(tested)} images"
         work.emit(Note(_STEP, f"max_drop {options.max_drop:g} points: not met before repair, {change}"))
     found = loop.repair(
         before,
         options.max_drop,
         options.max_slowdown,
-        len(trials.evaluation),
-        lambda: _candidates(network),
-        trials.evaluate,
+        len(tested),
+        candidates,
+        evaluate,
         network.slowdown,
     )
     for text in _summary(found):
@@ -72,46 +86,17 @@ def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ..
     files = work.dir / "prepared.onnx", work.dir / "quantized.onnx", work.dir / "scores.safetensors"
     if found.promoted:
         _write(network, found.promoted, files[0], files[1])
-        trials.made[found.promoted].write(files[2])
+        made[found.promoted].write(files[2])
     else:
         for source, copy in zip((prepared, quantized, scores), files, strict=True):
             shutil.copyfile(source.path, copy)
     return *files, found.write(work.dir / "repair.json")
 
 
-def _candidates(network: QuantizedNetwork) -> tuple[PromotionCandidate, ...]:
-    if not network.can_be_int16:
-        return ()
-    return tuple(candidate for candidate in network.ranked(RANKING_IMAGES) if candidate.cost is not None)
-
-
-@dataclass
-class _Trials:
-    """Evaluates the network with taps in int16; ``made`` has the scores of each trial."""
-
-    work: StepContext
-    network: QuantizedNetwork
-    evaluation: Samples
-    normalise: Normalisation
-    truth: Scores
-    made: dict[tuple[str, ...], Scores] = field(default_factory=dict)
-
-    def drop(self, scores: Scores) -> float:
-        """Return the top-1 loss against float in percentage points, as in ``check.max_drop``."""
-        before, after = (int((s.logits.argmax(axis=1) == s.labels).sum()) for s in (self.truth, scores))
-        return 100 * (before - after) / len(scores.labels)
-
-    def evaluate(self, taps: tuple[str, ...]) -> float:
-        """Score the network with ``taps`` in int16 and return its loss."""
-        from bpudeploy.quantize.promote import promote
-
-        model = promote(self.network.quantized, taps, self.network.bias_corrections).SerializeToString()
-        report = progress(self.work.emit, _STEP, len(self.evaluation), "images")
-        self.made[taps] = score(model, self.evaluation, self.normalise, report)
-        drop = self.drop(self.made[taps])
-        text = f"{change_text(drop)} points, predicted slowdown {self.network.slowdown(taps):.3f}"
-        self.work.emit(Note(_STEP, f"{_taps(len(taps))} in int16: {text}"))
-        return drop
+def _drop(truth: Scores, scores: Scores) -> float:
+    """Return the top-1 loss against float in percentage points, as in ``check.max_drop``."""
+    before, after = (int((s.logits.argmax(axis=1) == s.labels).sum()) for s in (truth, scores))
+    return 100 * (before - after) / len(scores.labels)
 
 
 def _write(network: QuantizedNetwork, taps: tuple[str, ...], prepared: Path, qdq: Path) -> None:

@@ -45,21 +45,18 @@ class QuantizedNetwork:
 
     @cached_property
     def graph(self) -> onnx.ModelProto:
-        """The prepared float graph."""
         import onnx
 
         return onnx.load(self.prepared)
 
     @cached_property
     def quantized(self) -> onnx.ModelProto:
-        """The QDQ form."""
         import onnx
 
         return onnx.load(self.qdq)
 
     @cached_property
     def record(self) -> QuantizeRecord:
-        """The record in the QDQ form."""
         return QuantizeRecord.read(self.quantized)
 
     @cached_property
@@ -87,13 +84,6 @@ class QuantizedNetwork:
     def slowdown(self, taps: Collection[str]) -> float:
         """Return the predicted time with ``taps`` in int16, as a factor of the time without."""
         return slowdown(self.record, self._macs, self.rules.int16_cost, taps)
-
-    @property
-    def can_be_int16(self) -> tuple[str, ...]:
-        """The int8 taps for which the march supports int16."""
-        from bpudeploy.quantize.sensitivity import can_be_int16
-
-        return can_be_int16(self.quantized, self.rules)
 
     def ranked(self, count: int) -> tuple[PromotionCandidate, ...]:
         """Rank every int8 tap on ``count`` calibration images."""

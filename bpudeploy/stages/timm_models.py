@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,7 +72,8 @@ def timm() -> Any:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        _forget("torchvision")
+        for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
+            del sys.modules[name]
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor x) -> Tensor")
@@ -86,13 +89,6 @@ def timm() -> Any:
 _LIBRARIES: list[Any] = []  # torch unregisters an operator library when it is garbage-collected
 
 
-def _forget(package: str) -> None:
-    import sys
-
-    for name in [n for n in sys.modules if n == package or n.startswith(package + ".")]:
-        del sys.modules[name]
-
-
 def create(architecture: str, *, image_size: int | tuple[int, int] | None, num_classes: int | None) -> torch.nn.Module:
     """Build an untrained timm model in eval mode.
 
@@ -106,8 +102,9 @@ def create(architecture: str, *, image_size: int | tuple[int, int] | None, num_c
     """
     package = timm()
     if not package.is_model(architecture):
-        text = f"timm {package.__version__} has no architecture {architecture!r}"
-        raise StageError(text, hint=_nearest(package, architecture))
+        near = difflib.get_close_matches(architecture, package.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise StageError(f"timm {package.__version__} has no architecture {architecture!r}", hint=hint)
     wanted: dict[str, Any] = {"num_classes": num_classes} if num_classes is not None else {}
     try:
         model: torch.nn.Module = package.create_model(architecture, **wanted, img_size=image_size)
@@ -117,13 +114,6 @@ def create(architecture: str, *, image_size: int | tuple[int, int] | None, num_c
         message = f"{architecture} cannot be built for {image_size} pixels: {str(error) or type(error).__name__}"
         raise StageError(message, hint="omit image_size, or use a multiple of the patch and window sizes") from error
     return model.eval()
-
-
-def _nearest(package: Any, name: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, package.list_models(), n=3)
-    return f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
 
 
 def describe(model: torch.nn.Module, architecture: str, image_size: int | tuple[int, int] | None) -> ModelMeta:
@@ -216,10 +206,7 @@ def feature_maps(model: torch.nn.Module, layers: tuple[int, ...]) -> torch.nn.Mo
 
 def checkpoint_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Apply the architecture's checkpoint filter (renames, resized embeddings) to a published state dict."""
-    import sys
-
-    module = sys.modules[type(model).__module__]
-    filter_fn = getattr(module, "checkpoint_filter_fn", None)
+    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     return dict(filter_fn(state, model)) if filter_fn else state
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bpudeploy.quantize.calibrate import session_with_outputs
+from bpudeploy.host import open_with_outputs
 from bpudeploy.quantize.deviation import BEST_DB, layer_deviations
 from bpudeploy.quantize.findings import LayerReport
 from bpudeploy.quantize.promote import promote
@@ -26,7 +26,7 @@ def deviations_of(graph: onnx.ModelProto, quantized: onnx.ModelProto, images: An
 
 def outputs(model: onnx.ModelProto, node: str, images: Any) -> list[Any]:
     (name,) = (n.output[0] for n in model.graph.node if n.name == node)
-    session, _ = session_with_outputs(model, [name])
+    session = open_with_outputs(model, [name], only=True)
     return [session.run([name], {"pixels": image})[0].astype(np.float64).ravel() for image in images]
 
 

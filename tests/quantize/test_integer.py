@@ -42,9 +42,8 @@ class Result:
 
 
 def run_integers(model: onnx.ModelProto, feeds: dict[str, Any], rounding: Rounding) -> Result:
-    taps: dict[str, Any] = {}
-    run = IntegerGraph(model).run(feeds, rounding, lambda name, integers: taps.setdefault(name, integers))
-    return Result(taps, run.outputs, run.sums)
+    run = IntegerGraph(model).run(feeds, rounding)
+    return Result(run.taps, run.outputs, run.sums)
 
 
 def compared(model: Any, images: Any, rounding: Rounding) -> Agreement:
@@ -208,7 +207,7 @@ def test_a_convolution_that_stays_float_is_left_alone() -> None:
 
 def test_a_run_frees_what_nobody_reads_any_more() -> None:
     graph = IntegerGraph(attention())
-    run = graph.run({"x": np.ones((1, 16, 1, 12), np.float32)}, EVEN, lambda name, held: held)
+    run = graph.run({"x": np.ones((1, 16, 1, 12), np.float32)}, EVEN)
     assert not run.values and run.outputs.keys() == {"square", "logits"}
 
 

@@ -16,7 +16,7 @@ from bpudeploy.planning.products import QUANTIZED, Products
 from bpudeploy.quantize.findings import LayerReport, PromotionCandidate
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
-from bpudeploy.stages.layers import compare_layers
+from bpudeploy.stages.compare import compare_layers
 from bpudeploy.stages.sensitivity import QuantizedNetwork
 
 EXAMPLE = """\
