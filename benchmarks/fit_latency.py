@@ -22,10 +22,10 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.latency_rates import FitResult, HeldOutPrediction, Row, family_error, fit, robust_deviation
 from benchmarks.latency_rows import Published, family_of, published
 from bpudeploy.conformance.report import Form
 from bpudeploy.predict.estimate import PrecisionMode, int16_factors
-from bpudeploy.predict.fit import FitResult, HeldOutPrediction, Row, family_error, fit, robust_deviation
 from bpudeploy.predict.march import MacArray, MarchModel, Term
 from bpudeploy.predict.workload import count_workload
 from bpudeploy.spec.load import load_target

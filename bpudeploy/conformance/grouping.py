@@ -53,16 +53,8 @@ def _without_numbers(text: str) -> str:
     return re.sub(r"\d+(x\d+)*", "#", text)
 
 
-@dataclass(frozen=True)
-class NetworkPart:
-    """A part of the network, such as ``blocks.3``, with its nodes in graph order."""
-
-    name: str
-    nodes: tuple[NodePlacement, ...]
-
-
-def network_parts(nodes: Sequence[NodePlacement]) -> tuple[NetworkPart, ...]:
-    """Return the network's parts in order: its numbered blocks if any, else its top-level modules."""
+def network_parts(nodes: Sequence[NodePlacement]) -> list[tuple[str, list[NodePlacement]]]:
+    """Return the network's parts, such as ``blocks.3``, and their nodes: its numbered blocks, else its modules."""
     counts = Counter(prefix for node in nodes for prefix in _prefixes(node))
     found: dict[str, list[NodePlacement]] = {}
     loose = ""
@@ -73,7 +65,7 @@ def network_parts(nodes: Sequence[NodePlacement]) -> tuple[NetworkPart, ...]:
         else:
             name = loose = loose or f"{(node.scope or node.op).split('.')[0]} ..."
         found.setdefault(name, []).append(node)
-    return tuple(NetworkPart(_title(name, members), tuple(members)) for name, members in found.items())
+    return [(_title(name, members), members) for name, members in found.items()]
 
 
 def _prefixes(node: NodePlacement) -> list[str]:

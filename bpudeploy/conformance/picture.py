@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from bpudeploy.conformance.grouping import NetworkPart, network_parts
+from bpudeploy.conformance.grouping import network_parts
 from bpudeploy.conformance.report import Cost, Device, NodePlacement, Placement
 from bpudeploy.conformance.summary import format_count, format_shapes
 
@@ -38,8 +38,8 @@ def picture(placement: Placement) -> str:
     """Return the SVG. Constant-folded nodes are omitted; the legend has their number."""
     shown = [n for n in placement.nodes if n.device is not Device.FOLDED]
     body, y = [], _LEGEND
-    for part in network_parts(shown):
-        cells, y = _row(part, y)
+    for name, nodes in network_parts(shown):
+        cells, y = _row(name, nodes, y)
         body += cells
     return "\n".join(
         [
@@ -69,16 +69,16 @@ def _legend(placement: Placement, folded: int) -> list[str]:
     return [*made, f'<text class="q" x="0" y="32">{caption}</text>']
 
 
-def _row(part: NetworkPart, y: int) -> tuple[list[str], int]:
+def _row(part: str, nodes: Sequence[NodePlacement], y: int) -> tuple[list[str], int]:
     """Return the cells of one part, wrapped into lines, and the y of the next row."""
     per_line = (_WIDTH - _LABEL - _RIGHT) // (_CELL + _GAP)
-    name = part.name if len(part.name) <= 22 else f"{part.name[:9]}…{part.name[-12:]}"
-    made = [f'<text class="l" x="0" y="{y + 13}"><title>{escape(part.name)}</title>{escape(name)}</text>']
-    made.append(f'<text class="q" x="{_WIDTH - _RIGHT + 8}" y="{y + 13}">{_totals(part.nodes)}</text>')
-    for i, node in enumerate(part.nodes):
+    name = part if len(part) <= 22 else f"{part[:9]}…{part[-12:]}"
+    made = [f'<text class="l" x="0" y="{y + 13}"><title>{escape(part)}</title>{escape(name)}</text>']
+    made.append(f'<text class="q" x="{_WIDTH - _RIGHT + 8}" y="{y + 13}">{_totals(nodes)}</text>')
+    for i, node in enumerate(nodes):
         line, column = divmod(i, per_line)
         made.append(_cell(node, _LABEL + column * (_CELL + _GAP), y + line * (_HEIGHT + _GAP)))
-    lines = (len(part.nodes) - 1) // per_line + 1
+    lines = (len(nodes) - 1) // per_line + 1
     return made, y + lines * (_HEIGHT + _GAP) + _ROW_GAP
 
 

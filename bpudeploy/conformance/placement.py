@@ -21,9 +21,10 @@ from bpudeploy.conformance.report import (
     Hint,
     HintSummary,
     NodePlacement,
+    Partitioning,
     Placement,
 )
-from bpudeploy.conformance.segments import bpu_segments, partition
+from bpudeploy.conformance.segments import bpu_segments
 from bpudeploy.conformance.signature import UNIT_AXES_ONLY, signature
 from bpudeploy.conformance.table import OpFact, OpTable, Support, op_table
 from bpudeploy.onnxmodel import inputs_of, opset_of
@@ -43,6 +44,22 @@ class CheckerPlacement:
     source: str
     """The tool and its version."""
     cpu: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Where a node runs and why, as in ``NodePlacement``."""
+
+    device: Device
+    reason: str
+    source: str
+    confidence: str = MEASURED
+    not_checked: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    hint: Hint | None = None
+
+
+_FOLDED = _Placed(Device.FOLDED, "constant-folded: it depends on no input", "the graph", "certain")
 
 
 def placement(
@@ -68,15 +85,16 @@ def placement(
         nodes = read_graph(model, constants, trained=trained)
     if march is March.CPU:
         reason = "this target has no BPU: onnxruntime runs it on the CPU"
-        placed = [_at(n, Device.CPU, reason, "the target", "certain") for n in nodes]
+        placed = [_FOLDED if n.folded else _Placed(Device.CPU, reason, "the target", "certain") for n in nodes]
         return _placement(nodes, placed, march, "CPU", form, ("this target has no BPU: everything runs on its CPU",))
     if not march.is_known:
-        placed = [_at(n, Device.UNKNOWN, "there is no operator table of this march", "", "unknown") for n in nodes]
+        unknown = _Placed(Device.UNKNOWN, "there is no operator table of this march", "", "unknown")
+        placed = [_FOLDED if n.folded else unknown for n in nodes]
         return _placement(nodes, placed, march, march, form, (f"there are no operator tables of {march}",))
     table = op_table(march)
     placed = _with_neighbours(nodes, [_place(node, table, form) for node in nodes], table)
     if checked is None:
-        findings = tuple(_model_findings(model, placed, table, constants))
+        findings = tuple(_model_findings(model, nodes, placed, table, constants))
         return _placement(nodes, placed, march, table.board, form, table.notes, findings)
     ours, placed = placed, [_as_checked(n, p, checked) for n, p in zip(nodes, placed, strict=True)]
     alike = sum(a.device is b.device for a, b in zip(ours, placed, strict=True))
@@ -94,7 +112,7 @@ def cpu_only_nodes(model: onnx.ModelProto, march: March) -> frozenset[str]:
 
 def _placement(
     nodes: Sequence[NodeView],
-    placed: Sequence[NodePlacement],
+    placed: Sequence[_Placed],
     march: March,
     board: str,
     form: Form,
@@ -102,104 +120,85 @@ def _placement(
     model_findings: tuple[str, ...] = (),
     asked: bool = False,
 ) -> Placement:
-    subgraphs, cuts = partition(nodes, [p.device for p in placed])
+    now = bpu_segments(nodes, [p.device is Device.BPU for p in placed])
+    best = bpu_segments(nodes, [p.device in (Device.BPU, Device.UNKNOWN) for p in placed])
+    every = tuple(
+        NodePlacement(
+            name=node.name,
+            scope=node.scope,
+            op=node.op,
+            inputs=tuple(t.shape for t in node.features),
+            outputs=tuple(t.shape for t in node.outputs),
+            cost=cost_of(node),
+            segment=now.segment_of.get(i),
+            takes_over=min(now.crossing_inputs.get(i, 0), best.crossing_inputs.get(i, 0)),
+            **vars(where),
+        )
+        for i, (node, where) in enumerate(zip(nodes, placed, strict=True))
+    )
     return Placement(
         march=march,
         board=board,
         form=form,
-        nodes=tuple(
-            p.model_copy(
-                update={"segment": subgraphs.segment_of.get(i), "takes_over": subgraphs.crossing_inputs.get(i, 0)}
-            )
-            for i, p in enumerate(placed)
+        nodes=every,
+        totals=_totals(every),
+        cuts=Partitioning(
+            segments=now.count,
+            segments_at_best=best.count,
+            handovers=now.handovers,
+            handovers_at_best=best.handovers,
+            handover_bytes=now.handover_bytes,
         ),
-        totals=_totals(placed),
-        cuts=cuts,
         model_findings=model_findings,
-        helps=_hint_summaries(nodes, placed),
+        helps=_hint_summaries(nodes, every),
         notes=notes,
         asked=asked,
     )
 
 
-def _at(
-    node: NodeView,
-    device: Device,
-    reason: str,
-    source: str,
-    confidence: str = MEASURED,
-    *,
-    not_checked: tuple[str, ...] = (),
-    dtypes: tuple[str, ...] = (),
-    hint: Hint | None = None,
-) -> NodePlacement:
-    """Return a node placed on ``device``, before the graph is partitioned; a constant one is folded anywhere."""
-    if node.folded:
-        device, reason = Device.FOLDED, "constant-folded: it depends on no input"
-        source, confidence = "the graph", "certain"
-    return NodePlacement(
-        name=node.name,
-        scope=node.scope,
-        op=node.op,
-        inputs=tuple(t.shape for t in node.features),
-        outputs=tuple(t.shape for t in node.outputs),
-        device=device,
-        reason=reason,
-        not_checked=not_checked,
-        dtypes=dtypes,
-        source=source,
-        confidence=confidence,
-        hint=hint,
-        cost=cost_of(node),
-    )
-
-
-def _as_checked(node: NodeView, ours: NodePlacement, checked: CheckerPlacement) -> NodePlacement:
+def _as_checked(node: NodeView, ours: _Placed, checked: CheckerPlacement) -> _Placed:
     """Return the checker's placement of a node, with our reason if both agree."""
     device = Device.CPU if node.name in checked.cpu else Device.BPU
     if node.folded or device is ours.device:
         return ours
     hint = ours.hint if device is Device.CPU else None
-    return _at(node, device, f"the checker's own table has it on the {device}", checked.source, hint=hint)
+    return _Placed(device, f"the checker's own table has it on the {device}", checked.source, hint=hint)
 
 
-def _with_neighbours(nodes: Sequence[NodeView], placed: list[NodePlacement], table: OpTable) -> list[NodePlacement]:
+def _with_neighbours(nodes: Sequence[NodeView], placed: list[_Placed], table: OpTable) -> list[_Placed]:
     found = measured_placements(table.march)
     if not found.signatures:
         return placed
     moved = moved_by_neighbours(nodes, [p.device for p in placed], strict=table.march is March.BERNOULLI2)
-    return [_at(nodes[i], *moved[i], found.source) if i in moved else p for i, p in enumerate(placed)]
+    return [_Placed(*moved[i], found.source) if i in moved else p for i, p in enumerate(placed)]
 
 
-def _place(node: NodeView, table: OpTable, form: Form) -> NodePlacement:
+def _place(node: NodeView, table: OpTable, form: Form) -> _Placed:
     if node.folded:
-        return _at(node, Device.FOLDED, "", "")
+        return _FOLDED
     fact = table.ops.get(node.op) if node.domain == "" else None
     measured = _measured(node, fact, table, form)
     if measured is not None:
         return measured
     if fact is None:
         hint = hint_for(node, None, False, table, form)
-        return _at(node, Device.UNKNOWN, _not_listed(node, table), table.general.source, "not listed", hint=hint)
+        return _Placed(Device.UNKNOWN, _not_listed(node, table), table.general.source, "not listed", hint=hint)
     broken, unchecked = check_limits(node, fact, table)
     device, reason, parts = _decide(fact, table, broken)
     hint = None if device is Device.BPU else hint_for(node, fact, bool(broken), table, form)
     if device is Device.CPU and fact.device is Support.CPU:
         unchecked = ()  # no limit decides
-    not_checked = (*unchecked, *parts)
-    return _at(
-        node, device, reason, fact.source, fact.confidence, not_checked=not_checked, dtypes=fact.dtypes, hint=hint
-    )
+    return _Placed(device, reason, fact.source, fact.confidence, (*unchecked, *parts), fact.dtypes, hint)
 
 
-def _measured(node: NodeView, fact: OpFact | None, table: OpTable, form: Form) -> NodePlacement | None:
+def _measured(node: NodeView, fact: OpFact | None, table: OpTable, form: Form) -> _Placed | None:
     """Return where the vendor's checker put nodes of this signature; None if not measured or if sizes decide."""
     found = measured_placements(table.march)
     kind = signature(node)
     if kind is None or not found.signatures:
         return None
     if UNIT_AXES_ONLY in kind:
-        return _at(node, Device.BPU, "it adds or removes axes of 1: folded away", found.source)
+        return _Placed(Device.BPU, "it adds or removes axes of 1: folded away", found.source)
     counts = found.signatures.get(kind)
     if counts is None or counts.on_cpu is None:
         return None
@@ -207,28 +206,19 @@ def _measured(node: NodeView, fact: OpFact | None, table: OpTable, form: Form) -
         hint = hint_for(node, fact, False, table, form)
         if hint is not None and hint.fix is Fix.COMPILER_OPTION:
             return None  # the list names the option and the limits
-        return _at(node, Device.CPU, f"the checker leaves {kind} on the CPU", found.source, hint=hint)
+        return _Placed(Device.CPU, f"the checker leaves {kind} on the CPU", found.source, hint=hint)
     dtypes = fact.dtypes if fact is not None and fact.device is not Support.CPU else table.general.dtypes
     unchecked: tuple[str, ...] = ()
     if fact is not None:
         broken, unchecked = check_limits(node, fact, table, SIZE_LIMITS)
         if broken:
             hint = hint_for(node, fact, True, table, form)
-            return _at(
-                node,
-                Device.CPU,
-                "; ".join(broken),
-                fact.source,
-                fact.confidence,
-                not_checked=unchecked,
-                dtypes=dtypes,
-                hint=hint,
-            )
+            return _Placed(Device.CPU, "; ".join(broken), fact.source, fact.confidence, unchecked, dtypes, hint)
     merged = counts.fused and not counts.bpu
     reason = (
         f"the checker fuses or folds {kind} into its neighbour" if merged else f"the checker puts {kind} on the BPU"
     )
-    return _at(node, Device.BPU, reason, found.source, not_checked=unchecked, dtypes=dtypes)
+    return _Placed(Device.BPU, reason, found.source, not_checked=unchecked, dtypes=dtypes)
 
 
 def _not_listed(node: NodeView, table: OpTable) -> str:
@@ -289,7 +279,11 @@ def _hint_summaries(nodes: Sequence[NodeView], placed: Sequence[NodePlacement]) 
 
 
 def _model_findings(
-    model: onnx.ModelProto, placed: Sequence[NodePlacement], table: OpTable, constants: Collection[str]
+    model: onnx.ModelProto,
+    nodes: Sequence[NodeView],
+    placed: Sequence[_Placed],
+    table: OpTable,
+    constants: Collection[str],
 ) -> list[str]:
     """Return what the compiler would report about the model as a whole."""
     rules, found, graph, opset = table.model, list[str](), model.graph, opset_of(model)
@@ -309,6 +303,7 @@ def _model_findings(
             found.append(f"input {value.name} is {len(dims)}-D: the compiler supports {rules.input_rank}-D images")
         if rules.input_batch is not None and dims and dims[0].dim_value != rules.input_batch:
             found.append(f"input {value.name} has a batch of {dims[0].dim_value}: the compiler supports 1")
-    if rules.needs_conv and not any(p.op in ("Conv", "Gemm") and p.device is Device.BPU for p in placed):
+    on_bpu = (n.op for n, p in zip(nodes, placed, strict=True) if p.device is Device.BPU)
+    if rules.needs_conv and not {"Conv", "Gemm"} & set(on_bpu):
         found.append("no convolution runs on the BPU: the compiler refuses such a model")
     return found

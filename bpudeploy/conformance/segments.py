@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 from bpudeploy.conformance.graph import NodeView
-from bpudeploy.conformance.report import Device, Partitioning
 
 
 @dataclass(frozen=True)
@@ -60,20 +59,3 @@ def _root(parent: list[int], i: int) -> int:
         parent[i] = parent[parent[i]]
         i = parent[i]
     return i
-
-
-def partition(nodes: Sequence[NodeView], devices: Sequence[Device]) -> tuple[Segments, Partitioning]:
-    """Return the subgraphs, and the counts with every unknown node off the BPU and, at best, on it.
-
-    ``crossing_inputs`` holds only the tensors that cross in both cases.
-    """
-    now = bpu_segments(nodes, [d is Device.BPU for d in devices])
-    best = bpu_segments(nodes, [d in (Device.BPU, Device.UNKNOWN) for d in devices])
-    certain = {i: min(n, best.crossing_inputs.get(i, 0)) for i, n in now.crossing_inputs.items()}
-    return replace(now, crossing_inputs=certain), Partitioning(
-        segments=now.count,
-        segments_at_best=best.count,
-        handovers=now.handovers,
-        handovers_at_best=best.handovers,
-        handover_bytes=now.handover_bytes,
-    )

@@ -91,8 +91,6 @@ def march_model(march: March) -> MarchModel:
     Raises:
         KeyError: the march has no model.
     """
-    if march not in modelled_marches():
-        raise KeyError(march)
     with resources.as_file(_files()[march]) as path:
         return read_model(path)
 

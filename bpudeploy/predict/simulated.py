@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,11 +34,9 @@ class SimulationReport(Frozen):
     @classmethod
     def of(cls, workload: Workload, estimate: Estimate) -> SimulationReport:
         """Group the nodes by subgraph, in graph order, those on the CPU last."""
-        found: dict[int | None, list[str]] = {}
-        for node in workload.nodes:
-            found.setdefault(node.segment, []).append(node.name)
-        order = sorted(found, key=lambda s: (s is None, s or 0))
-        return cls(parts=tuple(GraphPart(segment=s, nodes=tuple(found[s])) for s in order), estimate=estimate)
+        nodes = sorted(workload.nodes, key=lambda n: (n.segment is None, n.segment or 0))
+        parts = ((s, tuple(n.name for n in part)) for s, part in groupby(nodes, key=lambda n: n.segment))
+        return cls(parts=tuple(GraphPart(segment=s, nodes=names) for s, names in parts), estimate=estimate)
 
     def write(self, model: onnx.ModelProto) -> None:
         """Store the report in the metadata of ``model``."""

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from bpudeploy.results.measurement import FrozenModel
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
 
-class _Partial(BaseModel):
-    """The fields of a summary.json that are needed here; other versions of bpudeploy write them too."""
+class KnownBoard(BaseModel):
+    """The last run on a board, from its summary.json, whatever version wrote it; its state may have changed since."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-
-class _Facts(_Partial):
-    hostname: str
-
-
-class _Measurement(_Partial):
-    board: str
-    facts: _Facts
-
-
-class _Run(_Partial):
-    recipe: str
-    target: str
-    started: str
-    release: str
-    measurement: _Measurement
-
-
-class KnownBoard(FrozenModel):
-    """The last run on a board; its state may have changed since."""
-
-    address: str
-    hostname: str
+    address: str = Field(validation_alias=AliasPath("measurement", "board"))
+    hostname: str = Field(validation_alias=AliasPath("measurement", "facts", "hostname"))
     target: str
     recipe: str
     release: str
@@ -48,12 +25,9 @@ def boards_of(runs: Path) -> list[KnownBoard]:
     found: dict[str, KnownBoard] = {}
     for path in sorted(runs.glob("*/summary.json"), reverse=True):
         try:
-            run = _Run.model_validate_json(path.read_bytes())
+            run = KnownBoard.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             continue
-        m = run.measurement
-        if m.board != run.target and m.board not in found:
-            found[m.board] = KnownBoard(
-                address=m.board, hostname=m.facts.hostname, **run.model_dump(exclude={"measurement"})
-            )
+        if run.address != run.target:
+            found.setdefault(run.address, run)
     return list(found.values())

@@ -116,10 +116,10 @@ def _interleaved(a: Measurement, b: Measurement, at_least: float) -> Comparison:
     because = [f"{name}: {c.meaning}" for name, m in (("A", a), ("B", b)) for c in m.invalidating]
     if 0 < len(rounds) < _MIN_PAIRS:
         because.append(f"{len(rounds)} pairs of rounds; at least {_MIN_PAIRS} are required")
-    valid = not because
-    changes = [_paired(name, rounds, q, at_least, valid) for name, q in (("p50", 0.5), ("p90", 0.9))] if rounds else []
+    needed = math.inf if because else at_least
+    changes = [_paired(name, rounds, q, needed) for name, q in (("p50", 0.5), ("p90", 0.9))] if rounds else []
     if len(rounds) >= _MIN_PAIRS and all(one.per_sample == 1 for pair in rounds for one in pair):
-        changes.append(_pooled_p99(rounds, at_least, valid))
+        changes.append(_pooled_p99(rounds, needed))
     return Comparison(
         a=a.subject.release,
         b=b.subject.release,
@@ -131,19 +131,19 @@ def _interleaved(a: Measurement, b: Measurement, at_least: float) -> Comparison:
         latency=tuple(changes),
         superiority=_superiority(a.samples_ms, b.samples_ms),
         accuracy=_accuracy(a, b),
-        throughput=_throughputs(a.throughput, b.throughput, at_least, valid),
+        throughput=_throughputs(a.throughput, b.throughput, needed),
         because=tuple(because),
     )
 
 
-def _paired(name: str, rounds: Sequence[tuple[Round, Round]], q: float, at_least: float, valid: bool) -> LatencyChange:
+def _paired(name: str, rounds: Sequence[tuple[Round, Round]], q: float, needed: float) -> LatencyChange:
     a, b = ([quantile(pair[i].samples_ms, q) for pair in rounds] for i in (0, 1))
     log_ratios = [math.log(y / x) for x, y in zip(a, b, strict=True)]
     spread = mean_of(log_ratios) if len(log_ratios) > 1 else None
-    return _change(name, statistics.median(a), statistics.median(b), spread, at_least, valid)
+    return _change(name, statistics.median(a), statistics.median(b), spread, needed)
 
 
-def _pooled_p99(rounds: Sequence[tuple[Round, Round]], at_least: float, valid: bool) -> LatencyChange:
+def _pooled_p99(rounds: Sequence[tuple[Round, Round]], needed: float) -> LatencyChange:
     """Compare the p99 of all frames, with the percentile bootstrap interval over 1,000 resamples of pairs of rounds.
 
     A single round has too few frames for a p99.
@@ -167,31 +167,30 @@ def _pooled_p99(rounds: Sequence[tuple[Round, Round]], at_least: float, valid: b
     ).confidence_interval
     (a, b), value = p99(every), log_ratio(every)
     spread = Interval(value=value, low=min(float(bounds.low), value), high=max(float(bounds.high), value))
-    return _change("p99", a, b, spread, at_least, valid)
+    return _change("p99", a, b, spread, needed)
 
 
-def _change(name: str, a: float, b: float, log_ratio: Interval | None, at_least: float, valid: bool) -> LatencyChange:
+def _change(name: str, a: float, b: float, log_ratio: Interval | None, needed: float) -> LatencyChange:
+    """Return a change; it has a verdict from ``needed`` percent on, so never if that is infinite."""
     verdict = Verdict.CANNOT_TELL
     if log_ratio is None:
         return LatencyChange(what=name, a_ms=a, b_ms=b, percent=100 * (b / a - 1), interval=None, verdict=verdict)
     low, value, high = (100 * math.expm1(x) for x in (log_ratio.low, log_ratio.value, log_ratio.high))
-    if valid and abs(value) >= at_least:
+    if abs(value) >= needed:
         verdict = Verdict.WORSE if low > 0 else Verdict.BETTER if high < 0 else Verdict.CANNOT_TELL
     interval = Interval(value=value, low=low, high=high)
     return LatencyChange(what=name, a_ms=a, b_ms=b, percent=value, interval=interval, verdict=verdict)
 
 
-def _throughputs(
-    a: Sequence[Throughput], b: Sequence[Throughput], at_least: float, valid: bool
-) -> tuple[LatencyChange, ...]:
+def _throughputs(a: Sequence[Throughput], b: Sequence[Throughput], needed: float) -> tuple[LatencyChange, ...]:
     others = {one.streams: one for one in b}
     changes = []
     for one, other in ((one, others[one.streams]) for one in a if one.streams in others):
         log_ratios = [math.log(x / y) for x, y in zip(one.rounds, other.rounds, strict=False)]
         if len(log_ratios) > 1:
             name, a_ms, b_ms = f"{one.streams} streams", 1000 / one.fps.value, 1000 / other.fps.value
-            enough = valid and len(log_ratios) >= _MIN_PAIRS
-            changes.append(_change(name, a_ms, b_ms, mean_of(log_ratios), at_least, enough))
+            enough = len(log_ratios) >= _MIN_PAIRS
+            changes.append(_change(name, a_ms, b_ms, mean_of(log_ratios), needed if enough else math.inf))
     return tuple(changes)
 
 
@@ -218,8 +217,8 @@ def _separate(a: Sequence[Measurement], b: Sequence[Measurement], at_least: floa
     changes: tuple[LatencyChange, ...] = ()
     if a_ms and b_ms:
         spread = _welch([math.log(x) for x in a_ms], [math.log(y) for y in b_ms])
-        valid = fewer >= _MIN_SESSIONS and not invalid
-        changes = (_change("p50", statistics.median(a_ms), statistics.median(b_ms), spread, at_least, valid),)
+        needed = at_least if fewer >= _MIN_SESSIONS and not invalid else math.inf
+        changes = (_change("p50", statistics.median(a_ms), statistics.median(b_ms), spread, needed),)
     return Comparison(
         a=a[0].subject.release,
         b=b[0].subject.release,

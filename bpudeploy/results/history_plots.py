@@ -74,7 +74,7 @@ def _violins(group: Sequence[Measurement]) -> Plot:
     ends = []
     for y, m in enumerate(reversed(group)):
         ends += _violin(axes, y, m)
-    label_rows(axes, [_with_caveats(m) for m in reversed(group)])
+    label_rows(axes, [f"{_label(m)}  [{', '.join(m.caveats)}]" if m.caveats else _label(m) for m in reversed(group)])
     for m, label in zip(reversed(group), axes.get_yticklabels(), strict=True):
         label.set_color(BAD if m.caveats else INK)
     _latency_axis(axes, ends)
@@ -82,10 +82,6 @@ def _violins(group: Sequence[Measurement]) -> Plot:
     bare = any(not m.samples_ms for m in group)
     note = "Rows without a shape have no times of single frames." if bare else ""
     return Plot(f"Latency, measured: {group[0].board}, {group[0].device}", svg(drawn), note)
-
-
-def _with_caveats(m: Measurement) -> str:
-    return f"{_label(m)}  [{', '.join(m.caveats)}]" if m.caveats else _label(m)
 
 
 def _violin(axes: Any, y: int, m: Measurement) -> list[float]:

@@ -13,13 +13,7 @@ from bpudeploy.conformance.summary import summary_lines
 from bpudeploy.quantize.findings import LayerReport, RepairReport
 from bpudeploy.results.drawing import ACCENT, INK, QUIET, Plot, figure, label_rows, page, svg
 from bpudeploy.results.latency import frames_for
-from bpudeploy.results.measured_plots import (
-    latency_histogram,
-    latency_over_time,
-    layer_costs,
-    percentiles_of,
-    temperatures,
-)
+from bpudeploy.results.measured_plots import latency_histogram, latency_over_time, layer_costs, temperatures
 from bpudeploy.results.measurement import Interval, Measurement, Percentile
 from bpudeploy.results.summary import Quantization, Summary
 from bpudeploy.spec.precision import Precision
@@ -61,10 +55,9 @@ def _percentiles(m: Measurement) -> list[tuple[str, Interval | Percentile | None
     """Return each percentile with a note, or without a value if the board's tool reports only means."""
     if m.latency is None:
         return []
-    known = dict(percentiles_of(m.latency))
     rows: list[tuple[str, Interval | Percentile | None, str]] = []
     for name, q in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
-        value, note = known.get(name), ""
+        value, note = getattr(m.latency, f"{name}_ms"), ""
         if value is None:
             note = "not available: the board's tool reports only means of frames"
         elif value.high is None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpudeploy.conformance.limits.check import CHECKED_WITH, CHECKS, NOT_LIMITS
+from bpudeploy.conformance.limits.check import CHECKS
 from bpudeploy.conformance.report import Device
 from bpudeploy.conformance.table import Limits
 from bpudeploy.spec.target import March
@@ -268,6 +268,17 @@ def test_composites_run_where_their_parts_do() -> None:
     assert one("LayerNormalization", [IMAGE], X5, **norm).device is Device.BPU
     assert "on the CPU: Erf" in one("Gelu", [IMAGE], ULTRA, opset=20).reason
     assert one("Einsum", [(2, 3), (3, 4)], X5, opset=12, equation="ij,jk->ik").device is Device.UNSUPPORTED
+
+
+CHECKED_WITH = {
+    "max_channels_plain": "max_channels_per_group",
+    "torch_axis": "onnx_axis",
+    "axes_hw_together": "n_axes",
+    "hw_le_7": "max_channels_hw1",  # only a Gemm has it, whose H and W are 1
+}
+"""Limits that the check of another limit covers."""
+NOT_LIMITS = frozenset({"enable", "lowered_to", "parts", "note"})
+"""Fields that describe the operator and restrict nothing."""
 
 
 def test_every_limit_has_a_check() -> None:

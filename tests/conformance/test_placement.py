@@ -87,7 +87,7 @@ def test_every_node_is_placed_once_and_totals_add_up(model: onnx.ModelProto, mar
     assert found.cuts.handover_bytes == 64 * len(crossing)  # each tensor is 1x4x4x4
     if all(n.device is Device.BPU for n in found.nodes):
         assert found.cuts.handovers == 0
-    shown = [n for row in network_parts(found.nodes) for n in row.nodes]
+    shown = [n for _, nodes in network_parts(found.nodes) for n in nodes]
     assert sorted(n.name for n in shown) == sorted(n.name for n in found.nodes)
     assert sum(g.nodes for g in group_nodes(found.nodes)) == len(found.nodes)
     assert picture(found).count("<g>") == len(found.nodes)
@@ -240,7 +240,7 @@ def test_rows_are_the_numbered_parts_of_the_network() -> None:
     model = chain(*["Relu"] * len(names))
     for node, name in zip(model.graph.node, names, strict=True):
         node.name = name
-    assert [r.name for r in network_parts(placement(model, X5).nodes)] == ["stem", "blocks.0", "blocks.1", "head"]
+    assert [name for name, _ in network_parts(placement(model, X5).nodes)] == ["stem", "blocks.0", "blocks.1", "head"]
 
 
 def test_groups_put_equal_reasons_with_other_numbers_together() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import fit_latency
+from benchmarks.latency_rates import Row, fit
 from benchmarks.latency_rows import Published, family_of, published
-from bpudeploy.predict.fit import Row, fit
 from bpudeploy.predict.march import Term, march_model, read_model
 
 TRUE = {Term.COMPUTE: 0.5, Term.WEIGHTS: 0.1, Term.LAYOUT: 0.05, Term.OUTPUT: 2.0}

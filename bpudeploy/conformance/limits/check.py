@@ -283,15 +283,6 @@ def _fits(rule: Rule, *shapes: Dims) -> bool:
 
 _RULES = frozenset(name for name in vars(_Checks) if not name.startswith("_"))
 CHECKS = _RULES | set(MEASURES)
-CHECKED_WITH = {
-    "max_channels_plain": "max_channels_per_group",
-    "torch_axis": "onnx_axis",
-    "axes_hw_together": "n_axes",
-    "hw_le_7": "max_channels_hw1",  # only a Gemm has it, whose H and W are 1
-}
-"""Limits that the check of another limit covers."""
-NOT_LIMITS = frozenset({"enable", "lowered_to", "parts", "note"})
-"""Fields that describe the operator and restrict nothing."""
 _SIZES = """
 max_channels max_channels_per_group max_channels_hw1 max_hw h w max_first_dim max_dim max_axis max_mkn max_kn_many_rows
 max_other_dim kernel_nc kernel_hw kernel max_kernel_volume stride stride_in stride_order dilation dilation_gt1 pad
