@@ -43,4 +43,4 @@ def test_a_board_has_one_owner_until_it_is_released(
 @pytest.mark.parametrize("text", ["2", "h", "2 hours", "-1h", "1w"])
 def test_a_time_has_a_number_and_a_unit(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["boards", "reserve", "nowhere", f"--for={text}", "--why", "x"]) == 2
-    assert "no time" in capsys.readouterr().err
+    assert "is not a time" in capsys.readouterr().err

@@ -210,4 +210,4 @@ def test_the_list_has_the_boards_of_runs(
     assert main(["boards", "list", "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)
     assert (one["address"], one["recipe"], one["hostname"]) == ("rdk-1", "r1", "ubuntu")
-    assert main(["boards", "list"]) == 0 and "nobody was asked" in capsys.readouterr().out
+    assert main(["boards", "list"]) == 0 and "from .bpudeploy/runs" in capsys.readouterr().out

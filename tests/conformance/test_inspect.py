@@ -112,7 +112,7 @@ def test_an_image_size_changes_the_shapes(tmp_path: Path, capsys: pytest.Capture
         (["test_vit"], "--target is missing", "--target NAME"),
         (["nowhere.onnx", "--target", "rdk-x5"], "there is no file", "path of an .onnx"),
         (["{bad}", "--target", "rdk-x5"], "not an ONNX file", ".onnx model"),
-        (["weights.pth", "--target", "rdk-x5"], "no model that can be inspected", "an architecture of timm"),
+        (["weights.pth", "--target", "rdk-x5"], "cannot be inspected", "a timm architecture"),
         (["nowhere.yaml", "--target", "rdk-x5"], "there is no file", ""),
         (["test_vit", "--target", "rdk-x5", "--image-size", "3"], "out of range", "16 to 4096"),
         (["test_vit", "--target", "rdk-x5", "--image-size", "97"], "97", "multiple of the patch"),

@@ -166,7 +166,7 @@ def test_show_and_remove(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     record(place)
     assert main(["toolchain", "show"]) == 0
     out = capsys.readouterr().out
-    assert "hb_mapper 1.24.3" in out and "another list of packages" in out
+    assert "hb_mapper 1.24.3" in out and "another package list" in out
     found = installed()
     assert found is not None and found.fingerprint == {"hb_mapper": "1.24.3", "toolchain": "0" * 12}
     assert main(["toolchain", "remove", "--json"]) == 0
