@@ -31,7 +31,10 @@ class Agent:
 
     def __init__(self, board: Board, process: RemoteProcess, step: str) -> None:
         self._board, self._process, self._step = board, process, step
-        self.hello = self._handshake()
+        hello = self._receive(_START_S)
+        if not isinstance(hello, Hello):
+            raise self.error(f"the agent did not start with protocol {PROTOCOL}")
+        self.hello = hello
 
     def stream(self, verb: str, *, within: float, **fields: object) -> Iterator[Message]:
         """Send a command and yield its answers; the last is ``CommandDone``.
@@ -101,12 +104,6 @@ class Agent:
         """Return the error for a violation of the protocol."""
         hint = "does something on the board print to every login's output (.bashrc)?"
         return BoardError(message, board=self._board.name, step=self._step, hint=hint)
-
-    def _handshake(self) -> Hello:
-        message = self._receive(_START_S)
-        if not isinstance(message, Hello):
-            raise self.error(f"the agent did not start with protocol {PROTOCOL}")
-        return message
 
     def _receive(self, timeout: float) -> Message:
         text = self._process.receive(timeout)

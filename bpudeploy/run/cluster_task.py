@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
 
+from pydantic import TypeAdapter
+
 import bpudeploy
 from bpudeploy.digest import digest_bytes, digest_file, short
 from bpudeploy.errors import BpudeployError, StageError
-from bpudeploy.events import Event, Progress, StepFinished
+from bpudeploy.events import Event, Progress
 from bpudeploy.run.process import start_process, version_differences
 from bpudeploy.run.runner import StepResult
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Dask sets these to 1 for its workers; results may depend on them, so a step runs with the planner's values."""
-_EVENTS = {kind.__name__: kind for kind in get_args(Event)}
+_EVENTS: dict[str, TypeAdapter[Event]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Event)}
 _ACTIVE = ("init", "running", "paused", "closing_gracefully")
 _POLL_S = 0.2
 _PROGRESS_INTERVAL_S = 0.1
@@ -77,10 +79,7 @@ class TaskEvent:
     @classmethod
     def unpacked(cls, attempt: str, name: str, fields: Mapping[str, Any]) -> TaskEvent:
         """Inverse of ``packed``."""
-        event: Event = _EVENTS[name](**fields)
-        if isinstance(event, StepFinished):
-            event = StepFinished(**{**fields, "digests": tuple(fields["digests"])})
-        return cls(attempt, event)
+        return cls(attempt, _EVENTS[name].validate_python(fields))
 
     def packed(self) -> tuple[str, str, dict[str, Any]]:
         """Return the fields as plain values."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bpudeploy.errors import BpudeployError
 from bpudeploy.run.parallel import Job, JobResult, RecipeListener
-from bpudeploy.run.process import StepProcess, request_of, start_process
+from bpudeploy.run.process import StepProcess, packed_request, start_process
 from bpudeploy.run.runner import StepResult
 from bpudeploy.store.steps import Record
 
@@ -77,8 +77,7 @@ class LocalExecutor:
 
     def start(self, job: Job, listener: RecipeListener) -> None:
         """Start a process for ``job``."""
-        packed = request_of(job, self._root, self._shared).packed()
-        step = start_process(job.label, packed, os.environ)
+        step = start_process(job.label, packed_request(job, self._root, self._shared), os.environ)
         self._running.append(_Running(job, listener, step, self._expected(job)))
 
     def wait(self) -> list[JobResult]:
