@@ -9,7 +9,6 @@ from typing import NamedTuple
 from bpudeploy.backends.base import Backend, ToolMissing
 from bpudeploy.digest import Digest, digest_file, key_of
 from bpudeploy.errors import SpecError
-from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.products import (
     BINARY,
     CALIBRATION,
@@ -26,7 +25,7 @@ from bpudeploy.planning.products import (
     QUANTIZED,
     REPAIRED,
 )
-from bpudeploy.planning.step import Plan, Ref
+from bpudeploy.planning.step import Plan, PlanBuilder, Ref
 from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.recipe import CalibrationSpec, ModelSpec, Outputs, Recipe

@@ -161,7 +161,6 @@ class ClusterExecutor:
         return threads
 
     def start(self, job: Job, listener: RecipeListener) -> None:
-        """Submit ``job``."""
         number = next(self._numbers)
         self._sent[number] = sent = _SubmittedJob(job, listener)
         threading.Thread(target=self._run, args=(number, sent), daemon=True).start()

@@ -29,22 +29,14 @@ _POLL_S = 0.2
 _PROGRESS_INTERVAL_S = 0.1
 
 
-@dataclass(frozen=True)
-class Software:
-    """Versions that must be equal on planner and worker; ``code`` is a digest of bpudeploy's files."""
-
-    python: str
-    bpudeploy: str
-    code: str
-
-
 @cache
-def software() -> Software:
-    """Return the versions of this process."""
+def software() -> Mapping[str, str]:
+    """Return the versions that must be equal on planner and worker; ``code`` is a digest of bpudeploy's files."""
     folder = Path(bpudeploy.__file__).parent
     lines = [f"{p.relative_to(folder).as_posix()} {digest_file(p)}" for p in sorted(folder.rglob("*.py"))]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Software(version, bpudeploy.__version__, short(digest_bytes("\n".join(lines).encode())))
+    code = short(digest_bytes("\n".join(lines).encode()))
+    return {"python": version, "bpudeploy": bpudeploy.__version__, "code": code}
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class Task:
 
     key: str
     what: str
-    software: Software
+    software: Mapping[str, str]
     request: bytes
     topic: str
     number: int
@@ -121,7 +113,7 @@ def _wanted(worker: Any, key: str) -> bool:
 
 
 def _refusal(task: Task, address: str) -> StageError:
-    differ = version_differences(asdict(task.software), asdict(software()))
+    differ = version_differences(task.software, software())
     return StageError(
         f"{task.what}: the worker {address} has other software than the planner: {differ}",
         hint="its results could differ: install the same bpudeploy on every worker, and restart them",
