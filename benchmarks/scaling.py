@@ -16,8 +16,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bpudeploy.planning.builder import PlanBuilder
-from bpudeploy.planning.step import Plan
+from bpudeploy.planning.step import Plan, PlanBuilder
 from bpudeploy.run.executors import open_executor
 from bpudeploy.run.local import Budget
 from bpudeploy.run.parallel import run_all

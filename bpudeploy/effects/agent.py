@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -15,7 +18,6 @@ from bpudeploy.boards.base import Board, RemoteProcess
 from bpudeploy.digest import Digest, digest_bytes
 from bpudeploy.effects.blobs import upload_blob
 from bpudeploy.effects.messages import MESSAGE, PROTOCOL, CommandDone, CommandFailed, Hello, Message, ModelLoaded
-from bpudeploy.effects.packed import packed_agent
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event
 
@@ -23,6 +25,9 @@ _GRACE_S = 20.0
 """Extra time for the board to end a hanging command and report it, before the host gives up."""
 _START_S = 120.0
 _EXIT_S = 30.0
+_AGENT = Path(__file__).parents[1] / "agent"
+_PACKAGE = "bpudeploy_agent"
+_MAIN = f"from {_PACKAGE}.main import main\n\nmain()\n"
 M = TypeVar("M")
 
 
@@ -31,7 +36,10 @@ class Agent:
 
     def __init__(self, board: Board, process: RemoteProcess, step: str) -> None:
         self._board, self._process, self._step = board, process, step
-        self.hello = self._handshake()
+        hello = self._receive(_START_S)
+        if not isinstance(hello, Hello):
+            raise self.error(f"the agent did not start with protocol {PROTOCOL}")
+        self.hello = hello
 
     def stream(self, verb: str, *, within: float, **fields: object) -> Iterator[Message]:
         """Send a command and yield its answers; the last is ``CommandDone``.
@@ -102,12 +110,6 @@ class Agent:
         hint = "does something on the board print to every login's output (.bashrc)?"
         return BoardError(message, board=self._board.name, step=self._step, hint=hint)
 
-    def _handshake(self) -> Hello:
-        message = self._receive(_START_S)
-        if not isinstance(message, Hello):
-            raise self.error(f"the agent did not start with protocol {PROTOCOL}")
-        return message
-
     def _receive(self, timeout: float) -> Message:
         text = self._process.receive(timeout)
         if text is None:
@@ -139,3 +141,25 @@ def agent_on(
         agent = Agent(board, process, step)
         yield agent
         agent.close()
+
+
+@cache
+def packed_agent(drivers: tuple[tuple[str, Path], ...] = ()) -> bytes:
+    """Return ``bpudeploy/agent`` as a zip with a ``__main__.py``; run it as ``python3 AGENT.zip --root ROOT``.
+
+    Packing is reproducible, byte for byte.
+
+    Args:
+        drivers: runtimes that the agent has no driver for, and the file of each.
+    """
+    files = {f"{_PACKAGE}/{path.relative_to(_AGENT).as_posix()}": path.read_bytes() for path in _AGENT.rglob("*.py")}
+    files |= {f"{_PACKAGE}/drivers/{runtime}.py": file.read_bytes() for runtime, file in drivers}
+    files["__main__.py"] = _MAIN.encode()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # stored: zlib versions differ
+            entry.create_system = 3  # Unix, on every platform
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, files[name])
+    return out.getvalue()

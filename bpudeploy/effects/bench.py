@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from bpudeploy.boards.base import Board
 from bpudeploy.effects.agent import Agent, agent_on
-from bpudeploy.effects.blobs import upload_blob
+from bpudeploy.effects.blobs import is_file, upload_blob
 from bpudeploy.effects.messages import (
     CommandDone,
     FrameLatencies,
@@ -22,7 +22,6 @@ from bpudeploy.effects.messages import (
     ToolTiming,
     TopClasses,
 )
-from bpudeploy.effects.remote import is_file
 from bpudeploy.effects.session_log import SessionLog
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.results.measurement import Caveat, Clock, Conditions, LayerCost, Measurement, Round
@@ -72,7 +71,6 @@ class BenchBinary:
 class _Session:
     """Shared state of a session."""
 
-    board: Board
     agent: Agent
     log: SessionLog
     binaries: tuple[tuple[PurePosixPath, BenchBinary], ...]
@@ -112,7 +110,7 @@ def bench(
     paths = tuple((_path_on_board(board, one, emit), one) for one in binaries)
     drivers = {one.runtime: one.driver for one in binaries if one.driver is not None}
     with agent_on(board, emit, step=STEP, drivers=drivers) as agent:
-        session = _Session(board, agent, log, paths, data, emit)
+        session = _Session(agent, log, paths, data, emit)
         _begin(session)
         while (following := next_round(log.entries, log.setting)) is not None:
             _round(session, *following)
@@ -163,7 +161,7 @@ def _round(session: _Session, contender: int, index: int) -> None:
         "min_seconds": method.min_seconds / method.rounds,
         "max_seconds": max(0.1, method.max_seconds / method.rounds),
     }
-    lines = list(_ask_round(session, share, streams=1, warmup=method.warmup))
+    lines = _ask_round(session, share, streams=1, warmup=method.warmup)
     readings = [_conditions(session, line, f"round {index}") for line in lines if isinstance(line, Sensors)]
     for reading in readings:
         session.log.write(SensorReading(conditions=reading))
@@ -183,18 +181,13 @@ def _round(session: _Session, contender: int, index: int) -> None:
         caveats=(*caveats_of(readings), *((Caveat.HOT,) if hot else ())),
     )
     session.log.write(RoundTimed(contender=contender, round=one, seconds=time.perf_counter() - before, fps=fps))
-    _emit_frames(session)
+    done, wanted = _frames(session), method.min_frames * len(session.binaries)
+    session.emit(Progress(STEP, done, max(done, wanted), "frames"))
 
 
 def _frames(session: _Session) -> int:
     """Return the number of single frames timed so far, of all contenders."""
     return sum(one.round.frames for one in session.log.entries if isinstance(one, RoundTimed))
-
-
-def _emit_frames(session: _Session) -> None:
-    done = _frames(session)
-    wanted = session.method.min_frames * len(session.binaries)
-    session.emit(Progress(STEP, done, max(done, wanted), "frames"))
 
 
 def _cool_down(session: _Session) -> bool:
@@ -240,15 +233,14 @@ def _load(session: _Session, contender: int) -> ModelLoaded:
     return loaded
 
 
-def _ask_round(session: _Session, share: dict[str, float], *, streams: int, warmup: int) -> Iterator[Message]:
+def _ask_round(session: _Session, share: dict[str, float], **wanted: int) -> list[Message]:
+    """Run a round of ``wanted`` streams and warm-up frames."""
     within = _FRAME_S + 4 * share["max_seconds"]
-    yield from session.agent.stream(
-        "round", within=within, first=_frames(session), streams=streams, warmup=warmup, **share
-    )
+    return list(session.agent.stream("round", within=within, first=_frames(session), **wanted, **share))
 
 
 def _fps(session: _Session, share: dict[str, float], streams: int, batch: int) -> float:
-    lines = list(_ask_round(session, share, streams=streams, warmup=0))
+    lines = _ask_round(session, share, streams=streams, warmup=0)
     tool = [line for line in lines if isinstance(line, ToolTiming)]
     if tool:
         return math.fsum(line.fps for line in tool) / len(tool)
@@ -314,7 +306,7 @@ def _measure_memory(session: _Session, contender: int) -> None:
     loaded = _load(session, contender)
     few = {"min_frames": 2, "min_seconds": 0.0, "max_seconds": 1.0}
     for streams in (1, *(session.method.streams if loaded.streams else ())):
-        list(_ask_round(session, few, streams=streams, warmup=1))
+        _ask_round(session, few, streams=streams, warmup=1)
     some = min(len(session.log.setting.labels), _MEMORY_IMAGES)
     list(session.agent.stream("classify", within=_SILENCE_S, first=0, last=some, top=_TOP, logits=False))
     _layer_costs(session)
@@ -322,6 +314,6 @@ def _measure_memory(session: _Session, contender: int) -> None:
 
 
 def _unload(session: _Session, contender: int) -> None:
-    done = [line for line in session.agent.stream("unload", within=60.0) if isinstance(line, CommandDone)]
-    if done[-1].peak_memory_mb is not None:
-        session.log.write(PeakMemory(contender=contender, peak_mb=done[-1].peak_memory_mb))
+    done = session.agent.request("unload", CommandDone, within=60.0)
+    if done.peak_memory_mb is not None:
+        session.log.write(PeakMemory(contender=contender, peak_mb=done.peak_memory_mb))

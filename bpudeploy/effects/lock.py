@@ -12,13 +12,12 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bpudeploy.boards.base import Board
-from bpudeploy.effects.script import ScriptOutput
-from bpudeploy.errors import BoardError
+from bpudeploy.effects.script import Script, ScriptOutput, run_script
 from bpudeploy.events import Event, Note
 
 _POLL_S = 2.0
@@ -45,24 +44,19 @@ class Holder:
     now_s: float
 
     @classmethod
-    def parse(cls, output: ScriptOutput, *, board: Board, step: str) -> Holder:
+    def parse(cls, output: ScriptOutput) -> Holder:
         """Parse the output of a script that did not get the lock.
 
         Raises:
             BoardError: the lock has an unknown format.
         """
-        text = output.one("held", board=board, step=step)
-        now = output.one("now", board=board, step=step)
+        text, now = output.one("held"), output.one("now")
         try:
             _token, _boot, taken, owner = text.split(" ", 3)
             return cls(text, owner, float(taken), float(now.split(" ")[1]))
         except (ValueError, IndexError) as error:
-            raise BoardError(
-                f"the lock has an unknown format: {text!r}",
-                board=board.name,
-                step=step,
-                hint=f"if nobody is deploying to the board, remove {board.root}/lock on it",
-            ) from error
+            hint = f"if nobody is deploying to the board, remove {output.board.root}/lock on it"
+            raise output.error(f"the lock has an unknown format: {text!r}", hint) from error
 
     def __str__(self) -> str:
         since = datetime.now().astimezone() - timedelta(seconds=self.now_s - self.taken_s)
@@ -74,33 +68,30 @@ def owner() -> str:
     return f"{_machine()} pid {os.getpid()}"
 
 
-def with_lock(
+def run_with_lock(
     board: Board,
-    attempt: Callable[[str], ScriptOutput],
+    script: Script,
+    arguments: Sequence[str],
     timing: LockTiming,
     emit: Callable[[Event], None],
     *,
     step: str,
 ) -> ScriptOutput:
-    """Call ``attempt(stale)`` until its script gets the lock, and return the script's output.
-
-    ``stale`` is the text of a lock that may be taken over, or empty.
+    """Run ``script`` until it gets the lock; its last arguments are our name, and a lock to take over or "".
 
     Raises:
-        BoardError: another deployer held the lock for ``timing.wait_s``.
+        BoardError: as ``run_script``, or another deployer held the lock for ``timing.wait_s``.
     """
     deadline = time.monotonic() + timing.wait_s
     reported, activity, active_s, stale = False, "", 0.0, ""
-    while "held" in (output := attempt(stale)):
-        holder = Holder.parse(output, board=board, step=step)
+    while "held" in (output := run_script(board, script, [*arguments, owner(), stale], step=step)):
+        holder = Holder.parse(output)
         latest = f"{holder.text} {output.all('life')}"
         if latest != activity or holder.now_s < active_s:
             activity, active_s = latest, holder.now_s
         stale = holder.text if holder.now_s - active_s >= timing.lease_s or _gone(holder.owner) else ""
         if time.monotonic() >= deadline:
-            raise BoardError(
-                f"{holder}; waited {timing.wait_s:g} s", board=board.name, step=step, hint="wait, or ask its owner"
-            )
+            raise output.error(f"{holder}; waited {timing.wait_s:g} s", "wait, or ask its owner")
         if stale:
             emit(Note(step, f"{holder}, and is inactive: taking over"))
             continue

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
+from pydantic import Field, FiniteFloat, TypeAdapter
 
-from bpudeploy.results.measurement import BoardFacts, LayerCost
+from bpudeploy.results.measurement import BoardFacts, FrozenModel, LayerCost
 
 PROTOCOL = 2
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Hello(_Message):
+class Hello(FrozenModel):
     """First message: the agent has started."""
 
     kind: Literal["hello"] = Field(alias="is")
@@ -30,14 +26,14 @@ class Hello(_Message):
     """Governors that an earlier agent had left changed, and that this one restored."""
 
 
-class RawClock(_Message):
+class RawClock(FrozenModel):
     """Current and maximum frequency: kHz for a CPU, Hz for a BPU."""
 
     cur: int
     max: int
 
 
-class Sensors(_Message):
+class Sensors(FrozenModel):
     """One reading of all sensors; ``t`` is the board's monotonic clock in seconds."""
 
     kind: Literal["conditions"] = Field(alias="is")
@@ -51,7 +47,7 @@ class Sensors(_Message):
     others_cores: FiniteFloat | None
 
 
-class Governors(_Message):
+class Governors(FrozenModel):
     """Result of locking the clocks to their maximum."""
 
     kind: Literal["governors"] = Field(alias="is")
@@ -60,7 +56,7 @@ class Governors(_Message):
     refused: str | None
 
 
-class ModelLoaded(_Message):
+class ModelLoaded(FrozenModel):
     """A model is loaded."""
 
     kind: Literal["loaded"] = Field(alias="is")
@@ -74,14 +70,14 @@ class ModelLoaded(_Message):
     """Whether throughput with several concurrent streams can be measured."""
 
 
-class FrameLatencies(_Message):
+class FrameLatencies(FrozenModel):
     """Latencies of single frames, ms."""
 
     kind: Literal["frames"] = Field(alias="is")
     ms: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
 
 
-class ToolTiming(_Message):
+class ToolTiming(FrozenModel):
     """Timing of frames that a vendor tool ran by itself."""
 
     kind: Literal["timed"] = Field(alias="is")
@@ -93,7 +89,7 @@ class ToolTiming(_Message):
     fps: Annotated[FiniteFloat, Field(gt=0)]
 
 
-class TopClasses(_Message):
+class TopClasses(FrozenModel):
     """The top classes of consecutive images, starting at image ``first``."""
 
     kind: Literal["answers"] = Field(alias="is")
@@ -102,7 +98,7 @@ class TopClasses(_Message):
     scores: tuple[tuple[FiniteFloat, ...], ...]
 
 
-class Logits(_Message):
+class Logits(FrozenModel):
     """All logits of consecutive images, starting at image ``first``."""
 
     kind: Literal["logits"] = Field(alias="is")
@@ -110,14 +106,14 @@ class Logits(_Message):
     values: tuple[tuple[FiniteFloat, ...], ...]
 
 
-class LayerCosts(_Message):
+class LayerCosts(FrozenModel):
     """Time per layer."""
 
     kind: Literal["layers"] = Field(alias="is")
     layers: tuple[LayerCost, ...]
 
 
-class CommandDone(_Message):
+class CommandDone(FrozenModel):
     """A command succeeded."""
 
     kind: Literal["done"] = Field(alias="is")
@@ -129,7 +125,7 @@ class CommandDone(_Message):
     peak_memory_mb: FiniteFloat | None = None
 
 
-class CommandFailed(_Message):
+class CommandFailed(FrozenModel):
     """A command failed."""
 
     kind: Literal["failed"] = Field(alias="is")

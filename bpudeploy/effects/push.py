@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import short
-from bpudeploy.effects.lock import DEFAULT_TIMING, LockTiming, owner, with_lock
+from bpudeploy.effects.lock import DEFAULT_TIMING, LockTiming, run_with_lock
 from bpudeploy.effects.script import Script, ScriptOutput, run_script
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note, Progress
@@ -60,23 +60,19 @@ def push(board: Board, release: Release, policy: PushPolicy, emit: Callable[[Eve
     started = time.perf_counter()
     token = secrets.token_hex(8)
     signed = "yes" if policy.key else "no"
-    begin = [str(board.root), release.digest, release.manifest.binary, signed, token, owner()]
-
-    def attempt(stale: str) -> ScriptOutput:
-        return run_script(board, Script.BEGIN, [*begin, stale], step=STEP)
-
+    begin = [release.digest, release.manifest.binary, signed, token]
     try:
-        output = with_lock(board, attempt, policy.timing, emit, step=STEP)
+        output = run_with_lock(board, Script.BEGIN, begin, policy.timing, emit, step=STEP)
         if "current" in output.all("state"):
             emit(Note(STEP, f"release {short(release.digest)} is already current and intact{_signature(policy)}"))
             return PushResult(False, 0, time.perf_counter() - started)
         if not policy.allow_downgrade:
-            _refuse_downgrade(board, release, output)
+            _refuse_downgrade(release, output)
         sent = _upload(board, release, output, emit)
         sent += _install(board, release, output, policy, token, emit)
     except BaseException:
         with suppress(BoardError):  # report the first error; a lock that is left expires
-            run_script(board, Script.ABANDON, [str(board.root), token], step=STEP)
+            run_script(board, Script.ABANDON, [token], step=STEP)
         raise
     emit(
         Note(STEP, f"release {short(release.digest)} is current, its sha256 verified on the board{_signature(policy)}")
@@ -90,7 +86,7 @@ def _signature(policy: PushPolicy) -> str:
     return "; signed by a key that the board trusts"
 
 
-def _refuse_downgrade(board: Board, release: Release, output: ScriptOutput) -> None:
+def _refuse_downgrade(release: Release, output: ScriptOutput) -> None:
     """Refuse a build older than the board's current release of the same recipe and target.
 
     Build times are by the clocks of the compiling machines.
@@ -102,11 +98,9 @@ def _refuse_downgrade(board: Board, release: Release, output: ScriptOutput) -> N
     if not current or not current[0].isdigit() or output.all("line") != (release.line,):
         return
     if release.built < int(current[0]):
-        raise BoardError(
+        raise output.error(
             f"this release was built at {_when(release.built)}, the board's current one at {_when(int(current[0]))}",
-            board=board.name,
-            step=STEP,
-            hint="to downgrade, use `bpudeploy rollback` or --allow-downgrade",
+            "to downgrade, use `bpudeploy rollback` or --allow-downgrade",
         )
 
 
@@ -117,14 +111,12 @@ def _when(built: int) -> str:
 def _upload(board: Board, release: Release, output: ScriptOutput, emit: Callable[[Event], None]) -> int:
     """Upload the binary, unless the board has it already; return the bytes sent."""
     size = release.binary.path.stat().st_size
-    partial, free = (output.number(name, board=board, step=STEP) for name in ("partial", "free"))
+    partial, free = output.number("partial"), output.number("free")
     needed = max(0, size - partial) + _METADATA_BYTES
     if free * 1024 < needed:
-        raise BoardError(
+        raise output.error(
             f"{needed / 1e6:.1f} MB are needed under {board.root}, {free * 1024 / 1e6:.1f} MB are free",
-            board=board.name,
-            step=STEP,
-            hint="free some space on the board",
+            "free some space on the board",
         )
     if "have" in output:
         return 0
@@ -150,7 +142,7 @@ def _install(
     have = output.all("have")
     manifest = release.manifest.to_json()
     signature = policy.key.sign(release.statement) if policy.key else ""
-    arguments = [str(board.root), release.digest, "yes" if policy.key else "no", token, before, str(policy.keep)]
+    arguments = [release.digest, "yes" if policy.key else "no", token, before, str(policy.keep)]
     arguments += [release.statement, manifest, signature, have[0] if have else ""]
     if "untidy" in run_script(board, Script.INSTALL, arguments, step=STEP):
         emit(Note(STEP, "older releases or uploads could not be removed from the board; the next push tries again"))

@@ -11,14 +11,14 @@ NO_END = datetime.max.replace(tzinfo=UTC)
 """The end is not known."""
 _DIGITS = 11
 """Maximum digits of a time in seconds; the scripts have the same limit."""
-HINT = "wait for it with `bpudeploy boards reserve`, or ask its holder"
 
 
 class Reserved(BoardError):
     """Somebody else has reserved the board, or is ahead in its queue; nothing was changed on it."""
 
     def __init__(self, message: str, *, board: str, step: str, reservation: Reservation) -> None:
-        super().__init__(message, board=board, step=step, hint=HINT)
+        hint = "wait for it with `bpudeploy boards reserve`, or ask its holder"
+        super().__init__(message, board=board, step=step, hint=hint)
         self.reason = message
         self.reservation = reservation
 

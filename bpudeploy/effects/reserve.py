@@ -82,7 +82,7 @@ def reserve(
     deadline, reported = time.monotonic() + wait_s, False
     try:
         while "taken" in (output := _run(board, Script.RESERVE, arguments, RESERVE)).all("state"):
-            refusal = _refusal(board, output)
+            refusal = _refusal(output)
             if (left := deadline - time.monotonic()) <= 0:
                 raise refusal
             if not reported:
@@ -92,9 +92,9 @@ def reserve(
     except BaseException:
         if how == "wait":
             with suppress(BoardError):  # report the first error; a queue entry that is left expires
-                run_script(board, Script.RELEASE, [str(board.root), "leave", token, me], step=RESERVE)
+                run_script(board, Script.RELEASE, ["leave", token, me], step=RESERVE)
         raise
-    return _status(output.one("reserved", board=board, step=RESERVE), me, 0)
+    return _status(output.one("reserved"), me, 0)
 
 
 def release(board: Board, *, force: bool, job: str = "") -> ReservationStatus | None:
@@ -120,11 +120,11 @@ def reservation(board: Board) -> ReservationStatus | None:
         BoardError: it cannot be read.
     """
     me = _owner()
-    arguments = [str(board.root), "look", secrets.token_hex(8), me, "0", str(DEFAULT_TIMING.silence_s), ""]
+    arguments = ["look", secrets.token_hex(8), me, "0", str(DEFAULT_TIMING.silence_s), ""]
     output = run_script(board, Script.RESERVE, arguments, step=RESERVE)
     if "reserved" not in output:
         return None
-    return _status(output.all("reserved")[0], me, output.number("ahead", board=board, step=RESERVE))
+    return _status(output.all("reserved")[0], me, output.number("ahead"))
 
 
 def refuse_reserved(board: Board) -> None:
@@ -146,26 +146,26 @@ def _owner(job: str = "") -> str:
 def _run(board: Board, script: Script, arguments: list[str], step: str) -> ScriptOutput:
     """Run a script, again while other processes run one of these; each takes some milliseconds."""
     deadline = time.monotonic() + _BUSY_S
-    while "busy" in (output := run_script(board, script, [str(board.root), *arguments], step=step)).all("state"):
+    while "busy" in (output := run_script(board, script, arguments, step=step)).all("state"):
         if time.monotonic() > deadline:
-            raise BoardError("others are reserving it at this moment", board=board.name, step=step, hint="run again")
+            raise output.error("others are reserving it at this moment", "run again")
         time.sleep(random.uniform(0.02, 0.3))
     return output
 
 
-def _refusal(board: Board, output: ScriptOutput) -> Reserved:
+def _refusal(output: ScriptOutput) -> Reserved:
     """Return the error for a board that somebody else has, or that others wait for before us."""
-    ahead = output.number("ahead", board=board, step=RESERVE)
+    ahead = output.number("ahead")
     if "reserved" in output:
         blocking = Reservation.parse(output.all("reserved")[0])
         reason = str(blocking)
     else:
-        _boot, _, ticket = output.one("next", board=board, step=RESERVE).partition(" ")
+        _boot, _, ticket = output.one("next").partition(" ")
         blocking = replace(Reservation.parse(ticket), until=NO_END)
         reason = f"{blocking.owner} is the next to have it" + (f": {blocking.why}" if blocking.why else "")
     if ahead:
         reason += f" ({ahead} ahead of us in the queue)"
-    return Reserved(reason, board=board.name, step=RESERVE, reservation=blocking)
+    return Reserved(reason, board=output.board.name, step=RESERVE, reservation=blocking)
 
 
 def _status(text: str, me: str, ahead: int) -> ReservationStatus:

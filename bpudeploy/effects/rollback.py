@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bpudeploy.boards.base import Board
-from bpudeploy.effects.lock import DEFAULT_TIMING, LockTiming, owner, with_lock
-from bpudeploy.effects.script import Script, ScriptOutput, run_script
+from bpudeploy.effects.lock import DEFAULT_TIMING, LockTiming, run_with_lock
+from bpudeploy.effects.script import Script
 from bpudeploy.events import Event
 
 STEP = "rollback"
@@ -33,13 +33,9 @@ def rollback(
     Raises:
         BoardError: there is none, it is damaged or not signed by a trusted key, or another deployer has the lock.
     """
-    fixed = [str(board.root), "yes" if signed else "no", secrets.token_hex(8), owner()]
-
-    def attempt(stale: str) -> ScriptOutput:
-        return run_script(board, Script.ROLLBACK, [*fixed, stale], step=STEP)
-
-    output = with_lock(board, attempt, timing, emit, step=STEP)
-    return RollbackResult(output.one("current", board=board, step=STEP), _name("".join(output.all("manifest"))))
+    arguments = ["yes" if signed else "no", secrets.token_hex(8)]
+    output = run_with_lock(board, Script.ROLLBACK, arguments, timing, emit, step=STEP)
+    return RollbackResult(output.one("current"), _name("".join(output.all("manifest"))))
 
 
 def _name(manifest: str) -> str | None:

@@ -72,17 +72,19 @@ _HINTS = {
 class ScriptOutput:
     """The values that a script printed, by name; a name may have several."""
 
+    board: Board
+    step: str
     values: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def parse(cls, stdout: str) -> ScriptOutput:
+    def parse(cls, stdout: str, board: Board, step: str) -> ScriptOutput:
         """Parse the script's own lines; other output, such as a login greeting, is ignored."""
         found: dict[str, tuple[str, ...]] = {}
         for line in stdout.splitlines():
             if line.startswith(_PREFIX):
                 name, _, value = line.removeprefix(_PREFIX).partition(" ")
                 found[name] = (*found.get(name, ()), value)
-        return cls(found)
+        return cls(board, step, found)
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
@@ -90,31 +92,31 @@ class ScriptOutput:
     def all(self, name: str) -> tuple[str, ...]:
         return self.values.get(name, ())
 
-    def one(self, name: str, *, board: Board, step: str) -> str:
+    def error(self, message: str, hint: str) -> BoardError:
+        """Return an error with the names of the board and the step."""
+        return BoardError(message, board=self.board.name, step=self.step, hint=hint)
+
+    def one(self, name: str) -> str:
         """Return the first value.
 
         Raises:
             BoardError: there is none.
         """
         if not self.all(name):
-            raise BoardError(
-                f"its answer has no {name!r}", board=board.name, step=step, hint="is the login shell a POSIX shell?"
-            )
+            raise self.error(f"its answer has no {name!r}", "is the login shell a POSIX shell?")
         return self.all(name)[0]
 
-    def number(self, name: str, *, board: Board, step: str) -> int:
+    def number(self, name: str) -> int:
         """Return the first value as a number.
 
         Raises:
             BoardError: there is none, or it is not a number.
         """
-        value = self.one(name, board=board, step=step)
+        value = self.one(name)
         try:
             return int(value)
         except ValueError as error:
-            raise BoardError(
-                f"{name} is {value!r}, expected a number", board=board.name, step=step, hint="this is a bug"
-            ) from error
+            raise self.error(f"{name} is {value!r}, expected a number", "this is a bug") from error
 
 
 @cache
@@ -124,23 +126,20 @@ def script_text(script: Script) -> str:
 
 
 def run_script(board: Board, script: Script, arguments: Sequence[str], *, step: str) -> ScriptOutput:
-    """Run a script in one round trip.
+    """Run a script in one round trip, with the board's root as its first argument.
 
     Raises:
         Reserved: somebody else has reserved the board.
         BoardError: the script refused or failed.
     """
-    out = board.run(["sh", "-c", script_text(script), "sh", *arguments], timeout=TIMEOUT_S, step=step)
+    argv = ["sh", "-c", script_text(script), "sh", str(board.root), *arguments]
+    out = board.run(argv, timeout=TIMEOUT_S, step=step)
+    output = ScriptOutput.parse(out.stdout, board, step)
     if out.ok:
-        return ScriptOutput.parse(out.stdout)
+        return output
     if out.status == Refusal.RESERVED:
-        link = ScriptOutput.parse(out.stdout).one("reserved", board=board, step=step)
-        raise Reservation.parse(link).refusal(board=board.name, step=step)
+        raise Reservation.parse(output.one("reserved")).refusal(board=board.name, step=step)
     reason = out.stderr.strip() or f"exit status {out.status}"
-    hint = _HINTS[Refusal(out.status)] if out.status in list(Refusal) else None
-    raise BoardError(
-        reason if hint else f"{script} failed: {reason}",
-        board=board.name,
-        step=step,
-        hint=hint or f"check the space and permissions of {board.root} on the board",
-    )
+    if out.status in list(Refusal):
+        raise output.error(reason, _HINTS[Refusal(out.status)])
+    raise output.error(f"{script} failed: {reason}", f"check the space and permissions of {board.root} on the board")

@@ -7,7 +7,6 @@ from enum import StrEnum
 
 from bpudeploy.boards.base import Board
 from bpudeploy.effects.script import Script, run_script
-from bpudeploy.errors import BoardError
 from bpudeploy.signing import PublicKey
 
 STEP = "trust"
@@ -30,14 +29,10 @@ def trust(board: Board, key: PublicKey, how: TrustMode = TrustMode.FIRST) -> boo
     Raises:
         BoardError: it trusts another key (``how`` is FIRST), has no ssh-keygen, or cannot be written.
     """
-    output = run_script(
-        board, Script.TRUST, [str(board.root), key.allowed_signer, how, secrets.token_hex(4)], step=STEP
-    )
+    output = run_script(board, Script.TRUST, [key.allowed_signer, how, secrets.token_hex(4)], step=STEP)
     if "verifier" in output:
-        raise BoardError(
+        raise output.error(
             "the key is installed, but the board has no ssh-keygen to verify releases with",
-            board=board.name,
-            step=STEP,
-            hint="install openssh-client 8.1 or newer there, or turn signing off in the target: board.signed: false",
+            "install openssh-client 8.1 or newer there, or turn signing off in the target: board.signed: false",
         )
     return "installed" in output.all("state")

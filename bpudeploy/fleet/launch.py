@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bpudeploy.boardjob import opener_of
+from bpudeploy.effects.blobs import is_file
 from bpudeploy.effects.installed import installed_releases
 from bpudeploy.effects.lock import owner
 from bpudeploy.effects.push import PushPolicy
-from bpudeploy.effects.remote import is_file
 from bpudeploy.effects.verify import installed_binary
 from bpudeploy.errors import BpudeployError
 from bpudeploy.fleet.controller import ControllerSettings, WorkerThreads, run_rollout

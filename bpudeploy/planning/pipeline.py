@@ -10,7 +10,6 @@ from bpudeploy.backends.base import ToolMissing
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.digest import Digest, digest_file, key_of
 from bpudeploy.errors import SpecError
-from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.products import (
     BINARY,
     CALIBRATION,
@@ -27,7 +26,7 @@ from bpudeploy.planning.products import (
     QUANTIZED,
     REPAIRED,
 )
-from bpudeploy.planning.step import Plan, Ref
+from bpudeploy.planning.step import Plan, PlanBuilder, Ref
 from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.module import ModuleRef
 from bpudeploy.spec.recipe import CalibrationSpec, ModelSpec, Outputs, Recipe

@@ -37,28 +37,22 @@ class PlannedStep:
 def preview(plan: Plan, root: Path, force: Collection[str] = ()) -> tuple[PlannedStep, ...]:
     """Return what ``run`` with the same ``force`` would do. Read-only."""
     forced = plan.select(force)
-    known: dict[str, Mapping[str, Digest] | None] = {}
+    known: dict[str, Mapping[str, Digest]] = {}
     steps = []
     for step in plan.steps:
-        unknown = next((ref.step for ref in step.inputs if known[ref.step] is None), None)
+        unknown = next((ref.step for ref in step.inputs if ref.step not in known), None)
         if unknown is not None and step.name in forced:
             planned = PlannedStep(step.name, StepState.MISS, "forced", None, None)
         elif unknown is not None:
             planned = PlannedStep(step.name, StepState.AFTER, f"after {unknown}", None, None, after=unknown)
         else:
-            planned = _look_at(plan, step, _digests(step, known), root, step.name in forced)
-        hit = planned.record if planned.state is StepState.HIT else None
-        known[step.name] = _outputs(step, hit) if hit else None
+            inputs = tuple(known[ref.step][ref.output] for ref in step.inputs)
+            planned = _look_at(plan, step, inputs, root, step.name in forced)
+        if planned.record is not None:
+            outputs = zip(step.stage.gives, planned.record.outputs, strict=True)
+            known[step.name] = {name: output.digest for name, output in outputs}
         steps.append(planned)
     return tuple(steps)
-
-
-def _digests(step: Step, known: Mapping[str, Mapping[str, Digest] | None]) -> tuple[Digest, ...]:
-    return tuple((known[ref.step] or {})[ref.output] for ref in step.inputs)
-
-
-def _outputs(step: Step, record: Record) -> Mapping[str, Digest]:
-    return {name: o.digest for name, o in zip(step.stage.gives, record.outputs, strict=True)}
 
 
 def _look_at(plan: Plan, step: Step, inputs: tuple[Digest, ...], root: Path, forced: bool) -> PlannedStep:

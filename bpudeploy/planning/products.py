@@ -43,6 +43,17 @@ _RELEASED: Mapping[str, Mapping[str, Kind]] = {
 
 
 @dataclass(frozen=True)
+class _Output:
+    """A property: one output of one step."""
+
+    step: str
+    output: str
+
+    def __get__(self, products: Products, owner: type[Products] | None = None) -> Artifact:
+        return products.steps[self.step][self.output]
+
+
+@dataclass(frozen=True)
 class Products:
     """The outputs of a recipe's steps: ``steps`` is step name to output name to artifact.
 
@@ -50,6 +61,30 @@ class Products:
     """
 
     steps: Mapping[str, Mapping[str, Artifact]]
+
+    model = _Output(MODEL, "model")
+    preprocess = _Output(PREPROCESSING, "preprocess")
+    evaluation = _Output(EVALUATION, "samples")
+    calibration = _Output(CALIBRATION, "samples")
+    head = _Output(HEAD, "head")
+    """The head from ``fit-head``."""
+    float_scores = _Output(FLOAT_SCORES, "scores")
+    """Scores of the original network."""
+    graph = _Output(GRAPH, "graph")
+    """The exactly restructured float graph."""
+    graph_scores = _Output(GRAPH, "scores")
+    int8_scores = _Output(INT8_SCORES, "scores")
+    """Scores of the QDQ graph before any repair."""
+    layers = _Output(LAYERS, "findings")
+    """Deviation of each layer of the QDQ graph from float."""
+    integers = _Output(INTEGERS, "findings")
+    """Deviation of integer arithmetic from the QDQ graph."""
+    golden_images = _Output(GOLDEN, "images")
+    golden_logits = _Output(GOLDEN, "logits")
+    """Logits of the QDQ graph for the golden images."""
+    binary = _Output(BINARY, "binary")
+    compiler_findings = _Output(BINARY, "findings")
+    """Findings of a backend that reports them."""
 
     @classmethod
     def of_release(cls, steps: Mapping[str, Sequence[Digest]], store: Path) -> Products:
@@ -69,41 +104,6 @@ class Products:
             }
         )
 
-    @property
-    def model(self) -> Artifact:
-        return self.steps[MODEL]["model"]
-
-    @property
-    def preprocess(self) -> Artifact:
-        return self.steps[PREPROCESSING]["preprocess"]
-
-    @property
-    def evaluation(self) -> Artifact:
-        return self.steps[EVALUATION]["samples"]
-
-    @property
-    def calibration(self) -> Artifact:
-        return self.steps[CALIBRATION]["samples"]
-
-    @property
-    def head(self) -> Artifact:
-        """The head from ``fit-head``."""
-        return self.steps[HEAD]["head"]
-
-    @property
-    def float_scores(self) -> Artifact:
-        """Scores of the original network."""
-        return self.steps[FLOAT_SCORES]["scores"]
-
-    @property
-    def graph(self) -> Artifact:
-        """The exactly restructured float graph."""
-        return self.steps[GRAPH]["graph"]
-
-    @property
-    def graph_scores(self) -> Artifact:
-        return self.steps[GRAPH]["scores"]
-
     def approximated(self, step: str) -> tuple[Artifact, Artifact]:
         """Return the graph that a step ``approximate/...`` made, and its scores."""
         made = self.steps[step]
@@ -120,11 +120,6 @@ class Products:
         return self.steps[self._final]["quantized"]
 
     @property
-    def int8_scores(self) -> Artifact:
-        """Scores of the QDQ graph before any repair."""
-        return self.steps[INT8_SCORES]["scores"]
-
-    @property
     def quantized_scores(self) -> Artifact:
         """Scores of ``quantized``."""
         return self.steps[REPAIRED]["scores"] if REPAIRED in self.steps else self.int8_scores
@@ -133,34 +128,6 @@ class Products:
     def repair(self) -> Artifact | None:
         """The repair report; None if the recipe has no repair."""
         return self.steps[REPAIRED]["findings"] if REPAIRED in self.steps else None
-
-    @property
-    def layers(self) -> Artifact:
-        """Deviation of each layer of the QDQ graph from float."""
-        return self.steps[LAYERS]["findings"]
-
-    @property
-    def integers(self) -> Artifact:
-        """Deviation of integer arithmetic from the QDQ graph."""
-        return self.steps[INTEGERS]["findings"]
-
-    @property
-    def golden_images(self) -> Artifact:
-        return self.steps[GOLDEN]["images"]
-
-    @property
-    def golden_logits(self) -> Artifact:
-        """Logits of the QDQ graph for the golden images."""
-        return self.steps[GOLDEN]["logits"]
-
-    @property
-    def binary(self) -> Artifact:
-        return self.steps[BINARY]["binary"]
-
-    @property
-    def compiler_findings(self) -> Artifact:
-        """Findings of a backend that reports them."""
-        return self.steps[BINARY]["findings"]
 
     @property
     def _final(self) -> str:

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any
 
 from bpudeploy.digest import Digest, Key, key_of
-from bpudeploy.errors import BpudeployError, UsageError
-from bpudeploy.stage import Kind, Stage
+from bpudeploy.errors import BpudeployError, StageContractError, UsageError
+from bpudeploy.stage import Kind, Stage, StageOptions
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,34 @@ class Plan:
             if step.name == name:
                 return step
         raise UsageError(f"no step is named {name!r}", hint=_nearest(name, self.steps))
+
+
+class PlanBuilder:
+    """Collects the steps of a plan in order."""
+
+    def __init__(self, recipe: str) -> None:
+        self._recipe = recipe
+        self._steps: dict[str, Step] = {}
+
+    def add(self, stage: Stage[StageOptions], name: str, options: StageOptions, *inputs: Ref) -> Mapping[str, Ref]:
+        """Add a step and return references to its outputs, by name.
+
+        Raises:
+            StageContractError: the inputs are not of the kinds that the stage takes, or the name is taken.
+        """
+        kinds = tuple(ref.kind for ref in inputs)
+        if kinds != stage.takes or name in self._steps:
+            raise StageContractError(
+                f"step {name!r} is wired {[k.value for k in kinds]}, stage {stage.name!r} takes "
+                f"{[k.value for k in stage.takes]}",
+                hint="this is a bug in the pipeline",
+            )
+        self._steps[name] = Step(name, stage, options, inputs)
+        return {output: Ref(name, output, kind) for output, kind in stage.gives.items()}
+
+    def build(self, unavailable: Mapping[str, BpudeployError] = {}) -> Plan:
+        """Return the plan; ``unavailable`` as in ``Plan``."""
+        return Plan(self._recipe, tuple(self._steps.values()), unavailable)
 
 
 def _nearest(name: str, steps: Iterable[Step]) -> str:

@@ -21,7 +21,7 @@ from bpudeploy.errors import BpudeployError, StageError, StoreError, UsageError
 from bpudeploy.events import Note
 from bpudeploy.run.cluster_task import THREADS, Task, TaskEvent, TaskResult, run_task, software
 from bpudeploy.run.parallel import Job, JobResult, RecipeListener
-from bpudeploy.run.process import STOP_TIMEOUT_S, request_of
+from bpudeploy.run.process import STOP_TIMEOUT_S, packed_request
 from bpudeploy.run.runner import StepResult, artifacts_of
 from bpudeploy.store.shared import SharedStore, fetch, open_shared, share_object
 from bpudeploy.store.steps import remember
@@ -33,26 +33,14 @@ _ALLOWED_FAILURES = 2
 """How many local workers a step may kill before it counts as failed."""
 
 
-@dataclass(frozen=True)
-class LocalWorkers:
-    """Worker processes on this machine for the time of the run; not reachable by others."""
-
-    count: int
-
-
-@dataclass(frozen=True)
-class Scheduler:
-    """The address of a running scheduler, such as tcp://HOST:PORT."""
-
-    address: str
-
-
 @dataclass
 class _SubmittedJob:
     """A submitted job. ``received`` counts the events of each attempt; ``result`` may arrive before the last event."""
 
     job: Job
     listener: RecipeListener
+    future: Any = None
+    """Dask's; None until the job's inputs are shared."""
     received: Counter[str] = field(default_factory=Counter)
     occupies_worker: bool = True
     result: TaskResult | None = None
@@ -79,14 +67,15 @@ class _SubmittedJob:
 class ClusterExecutor:
     """Sends each job to a Dask worker, which runs it in its own process.
 
-    Local workers use the store at ``root``. Others have their own and exchange artifacts through ``shared``; a job has
-    ended when its artifacts are at ``root`` too.
+    ``where`` is the address of a running scheduler, such as tcp://HOST:PORT, or a number of workers to run on this
+    machine for the time of the run, not reachable by others. Local workers use the store at ``root``. Others have their
+    own and exchange artifacts through ``shared``; a job has ended when its artifacts are at ``root`` too.
 
     Raises (from ``with``):
         UsageError: no scheduler answers, or it has no worker.
     """
 
-    def __init__(self, where: LocalWorkers | Scheduler, root: Path, shared: str | None = None) -> None:
+    def __init__(self, where: int | str, root: Path, shared: str | None = None) -> None:
         self._where, self._root, self._shared_url = where, root, shared
         self._topic = f"bpudeploy-{uuid4().hex}"
         self._numbers = itertools.count()
@@ -95,7 +84,6 @@ class ClusterExecutor:
         self._shared: SharedStore | None = None
         self._cluster: Any = None
         self._client: Any = None
-        self._futures: dict[int, Any] = {}
 
     def __enter__(self) -> ClusterExecutor:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # failures are reported as our own errors
@@ -110,8 +98,8 @@ class ClusterExecutor:
     def _connect(self) -> None:
         from distributed import Client
 
-        if isinstance(self._where, LocalWorkers):
-            self._cluster = _local_cluster(self._where.count)
+        if isinstance(self._where, int):
+            self._cluster = _local_cluster(self._where)
         address = self._cluster or self._name
         try:
             self._client = Client(address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
@@ -134,7 +122,7 @@ class ClusterExecutor:
 
     @property
     def _name(self) -> str:
-        return self._where.address if isinstance(self._where, Scheduler) else "this machine"
+        return self._where if isinstance(self._where, str) else "this machine"
 
     def __exit__(self, *_: object) -> None:
         if self._client is not None:
@@ -146,11 +134,11 @@ class ClusterExecutor:
             with suppress(Exception):
                 self._cluster.close(timeout=STOP_TIMEOUT_S)
         self._client = self._cluster = None
-        self._sent, self._futures = {}, {}
+        self._sent = {}
 
     def _stop_running(self) -> None:
         """Cancel the running jobs, and wait until the workers have stopped them."""
-        futures = [self._futures[n] for n, sent in self._sent.items() if sent.occupies_worker and n in self._futures]
+        futures = [sent.future for sent in self._sent.values() if sent.occupies_worker and sent.future is not None]
         if not futures:
             return
         keys = {future.key for future in futures}
@@ -173,20 +161,20 @@ class ClusterExecutor:
         return threads
 
     def start(self, job: Job, listener: RecipeListener) -> None:
-        """Submit ``job``."""
         number = next(self._numbers)
-        self._sent[number] = _SubmittedJob(job, listener)
-        threading.Thread(target=self._run, args=(number, job), daemon=True).start()
+        self._sent[number] = sent = _SubmittedJob(job, listener)
+        threading.Thread(target=self._run, args=(number, sent), daemon=True).start()
 
-    def _run(self, number: int, job: Job) -> None:
+    def _run(self, number: int, sent: _SubmittedJob) -> None:
         """Share the job's inputs, run it on a worker, and fetch its outputs."""
+        job = sent.job
         try:
             if self._shared is not None:
                 for artifact in job.inputs:
                     share_object(self._shared, self._root, artifact.digest)
             task = self._task(number, job)
-            self._futures[number] = future = self._client.submit(run_task, task, key=task.key, pure=False)
-            done = future.result()
+            sent.future = self._client.submit(run_task, task, key=task.key, pure=False)
+            done = sent.future.result()
             self._messages.put((number, None))
             if isinstance(done.outcome, StepResult) and self._shared is not None:
                 done = replace(done, outcome=self._fetched(job, done.outcome))
@@ -197,8 +185,7 @@ class ClusterExecutor:
         self._messages.put((number, done))
 
     def _task(self, number: int, job: Job) -> Task:
-        root = self._root if isinstance(self._where, LocalWorkers) else None
-        packed = request_of(job, root, self._shared_url).packed()
+        packed = packed_request(job, self._root if isinstance(self._where, int) else None, self._shared_url)
         threads = {name: os.environ[name] for name in THREADS if name in os.environ}
         key = f"bpudeploy-{self._topic[-8:]}-{number}"
         return Task(key, job.label, software(), packed, self._topic, number, threads)
@@ -266,7 +253,6 @@ class ClusterExecutor:
 
     def _end(self, number: int) -> JobResult:
         sent = self._sent.pop(number)
-        self._futures.pop(number, None)
         assert sent.result is not None
         return JobResult(sent.job, sent.result.outcome)
 

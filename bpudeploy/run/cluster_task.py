@@ -12,37 +12,31 @@ from pathlib import Path
 from typing import Any, get_args
 from uuid import uuid4
 
+from pydantic import TypeAdapter
+
 import bpudeploy
 from bpudeploy.digest import digest_bytes, digest_file, short
 from bpudeploy.errors import BpudeployError, StageError
-from bpudeploy.events import Event, Progress, StepFinished
+from bpudeploy.events import Event, Progress
 from bpudeploy.run.process import start_process, version_differences
 from bpudeploy.run.runner import StepResult
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Dask sets these to 1 for its workers; results may depend on them, so a step runs with the planner's values."""
-_EVENTS = {kind.__name__: kind for kind in get_args(Event)}
+_EVENTS: dict[str, TypeAdapter[Event]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Event)}
 _ACTIVE = ("init", "running", "paused", "closing_gracefully")
 _POLL_S = 0.2
 _PROGRESS_INTERVAL_S = 0.1
 
 
-@dataclass(frozen=True)
-class Software:
-    """Versions that must be equal on planner and worker; ``code`` is a digest of bpudeploy's files."""
-
-    python: str
-    bpudeploy: str
-    code: str
-
-
 @cache
-def software() -> Software:
-    """Return the versions of this process."""
+def software() -> Mapping[str, str]:
+    """Return the versions that must be equal on planner and worker; ``code`` is a digest of bpudeploy's files."""
     folder = Path(bpudeploy.__file__).parent
     lines = [f"{p.relative_to(folder).as_posix()} {digest_file(p)}" for p in sorted(folder.rglob("*.py"))]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Software(version, bpudeploy.__version__, short(digest_bytes("\n".join(lines).encode())))
+    code = short(digest_bytes("\n".join(lines).encode()))
+    return {"python": version, "bpudeploy": bpudeploy.__version__, "code": code}
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class Task:
 
     key: str
     what: str
-    software: Software
+    software: Mapping[str, str]
     request: bytes
     topic: str
     number: int
@@ -77,10 +71,7 @@ class TaskEvent:
     @classmethod
     def unpacked(cls, attempt: str, name: str, fields: Mapping[str, Any]) -> TaskEvent:
         """Inverse of ``packed``."""
-        event: Event = _EVENTS[name](**fields)
-        if isinstance(event, StepFinished):
-            event = StepFinished(**{**fields, "digests": tuple(fields["digests"])})
-        return cls(attempt, event)
+        return cls(attempt, _EVENTS[name].validate_python(fields))
 
     def packed(self) -> tuple[str, str, dict[str, Any]]:
         """Return the fields as plain values."""
@@ -122,7 +113,7 @@ def _wanted(worker: Any, key: str) -> bool:
 
 
 def _refusal(task: Task, address: str) -> StageError:
-    differ = version_differences(asdict(task.software), asdict(software()))
+    differ = version_differences(task.software, software())
     return StageError(
         f"{task.what}: the worker {address} has other software than the planner: {differ}",
         hint="its results could differ: install the same bpudeploy on every worker, and restart them",

@@ -31,7 +31,7 @@ def open_executor(text: str | None, root: Path, budget: Budget, shared: str | No
         StoreError: the shared store does not answer.
     """
     if shared is not None:
-        shared = _absolute(shared)
+        shared = shared if "://" in shared else str(Path(shared).absolute())  # workers have other current folders
         open_shared(shared)  # fail early
     if text is None or text == LOCAL:
         return LocalExecutor(root, budget, all_records(root), shared)
@@ -42,10 +42,10 @@ def open_executor(text: str | None, root: Path, budget: Budget, shared: str | No
         )
     if find_spec("distributed") is None:
         raise UsageError(f"--executor {text} needs Dask", hint="pip install 'bpudeploy[cluster]'")
-    from bpudeploy.run.cluster import ClusterExecutor, LocalWorkers, Scheduler
+    from bpudeploy.run.cluster import ClusterExecutor
 
     if own is not None:
-        return ClusterExecutor(LocalWorkers(int(own[1])), root, shared)
+        return ClusterExecutor(int(own[1]), root, shared)
     assert address is not None
     if shared is None:
         raise UsageError(
@@ -53,9 +53,4 @@ def open_executor(text: str | None, root: Path, budget: Budget, shared: str | No
             hint="add --shared-store with a folder that all workers mount, or s3://BUCKET/PREFIX",
         )
     protocol = "tls" if address[1] == "tls" else "tcp"
-    return ClusterExecutor(Scheduler(f"{protocol}://{address[2]}"), root, shared)
-
-
-def _absolute(shared: str) -> str:
-    """Make a folder's path absolute, because workers have other current folders."""
-    return shared if "://" in shared else str(Path(shared).absolute())
+    return ClusterExecutor(f"{protocol}://{address[2]}", root, shared)

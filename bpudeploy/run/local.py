@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bpudeploy.errors import BpudeployError
 from bpudeploy.run.parallel import Job, JobResult, RecipeListener
-from bpudeploy.run.process import StepProcess, request_of, start_process
+from bpudeploy.run.process import StepProcess, packed_request, start_process
 from bpudeploy.run.runner import StepResult
 from bpudeploy.store.steps import Record
 
@@ -76,13 +76,10 @@ class LocalExecutor:
         return len(self._running) < self._budget.jobs and used + self._expected(job) <= self._budget.memory_mb
 
     def start(self, job: Job, listener: RecipeListener) -> None:
-        """Start a process for ``job``."""
-        packed = request_of(job, self._root, self._shared).packed()
-        step = start_process(job.label, packed, os.environ)
+        step = start_process(job.label, packed_request(job, self._root, self._shared), os.environ)
         self._running.append(_Running(job, listener, step, self._expected(job)))
 
     def wait(self) -> list[JobResult]:
-        """Forward the processes' events, until at least one process has ended."""
         ended: list[JobResult] = []
         while self._running and not ended:
             for ready in wait([r.step.messages for r in self._running]):

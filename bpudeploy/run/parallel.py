@@ -14,7 +14,7 @@ from bpudeploy.digest import Key
 from bpudeploy.errors import BpudeployError, OutOfTime
 from bpudeploy.events import Event
 from bpudeploy.planning.step import Plan, Step, step_key
-from bpudeploy.run.runner import RunResult, StepResult, ensure_step
+from bpudeploy.run.runner import RunResult, StepResult, ensure_step, inputs_of
 from bpudeploy.stage import Artifact
 from bpudeploy.store.locks import store_in_use
 from bpudeploy.store.steps import find_record
@@ -55,15 +55,12 @@ class Executor(Protocol):
 
     def can_start(self, job: Job) -> bool:
         """Return whether ``job`` may start now; always true if nothing is running."""
-        ...
 
     def start(self, job: Job, listener: RecipeListener) -> None:
         """Start ``job``; ``listener`` is called from ``wait``."""
-        ...
 
     def wait(self) -> list[JobResult]:
         """Wait until at least one job has ended; return the ended ones."""
-        ...
 
 
 @dataclass
@@ -90,10 +87,6 @@ class _PlanRun:
         if self.error is not None:
             return []
         return [s for s in self.plan.steps if s.name not in self.done and all(r.step in self.done for r in s.inputs)]
-
-    def inputs(self, step: Step) -> tuple[Artifact, ...]:
-        """Return the inputs of ``step``."""
-        return tuple(self.done[ref.step].artifacts[ref.output] for ref in step.inputs)
 
 
 @dataclass
@@ -154,7 +147,7 @@ def _advance(
     """Take steps from the store and start others as the executor allows; return whether any was taken."""
     taken, name = False, plan_run.plan.recipe
     for step in plan_run.ready():
-        inputs = plan_run.inputs(step)
+        inputs = inputs_of(step, plan_run.done)
         key = step_key(step.key_parts(tuple(a.digest for a in inputs)))
         forced = step.name in plan_run.forced and key not in state.renewed
         if key in state.failed:

@@ -36,15 +36,12 @@ class StepRequest:
     tools: Mapping[str, str]
     shared: str | None
 
-    def packed(self) -> bytes:
-        """Return the request as bytes for ``start_process`` on any machine; stages may be closures."""
-        packed: bytes = cloudpickle.dumps(self)
-        return packed
 
-
-def request_of(job: Job, root: Path | None, shared: str | None) -> StepRequest:
-    """Return the request for a job whose key was computed on this machine."""
-    return StepRequest(job, root, job.step.key_parts(tuple(a.digest for a in job.inputs))["tools"], shared)
+def packed_request(job: Job, root: Path | None, shared: str | None) -> bytes:
+    """Return the request for a job whose key was computed here, as bytes for ``start_process`` on any machine."""
+    tools = job.step.key_parts(tuple(a.digest for a in job.inputs))["tools"]
+    packed: bytes = cloudpickle.dumps(StepRequest(job, root, tools, shared))  # stages may be closures
+    return packed
 
 
 def version_differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:

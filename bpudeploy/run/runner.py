@@ -5,9 +5,10 @@ from __future__ import annotations
 import resource
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bpudeploy.store.leases import lease
 from bpudeploy.store.locks import step_lock, store_in_use
 from bpudeploy.store.objects import add_object, object_path, storing
 from bpudeploy.store.shared import ReadOnly, SharedStore, fetch, fetch_object, share
-from bpudeploy.store.steps import Record, StepOutput, find_record, record_path, remember, write_record
+from bpudeploy.store.steps import Record, StepOutput, find_record, keep_record, record_path, remember
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,16 @@ def run(
     results: dict[str, StepResult] = {}
     with store_in_use(root):
         for step in plan.steps:
-            inputs = tuple(results[ref.step].artifacts[ref.output] for ref in step.inputs)
+            inputs = inputs_of(step, results)
             results[step.name] = ensure_step(
                 plan.recipe, step, inputs, root, emit, forced=step.name in forced, shared=shared
             )
     return RunResult(results)
+
+
+def inputs_of(step: Step, results: Mapping[str, StepResult]) -> tuple[Artifact, ...]:
+    """Return the inputs of ``step``, which earlier steps made."""
+    return tuple(results[ref.step].artifacts[ref.output] for ref in step.inputs)
 
 
 def ensure_step(
@@ -110,14 +116,17 @@ def ensure_step(
     hit = record is not None
     if record is None:
         before = _record_inode(root, key)
-        with _exclusive(root, key, shared, lambda: emit(StepWaiting(step.name))):
+        waiting = partial(emit, StepWaiting(step.name))
+        # against processes of this machine first, then against other machines
+        with step_lock(root, key, waiting), nullcontext() if shared is None else lease(shared, key, waiting):
             if not forced or _record_inode(root, key) != before:
                 record = _find(root, key, shared, emit)  # another process may have run it while we waited
             hit = record is not None
             if record is None:
                 emit(StepStarted(step.name))
                 record = _run_step(step, _local_inputs(inputs, root, shared), key, parts, root, emit)
-                write_record(root, recipe, record)
+                keep_record(root, record)
+                remember(root, recipe, record)
                 if shared is not None:
                     record = _share(shared, root, record, forced, emit)
     if hit:
@@ -133,17 +142,6 @@ def _find(root: Path, key: Key, shared: SharedStore | None, emit: Callable[[Even
     if shared is None:
         return found
     return fetch(shared, root, key) if found is None else _share(shared, root, found, False, emit)
-
-
-@contextmanager
-def _exclusive(root: Path, key: Key, shared: SharedStore | None, waiting: Callable[[], None]) -> Iterator[None]:
-    """Lock a step against processes of this machine, then against other machines."""
-    with step_lock(root, key, waiting):
-        if shared is None:
-            yield
-            return
-        with lease(shared, key, waiting):
-            yield
 
 
 def _local_inputs(inputs: tuple[Artifact, ...], root: Path, shared: SharedStore | None) -> tuple[Artifact, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from bpudeploy.digest import Key
@@ -13,18 +13,14 @@ from bpudeploy.files import Locked, locked
 from bpudeploy.store.objects import storing
 
 
-@contextmanager
-def step_lock(root: Path, key: Key, waiting: Callable[[], None]) -> Iterator[None]:
+def step_lock(root: Path, key: Key, waiting: Callable[[], None]) -> AbstractContextManager[int]:
     """Hold the lock of one step; ``waiting`` is called once if another process has it."""
-    with locked(_made(root, key), wait=math.inf, waiting=waiting):
-        yield
+    return locked(_made(root, key), wait=math.inf, waiting=waiting)
 
 
-@contextmanager
-def store_in_use(root: Path) -> Iterator[None]:
+def store_in_use(root: Path) -> AbstractContextManager[int]:
     """Keep ``gc`` out for as long as a run may name objects that no record names yet."""
-    with locked(_made(root, "store"), shared=True, wait=math.inf):
-        yield
+    return locked(_made(root, "store"), shared=True, wait=math.inf)
 
 
 @contextmanager

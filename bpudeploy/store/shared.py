@@ -226,7 +226,7 @@ def read(shared: SharedStore, path: str) -> bytes | None:
 
 def _record(shared: SharedStore, key: Key) -> Record | None:
     data = read(shared, shared.path(record_path(Path(), key)))
-    record = record_of(data.decode(errors="replace")) if data is not None else None
+    record = record_of(data) if data is not None else None
     return record if record is not None and record.key == key else None
 
 

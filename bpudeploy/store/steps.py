@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from bpudeploy.digest import Digest, Key, key_of
 from bpudeploy.files import write_atomically
 from bpudeploy.store.objects import object_path, storing
@@ -40,15 +42,12 @@ class Record:
     made: int = 0
 
 
+_RECORD = TypeAdapter(Record)
+
+
 def record_path(root: Path, key: Key) -> Path:
     """Return the path of a key's record, whether or not it exists."""
     return root / "steps" / key[:2] / f"{key[2:]}.json"
-
-
-def write_record(root: Path, recipe: str, record: Record) -> None:
-    """Store ``record`` under its key, and as the latest of its step for ``explain``."""
-    keep_record(root, record)
-    _set_latest(root, recipe, record)
 
 
 def keep_record(root: Path, record: Record) -> None:
@@ -63,14 +62,11 @@ def record_text(record: Record) -> str:
     return json.dumps(asdict(record), sort_keys=True, indent=1)
 
 
-def record_of(text: str) -> Record | None:
+def record_of(text: bytes) -> Record | None:
     """Parse a record; None if the text is not a valid one."""
     try:
-        raw = json.loads(text)
-        outputs = tuple(StepOutput(o["kind"], Digest(o["digest"]), int(o["size"])) for o in raw["outputs"])
-        seconds, peak_mb, made = float(raw["seconds"]), float(raw["peak_mb"]), int(raw.get("made", 0))
-        return Record(raw["step"], Key(raw["key"]), raw["parts"], outputs, seconds, peak_mb, made)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return _RECORD.validate_json(text)
+    except ValidationError:
         return None
 
 
@@ -98,19 +94,15 @@ def all_records(root: Path) -> list[Record]:
 
 
 def remember(root: Path, recipe: str, record: Record) -> None:
-    """Record that ``recipe`` used ``record`` now (a cache hit), for ``explain`` and gc."""
+    """Record that ``recipe`` made or used ``record`` now, for ``explain`` and gc."""
     with storing(record_path(root, record.key)), suppress(FileNotFoundError):
         os.utime(record_path(root, record.key))
+    latest = _latest(root, recipe, record.step)
     with suppress(OSError):
-        if _latest(root, recipe, record.step).read_text() == record.key:
+        if latest.read_text() == record.key:
             return
-    _set_latest(root, recipe, record)
-
-
-def _set_latest(root: Path, recipe: str, record: Record) -> None:
-    path = _latest(root, recipe, record.step)
-    with storing(path):
-        write_atomically(path, record.key)
+    with storing(latest):
+        write_atomically(latest, record.key)
 
 
 def _latest(root: Path, recipe: str, step: str) -> Path:
@@ -127,6 +119,6 @@ def _exists(root: Path, output: StepOutput) -> bool:
 def _read(path: Path) -> Record | None:
     """Return a record, or None if it is missing or damaged."""
     try:
-        return record_of(path.read_text())
-    except (OSError, UnicodeDecodeError):
+        return record_of(path.read_bytes())
+    except OSError:
         return None

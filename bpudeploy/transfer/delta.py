@@ -41,12 +41,6 @@ class Copy:
 Part = Literal | Copy
 
 
-@dataclass(frozen=True)
-class _BlockIndex:
-    base: int
-    block: int
-
-
 class _Blocks:
     """The blocks of all bases, by digest."""
 
@@ -54,10 +48,10 @@ class _Blocks:
         import numpy as np
 
         self._bases = bases
-        self._index: dict[bytes, _BlockIndex] = {}
+        self._index: dict[bytes, Copy] = {}
         for base, digests in enumerate(bases):
             for block in range(len(digests) // DIGEST.size):
-                self._index.setdefault(self._digest(base, block), _BlockIndex(base, block))
+                self._index.setdefault(self._digest(base, block), Copy(base, block * BLOCK, BLOCK))
         weak = np.array([DIGEST.unpack(digest)[0] for digest in self._index], np.uint32)
         self._weak = np.sort(weak)
         self._filter = np.zeros(1 << _FILTER_BITS, bool)
@@ -66,12 +60,12 @@ class _Blocks:
     def _digest(self, base: int, block: int) -> bytes:
         return self._bases[base][block * DIGEST.size : (block + 1) * DIGEST.size]
 
-    def next_digest(self, index: _BlockIndex) -> bytes:
+    def next_digest(self, block: Copy) -> bytes:
         """Return the digest of the following block in the same base; empty at the end."""
-        return self._digest(index.base, index.block + 1)
+        return self._digest(block.base, block.at // BLOCK + 1)
 
-    def find(self, data: memoryview, start: int, end: int) -> tuple[int, _BlockIndex] | None:
-        """Return the first offset in ``start..end`` at which ``data`` contains a block, and the block's index."""
+    def find(self, data: memoryview, start: int, end: int) -> tuple[int, Copy] | None:
+        """Return the first offset in ``start..end`` at which ``data`` contains a block, and the block."""
         import numpy as np
 
         sums = _rolling_adler(np.frombuffer(data[start : end + BLOCK - 1], np.uint8))
@@ -80,8 +74,8 @@ class _Blocks:
         at = np.minimum(np.searchsorted(self._weak, found), len(self._weak) - 1)
         for offset in candidates[self._weak[at] == found]:
             here = start + int(offset)
-            if index := self._index.get(block_digest(data[here : here + BLOCK])):
-                return here, index
+            if block := self._index.get(block_digest(data[here : here + BLOCK])):
+                return here, block
         return None
 
 
@@ -115,24 +109,24 @@ def parts(data: memoryview, start: int, bases: Sequence[bytes]) -> Iterator[Part
     here = sent = start
     window = _MIN_WINDOW
     run: Copy | None = None
-    index: _BlockIndex | None = None
+    block: Copy | None = None
     while blocks and here + BLOCK <= len(data):
-        if index and blocks.next_digest(index) == block_digest(data[here : here + BLOCK]):
-            found, index = here, _BlockIndex(index.base, index.block + 1)
+        if block and blocks.next_digest(block) == block_digest(data[here : here + BLOCK]):
+            found, block = here, Copy(block.base, block.at + BLOCK, BLOCK)
         elif hit := blocks.find(data, here, min(here + window, len(data) - BLOCK + 1)):
-            found, index = hit
+            found, block = hit
         else:
             here += window
-            window, index = min(2 * window, _MAX_WINDOW), None
+            window, block = min(2 * window, _MAX_WINDOW), None
             continue
-        if found == sent and run and run.base == index.base and run.at + run.length == index.block * BLOCK:
+        if found == sent and run and run.base == block.base and run.at + run.length == block.at:
             run = Copy(run.base, run.at, run.length + BLOCK)
         else:
             if run:
                 yield run
             if found > sent:
                 yield Literal(sent, found)
-            run = Copy(index.base, index.block * BLOCK, BLOCK)
+            run = block
         here = sent = found + BLOCK
         window = _MIN_WINDOW
     if run:

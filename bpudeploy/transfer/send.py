@@ -62,12 +62,12 @@ def send(
     Raises:
         BoardError: with the names of board and step. A repeated call resumes the transfer.
     """
-    data = _mapped(local)
+    data, report = _mapped(local), progress or (lambda _done, _total: None)
     with ThreadPoolExecutor(1) as pool:
         channel = Channel(board, remote, step, len(data))
         expected = pool.submit(lambda: hashlib.sha256(data).digest())  # in parallel with the board
         for usable_bases in (bases, ()):  # retry without bases, in case one of them changed
-            digest, reused, method = _transfer(channel, data, usable_bases, progress or _no_progress)
+            digest, reused, method = _transfer(channel, data, usable_bases, report)
             if digest in (None, expected.result()):
                 return SendResult(channel.wire_bytes, reused, method)
     raise channel.error(
@@ -110,10 +110,6 @@ def _correct_prefix(state: RemoteState, data: memoryview) -> int:
             break
         kept += len(span)
     return kept
-
-
-def _no_progress(done: int, total: int) -> None:
-    """Ignore progress."""
 
 
 def _mapped(path: Path) -> memoryview:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpudeploy.effects.packed import packed_agent
+from bpudeploy.effects.agent import packed_agent
 from tests.agent.host import FakeBoard, furnish
 from tests.fakes.board.artifact import runnable
 from tests.fakes.board.fixtures import Board, install

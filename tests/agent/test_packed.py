@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.effects.packed import packed_agent
+from bpudeploy.effects.agent import packed_agent
 from tests.agent.host import FakeBoard
 
 AGENT = Path(__file__).parents[2] / "bpudeploy" / "agent"

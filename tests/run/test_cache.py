@@ -20,8 +20,8 @@ from bpudeploy import BpudeployError
 from bpudeploy.digest import canonical, key_of
 from bpudeploy.errors import StageContractError, StoreError, UsageError
 from bpudeploy.events import Event, StepWaiting
-from bpudeploy.planning.builder import PlanBuilder
 from bpudeploy.planning.preview import StepState, preview
+from bpudeploy.planning.step import PlanBuilder
 from bpudeploy.run.runner import run
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.store.gc import collect, usage, verify

@@ -19,8 +19,7 @@ from bpudeploy.cli.main import main
 from bpudeploy.digest import Digest
 from bpudeploy.errors import ExitCode, StageError, UsageError
 from bpudeploy.events import Event, Note, Progress, StepFinished, StepStarted, StepWaiting
-from bpudeploy.planning.builder import PlanBuilder
-from bpudeploy.planning.step import Plan
+from bpudeploy.planning.step import Plan, PlanBuilder
 from bpudeploy.run.executors import open_executor
 from bpudeploy.run.parallel import run_all
 from bpudeploy.run.runner import RunResult, run

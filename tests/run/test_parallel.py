@@ -15,8 +15,7 @@ import pytest
 from bpudeploy import BpudeployError
 from bpudeploy.errors import OutOfTime, StageError
 from bpudeploy.events import Event, StepFinished, StepStarted
-from bpudeploy.planning.builder import PlanBuilder
-from bpudeploy.planning.step import Plan
+from bpudeploy.planning.step import Plan, PlanBuilder
 from bpudeploy.run.local import Budget, LocalExecutor
 from bpudeploy.run.parallel import run_all
 from bpudeploy.run.runner import RunResult, run

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpudeploy.planning.builder import PlanBuilder
-from bpudeploy.planning.step import Plan
+from bpudeploy.planning.step import Plan, PlanBuilder
 from bpudeploy.run.runner import run
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 

@@ -13,8 +13,7 @@ import pytest
 from bpudeploy.cli.main import main
 from bpudeploy.errors import ExitCode, StoreError, UsageError
 from bpudeploy.events import Event, Note
-from bpudeploy.planning.builder import PlanBuilder
-from bpudeploy.planning.step import Plan
+from bpudeploy.planning.step import Plan, PlanBuilder
 from bpudeploy.run.runner import run
 from bpudeploy.stage import Kind
 from bpudeploy.store.gc import verify
