@@ -74,16 +74,10 @@ def built(tiny_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     os.chdir(folder)
     os.environ["BPUDEPLOY_STORE"] = str(folder / "store")
     try:
-        from bpudeploy.backends.registry import load_backend
-        from bpudeploy.deployment import build
-        from bpudeploy.planning import pipeline
-
         digests = []
         for observer in ("mse", "minmax"):
             resolved = bpudeploy.load(tiny_files / "tiny.yaml", "target=cpu-ssh", f"quantize.observer={observer}")
-            backend = load_backend("ort")
-            made = build(resolved, backend, pipeline.plan(resolved, backend), folder / "store", lambda event: None)
-            digests.append(made.release.digest)
+            digests.append(bpudeploy.build(resolved, store=folder / "store").digest)
             time.sleep(1.1)  # builds are ordered by the second
         yield folder, digests
     finally:
