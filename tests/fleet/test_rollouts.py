@@ -74,7 +74,7 @@ def built(tiny_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     os.chdir(folder)
     os.environ["BPUDEPLOY_STORE"] = str(folder / "store")
     try:
-        digests = []
+        digests: list[str] = []
         for observer in ("mse", "minmax"):
             resolved = bpudeploy.load(tiny_files / "tiny.yaml", "target=cpu-ssh", f"quantize.observer={observer}")
             digests.append(bpudeploy.build(resolved, store=folder / "store").digest)
