@@ -10,10 +10,10 @@ import pytest
 import bpudeploy
 from bpudeploy.errors import SpecError
 from bpudeploy.planning import pipeline
+from bpudeploy.planning.step import Step
 from bpudeploy.spec.approximate import ApproximateSpec
 from bpudeploy.spec.load import load_recipe
 from bpudeploy.spec.schema import recipe_schema
-from bpudeploy.stages.approximate import approximations
 
 PLACE = "restructure.approximate"
 ALL = [
@@ -31,14 +31,18 @@ def spec(path: Path, *sets: str) -> ApproximateSpec:
     return resolved.recipe.restructure.approximate
 
 
-def canonical(spec: ApproximateSpec) -> list[tuple[str, Any]]:
-    return [(a.step.removeprefix("approximate/"), dict(a.canonical())) for a in approximations(spec)]
+def approximations(path: Path, *sets: str) -> list[Step]:
+    """Return the plan's steps that approximate."""
+    plan = pipeline.plan(bpudeploy.load(path, *(f"{PLACE}.{s}" for s in sets)))
+    return [step for step in plan.steps if step.group == "approximate"]
+
+
+def canonical(steps: list[Step]) -> list[tuple[str, Any]]:
+    return [(step.name.removeprefix("approximate/"), dict(step.options.canonical())) for step in steps]
 
 
 def test_nothing_is_approximated_unless_named(tiny: Path) -> None:
-    assert spec(tiny) == ApproximateSpec() and approximations(spec(tiny)) == ()
-    resolved = bpudeploy.load(tiny)
-    assert not [s.name for s in pipeline.plan(resolved).steps if s.group == "approximate"]
+    assert spec(tiny) == ApproximateSpec() and approximations(tiny) == []
 
 
 def test_the_order_is_fixed_and_blocks_keep_their_numbers(tiny: Path) -> None:
@@ -50,8 +54,8 @@ def test_the_order_is_fixed_and_blocks_keep_their_numbers(tiny: Path) -> None:
         ("prune-heads", {"share": 0.25, "heads": (), "absent": (1, 2, 4, 6, 9)}),
         ("gelu", {"form": "quick"}),
     ]
-    assert canonical(spec(tiny, *ALL)) == canonical(spec(tiny, *reversed(ALL))) == expected
-    assert [a.label for a in approximations(spec(tiny, *ALL))] == [
+    assert canonical(approximations(tiny, *ALL)) == canonical(approximations(tiny, *reversed(ALL))) == expected
+    assert [step.options.label for step in approximations(tiny, *ALL)] == [
         "+ drop blocks 9",
         "+ linear blocks 1 to 2",
         "+ parallel blocks 3 and 4, 5 and 6",

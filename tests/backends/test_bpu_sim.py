@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
 from bpudeploy import Summary
 from bpudeploy.backends.base import CompileInputs
-from bpudeploy.backends.bpu_sim import BpuSimBackend
+from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.errors import StageError
 from bpudeploy.predict.simulated import KEY, SimulationReport
@@ -19,25 +20,28 @@ from bpudeploy.spec.compile_options import BpuSimOptions
 from bpudeploy.spec.load import load_target
 from bpudeploy.stage import StepContext
 from bpudeploy.testing import check_backend
+from tests.backends.changed import ChangedBackend
 
 PAIRS = (("sim-x3", "rdk-x3"), ("sim-x5", "rdk-x5"), ("sim-s100", "rdk-s100"))
 
 
 @pytest.mark.parametrize("march", ["bayes-e", "nash-e", "bernoulli2", "bayes"])
 def test_it_conforms_on_every_march_that_has_a_latency_model(march: str, tmp_path: Path) -> None:
-    check_backend(BpuSimBackend(), tmp_path, march)
+    check_backend(load_backend("bpu_sim"), tmp_path, march)
 
 
 def test_a_march_without_a_latency_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="bpu_sim has no latency model of cpu"):
-        check_backend(BpuSimBackend(), tmp_path, "cpu")
+        check_backend(load_backend("bpu_sim"), tmp_path, "cpu")
 
 
 def test_the_binary_says_its_parts_and_its_predicted_latency(tmp_path: Path) -> None:
     found: list[SimulationReport] = []
 
-    class Kept(BpuSimBackend):
-        def compile(self, work: StepContext, inputs: CompileInputs, options: BpuSimOptions) -> Path:
+    class Kept(ChangedBackend):
+        base = "bpu_sim"
+
+        def compile(self, work: StepContext, inputs: CompileInputs, options: Any) -> Path:
             made = super().compile(work, inputs, options)
             (said,) = [e.value for e in onnx.load(made).metadata_props if e.key == KEY]
             found.append(SimulationReport.model_validate_json(said))

@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.embedded import open_embedded
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.signing import load_key
+from bpudeploy.testing import embedded_board
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")
 LETS_IN = not pwd.getpwuid(os.getuid()).pw_shell.endswith(("nologin", "false"))
@@ -157,7 +157,7 @@ def openssh_board(folder: Path) -> Iterator[SshBoard]:
 
 def any_board(folder: Path) -> AbstractContextManager[SshBoard]:
     """Connect to an sshd where it is installed and lets this user in, else to the embedded board."""
-    return openssh_board(folder) if SSHD is not None and LETS_IN else open_embedded(folder)
+    return openssh_board(folder) if SSHD is not None and LETS_IN else embedded_board(folder)
 
 
 def free_port() -> int:

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpudeploy.boards.address import Address, Identity
-from bpudeploy.boards.embedded import open_embedded
 from bpudeploy.boards.ssh import SshBoard, open_ssh
 from bpudeploy.errors import BoardError, UsageError
+from bpudeploy.testing import embedded_board
 from tests.boards.sshd import needs_sshd, openssh_board
 
 
-@pytest.fixture(scope="module", params=[pytest.param(openssh_board, marks=needs_sshd), open_embedded])
+@pytest.fixture(scope="module", params=[pytest.param(openssh_board, marks=needs_sshd), embedded_board])
 def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
     with request.param(tmp_path_factory.mktemp("board")) as opened:
         yield opened
@@ -205,7 +205,7 @@ def gone(of: Path) -> bool:
 
 
 def test_the_board_is_stopped_with_all_its_processes(tmp_path: Path) -> None:
-    with open_embedded(tmp_path) as opened:
+    with embedded_board(tmp_path) as opened:
         opened.run(["sh", "-c", f"(sleep 1000; : {tmp_path}) >/dev/null 2>&1 &"], timeout=5, step="test")
         assert processes(tmp_path)
     assert gone(tmp_path), processes(tmp_path)
@@ -214,8 +214,8 @@ def test_the_board_is_stopped_with_all_its_processes(tmp_path: Path) -> None:
 
 def test_a_killed_run_leaves_no_board(tmp_path: Path) -> None:
     code = (
-        "import time, sys; from pathlib import Path; from bpudeploy.boards.embedded import *\n"
-        f"with open_embedded(Path({str(tmp_path)!r})): "
+        "import time, sys; from pathlib import Path; from bpudeploy.testing import *\n"
+        f"with embedded_board(Path({str(tmp_path)!r})): "
         "print('up', flush=True); time.sleep(100)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -227,8 +227,8 @@ def test_a_killed_run_leaves_no_board(tmp_path: Path) -> None:
 
 def test_two_runs_on_one_board_take_turns(tmp_path: Path) -> None:
     code = (
-        "import time; from pathlib import Path; from bpudeploy.boards.embedded import *\n"
-        f"with open_embedded(Path({str(tmp_path)!r})): "
+        "import time; from pathlib import Path; from bpudeploy.testing import *\n"
+        f"with embedded_board(Path({str(tmp_path)!r})): "
         "print(time.time(), flush=True); time.sleep(0.5); print(time.time())"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]

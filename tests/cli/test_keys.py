@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bpudeploy.boards.embedded import open_embedded
 from bpudeploy.cli.main import main
 from bpudeploy.signing import NAMESPACE, PRINCIPAL, load_key
+from bpudeploy.testing import embedded_board
 
 TARGET = """\
 name: here
@@ -38,7 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ssh_board(home: Path, tmp_path: Path) -> Iterator[str]:
     """A board that ~/.ssh/config names ``desk``; returns that name."""
     place = tmp_path / "desk"
-    with open_embedded(place) as board:
+    with embedded_board(place) as board:
         port = board._connection.get_extra_info("peername")[1]
         ssh = home / ".ssh"
         ssh.mkdir(mode=0o700)

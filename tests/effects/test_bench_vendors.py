@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+import bpudeploy.effects.bench as bench_module
 from bpudeploy import Release
 from bpudeploy.boards.address import Address
 from bpudeploy.boards.ssh import SshBoard, open_ssh
-from bpudeploy.effects import bench as bench_module
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note
 from tests.boards.sshd import Home, make_home, needs_sshd, serve

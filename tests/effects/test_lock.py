@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 
-from bpudeploy.boards.embedded import open_embedded
 from bpudeploy.boards.ssh import SshBoard
-from bpudeploy.effects import lock
-from bpudeploy.effects.lock import LockTiming
+from bpudeploy.effects.lock import LockTiming, owner
 from bpudeploy.effects.push import PushPolicy, push
 from bpudeploy.effects.trust import trust
 from bpudeploy.errors import BoardError
 from bpudeploy.events import Event, Note
 from bpudeploy.signing import SigningKey
+from bpudeploy.testing import embedded_board
 from tests.effects.releases import Between, OnPath, policy, quiet, release, served, tools
 
 UNHURRIED = LockTiming(wait_s=20, lease_s=60)
@@ -89,7 +88,7 @@ def test_what_cannot_be_alive_is_not_waited_for(
     if of == "an earlier boot":
         held(root, "ann@desk pid 12", on="0c7de1aa-0000-4000-8000-000000000000")
     else:
-        held(root, lock.owner().replace(f"pid {os.getpid()}", f"pid {dead.pid}"))
+        held(root, owner().replace(f"pid {os.getpid()}", f"pid {dead.pid}"))
     started = time.monotonic()
     push(board, release(tmp_path, b"x"), PushPolicy(key, timing=UNHURRIED), quiet)
     assert time.monotonic() - started < 10 and served(root, key.public) == b"x"
@@ -161,12 +160,12 @@ def test_many_deployers_at_once_take_turns(tmp_path: Path, key: SigningKey) -> N
     from tests.effects.releases import its_root
 
     failures, root = list[BaseException](), tmp_path / "root"
-    with open_embedded(tmp_path / "b0") as first, its_root(first, root):
+    with embedded_board(tmp_path / "b0") as first, its_root(first, root):
         trust(first, key.public)
 
     def deploy(who: int) -> None:
         try:
-            with open_embedded(tmp_path / f"b{who}") as board, its_root(board, root):
+            with embedded_board(tmp_path / f"b{who}") as board, its_root(board, root):
                 folder = tmp_path / f"r{who}"
                 folder.mkdir()
                 for number in range(3):

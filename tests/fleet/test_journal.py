@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import bpudeploy.fleet.journal as journals
 from bpudeploy.effects.lock import owner
 from bpudeploy.errors import UsageError
-from bpudeploy.fleet import journal as journals
 from bpudeploy.fleet.events import BoardStarted, CommandGiven, Event, RolloutCommand, TaskKind
 from bpudeploy.fleet.journal import Journal, append, controller, create, list_journals, take_control
 from tests.fleet.test_view import order, planned, started, taken_up

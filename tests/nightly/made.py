@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bpudeploy.nightly.change_points import find_change_points
+from bpudeploy.nightly.change_points import ChangePoint, find_change_points, latest_regression
 from bpudeploy.nightly.history import MetricHistory
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import BoardFault, FindingOutcome, JobResult, JobState, MetricFinding, Night, Reference
@@ -76,6 +76,11 @@ def history(
         for point in points
     )
     return MetricHistory(job, metric, series, measured, find_change_points(series))
+
+
+def regression_in(series: Series) -> ChangePoint | None:
+    """Return the latest regression among the series' change points."""
+    return latest_regression(find_change_points(series))
 
 
 def finding(metric: Metric = Metric.P50, outcome: FindingOutcome = FindingOutcome.SAME, **fields: Any) -> MetricFinding:

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from bpudeploy.nightly.change_points import ChangePoint, find_change_points, latest_regression
+from bpudeploy.nightly.change_points import find_change_points
 from bpudeploy.nightly.series import Point, Scale, Series
+from tests.nightly.made import regression_in
 
 START = datetime(2026, 1, 1, 2, tzinfo=UTC)
 
@@ -38,10 +39,6 @@ def latencies(
         if night not in missing
     )
     return Series(points, Scale.RATIO, higher_is_worse=True, at_least=at_least)
-
-
-def regression_in(series: Series) -> ChangePoint | None:
-    return latest_regression(find_change_points(series))
 
 
 def morning(series: Series, nights: int) -> Series:

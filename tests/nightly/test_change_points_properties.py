@@ -11,14 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.detectors_worlds import Lab, World, draw
-from bpudeploy.nightly.change_points import ChangePoint, find_change_points, latest_regression
+from bpudeploy.nightly.change_points import find_change_points
 from bpudeploy.nightly.series import Point, Scale, Series
+from tests.nightly.made import regression_in
 
 worlds = st.builds(draw, st.integers(0, 10_000), st.sampled_from(list(Lab)), steps=st.booleans())
-
-
-def regression_in(series: Series) -> ChangePoint | None:
-    return latest_regression(find_change_points(series))
 
 
 @given(worlds, st.integers(-20, 20))

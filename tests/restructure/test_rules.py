@@ -14,22 +14,13 @@ from bpudeploy.restructure.fuse_patterns import fuse_patterns
 from bpudeploy.restructure.graph import Graph
 from bpudeploy.restructure.lower.dispatch import lower
 from bpudeploy.restructure.network import read_network
-from bpudeploy.restructure.rewrite import rewrite
-from bpudeploy.restructure.rules.biases import drop_key_biases, move_value_biases
-from bpudeploy.restructure.rules.centre import centre
-from bpudeploy.restructure.rules.dead import remove_dead
-from bpudeploy.restructure.rules.merge_equal import merge_equal_nodes
-from bpudeploy.restructure.rules.moves import merge_moves
-from bpudeploy.restructure.rules.narrow import narrow
-from bpudeploy.restructure.rules.protect import protect_squares
-from bpudeploy.restructure.rules.scale import fold_scales
-from bpudeploy.restructure.rules.tokens import prepare_tokens
+from bpudeploy.restructure.rewrite import RULES, rewrite
 from bpudeploy.restructure.write import to_onnx
 from tests.restructure.graphs import network, noise, ops, original, ours
 
 N = helper.make_node
 SHAPE = (1, 8, 4, 4)
-Rule = Callable[[Graph], int]
+RULE: dict[str, Callable[[Graph], int]] = dict(RULES)
 CONV = N("Conv", ["x", "w", "b"], ["c"])
 NORM = N("LayerNormalization", ["t", "g", "h"], ["n"])
 TO_TOKENS = [N("Reshape", ["c", "s"], ["r"]), N("Transpose", ["r"], ["t"], perm=[0, 2, 1])]
@@ -49,14 +40,13 @@ def constants(**more: Any) -> dict[str, Any]:
     }
 
 
-def applied(rule: Rule, model: Any, *, first: tuple[Rule, ...] = (remove_dead,)) -> tuple[int, Graph]:
-    """Apply ``rule`` to the lowered ``model``, check that its outputs are unchanged, and return count and graph."""
+def applied(rule: str, model: Any) -> tuple[int, Graph]:
+    """Apply one of the rewrite's rules to the lowered ``model``, check its outputs, and return count and graph."""
     x = noise(*SHAPE, seed=9)
     graph = lower(fuse_patterns(read_network(model)))
-    for earlier in first:
-        earlier(graph)
-    count = rule(graph)
-    remove_dead(graph)
+    RULE["dead"](graph)
+    count = RULE[rule](graph)
+    RULE["dead"](graph)
     outputs = list(graph.outputs)
     made = to_onnx(graph)
     session = open_session(made.SerializeToString())
@@ -91,7 +81,7 @@ class TestCentre:
     def test_the_mean_is_folded_into_linear_producers(self) -> None:
         nodes = [CONV, *TO_TOKENS, NORM, N("MatMul", ["n", "m"], ["u"]), N("Add", ["t", "u"], ["t2"])]
         nodes += [N("LayerNormalization", ["t2", "g"], ["n2"]), N("MatMul", ["n2", "head"], ["y"])]
-        count, graph = applied(centre, network(nodes, constants(m=noise(8, 8, seed=7)), SHAPE))
+        count, graph = applied("centre", network(nodes, constants(m=noise(8, 8, seed=7)), SHAPE))
         assert count == 2 and not [n for n in graph.nodes.values() if n.op == "Sub"]
 
     def test_a_reader_that_needs_the_mean_prevents_folding(self) -> None:
@@ -103,12 +93,12 @@ class TestCentre:
             N("MatMul", ["t", "head"], ["z"]),
             N("Add", ["u", "z"], ["y"]),
         ]
-        count, _ = applied(centre, network(nodes, constants(), SHAPE))
+        count, _ = applied("centre", network(nodes, constants(), SHAPE))
         assert count == 0
 
     def test_an_output_is_never_changed(self) -> None:
         nodes = [CONV, *TO_TOKENS, NORM, N("MatMul", ["n", "head"], ["y"])]
-        count, _ = applied(centre, network(nodes, constants(), SHAPE, outputs=("y", "t")))
+        count, _ = applied("centre", network(nodes, constants(), SHAPE, outputs=("y", "t")))
         assert count == 0
 
     def test_a_nonlinear_producer_read_by_two_norms_is_centred_once(self) -> None:
@@ -120,7 +110,7 @@ class TestCentre:
         ]
         nodes += [NORM, N("MatMul", ["n", "m"], ["u"]), N("Add", ["t", "u"], ["t2"])]
         nodes += [N("LayerNormalization", ["t2", "g"], ["n2"]), N("MatMul", ["n2", "head"], ["y"])]
-        count, graph = applied(centre, network(nodes, constants(m=noise(8, 8, seed=7)), SHAPE))
+        count, graph = applied("centre", network(nodes, constants(m=noise(8, 8, seed=7)), SHAPE))
         assert count == 2 and len([n for n in graph.nodes.values() if n.op == "Sub"]) == 1
 
     def test_a_stream_continues_through_moves_slices_and_constants(self) -> None:
@@ -131,36 +121,36 @@ class TestCentre:
             N("MatMul", ["f", "head"], ["y"]),
         ]
         made = constants(cls=noise(1, 1, 8), pos=noise(1, 17, 8), z=np.array([0]), one=np.array([1]))
-        count, graph = applied(centre, network(nodes, made, SHAPE))
+        count, graph = applied("centre", network(nodes, made, SHAPE))
         assert count == 1 and not [n for n in graph.nodes.values() if n.op == "Sub"]
 
 
 class TestBiases:
     def test_key_biases_are_dropped(self) -> None:
-        count, graph = applied(drop_key_biases, attention())
+        count, graph = applied("key biases", attention())
         assert count == 1 and sum(len(n.inputs) == 2 for n in graph.nodes.values() if n.op == "Conv") == 1
 
     def test_value_biases_move_into_the_projection(self) -> None:
-        assert applied(move_value_biases, attention())[0] == 1
+        assert applied("value biases", attention())[0] == 1
 
     def test_value_biases_stay_if_rows_do_not_sum_to_one(self) -> None:
-        assert applied(move_value_biases, attention(talking=True))[0] == 0
+        assert applied("value biases", attention(talking=True))[0] == 0
 
     def test_key_biases_stay_in_attention_over_channels(self) -> None:
         """Each column is another channel of the key, so the bias does not cancel (DaViT)."""
         nodes = [CONV, *TO_TOKENS, N("MatMul", ["t", "wk"], ["k0"]), N("Add", ["k0", "b"], ["k"])]
         nodes += [N("Transpose", ["t"], ["tt"], perm=[0, 2, 1]), N("MatMul", ["tt", "k"], ["l"])]
         nodes += [N("Softmax", ["l"], ["a"], axis=-1), N("MatMul", ["t", "a"], ["y"])]
-        count, _ = applied(drop_key_biases, network(nodes, constants(wk=noise(8, 8, seed=7, scale=0.1)), SHAPE))
+        count, _ = applied("key biases", network(nodes, constants(wk=noise(8, 8, seed=7, scale=0.1)), SHAPE))
         assert count == 0
 
     def test_attention_without_biases(self) -> None:
-        assert applied(drop_key_biases, attention(bias=False))[0] == 0
-        assert applied(move_value_biases, attention(bias=False))[0] == 0
+        assert applied("key biases", attention(bias=False))[0] == 0
+        assert applied("value biases", attention(bias=False))[0] == 0
 
 
 def test_a_scale_of_the_scores_is_folded_into_the_queries() -> None:
-    count, graph = applied(fold_scales, attention(scale=0.25))
+    count, graph = applied("scale", attention(scale=0.25))
     assert count == 1 and not [n for n in graph.nodes.values() if n.op == "Mul"]
 
 
@@ -175,7 +165,7 @@ def test_a_slice_moves_before_the_norm_and_the_mlp() -> None:
     ]
     nodes += [N("Gather", ["t2", "first"], ["f"], axis=1), N("MatMul", ["f", "head"], ["y"])]
     count, graph = applied(
-        narrow, network(nodes, constants(cls=noise(1, 1, 8), m=noise(8, 8, seed=7), first=np.array(0)), SHAPE)
+        "narrow", network(nodes, constants(cls=noise(1, 1, 8), m=noise(8, 8, seed=7), first=np.array(0)), SHAPE)
     )
     assert count >= 5
     assert all(n.shape[3] == 1 for n in graph.nodes.values() if n.op in ("Relu", "Sqrt", "Mul"))
@@ -190,7 +180,9 @@ def test_the_range_outside_two_slices_is_removed() -> None:
         N("Gather", ["n", "i2"], ["a2"], axis=1),
     ]
     nodes += [N("Add", ["a0", "a2"], ["c2"]), N("MatMul", ["c2", "head"], ["y"])]
-    count, graph = applied(narrow, network(nodes, constants(cls=noise(1, 1, 8), i0=np.array(0), i2=np.array(2)), SHAPE))
+    count, graph = applied(
+        "narrow", network(nodes, constants(cls=noise(1, 1, 8), i0=np.array(0), i2=np.array(2)), SHAPE)
+    )
     assert count and {n.shape[3] for n in graph.nodes.values() if n.op == "Sqrt"} == {3}
 
 
@@ -202,7 +194,7 @@ def test_positions_are_folded_into_class_tokens() -> None:
         N("Add", ["t1", "pos"], ["t2"]),
         N("MatMul", ["t2", "head"], ["y"]),
     ]
-    count, graph = applied(prepare_tokens, network(nodes, constants(cls=noise(1, 1, 8), pos=noise(1, 17, 8)), SHAPE))
+    count, graph = applied("tokens", network(nodes, constants(cls=noise(1, 1, 8), pos=noise(1, 17, 8)), SHAPE))
     assert count == 1
     (add,) = (n for n in graph.nodes.values() if n.op == "Add")
     assert add.shape[3] == 16, "the position of the class token is folded"
@@ -210,9 +202,9 @@ def test_positions_are_folded_into_class_tokens() -> None:
 
 def test_equal_nodes_and_consecutive_moves_are_merged() -> None:
     nodes = [CONV, N("Relu", ["c"], ["a0"]), N("Relu", ["c"], ["a1"]), N("Add", ["a0", "a1"], ["y"])]
-    assert applied(merge_equal_nodes, network(nodes, constants(), SHAPE))[0] == 1
+    assert applied("share", network(nodes, constants(), SHAPE))[0] == 1
     nodes = [CONV, N("Transpose", ["c"], ["t"], perm=[0, 2, 3, 1]), N("MatMul", ["t", "head"], ["y"])]
-    graph = applied(merge_moves, network(nodes, constants(), SHAPE))[1]
+    graph = applied("moves", network(nodes, constants(), SHAPE))[1]
     assert sum(n.op == "Move" for n in graph.nodes.values()) == 1, "only the output layout remains"
 
 
@@ -224,7 +216,7 @@ def test_nodes_from_a_square_to_its_root_stay_in_float() -> None:
         N("Sqrt", ["v"], ["r"]),
         N("Div", ["x", "r"], ["y"]),
     ]
-    count, graph = applied(protect_squares, network(nodes, {"e": np.float32(1e-6)}, SHAPE))
+    count, graph = applied("protect", network(nodes, {"e": np.float32(1e-6)}, SHAPE))
     assert count and {n.op for n in graph.nodes.values() if n.keep_float} >= {"Mul", "Conv", "Sqrt"}
 
 

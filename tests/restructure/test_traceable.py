@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bpudeploy.restructure import traceable as replacements
+import bpudeploy.restructure.traceable as replacements
 from bpudeploy.restructure.traceable import traceable
 
 X = torch.randn(2, 6, 13, 10, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpudeploy import Summary
-from bpudeploy.cli.texts import summary_text
+from bpudeploy.cli.main import main
 from bpudeploy.provenance import Provenance
 from bpudeploy.results.golden import SelfCheck
 from bpudeploy.results.latency import frames_for, latency_of
@@ -130,6 +130,14 @@ def test_coverage_of_both_intervals_of_a_drop(n: int, lost: float, gained: float
         for i, interval in enumerate((drops[b, c].points, drops[b, c].bootstrap)):
             covered[i] += interval.low - 1e-9 <= true <= interval.high + 1e-9
     assert all(0.94 <= h / rounds <= 0.975 for h in covered), covered
+
+
+def text_of(given: Summary, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what a terminal shows of a run."""
+    (tmp_path / "summary.json").write_text(given.model_dump_json())
+    capsys.readouterr()
+    main(["report", str(tmp_path)])
+    return capsys.readouterr().out
 
 
 def page_of(given: Summary, tmp_path: Path) -> str:
@@ -251,7 +259,7 @@ def test_a_loss_is_shown_with_its_significance(tmp_path: Path, capsys: pytest.Ca
         9: ("p = 0.0039, worse", "p = 0.0039; worse than float", ">worse<"),
     }
     for lost, (terminal, card, row) in words.items():
-        out = "\n".join(summary_text(summary(lost=lost)))
+        out = text_of(summary(lost=lost), tmp_path, capsys)
         assert out.count(terminal) == 2 and "MDD: minimum detectable difference" in out
         page = page_of(summary(lost=lost), tmp_path)
         assert page.count(card) == 1 and page.count(row) == 2 and f'<td class="n">{lost}, 0</td>' in page
@@ -275,7 +283,7 @@ def test_a_change_of_accuracy_is_signed_new_minus_float(lost: int, text: str, ch
 def test_warnings_come_first_in_the_terminal_and_in_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = "\n".join(summary_text(summary()))
+    out = text_of(summary(), tmp_path, capsys)
     assert out.index("warning: <photo>.png: one colour") < out.index("accuracy")
     page = page_of(summary(), tmp_path)
     assert page.index("<li>&lt;photo&gt;.png: one colour</li>") < page.index("top-1 on the board")
@@ -303,7 +311,7 @@ def test_layers_and_repair_are_in_the_report_and_in_the_terminal(
     assert (
         "4 networks were evaluated on the same 50 images" in page and "Only the slowdown by int16 is predicted" in page
     )
-    out = "\n".join(summary_text(summary()))
+    out = text_of(summary(), tmp_path, capsys)
     assert out.count("<layer>") == 5 and "worst of 30 layers compared with float on 8 images" in out
     assert "check max_drop 1 points, on this machine: +0.00 points, passed with 3 more taps in int16, predicted" in out
     assert "0: -6.00, 1: -4.00, 2: -2.00, 3: +0.00 (chosen on these images" in out
@@ -324,7 +332,7 @@ def test_without_repair_nothing_is_predicted(tmp_path: Path, capsys: pytest.Capt
     plain = summary().model_copy(update={"quantization": quantization(repaired=False)})
     page = page_of(plain, tmp_path)
     assert "predicted slowdown" not in page and "Nothing on this page is predicted" in page and page.count("<svg") == 6
-    assert "promoted" not in "\n".join(summary_text(plain))
+    assert "promoted" not in text_of(plain, tmp_path, capsys)
     assert "<h2>Quantization</h2>" not in page_of(summary().model_copy(update={"quantization": None}), tmp_path)
 
 

@@ -32,10 +32,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, JsonValue
 
+import bpudeploy.results.store as store
 from bpudeploy import BpudeployError, Measurement
 from bpudeploy.errors import StoreError, UsageError
 from bpudeploy.provenance import Provenance
-from bpudeploy.results import store
 from bpudeploy.results.measurement import Answers, Interval, Round, Subject
 from bpudeploy.results.migrations.upgrade import HEAD, REVISION_TABLE, known_revisions, upgrade
 from bpudeploy.results.store import MEASUREMENTS, Query, Results, open_results, row_of

@@ -25,7 +25,6 @@ from bpudeploy.planning.step import PlanBuilder
 from bpudeploy.run.runner import run
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.store.gc import collect, usage, verify
-from bpudeploy.store.locks import store_in_use
 from tests.run.toy import Change, Toy, joined, stage, toy_plan
 
 ALL = ["fetch/weights", "fetch/calibration", "restructure", "quantize", "compile"]
@@ -146,8 +145,14 @@ def test_gc_keeps_what_is_used(tmp_path: Path) -> None:
 
 
 def test_gc_stays_out_of_a_run(tmp_path: Path) -> None:
-    with store_in_use(tmp_path), pytest.raises(StoreError, match="a run is using the store"):
-        collect(tmp_path, older_than_days=0, dry_run=False)
+    def clean(text: str, inputs: list[str]) -> str:
+        with pytest.raises(StoreError, match="a run is using the store"):
+            collect(tmp_path, older_than_days=0, dry_run=False)
+        return "refused"
+
+    p = PlanBuilder("busy")
+    p.add(stage("w", (), Kind.MODEL, clean), "fetch/weights", Toy("x"))
+    assert run(p.build(), tmp_path, lambda event: None).artifact("fetch/weights").path.read_text() == "refused"
 
 
 def test_a_failing_stage_leaves_no_record(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from bpudeploy.planning.step import Plan, PlanBuilder
 from bpudeploy.run.runner import run
 from bpudeploy.stage import Kind
 from bpudeploy.store.gc import verify
-from bpudeploy.store.objects import object_path
 from bpudeploy.store.shared import fetch, open_shared, read, share, write
 from bpudeploy.store.steps import find_record, record_path
 from tests.run.toy import Change, Toy, stage, toy_plan
@@ -50,7 +49,7 @@ def test_a_damaged_object_is_never_used_and_is_replaced(url: str, tmp_path: Path
     shared = open_shared(url)
     first = run(toy_plan(), tmp_path / "a", silent, shared=shared)
     digest = first.artifact("quantize").digest
-    whole, path = first.artifact("quantize").path.read_bytes(), shared.path(object_path(Path(), digest))
+    whole, path = first.artifact("quantize").path.read_bytes(), shared.path(Path("objects", digest[:2], digest[2:]))
     if damage is None:
         shared.files.rm_file(path)
     else:

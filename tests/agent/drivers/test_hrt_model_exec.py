@@ -16,7 +16,6 @@ import pytest
 
 from bpudeploy.agent.drivers.base import Refused
 from bpudeploy.agent.drivers.hrt_model_exec import Tool, open_session
-from bpudeploy.agent.processes import find_tool
 from tests.agent.drivers.small import NV12_ERROR, artifact, expected, network, pictures, same_answer
 from tests.fakes.board.artifact import runnable
 from tests.fakes.board.fixtures import Board
@@ -136,7 +135,6 @@ def test_a_missing_tool_and_a_missing_file_are_refused(
         open_session("net.bin", 1)
     (board.bin / "hrt_model_exec").unlink()
     monkeypatch.setenv("PATH", str(board.bin))
-    assert find_tool("hrt_model_exec") is None
     with pytest.raises(Refused, match="the board has no hrt_model_exec"):
         open_session("net.bin", 0)
 

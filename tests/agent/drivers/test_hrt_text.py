@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bpudeploy.agent import somstatus
 from bpudeploy.agent.drivers import hrt_model_exec, hrt_profile, hrt_text
 from bpudeploy.agent.drivers.base import Layer, ToolTiming
+from bpudeploy.agent.somstatus import parse
 
 HERE = Path(__file__).parent / "fixtures"
 
@@ -271,11 +271,11 @@ def test_a_wrong_digit_changes_no_number_much(name: str) -> None:
 @pytest.mark.parametrize("path", sorted(HERE.glob("somstatus_*.txt")), ids=lambda p: p.name)
 def test_a_damaged_status_may_lose_sensors_but_changes_none(path: Path) -> None:
     original, dice = path.read_text(), random.Random(path.name)
-    right = somstatus.parse(original)
+    right = parse(original)
     for _ in range(1500):
         made = damaged(original, dice)
         try:
-            found = somstatus.parse(made)
+            found = parse(made)
         except ValueError:
             continue
         for kind, sensors in found.items():

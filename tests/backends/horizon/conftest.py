@@ -10,15 +10,14 @@ import pytest
 from bpudeploy.backends.base import FINDINGS, Backend
 from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon.findings import CompilerFindings, Unit
-from bpudeploy.backends.horizon.hb_compile import HbCompileBackend
-from bpudeploy.backends.horizon.hb_mapper import HbMapperBackend
+from bpudeploy.backends.registry import load_backend
 from bpudeploy.events import Event, Note
 from bpudeploy.spec.compile_options import VendorOptions
 from bpudeploy.stage import StepContext
 
 BACKENDS: dict[str, tuple[Backend, str]] = {
-    "hb_mapper": (HbMapperBackend(), "bayes-e"),
-    "hb_compile": (HbCompileBackend(), "nash-e"),
+    "hb_mapper": (load_backend("hb_mapper"), "bayes-e"),
+    "hb_compile": (load_backend("hb_compile"), "nash-e"),
 }
 
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bpudeploy.backends.check import check_backend, example_inputs
+from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon.checker import check
-from bpudeploy.backends.horizon.hb_mapper import HbMapperBackend
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain
+from bpudeploy.backends.registry import load_backend
 from bpudeploy.cli.main import main
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Device
@@ -22,6 +22,7 @@ from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import HbMapperOptions, OptimizeLevel
 from bpudeploy.spec.target import March
 from bpudeploy.stage import StepContext
+from bpudeploy.testing import check_backend
 from tests.backends.horizon.conftest import Compiling, check_reports
 from tests.backends.horizon.record import network
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("toolchain")
 
 @pytest.mark.parametrize("march", MARCHES)
 def test_it_keeps_the_protocol(march: March, tmp_path: Path) -> None:
-    check_backend(HbMapperBackend(), tmp_path, march.value, HbMapperOptions(optimize_level=OptimizeLevel.O0))
+    check_backend(load_backend("hb_mapper"), tmp_path, march.value, HbMapperOptions(optimize_level=OptimizeLevel.O0))
 
 
 @pytest.mark.parametrize("rt", ["nv12", "rgb"])
@@ -138,6 +139,6 @@ def test_a_crash_of_the_real_tool_is_reported(tmp_path: Path) -> None:
     work.mkdir()
     options = HbMapperOptions(optimize_level=OptimizeLevel.O0)
     with pytest.raises(StageError, match=r"crashed \(SIGSEGV\) in phase 'optimize the onnx model'") as raised:
-        HbMapperBackend().compile(StepContext(work, lambda event: None), inputs, options)
+        load_backend("hb_mapper").compile(StepContext(work, lambda event: None), inputs, options)
     kept = re.search(r"(/\S+)$", raised.value.hint or "")
     assert "the tool itself crashed" in (raised.value.hint or "") and kept and (Path(kept[1]) / "console.log").exists()
