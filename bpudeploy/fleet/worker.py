@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,7 @@ from bpudeploy.effects.push import PushPolicy, PushResult
 from bpudeploy.effects.reserve import Reserved
 from bpudeploy.errors import BoardError, ConnectionLost, StoreError, Unreachable, UsageError
 from bpudeploy.fleet.events import BoardTask, ReportProgress, TaskKind, TaskResult, TaskStatus
-from bpudeploy.measure import Candidate, candidate
-from bpudeploy.releases import find_release
+from bpudeploy.measure import Candidate, earlier_candidate
 from bpudeploy.results.compare import compare
 from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.statistics import paired_drop
@@ -123,11 +122,9 @@ def _previous(deployment: Deployment, before: InstalledReleases) -> Candidate | 
     """Return the release that the board served before, if this project built it with the same evaluation images."""
     if not before.current or before.current == deployment.candidate.release.digest:
         return None
-    try:
-        previous = candidate(find_release(before.current), deployment.store)
-    except (UsageError, StoreError):
-        return None
-    return previous if previous.evaluation.digest == deployment.candidate.evaluation.digest else None
+    with suppress(UsageError, StoreError):
+        return earlier_candidate(before.current, deployment.candidate, deployment.store)
+    return None
 
 
 def _check_drop(chosen: Candidate, measured: Measurement, limit: float) -> str:
@@ -136,7 +133,7 @@ def _check_drop(chosen: Candidate, measured: Measurement, limit: float) -> str:
     lost = paired_drop(right, measured.answers.right).points.value
     if lost > limit:
         raise GateFailed(f"it loses {lost:.1f} points of top-1 against float, allowed: {limit:g}")
-    return f"top-1 lost {lost:+.1f} points"
+    return f"top-1 {-lost:+z.1f} points"
 
 
 def _check_p99(measured: tuple[Measurement, ...], limit: float) -> str:
