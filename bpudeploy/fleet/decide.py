@@ -206,6 +206,5 @@ def _success(view: RolloutView) -> tuple[RolloutResult, str]:
 
 
 def _count(boards: Iterable[BoardView]) -> str:
-    """Return how many boards are in each state, as text."""
     counts = Counter(b.state for b in boards)
     return ", ".join(f"{counts[state]} {state}" for state in BoardState if counts[state])

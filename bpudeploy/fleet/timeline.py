@@ -14,7 +14,6 @@ from bpudeploy.fleet.history import (
     Milestone,
     RolloutHistory,
     count_states,
-    format_duration,
     format_round_duration,
     utc,
 )
@@ -61,7 +60,6 @@ def timeline(history: RolloutHistory) -> str:
     filters: dict[str, Callable[..., object]] = {
         "px": lambda pixels: f"{pixels:.1f}",
         "time": lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S} UTC",
-        "duration": format_duration,
         "round_duration": format_round_duration,
         "shorter": shorter,
     }

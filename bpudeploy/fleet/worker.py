@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,18 +41,14 @@ class GateFailed(Exception):
     """An updated board does not meet a gate of the policy."""
 
 
-def make_worker(
-    deployments: Mapping[str, Deployment], gates: GatesSpec
-) -> Callable[[BoardTask, ReportProgress], TaskResult]:
-    """Return the function that runs tasks; ``deployments`` are by target name."""
-
-    def work(task: BoardTask, report: ReportProgress) -> TaskResult:
-        deployment = deployments[task.plan.target]
-        if task.work is TaskKind.UPDATE:
-            return _update(task, deployment, gates, report)
-        return _roll_back(task, deployment, report)
-
-    return work
+def run_task(
+    deployments: Mapping[str, Deployment], gates: GatesSpec, task: BoardTask, report: ReportProgress
+) -> TaskResult:
+    """Run a task; ``deployments`` are by target name."""
+    deployment = deployments[task.plan.target]
+    if task.work is TaskKind.UPDATE:
+        return _update(task, deployment, gates, report)
+    return _roll_back(task, deployment, report)
 
 
 def _update(task: BoardTask, deployment: Deployment, gates: GatesSpec, report: ReportProgress) -> TaskResult:
