@@ -244,7 +244,7 @@ def _attempts(timed: Sequence[tuple[float, Event]]) -> defaultdict[str, list[Att
                     current.steps.append((at, event))
                 elif current is not None and isinstance(event, BoardLate):
                     current.late = at
-                elif current is not None:
+                elif current is not None and isinstance(event, BoardEnded):
                     current.ended, current.result = at, event
     return attempts
 

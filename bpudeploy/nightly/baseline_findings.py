@@ -104,8 +104,8 @@ def accuracy_finding(
         f"paired with {whose} on the same {len(now)} images: "
         f"{drop.lost} lost, {drop.gained} gained, p = {drop.p_value:.2g}"
     )
-    top1 = (100 * sum(right) / len(right) for right in (now, before))
-    found = _finding(Metric.TOP1, *top1, change, at_least, how).model_copy(update={"against": against})
+    top1, old = (100 * sum(right) / len(right) for right in (now, before))
+    found = _finding(Metric.TOP1, top1, old, change, at_least, how).model_copy(update={"against": against})
     significant = found.outcome is FindingOutcome.SAME or drop.verdict is not Verdict.CANNOT_TELL
     if significant and found.outcome is not FindingOutcome.CANNOT_TELL:
         return found
