@@ -14,12 +14,12 @@ from bpudeploy.backends.samples import Scores
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import key_of
 from bpudeploy.effects.verify import GoldenSet, installed_binary
-from bpudeploy.errors import StoreError
+from bpudeploy.errors import StoreError, UsageError
 from bpudeploy.events import Event
 from bpudeploy.planning.products import Products
 from bpudeploy.planning.step import tool_version
 from bpudeploy.release import Release
-from bpudeploy.releases import PROJECT, BuiltRelease, HostAnswers
+from bpudeploy.releases import PROJECT, BuiltRelease, HostAnswers, find_release
 from bpudeploy.results.measurement import BuildFacts, Measurement, Subject
 from bpudeploy.results.session import Contender, Setting
 from bpudeploy.spec.recipe import BenchmarkSpec
@@ -81,6 +81,19 @@ def candidate(release: BuiltRelease, store: Path) -> Candidate:
         answers=answers,
         build=release.built.facts,
     )
+
+
+def earlier_candidate(digest: str, ours: Candidate, store: Path) -> Candidate:
+    """Return an earlier release as a candidate to measure interleaved with ``ours``.
+
+    Raises:
+        UsageError: it is not of this project, or has other evaluation images.
+        StoreError: it is no longer complete in the store.
+    """
+    found = candidate(find_release(digest), store)
+    if found.evaluation.digest != ours.evaluation.digest:
+        raise UsageError("it has other evaluation images", hint="run its recipe again with the same data")
+    return found
 
 
 def host_answers(products: Products) -> HostAnswers:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bpudeploy.fleet.history import count_states, format_duration, state_label, tone
+from bpudeploy.fleet.history import count_states, state_label, tone
 from bpudeploy.fleet.view import IN_PROGRESS, BoardState, BoardView, Phase, RolloutView
+from bpudeploy.results.drawing import format_duration
 
 _BAR = 30
 _CHARACTERS = {

@@ -21,8 +21,9 @@ from bpudeploy.fleet.events import (
     RolloutPlanned,
     WaveEnded,
 )
-from bpudeploy.fleet.history import format_duration, utc
+from bpudeploy.fleet.history import utc
 from bpudeploy.fleet.view import RolloutView, apply, replay
+from bpudeploy.results.drawing import format_duration
 
 if TYPE_CHECKING:
     from rich.live import Live

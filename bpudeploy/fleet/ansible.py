@@ -257,7 +257,6 @@ def _word(text: str) -> str:
 
 
 def _unique_name(name: str, taken: Collection[str], host: str, notes: _Notes) -> str:
-    """Return a board name that is not taken yet."""
     unique, number = name or "board", 2
     while unique in taken:
         unique, number = f"{name or 'board'}-{number}", number + 1

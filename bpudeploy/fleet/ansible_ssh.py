@@ -42,7 +42,8 @@ def read_ssh_arguments(args: str) -> SshArguments:
         if name in _CHECKS:
             left_out.append(f"option {name} is ignored: bpudeploy always checks host keys")
         elif name not in ("proxyjump", "proxycommand", *_IGNORED):
-            left_out.append(f"{_option_label(name)} of its SSH arguments is ignored; move it to ~/.ssh/config")
+            what = f"option {name}" if re.fullmatch(r"-[A-Za-z]|[a-z]+", name) else "a word"
+            left_out.append(f"{what} of its SSH arguments is ignored; move it to ~/.ssh/config")
         elif name not in _IGNORED and not found:
             found = True
             jump = None if value.lower() == "none" else _jump(name, value)
@@ -111,7 +112,3 @@ def _stdio_forward(words: list[str]) -> str | None:
     if host is None or not forwards:
         return None
     return (f"{user}@" if user and "@" not in host else "") + host + (f":{port}" if port else "")
-
-
-def _option_label(name: str) -> str:
-    return f"option {name}" if re.fullmatch(r"-[A-Za-z]|[a-z]+", name) else "a word"

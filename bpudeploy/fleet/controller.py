@@ -11,11 +11,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Protocol
 
 from bpudeploy.boards.connect import CONNECT
 from bpudeploy.effects.lock import owner
@@ -31,49 +30,11 @@ from bpudeploy.fleet.events import (
     TaskResult,
     TaskStatus,
 )
+from bpudeploy.fleet.journal import Journal
 from bpudeploy.fleet.view import IN_PROGRESS, RolloutView, apply, replay
 
 Worker = Callable[[BoardTask, ReportProgress], TaskResult]
 """Runs one task, in a thread of its own."""
-
-
-class EventLog(Protocol):
-    """Where events are kept: a ``Journal``."""
-
-    def read_new(self) -> Sequence[Event]:
-        """Return the events added since the last call; the first call returns all."""
-        ...
-
-    def append(self, *events: Event) -> None:
-        """Add events; they are durable when this returns."""
-        ...
-
-
-class WorkerPool(Protocol):
-    """Runs tasks concurrently: ``WorkerThreads``."""
-
-    def start(self, task: BoardTask) -> None:
-        """Start a task and return at once."""
-        ...
-
-    def poll(self, timeout: float) -> Sequence[StepReached | BoardEnded]:
-        """Return the workers' events as soon as there are any, or none after ``timeout`` seconds.
-
-        The call also confirms that the events of the previous call are journaled; their workers then continue.
-        """
-        ...
-
-    def close(self) -> None:
-        """Accept no more events; workers that report progress are told to stop."""
-        ...
-
-
-def _ignore(event: Event) -> None:
-    pass
-
-
-def _always(now: float) -> bool:
-    return True
 
 
 @dataclass(frozen=True)
@@ -81,7 +42,7 @@ class ControllerSettings:
     """Settings of a controller, besides the policy in the journal."""
 
     max_unavailable: int
-    in_window: Callable[[float], bool] = _always
+    in_window: Callable[[float], bool] = lambda _: True
     """Whether boards may be updated at a given time."""
     clock: Callable[[], float] = time.time
     retry_seconds: float = RETRY_S
@@ -92,7 +53,7 @@ class ControllerSettings:
 
 
 def run_rollout(
-    log: EventLog, pool: WorkerPool, settings: ControllerSettings, listener: Callable[[Event], None] = _ignore
+    log: Journal, pool: WorkerThreads, settings: ControllerSettings, listener: Callable[[Event], None] = lambda _: None
 ) -> RolloutView:
     """Run a rollout to its end, from wherever it is; a finished one is left alone.
 
@@ -110,7 +71,7 @@ def run_rollout(
 
 class _Controller:
     def __init__(
-        self, log: EventLog, pool: WorkerPool, settings: ControllerSettings, listener: Callable[[Event], None]
+        self, log: Journal, pool: WorkerThreads, settings: ControllerSettings, listener: Callable[[Event], None]
     ) -> None:
         self._log, self._pool, self._settings, self._listener = log, pool, settings, listener
         self._view: RolloutView | None = None
@@ -147,7 +108,7 @@ class _Controller:
         try:
             self._listener(event)
         except Exception as error:
-            self._listener = _ignore
+            self._listener = lambda _: None
             warnings.warn(
                 f"the rollout continues, but its progress is no longer shown: {error!r}", RuntimeWarning, stacklevel=2
             )
@@ -227,7 +188,10 @@ class WorkerThreads:
         threading.Thread(target=self._run, args=(task,), name=f"fleet {task.plan.board}", daemon=True).start()
 
     def poll(self, timeout: float) -> tuple[StepReached | BoardEnded, ...]:
-        """Return the workers' events; see ``WorkerPool``."""
+        """Return the workers' events as soon as there are any, or none after ``timeout`` seconds.
+
+        The call also confirms that the events of the previous call are journaled; their workers then continue.
+        """
         self._confirm()
         self._received.clear()
         try:
@@ -238,7 +202,7 @@ class WorkerThreads:
             return tuple(message.event for message in self._received)
 
     def close(self) -> None:
-        """Stop every worker that reports progress: nothing is journaled any more."""
+        """Accept no more events; workers that report progress are told to stop."""
         self._closed.set()
         self._confirm()
 

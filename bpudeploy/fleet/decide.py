@@ -108,8 +108,10 @@ class _Decider:
     def stop(self) -> Decision:
         """Start no update; let running tasks end, then roll boards back unless the rollout was aborted."""
         view, running = self.view, self._running
+        if view.aborted and running:
+            return self._wait("aborted: running tasks end")
         if view.aborted:
-            return self._wait("aborted: running tasks end") if running else self._finish(*_aborted(view))
+            return self._finish(RolloutResult.ABORTED, f"boards stay as they are: {_count(view.boards.values())}")
         if any(b.work is TaskKind.UPDATE for b in running):
             return self._wait("stopped: running updates end")
         left = [b for b in view.boards.values() if b.state not in IN_PROGRESS and self._rolls_back(b)]
@@ -118,7 +120,9 @@ class _Decider:
             return self._start(chosen, TaskKind.ROLLBACK)
         if left or running:
             return self._wait("stopped: boards are rolled back")
-        return self._finish(RolloutResult.FAILED, _failed(view))
+        states = _count(view.boards.values())
+        why = f"boards failed: {view.failures}, allowed: {view.policy.max_failures}; {states}"
+        return self._finish(RolloutResult.FAILED, why)
 
     @property
     def _running(self) -> list[BoardView]:
@@ -201,15 +205,6 @@ def _success(view: RolloutView) -> tuple[RolloutResult, str]:
     return RolloutResult.INCOMPLETE, f"boards updated: {done} of {len(boards)}; {left}"
 
 
-def _aborted(view: RolloutView) -> tuple[RolloutResult, str]:
-    return RolloutResult.ABORTED, f"boards stay as they are: {_count(view.boards.values())}"
-
-
-def _failed(view: RolloutView) -> str:
-    return f"boards failed: {view.failures}, allowed: {view.policy.max_failures}; {_count(view.boards.values())}"
-
-
 def _count(boards: Iterable[BoardView]) -> str:
-    """Return how many boards are in each state, as text."""
     counts = Counter(b.state for b in boards)
     return ", ".join(f"{counts[state]} {state}" for state in BoardState if counts[state])

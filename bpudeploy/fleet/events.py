@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from bpudeploy.results.measurement import FrozenModel
 from bpudeploy.spec.fleet import RolloutSpec
 
 
@@ -17,16 +18,12 @@ class TaskKind(StrEnum):
     ROLLBACK = "rollback"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _EventBase(_Frozen):
+class _EventBase(FrozenModel):
     at: float
     """Seconds since 1970, by the writer's clock."""
 
 
-class BoardPlan(_Frozen):
+class BoardPlan(FrozenModel):
     """A board's part in a rollout, fixed when the rollout is planned."""
 
     board: str
@@ -44,7 +41,7 @@ class BoardPlan(_Frozen):
     """Why the board gets no release; None if it gets one."""
 
 
-class BoardTask(_Frozen):
+class BoardTask(FrozenModel):
     """One update or rollback of one board, as handed to a worker."""
 
     plan: BoardPlan
@@ -138,7 +135,7 @@ class TaskStatus(StrEnum):
     """The controller stopped before the task ended."""
 
 
-class TaskResult(_Frozen):
+class TaskResult(FrozenModel):
     """The result of a task."""
 
     ending: TaskStatus

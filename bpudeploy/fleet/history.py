@@ -25,6 +25,7 @@ from bpudeploy.fleet.events import (
     WaveEnded,
 )
 from bpudeploy.fleet.view import IN_PROGRESS, BoardState, BoardView, RolloutView, replay
+from bpudeploy.results.drawing import format_duration
 
 _TONES = {
     BoardState.FAILED: "bad",
@@ -74,15 +75,6 @@ class Attempt:
     def end(self, now: float) -> float:
         """Return when it ended; ``now`` if it is still running."""
         return now if self.ended is None else self.ended
-
-    def add(self, event: StepReached | BoardLate | BoardEnded, at: float) -> None:
-        match event:
-            case StepReached():
-                self.steps.append((at, event))
-            case BoardLate():
-                self.late = at
-            case BoardEnded():
-                self.ended, self.result = at, event
 
     def seconds(self, now: float) -> float:
         """Return how long it took until ``now``; a lost one counts until its last step."""
@@ -248,8 +240,12 @@ def _attempts(timed: Sequence[tuple[float, Event]]) -> defaultdict[str, list[Att
                 if current is None and isinstance(event, BoardEnded):  # its start is not in the journal
                     current = Attempt(event.work, 0, at)
                     attempts[event.board].append(current)
-                if current is not None:
-                    current.add(event, at)
+                if current is not None and isinstance(event, StepReached):
+                    current.steps.append((at, event))
+                elif current is not None and isinstance(event, BoardLate):
+                    current.late = at
+                elif current is not None and isinstance(event, BoardEnded):
+                    current.ended, current.result = at, event
     return attempts
 
 
@@ -290,18 +286,6 @@ def utc(at: float) -> datetime:
 def release_label(digest: str | None) -> str:
     """Return a release as shown to users: ``unknown``, ``none`` for the empty string, or its short digest."""
     return "unknown" if digest is None else short(digest) or "none"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration such as ``4.2 s``, ``3 min 05 s`` or ``1 h 02 min``."""
-    whole = round(seconds)
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
 
 
 def format_round_duration(seconds: float) -> str:

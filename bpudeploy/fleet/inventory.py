@@ -109,13 +109,12 @@ def _names(root: Node) -> Iterator[SpecError]:
 def _parts(root: Node) -> Iterator[SpecError]:
     """Yield the errors of each board and wave by itself, so that the hint for an unknown key lists the right keys."""
     boards, waves = root.get(("boards",)), root.get(("rollout", "waves"))
-    board_parts: list[tuple[type[FleetBoard | Wave], FieldPath, Node]] = [
-        (FleetBoard, ("boards", name), node) for name, (_, node) in (boards.items or {} if boards else {}).items()
-    ]
-    wave_parts: list[tuple[type[FleetBoard | Wave], FieldPath, Node]] = [
-        (Wave, ("rollout", "waves", number), node) for number, node in enumerate(waves.elements or () if waves else ())
-    ]
-    for model, path, node in board_parts + wave_parts:
+    parts: list[tuple[type[FleetBoard | Wave], FieldPath, Node]] = []
+    if boards:
+        parts += [(FleetBoard, ("boards", name), node) for name, (_, node) in (boards.items or {}).items()]
+    if waves:
+        parts += [(Wave, ("rollout", "waves", number), node) for number, node in enumerate(waves.elements or ())]
+    for model, path, node in parts:
         try:
             validate(model, node, path)
         except SpecError as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from bpudeploy.boardjob import opener_of
@@ -24,7 +25,7 @@ from bpudeploy.fleet.select import Selector
 from bpudeploy.fleet.view import BoardState, RolloutView, replay
 from bpudeploy.fleet.waves import Layout, assign_waves, max_unavailable
 from bpudeploy.fleet.windows import open_at, parse
-from bpudeploy.fleet.worker import Deployment, make_worker
+from bpudeploy.fleet.worker import Deployment, run_task
 from bpudeploy.measure import candidate
 from bpudeploy.releases import PROJECT, BuiltRelease, find_release
 from bpudeploy.spec.fleet import Fleet, RolloutSpec
@@ -134,7 +135,8 @@ def control(path: Path, deployments: Mapping[str, Deployment], listener: Callabl
 
     settings = ControllerSettings(max_unavailable(policy.max_unavailable, boards), in_window)
     with take_control(path) as journal:
-        return run_rollout(journal, WorkerThreads(make_worker(deployments, policy.gates)), settings, listener)
+        pool = WorkerThreads(partial(run_task, deployments, policy.gates))
+        return run_rollout(journal, pool, settings, listener)
 
 
 def plan_reconcile(events: Sequence[Event]) -> RolloutPlanned | None:

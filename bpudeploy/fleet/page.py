@@ -11,14 +11,13 @@ from bpudeploy.fleet.history import (
     BoardHistory,
     RolloutHistory,
     count_states,
-    format_duration,
     format_round_duration,
     release_label,
     rollout_history,
     utc,
 )
 from bpudeploy.fleet.timeline import timeline
-from bpudeploy.results.drawing import page
+from bpudeploy.results.drawing import format_duration, page, plural
 from bpudeploy.spec.fleet import GatesSpec, OnFailure, Reserved, Share, Wave
 
 
@@ -29,10 +28,7 @@ def write_rollout(events: Sequence[Event], path: Path) -> None:
         ValueError: the first event is not ``RolloutPlanned``.
         OSError: the file cannot be written.
     """
-    path.write_text(_page(rollout_history(events)), encoding="utf-8", errors="replace")
-
-
-def _page(history: RolloutHistory) -> str:
+    history = rollout_history(events)
     view = history.view
     tones = {board.label: board.tone for board in history.boards}
     counts = count_states(view.boards.values(), view.result is not None)
@@ -47,7 +43,8 @@ def _page(history: RolloutHistory) -> str:
         "timeline": timeline(history),
         "tables": _tables(history),
     }
-    return page("rollout.html.jinja", values, "bpudeploy.fleet", _FILTERS)
+    text = page("rollout.html.jinja", values, "bpudeploy.fleet", _FILTERS)
+    path.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _releases(history: RolloutHistory) -> list[tuple[str, str, int]]:
@@ -62,7 +59,7 @@ def _tables(history: RolloutHistory) -> list[tuple[str, str, list[BoardHistory]]
     tables = []
     for wave, boards in history.waves.items():
         began, ended = history.began(wave), history.wave_ends.get(wave)
-        subtitle = _boards(len(boards))
+        subtitle = plural(len(boards), "board")
         if began is None:
             subtitle += ", not begun"
         else:
@@ -72,12 +69,8 @@ def _tables(history: RolloutHistory) -> list[tuple[str, str, list[BoardHistory]]
             subtitle += f", from {utc(began):%H:%M:%S} {until} UTC, {duration}, {sent:,.2f} MB"
         tables.append((f"Wave {wave + 1}", subtitle, boards))
     if history.skipped:
-        tables.append(("In no wave", f"{_boards(len(history.skipped))} skipped", history.skipped))
+        tables.append(("In no wave", f"{plural(len(history.skipped), 'board')} skipped", history.skipped))
     return tables
-
-
-def _boards(count: int) -> str:
-    return f"{count} {'board' if count == 1 else 'boards'}"
 
 
 def policy_in_words(planned: RolloutPlanned) -> list[str]:
@@ -94,7 +87,7 @@ def policy_in_words(planned: RolloutPlanned) -> list[str]:
     }[policy.on_failure]
     sentences.append(f"At most {_share(policy.max_unavailable)} out of service at once. It stops {stops}; then {then}.")
     sentences.append(_gates_in_words(policy.gates))
-    attempts = f"{policy.attempts} {'attempt' if policy.attempts == 1 else 'attempts'}"
+    attempts = plural(policy.attempts, "attempt")
     limit = format_round_duration(policy.board_seconds)
     sentences.append(f"A board fails after {limit}, and is unreachable after {attempts}.")
     if policy.reserved is Reserved.WAIT:
@@ -121,7 +114,8 @@ def _gates_in_words(gates: GatesSpec) -> str:
 
 
 def _wave_in_words(planned: RolloutPlanned, wave: int, soak: float) -> str:
-    sentence = f"Wave {wave + 1}: {_boards(sum(p.wave == wave and p.skipped is None for p in planned.places))}"
+    boards = sum(p.wave == wave and p.skipped is None for p in planned.places)
+    sentence = f"Wave {wave + 1}: {plural(boards, 'board')}"
     if wave in planned.approvals:
         sentence += ", after an approval"
     return f"{sentence}; then {format_round_duration(soak)} of soak." if soak else f"{sentence}."
@@ -130,15 +124,14 @@ def _wave_in_words(planned: RolloutPlanned, wave: int, soak: float) -> str:
 def _choice(wave: Wave) -> str:
     if wave.select is not None:
         return wave.select
-    return _boards(wave.count) if wave.count is not None else f"{wave.percent:g} % of the boards"
+    return plural(wave.count, "board") if wave.count is not None else f"{wave.percent:g} % of the boards"
 
 
 def _share(share: Share) -> str:
-    return f"{share} of the boards" if isinstance(share, str) else _boards(share)
+    return f"{share} of the boards" if isinstance(share, str) else plural(share, "board")
 
 
 _FILTERS: Mapping[str, Callable[..., object]] = {
     "clock": lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S}",
-    "duration": format_duration,
     "release": lambda digest: "" if digest is None else release_label(digest),
 }

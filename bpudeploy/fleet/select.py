@@ -33,17 +33,9 @@ class Term:
 
     def values_of(self, name: str, board: FleetBoard, march: str) -> tuple[str, ...]:
         """Return the board's values for the key."""
-        match self.key:
-            case "name":
-                return (name,)
-            case "group":
-                return board.groups
-            case "target":
-                return (board.target,)
-            case "chip":
-                return (march,)
-            case _:
-                return (board.labels[self.key],) if self.key in board.labels else ()
+        keys = {"name": (name,), "group": board.groups, "target": (board.target,), "chip": (march,)}
+        labels = (board.labels[self.key],) if self.key in board.labels else ()
+        return keys.get(self.key, labels)
 
     def __str__(self) -> str:
         return f"{self.key}{'=' if self.wanted else '!='}{'|'.join(self.values)}"

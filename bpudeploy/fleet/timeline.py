@@ -6,7 +6,6 @@ Here is what happened and in which row; ``timeline.svg.jinja`` has the shapes, c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from bpudeploy.fleet.events import TaskKind, TaskStatus
 from bpudeploy.fleet.history import (
@@ -15,7 +14,6 @@ from bpudeploy.fleet.history import (
     Milestone,
     RolloutHistory,
     count_states,
-    format_duration,
     format_round_duration,
     utc,
 )
@@ -29,15 +27,9 @@ _FEW = 40
 _ACTIVITY_BEFORE = {"connected": "connect", "pushed": "push", "activated": "check", "checked": "check"}
 """The activity that ends with a step; other steps do not change the activity."""
 _NEXT_ACTIVITY = {"connect": "push", "push": "check", "check": "check"}
+_Span = tuple[str, float, float]
+"""What a board did for a time: its class in the SVG, when it began and when it ended."""
 _MARKED = (TaskStatus.FAILED, TaskStatus.UNREACHABLE, TaskStatus.RESERVED)
-
-
-class _Span(NamedTuple):
-    """What a board did for a time; ``kind`` is its class in the SVG."""
-
-    kind: str
-    begin: float
-    end: float
 
 
 def timeline(history: RolloutHistory) -> str:
@@ -68,7 +60,6 @@ def timeline(history: RolloutHistory) -> str:
     filters: dict[str, Callable[..., object]] = {
         "px": lambda pixels: f"{pixels:.1f}",
         "time": lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S} UTC",
-        "duration": format_duration,
         "round_duration": format_round_duration,
         "shorter": shorter,
     }
@@ -110,32 +101,32 @@ def _idle(board: BoardHistory, began: float | None, last: float) -> Iterator[_Sp
     since, serving = began, False
     for attempt in board.attempts:
         if since is not None and attempt.began > since:
-            yield _Span("new" if serving else "wait", since, attempt.began)
+            yield "new" if serving else "wait", since, attempt.began
         since = attempt.ended
         serving = attempt.status is TaskStatus.DONE and attempt.work is TaskKind.UPDATE
     waits = board.board.state is BoardState.WAITING and not board.finished
     if since is not None and (serving or waits) and last > since:
-        yield _Span("new" if serving else "wait", since, last)
+        yield "new" if serving else "wait", since, last
 
 
 def _spans(attempt: Attempt, now: float) -> Iterator[_Span]:
     """Yield the activities of an attempt."""
     end = attempt.end(now)
     if attempt.lost or attempt.status is TaskStatus.ABANDONED:
-        yield _Span("lost", attempt.began, end)
+        yield "lost", attempt.began, end
         return
     if attempt.work is TaskKind.ROLLBACK:
-        yield _Span("back", attempt.began, end)
+        yield "back", attempt.began, end
         return
     since, doing = attempt.began, "connect"
     for at, step in attempt.steps:
         doing = _ACTIVITY_BEFORE.get(step.step, doing)
-        yield _Span(doing, since, at)
+        yield doing, since, at
         since = at
         if step.step in _ACTIVITY_BEFORE:
             doing = _NEXT_ACTIVITY[doing]
     if end > since or not attempt.steps:
-        yield _Span(doing, since, end)
+        yield doing, since, end
 
 
 def _marks(board: BoardHistory) -> Iterator[tuple[str, float]]:

@@ -290,13 +290,6 @@ def _apply_release(board: BoardView, event: BoardEnded) -> BoardView:
     return replace(board, before=before, serves=serves, uncertain=uncertain, changed=changed, bytes_sent=sent)
 
 
-_FINAL = {
-    TaskStatus.FAILED: BoardState.FAILED,
-    TaskStatus.UNREACHABLE: BoardState.UNREACHABLE,
-    TaskStatus.RESERVED: BoardState.RESERVED,
-}
-
-
 def _apply_end(board: BoardView, event: BoardEnded, policy: RolloutSpec) -> BoardView:
     """Update the state after a task; a late board is not tried again, because its wave continued without it."""
     was_late = board.state is BoardState.LATE
@@ -317,4 +310,4 @@ def _apply_end(board: BoardView, event: BoardEnded, policy: RolloutSpec) -> Boar
             first = event.at if board.reserved_since is None else board.reserved_since
             if event.at < first + policy.reserved_seconds:
                 return replace(again, reserved_since=first)
-    return replace(board, state=_FINAL[event.ending])
+    return replace(board, state=BoardState(event.ending.value))

@@ -24,11 +24,8 @@ class Layout:
     """About waves of the policy that have no board."""
 
 
-@dataclass(frozen=True)
-class _FilledWave:
-    boards: tuple[str, ...]
-    approve: bool
-    soak_seconds: float
+_FilledWave = tuple[list[str], bool, float]
+"""Its boards, whether it needs an approval, and the seconds of its soak."""
 
 
 def assign_waves(
@@ -53,11 +50,11 @@ def assign_waves(
     ]
     updated = [name for name in names if fleet.boards[name].target in releases]
     waves, notes = _fill(fleet, updated, marches)
-    wave_of = {name: number for number, wave in enumerate(waves) for name in wave.boards}
+    wave_of = {name: number for number, (boards, _, _) in enumerate(waves) for name in boards}
     return Layout(
         plans=tuple(_board_plan(fleet, name, releases, wave_of) for name in names),
-        approvals=tuple(number for number, wave in enumerate(waves) if wave.approve),
-        soaks=tuple(wave.soak_seconds for wave in waves),
+        approvals=tuple(number for number, (_, approve, _) in enumerate(waves) if approve),
+        soaks=tuple(soak for _, _, soak in waves),
         notes=tuple(notes),
     )
 
@@ -84,11 +81,11 @@ def _fill(fleet: Fleet, updated: list[str], marches: Mapping[str, str]) -> tuple
             notes.append(f"wave {number} of the policy ({_label(wave)}) has no boards and is skipped{moved}")
             continue
         soak = rollout.soak_seconds if wave.soak_seconds is None else wave.soak_seconds
-        waves.append(_FilledWave(tuple(taken), approve, soak))
+        waves.append((taken, approve, soak))
         approve, done = False, set(taken)
         left = [name for name in left if name not in done]
     if left:
-        waves.append(_FilledWave(tuple(left), approve, rollout.soak_seconds))
+        waves.append((left, approve, rollout.soak_seconds))
     return waves, notes
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,7 @@ from bpudeploy.effects.push import PushPolicy, PushResult
 from bpudeploy.effects.reserve import Reserved
 from bpudeploy.errors import BoardError, ConnectionLost, StoreError, Unreachable, UsageError
 from bpudeploy.fleet.events import BoardTask, ReportProgress, TaskKind, TaskResult, TaskStatus
-from bpudeploy.measure import Candidate, candidate
-from bpudeploy.releases import find_release
+from bpudeploy.measure import Candidate, earlier_candidate
 from bpudeploy.results.compare import compare
 from bpudeploy.results.measurement import Measurement
 from bpudeploy.results.statistics import paired_drop
@@ -42,18 +41,14 @@ class GateFailed(Exception):
     """An updated board does not meet a gate of the policy."""
 
 
-def make_worker(
-    deployments: Mapping[str, Deployment], gates: GatesSpec
-) -> Callable[[BoardTask, ReportProgress], TaskResult]:
-    """Return the function that runs tasks; ``deployments`` are by target name."""
-
-    def work(task: BoardTask, report: ReportProgress) -> TaskResult:
-        deployment = deployments[task.plan.target]
-        if task.work is TaskKind.UPDATE:
-            return _update(task, deployment, gates, report)
-        return _roll_back(task, deployment, report)
-
-    return work
+def run_task(
+    deployments: Mapping[str, Deployment], gates: GatesSpec, task: BoardTask, report: ReportProgress
+) -> TaskResult:
+    """Run a task; ``deployments`` are by target name."""
+    deployment = deployments[task.plan.target]
+    if task.work is TaskKind.UPDATE:
+        return _update(task, deployment, gates, report)
+    return _roll_back(task, deployment, report)
 
 
 def _update(task: BoardTask, deployment: Deployment, gates: GatesSpec, report: ReportProgress) -> TaskResult:
@@ -123,11 +118,9 @@ def _previous(deployment: Deployment, before: InstalledReleases) -> Candidate | 
     """Return the release that the board served before, if this project built it with the same evaluation images."""
     if not before.current or before.current == deployment.candidate.release.digest:
         return None
-    try:
-        previous = candidate(find_release(before.current), deployment.store)
-    except (UsageError, StoreError):
-        return None
-    return previous if previous.evaluation.digest == deployment.candidate.evaluation.digest else None
+    with suppress(UsageError, StoreError):
+        return earlier_candidate(before.current, deployment.candidate, deployment.store)
+    return None
 
 
 def _check_drop(chosen: Candidate, measured: Measurement, limit: float) -> str:
@@ -136,7 +129,7 @@ def _check_drop(chosen: Candidate, measured: Measurement, limit: float) -> str:
     lost = paired_drop(right, measured.answers.right).points.value
     if lost > limit:
         raise GateFailed(f"it loses {lost:.1f} points of top-1 against float, allowed: {limit:g}")
-    return f"top-1 lost {lost:+.1f} points"
+    return f"top-1 {-lost:+z.1f} points"
 
 
 def _check_p99(measured: tuple[Measurement, ...], limit: float) -> str:

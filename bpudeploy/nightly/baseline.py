@@ -6,7 +6,6 @@ import base64
 import binascii
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -185,22 +184,17 @@ def _pinned_answers(answers: Answers) -> PinnedAnswers:
     )
 
 
-@dataclass(frozen=True)
-class BaselineUpdate:
-    """A job's baseline before and after an update; ``after`` is None if the job has no measurement yet."""
-
-    job: str
-    before: Baseline | None
-    after: Baseline | None
+BaselineUpdate = tuple[Baseline | None, Baseline | None]
+"""A job's baseline before and after an update; the latter is None if the job has no measurement yet."""
 
 
-def baseline_updates(loaded: LoadedSuite, results: Results, why: str) -> list[BaselineUpdate]:
-    """Return the update that pins the most recently measured release of each job; write nothing."""
+def baseline_updates(loaded: LoadedSuite, results: Results, why: str) -> dict[str, BaselineUpdate]:
+    """Return for each job the update that pins its most recently measured release; write nothing."""
     now = utc_now()
-    return [
-        BaselineUpdate(job.name, read_baseline(loaded.baselines, job.name), _updated(job, loaded, results, now, why))
+    return {
+        job.name: (read_baseline(loaded.baselines, job.name), _updated(job, loaded, results, now, why))
         for job in loaded.jobs
-    ]
+    }
 
 
 def _updated(job: Job, loaded: LoadedSuite, results: Results, now: str, why: str) -> Baseline | None:

@@ -100,22 +100,17 @@ def accuracy_finding(
     """
     drop = paired_drop(before, now)
     change = drop.change if drop.lost or drop.gained else Interval(value=0.0, low=0.0, high=0.0)
-    outcome = _outcome(Metric.TOP1, change, at_least)
-    if outcome is not FindingOutcome.SAME and drop.verdict is Verdict.CANNOT_TELL:
-        outcome = FindingOutcome.CANNOT_TELL
-    detectable = f"minimum detectable difference {drop.detectable:.1f} points"
-    return MetricFinding(
-        metric=Metric.TOP1,
-        against=against,
-        outcome=outcome,
-        now=100 * sum(now) / len(now),
-        before=100 * sum(before) / len(before),
-        change=change,
-        at_least=at_least,
-        how=f"paired with {whose} on the same {len(now)} images: "
-        f"{drop.lost} lost, {drop.gained} gained, p = {drop.p_value:.2g}",
-        because=(detectable,) if outcome is FindingOutcome.CANNOT_TELL else (),
+    how = (
+        f"paired with {whose} on the same {len(now)} images: "
+        f"{drop.lost} lost, {drop.gained} gained, p = {drop.p_value:.2g}"
     )
+    top1, old = (100 * sum(right) / len(right) for right in (now, before))
+    found = _finding(Metric.TOP1, top1, old, change, at_least, how).model_copy(update={"against": against})
+    significant = found.outcome is FindingOutcome.SAME or drop.verdict is not Verdict.CANNOT_TELL
+    if significant and found.outcome is not FindingOutcome.CANNOT_TELL:
+        return found
+    detectable = f"minimum detectable difference {drop.detectable:.1f} points"
+    return found.model_copy(update={"outcome": FindingOutcome.CANNOT_TELL, "because": (detectable,)})
 
 
 def _size(now: float, baseline: Baseline, at_least: float) -> MetricFinding | None:

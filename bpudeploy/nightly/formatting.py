@@ -9,6 +9,7 @@ from typing import Self
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import FindingOutcome, JobResult, JobState, MetricFinding, Night
 from bpudeploy.provenance import Provenance
+from bpudeploy.results.drawing import plural
 
 
 class JobVerdict(StrEnum):
@@ -76,11 +77,6 @@ def night_verdict(night: Night) -> str:
         return f"no regression; {judged} of {jobs} judged"
     why = "too little data for" if JobVerdict.CANNOT_TELL in counts else "nothing to compare with yet for"
     return f"{why} {plural(night.measured, 'measured job')}"
-
-
-def plural(count: int, noun: str) -> str:
-    """Return "1 job", "2 jobs"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def format_time(at: str) -> str:

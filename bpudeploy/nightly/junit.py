@@ -14,15 +14,10 @@ _STATES = {
     JobState.MEASURED: CaseStatus.PASSED,
     JobState.BUILD_FAILED: CaseStatus.ERROR,
     JobState.NO_BOARD: CaseStatus.ERROR,
-    JobState.LEFT_OUT: CaseStatus.SKIPPED,
-    JobState.RUNNING: CaseStatus.SKIPPED,
 }
-_OUTCOMES = {
-    FindingOutcome.REGRESSION: CaseStatus.FAILURE,
-    FindingOutcome.CANNOT_TELL: CaseStatus.SKIPPED,
-    FindingOutcome.IMPROVEMENT: CaseStatus.PASSED,
-    FindingOutcome.SAME: CaseStatus.PASSED,
-}
+"""All other states are reported as skipped."""
+_OUTCOMES = {FindingOutcome.REGRESSION: CaseStatus.FAILURE, FindingOutcome.CANNOT_TELL: CaseStatus.SKIPPED}
+"""All other outcomes are reported as passed."""
 
 
 def to_junit(night: Night) -> str:
@@ -74,7 +69,7 @@ def _measured(job: JobResult, classname: str) -> Case:
         name="measured",
         classname=classname,
         seconds=job.build_seconds + job.board_seconds,
-        status=_STATES[job.state],
+        status=_STATES.get(job.state, CaseStatus.SKIPPED),
         message=message,
         type=job.state.value,
         text="\n".join([message, *faults]),
@@ -89,7 +84,7 @@ def _case(job: JobResult, finding: MetricFinding, classname: str) -> Case:
         name=finding.title,
         classname=classname,
         seconds=0.0,
-        status=_OUTCOMES[finding.outcome],
+        status=_OUTCOMES.get(finding.outcome, CaseStatus.PASSED),
         message=words,
         type=finding.outcome.value,
         text="\n".join([words, *_evidence(finding)]),

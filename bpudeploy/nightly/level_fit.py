@@ -112,7 +112,7 @@ def fit(data: DesignMatrix, firsts: Sequence[int]) -> Fit:
     centre = float(np.median(data.y))
     y = data.y - centre
     weights = np.ones(n)
-    sigma = max(_rough(y), data.floor)
+    sigma = max(_MAD * float(np.median(np.abs(np.diff(y)))) / math.sqrt(2), data.floor)  # steps hardly affect it
     for _ in range(_ROUNDS):
         weighted = x * weights[:, None]
         inverse = np.linalg.inv(weighted.T @ x + np.diag(weak * sigma**2 + 1e-9))
@@ -136,11 +136,6 @@ def fit(data: DesignMatrix, firsts: Sequence[int]) -> Fit:
         levels=x[:, : steps.stop] @ beta[: steps.stop] + mean + centre,
         sigma=sigma,
     )
-
-
-def _rough(y: Floats) -> float:
-    """Return a standard deviation from differences of neighbours, which steps hardly affect."""
-    return _MAD * float(np.median(np.abs(np.diff(y)))) / math.sqrt(2) if len(y) > 1 else 0.0
 
 
 def _inflation(residuals: Floats) -> float:

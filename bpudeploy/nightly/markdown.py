@@ -13,10 +13,10 @@ from bpudeploy.nightly.formatting import (
     format_time,
     job_verdict,
     night_verdict,
-    plural,
 )
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import FindingOutcome, JobResult, MetricFinding, Night
+from bpudeploy.results.drawing import plural
 
 MAX_CHARACTERS = 65_536
 """GitHub's limit for a comment."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import FindingOutcome, JobResult, JobState, Night
@@ -54,12 +54,8 @@ _OF_METRIC = {
     Metric.COMPILE_TIME: ("compile_time_seconds", 1.0, {}),
 }
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-class _Sample(NamedTuple):
-    family: str
-    labels: Mapping[str, str]
-    value: float
+_Sample = tuple[str, Mapping[str, str], float]
+"""Family, labels and value."""
 
 
 def to_openmetrics(nights: Sequence[Night] | Night) -> str:
@@ -68,58 +64,57 @@ def to_openmetrics(nights: Sequence[Night] | Night) -> str:
 
     several = [nights] if isinstance(nights, Night) else nights
     latest = {night.suite: night for night in sorted(several, key=lambda night: night.began)}
-    samples = [sample for night in latest.values() for sample in _samples(night) if math.isfinite(sample.value)]
-    return str(generate_latest(SimpleNamespace(collect=lambda: _families(samples))).decode())
+    return str(generate_latest(SimpleNamespace(collect=lambda: _families(latest.values()))).decode())
 
 
-def _families(samples: Sequence[_Sample]) -> Iterator[PrometheusMetric]:
+def _families(nights: Iterable[Night]) -> list[PrometheusMetric]:
     from prometheus_client.core import GaugeMetricFamily
 
+    found = {}
     for family, help_ in _FAMILIES.items():
         unit = family.rpartition("_")[2]
-        found = GaugeMetricFamily(f"{PREFIX}_{family}", help_, unit=unit if unit in _UNITS else "")
-        for sample in samples:
-            if sample.family == family:
-                labels = {name: _CONTROL.sub("\ufffd", value) for name, value in sample.labels.items()}
-                found.add_sample(found.name, labels, sample.value)
-        if found.samples:
-            yield found
+        found[family] = GaugeMetricFamily(f"{PREFIX}_{family}", help_, unit=unit if unit in _UNITS else "")
+    for family, labels, value in (sample for night in nights for sample in _samples(night)):
+        if math.isfinite(value):
+            clean = {name: _CONTROL.sub("\ufffd", text) for name, text in labels.items()}
+            found[family].add_sample(found[family].name, clean, value)
+    return [one for one in found.values() if one.samples]
 
 
 def _samples(night: Night) -> Iterator[_Sample]:
     suite = {"suite": night.suite}
     began = datetime.fromisoformat(night.began).timestamp()
     ended = datetime.fromisoformat(night.ended).timestamp() if night.ended is not None else None
-    yield _Sample("last_run_timestamp_seconds", suite, began if ended is None else ended)
+    yield "last_run_timestamp_seconds", suite, began if ended is None else ended
     if ended is not None:
-        yield _Sample("duration_seconds", suite, ended - began)
-    yield _Sample("complete", suite, float(ended is not None))
-    yield _Sample("exit_code", suite, float(night.exit_code))
-    yield _Sample("regressions", suite, float(len(night.regressions)))
+        yield "duration_seconds", suite, ended - began
+    yield "complete", suite, float(ended is not None)
+    yield "exit_code", suite, float(night.exit_code)
+    yield "regressions", suite, float(len(night.regressions))
     states = [job.state for job in night.jobs]
     for state in JobState:
-        yield _Sample("jobs", {**suite, "state": state.value}, float(states.count(state)))
-    yield _Sample("quarantined_boards", suite, float(len(night.quarantine)))
+        yield "jobs", {**suite, "state": state.value}, float(states.count(state))
+    yield "quarantined_boards", suite, float(len(night.quarantine))
     for job in night.jobs:
         yield from _of_job(job, {**suite, "job": job.job})
 
 
 def _of_job(job: JobResult, labels: Mapping[str, str]) -> Iterator[_Sample]:
     for state in JobState:
-        yield _Sample("job_state", {**labels, "state": state.value}, float(job.state is state))
+        yield "job_state", {**labels, "state": state.value}, float(job.state is state)
     for finding in job.findings:
         of = {**labels, "metric": finding.metric.value, "against": finding.against.value}
         for outcome in FindingOutcome:
-            yield _Sample("verdict", {**of, "outcome": outcome.value}, float(finding.outcome is outcome))
+            yield "verdict", {**of, "outcome": outcome.value}, float(finding.outcome is outcome)
         change = finding.change
         if change is not None:
             for family, value in (("", change.value), ("low_", change.low), ("high_", change.high)):
-                yield _Sample(f"change_{family}ratio", of, value / 100)
+                yield f"change_{family}ratio", of, value / 100
     measured = {**labels, "board": job.board or "", "provenance": job.provenance.value if job.provenance else ""}
     for metric, value in job.figures.items():
         family, factor, more = _OF_METRIC[metric]
-        yield _Sample(family, {**measured, **more}, value * factor)
+        yield family, {**measured, **more}, value * factor
     if job.p50_ms is not None:
         of = {**measured, "percentile": "50"}
-        yield _Sample("latency_low_seconds", of, job.p50_ms.low / 1e3)
-        yield _Sample("latency_high_seconds", of, job.p50_ms.high / 1e3)
+        yield "latency_low_seconds", of, job.p50_ms.low / 1e3
+        yield "latency_high_seconds", of, job.p50_ms.high / 1e3

@@ -7,7 +7,6 @@ from datetime import datetime
 
 from bpudeploy.digest import short
 from bpudeploy.errors import ExitCode
-from bpudeploy.fleet.history import format_duration
 from bpudeploy.nightly.formatting import (
     JobVerdict,
     count_verdicts,
@@ -22,7 +21,7 @@ from bpudeploy.nightly.history import MetricHistory
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import FindingOutcome, JobState, Night
 from bpudeploy.nightly.plots import regression_plot, small_plot
-from bpudeploy.results.drawing import Plot, page
+from bpudeploy.results.drawing import Plot, format_duration, page
 
 MAX_PLOTS = 40
 """Plots of metrics without a regression, to limit the size of the page."""
@@ -131,7 +130,6 @@ def _duration(night: Night) -> str:
 _FILTERS: Mapping[str, Callable[..., object]] = {
     "clock": format_time,
     "short": short,
-    "duration": format_duration,
     "job_verdict": job_verdict,
     "change": format_change,
     "before_after": lambda finding, job: format_before_after(job, finding),

@@ -17,8 +17,7 @@ from bpudeploy.boards.base import BoardOpener
 from bpudeploy.deployment import board_opener, save_built
 from bpudeploy.errors import BpudeployError, OutOfTime, StoreError, UsageError
 from bpudeploy.events import Event, Note, StepFinished
-from bpudeploy.measure import Candidate, candidate
-from bpudeploy.nightly.baseline import Baseline
+from bpudeploy.measure import candidate, earlier_candidate
 from bpudeploy.nightly.evaluate import evaluate
 from bpudeploy.nightly.job_queue import JobQueue, QueuedJob, QueueSettings, QueueState
 from bpudeploy.nightly.measure_job import STEP, JobRelease, measure_job
@@ -28,7 +27,7 @@ from bpudeploy.nightly.recorder import NightRecorder, suite_lock
 from bpudeploy.nightly.suite import LOCAL_BOARD, Job
 from bpudeploy.planning.products import BINARY
 from bpudeploy.planning.step import Plan
-from bpudeploy.releases import RUNS, BuiltRelease, find_release
+from bpudeploy.releases import RUNS, BuiltRelease
 from bpudeploy.results.store import Results
 from bpudeploy.run.journal import new_run_directory
 from bpudeploy.run.parallel import Executor, run_all
@@ -155,11 +154,16 @@ class _RunningNight:
 
     def _job_release(self, job: Job, release: BuiltRelease) -> JobRelease:
         baseline = self._context.plan.baselines[job.name]
-        ours = candidate(release, self._context.store)
+        ours, pinned = candidate(release, self._context.store), None
+        if baseline is not None and baseline.release != ours.release.digest:
+            try:
+                pinned = earlier_candidate(baseline.release, ours, self._context.store)
+            except (UsageError, StoreError) as error:
+                self._emit(job.name, Note(STEP, f"the pinned release cannot be measured interleaved: {error.message}"))
         return JobRelease(
             recipe=str(job.resolved.files[0]),
             candidate=ours,
-            pinned=_pinned(baseline, ours, self._context.store, partial(self._emit, job.name)),
+            pinned=pinned,
             baseline=baseline,
             method=job.resolved.recipe.benchmark,
             checks=job.checks,
@@ -187,18 +191,3 @@ class _RunningNight:
             return board_opener(job.resolved.target, None), None
         listed, spec = self._context.plan.loaded.boards[board], job.resolved.target.board
         return opener_of(board, listed.address, spec, jump=listed.jump, root=listed.root), listed.board_id
-
-
-def _pinned(baseline: Baseline | None, ours: Candidate, store: Path, emit: Callable[[Event], None]) -> Candidate | None:
-    """Return the pinned release to measure interleaved, if it is another one and complete in the store."""
-    if baseline is None or baseline.release == ours.release.digest:
-        return None
-    try:
-        found = candidate(find_release(baseline.release), store)
-    except (UsageError, StoreError) as error:
-        emit(Note(STEP, f"the pinned release cannot be measured interleaved: {error.message}"))
-        return None
-    if found.evaluation.digest != ours.evaluation.digest:
-        emit(Note(STEP, "the pinned release has other evaluation images: not measured interleaved"))
-        return None
-    return found

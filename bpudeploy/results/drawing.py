@@ -1,4 +1,4 @@
-"""Figures as SVG, and HTML pages that load no other file."""
+"""Figures as SVG, HTML pages that load no other file, and their counts and durations as text."""
 
 from __future__ import annotations
 
@@ -74,6 +74,23 @@ def svg(drawn: Figure) -> str:
     return found[found.index("<svg") :]
 
 
+def plural(count: int, noun: str) -> str:
+    """Return "1 job", "2 jobs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration such as ``4.2 s``, ``3 min 05 s`` or ``1 h 02 min``."""
+    whole = round(seconds)
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
 def page(
     template: str,
     values: Mapping[str, object],
@@ -83,13 +100,14 @@ def page(
     """Render a template of a package; all values are escaped, except SVG.
 
     Args:
-        filters: in addition to ``megabytes`` and ``signed``; by default those of the results.
+        filters: in addition to ``megabytes``, ``duration`` and ``signed``; by default those of the results.
     """
     import jinja2
 
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in (package, "bpudeploy.results")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["megabytes"] = lambda n: f"{n / 1e6:,.2f} MB"
+    environment.filters["duration"] = format_duration
     environment.filters["signed"] = lambda value, digits=1: f"{value:+z.{digits}f}"
     environment.filters.update(_FILTERS if filters is None else filters)
     environment.tests["contains"] = lambda values, one: one in values

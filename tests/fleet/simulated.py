@@ -8,8 +8,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 
+from bpudeploy.fleet.controller import WorkerThreads
 from bpudeploy.fleet.events import (
     BoardEnded,
     BoardTask,
@@ -21,6 +22,7 @@ from bpudeploy.fleet.events import (
     TaskResult,
     TaskStatus,
 )
+from bpudeploy.fleet.journal import Journal
 from bpudeploy.fleet.view import Phase
 from tests.fleet.oracle import NEW, Fault, Oracle, SimBoard
 
@@ -32,14 +34,14 @@ class Killed(BaseException):
 Life = Generator[float | StepReached, None, TaskResult]
 
 
-class SimEventLog:
+class SimEventLog(Journal):
     """A journal in memory; the controller may be killed at each write."""
 
     def __init__(self, oracle: Oracle, kills: Callable[[], bool]) -> None:
         self.oracle, self._kills, self.read = oracle, kills, 0
 
-    def read_new(self) -> Sequence[Event]:
-        new = self.oracle.events[self.read :]
+    def read_new(self) -> tuple[Event, ...]:
+        new = tuple(self.oracle.events[self.read :])
         self.read = len(self.oracle.events)
         return new
 
@@ -77,7 +79,7 @@ class World:
             board.broken = False
 
 
-class SimWorkers:
+class SimWorkers(WorkerThreads):
     """The workers of one controller; they die with it."""
 
     def __init__(self, world: World, kills: Callable[[], bool], interrupts: Callable[[], bool]) -> None:

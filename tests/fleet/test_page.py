@@ -13,10 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bpudeploy.fleet.events import BoardEnded, BoardStarted, Event, RolloutPlanned
-from bpudeploy.fleet.history import format_duration, format_round_duration, rollout_history
+from bpudeploy.fleet.history import format_round_duration, rollout_history
 from bpudeploy.fleet.page import policy_in_words, write_rollout
 from bpudeploy.fleet.scale import Scale
 from bpudeploy.fleet.timeline import timeline
+from bpudeploy.results.drawing import format_duration
 from bpudeploy.spec.fleet import OnFailure, Reserved, RolloutSpec, Wave
 from tests.fleet import journals
 from tests.pages import tags_of, words_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bpudeploy.backends.registry import backend_names
@@ -41,27 +41,28 @@ def run(args: Namespace, out: Output) -> ExitCode:
     with open_results(args.results) as results:
         found = baseline_updates(loaded, results, args.why or "")
     if args.what == "show":
-        document = [one.before.model_dump(mode="json") if one.before else {"job": one.job} for one in found]
-        out.show(document, (f"  {one.job:<34} {_pinned(one.before)}" for one in found))
+        before = {job: pinned for job, (pinned, _) in found.items()}
+        document = [one.model_dump(mode="json") if one else {"job": job} for job, one in before.items()]
+        out.show(document, (f"  {job:<34} {_pinned(one)}" for job, one in before.items()))
         return ExitCode.OK
-    new = [one.after for one in found if one.after is not None]
+    new = [after for _, after in found.values() if after is not None]
     if not new:
         raise UsageError("none of these jobs has been measured", hint=f"`bpudeploy nightly {args.suite}` measures them")
     if not args.dry_run:
         for baseline in new:
             write_baseline(loaded.baselines, baseline)
-    changed = [{"job": p.job, "from": _release(p.before), "to": _release(p.after)} for p in found]
+    changed = [{"job": job, "from": _release(a), "to": _release(b)} for job, (a, b) in found.items()]
     out.show(changed, _changes(found, loaded.baselines, args.dry_run))
     return ExitCode.OK
 
 
-def _changes(found: Sequence[BaselineUpdate], folder: Path, dry_run: bool) -> Iterator[str]:
-    for one in found:
-        if one.after is None:
-            yield f"  {one.job:<34} not measured: unchanged"
+def _changes(found: Mapping[str, BaselineUpdate], folder: Path, dry_run: bool) -> Iterator[str]:
+    for job, (before, after) in found.items():
+        if after is None:
+            yield f"  {job:<34} not measured: unchanged"
             continue
-        yield f"  {one.job:<34} {_pinned(one.before)}"
-        yield f"  {'':<34} -> {_pinned(one.after)}"
+        yield f"  {job:<34} {_pinned(before)}"
+        yield f"  {'':<34} -> {_pinned(after)}"
     yield f"{'would write' if dry_run else 'wrote'} {folder}: review it with git diff, then commit it"
 
 

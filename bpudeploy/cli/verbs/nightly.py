@@ -13,7 +13,7 @@ from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli.arguments import add, budget, shared_store, store
 from bpudeploy.cli.output import Output, table
 from bpudeploy.errors import BpudeployError, ExitCode
-from bpudeploy.nightly.formatting import format_before_after, format_change, format_time, plural, provenance_suffix
+from bpudeploy.nightly.formatting import format_before_after, format_change, format_time, provenance_suffix
 from bpudeploy.nightly.history import MetricHistory, metric_histories, suite_measurements
 from bpudeploy.nightly.metrics import Metric
 from bpudeploy.nightly.night import FindingOutcome, JobResult, JobState, MetricFinding, Night, read_night
@@ -21,6 +21,7 @@ from bpudeploy.nightly.outputs import write_outputs
 from bpudeploy.nightly.plan import NightPlan, Slot, plan_night
 from bpudeploy.nightly.run import NightContext, run_night
 from bpudeploy.nightly.suite import LoadedSuite, load_suite
+from bpudeploy.results.drawing import plural
 from bpudeploy.results.store import Query, Results, open_results
 from bpudeploy.run.executors import open_executor
 
