@@ -55,14 +55,8 @@ def prove(
     import numpy as np
     import onnx
 
-    session = open_session(str(graph), lean=True)
-    (image,) = session.get_inputs()
-    batch, names = image.shape[0], [output.name for output in tensor_map.outputs]
-
-    def run(pixels: F32) -> list[F32]:
-        arrays = session.run(names, {image.name: np.ascontiguousarray(pixels, np.float32)})
-        return [output.read(array) for output, array in zip(tensor_map.outputs, arrays, strict=True)]
-
+    shape, run = _runner(graph, tensor_map)
+    batch = shape[0]
     outputs: list[F32] = [np.empty_like(a) for a in reference.outputs]
     count = len(outputs[0])
     for chosen, kept in batches(count, batch):
@@ -86,7 +80,7 @@ def prove(
     classifies = len(outputs) == 1 and outputs[0].ndim == 2
     if classifies:
         _check_top1(outputs[0], reference.outputs[0])
-    noise = random_input(image.shape)
+    noise = random_input(shape)
     extra, _ = _max_difference(run(noise), reference.random_outputs)
     if not extra <= tolerance:
         raise failure(extra, "a random input", noise)
@@ -100,6 +94,21 @@ def prove(
         ),
         outputs,
     )
+
+
+def _runner(graph: Path, tensor_map: TensorMap) -> tuple[tuple[int, ...], Callable[[F32], list[F32]]]:
+    """Return the shape of the graph's input, and a function that runs it and reads its outputs as the original's."""
+    import numpy as np
+
+    session = open_session(str(graph), lean=True)
+    (image,) = session.get_inputs()
+    names = [output.name for output in tensor_map.outputs]
+
+    def run(pixels: F32) -> list[F32]:
+        arrays = session.run(names, {image.name: np.ascontiguousarray(pixels, np.float32)})
+        return [output.read(array) for output, array in zip(tensor_map.outputs, arrays, strict=True)]
+
+    return tuple(image.shape), run
 
 
 def random_input(shape: Sequence[int]) -> F32:

@@ -87,7 +87,7 @@ def test_what_cannot_be_measured_or_compared_says_why(built: tuple[str, str], ti
     assert "starts its own board" in error(capsys, "bench", "tiny", "--board", "somewhere")
     assert "--rounds" in error(capsys, "bench", "tiny", "--rounds", "1")
     assert "no measurements of 'unheard'" in error(capsys, "compare", "tiny", "unheard")
-    assert "nothing of that kind" in error(capsys, "report", "--recipe", "unheard")
+    assert "no such measurements yet" in error(capsys, "report", "--recipe", "unheard")
     assert "cannot write" in error(capsys, "report", "--out", "no/such/folder/page.html")
     assert "mysql" in error(capsys, "report", "--results", "mysql://x/y")
     run(capsys, "run", str(tiny), "--set", "name=third", "--set", "dataset.evaluation.count=5")
