@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpudeploy.backends.registry import load_backend
-from bpudeploy.backends.samples import Scores
+from bpudeploy.backends.samples import Scores, spread
 from bpudeploy.boards.base import Board
 from bpudeploy.digest import key_of
 from bpudeploy.effects.verify import GoldenSet, installed_binary
@@ -97,13 +97,16 @@ def earlier_candidate(digest: str, ours: Candidate, store: Path) -> Candidate:
 
 
 def host_answers(products: Products) -> HostAnswers:
-    """Return the host's answers, from the scores that a build computed."""
-    scores = Scores.read(products.quantized_scores.path)
+    """Return the host's answers, from the scores that a build computed: of the binary if they were simulated."""
+    scores, golden = Scores.read(products.quantized_scores.path), Scores.read(products.golden_logits.path).logits
+    if products.binary_scores is not None:
+        scores = Scores.read(products.binary_scores.path)
+        golden = scores.logits[spread(len(scores.logits), len(golden))]
     return HostAnswers(
         labels=scores.labels.tolist(),
         expected=_best_classes(scores).tolist(),
         truth=best_classes_in(products.float_scores).tolist(),
-        golden=Scores.read(products.golden_logits.path).logits.tolist(),
+        golden=golden.tolist(),
     )
 
 

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     GRAPH = "graph"  # .onnx: float32
     QUANTIZED = "quantized"  # .onnx: QDQ
     BINARY = "binary"  # compiled model for the board's runtime
+    SIMULATOR = "simulator"  # what a backend runs to compute as the binary does, in its own format
     SCORES = "scores"  # .safetensors: float32 logits (N, classes), int64 labels (N,)
     FINDINGS = "findings"  # .json: a report about a network
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.samples import read_findings
+from bpudeploy.backends.samples import Scores, read_findings
 from bpudeploy.conformance.report import Inspection
 from bpudeploy.effects.push import PushResult
 from bpudeploy.measure import Candidate, best_classes_in
@@ -46,6 +47,7 @@ class BoardResults:
     measured: Measurement
 
 
+IN_BINARY = "in the binary"
 FALLBACK_TARGET = "rdk-x5"
 """The target whose placement a report shows if the run's own has no BPU."""
 
@@ -87,7 +89,7 @@ def summarise(
         self_check=board.checked,
         install=Install(changed=pushed.changed, bytes_sent=pushed.bytes_sent, seconds=pushed.seconds),
         steps=_steps(result),
-        gates=gates(recipe.check, accuracy[-1], measured, predicted),
+        gates=gates(recipe.check, accuracy, measured, predicted),
         sizes=_sizes(recipe.restructure.approximate, products),
         placement=_placement(resolved, products),
         versions=dict(measured.versions),
@@ -112,19 +114,29 @@ def _accuracies(
 
     assert measured.answers is not None  # a run always measures accuracy
     answers = candidate.answers
-    truth, labels, expected = (np.array(one) for one in (answers.truth, answers.labels, answers.expected))
+    truth, labels = np.array(answers.truth), np.array(answers.labels)
     forms = [("restructured", best_classes_in(products.graph_scores))]
     forms += [(a.label, best_classes_in(products.approximated(a.step)[1])) for a in approximations(spec)]
     if repair is not None and repair.promoted:
         forms.append(("int8", best_classes_in(products.int8_scores)))
-        forms.append((f"+ {len(repair.promoted)} taps in int16", expected))
+        forms.append((f"+ {len(repair.promoted)} taps in int16", best_classes_in(products.quantized_scores)))
     else:
-        forms.append(("int8", expected))
+        forms.append(("int8", best_classes_in(products.quantized_scores)))
     on_host = [_accuracy("float", f"host, {framework_of(products.model.path)}", truth, None, labels)]
     on_host += [_accuracy(form, "host, onnxruntime", best, truth, labels) for form, best in forms]
+    binary = binary_accuracy(products)
     form = "on the board" if predicted is None else f"{predicted.march}, simulated"
-    board = np.array(measured.answers.top)
-    return (*on_host, _accuracy(form, measured.device, board, truth, labels, measured.provenance))
+    board = _accuracy(form, measured.device, np.array(measured.answers.top), truth, labels, measured.provenance)
+    return (*on_host, *((binary,) if binary is not None else ()), board)
+
+
+def binary_accuracy(products: Products) -> Accuracy | None:
+    """Return the accuracy of the compiled binary, simulated bit-exactly; None if its backend cannot."""
+    if products.binary_scores is None:
+        return None
+    scores = Scores.read(products.binary_scores.path)
+    best, truth = best_classes_in(products.binary_scores), best_classes_in(products.float_scores)
+    return _accuracy(IN_BINARY, "host, simulated bit-exactly", best, truth, scores.labels, Provenance.SIMULATED)
 
 
 def stored_measurements(summary: Summary) -> tuple[Measurement, ...]:
@@ -192,18 +204,24 @@ def _accuracy(
 
 
 def gates(
-    check: CheckSpec, board: Accuracy, measured: Measurement, predicted: Estimate | None = None
+    check: CheckSpec, accuracy: Sequence[Accuracy], measured: Measurement, predicted: Estimate | None = None
 ) -> tuple[Gate, ...]:
-    """Compare the board's measured or predicted results with the limits in the recipe's ``check:``."""
+    """Compare the results with the limits in the recipe's ``check:``.
+
+    ``max_drop`` counts on the binary, simulated bit-exactly, and on the board if the backend cannot simulate it.
+    """
     found = []
-    if check.max_drop is not None and board.drop is not None:
-        found.append(("max_drop", check.max_drop, board.drop.points.value, "points"))
+    row = next((one for one in accuracy if one.form == IN_BINARY), accuracy[-1])
+    if check.max_drop is not None and row.drop is not None:
+        found.append(("max_drop", check.max_drop, row.drop.points.value, "points", row.form))
     if check.max_p50_ms is not None:
         assert measured.latency is not None  # a run always measures latency
         p50 = measured.latency.p50_ms.value if predicted is None else predicted.predicted_ms
-        found.append(("max_p50_ms", check.max_p50_ms, p50, "ms" if predicted is None else "ms, predicted"))
+        unit = "ms" if predicted is None else "ms, predicted"
+        found.append(("max_p50_ms", check.max_p50_ms, p50, unit, accuracy[-1].form))
     return tuple(
-        Gate(name=name, limit=limit, value=value, unit=unit, holds=value <= limit) for name, limit, value, unit in found
+        Gate(name=name, limit=limit, value=value, unit=unit, on=on, holds=value <= limit)
+        for name, limit, value, unit, on in found
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -12,8 +12,16 @@ from bpudeploy.errors import UsageError
 from bpudeploy.provenance import Provenance
 from bpudeploy.stage import Artifact, Fingerprint, StepContext
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 FINDINGS = "findings.json"
 """The findings file in ``work.dir``, beside the binary."""
+
+
+SIMULATOR = "simulator"
+"""The file in ``work.dir``, beside the binary, of a backend that ``simulates``."""
 
 
 class ToolMissing(UsageError):
@@ -29,6 +37,15 @@ class CompileInputs:
     calibration: Artifact  # SAMPLES
     preprocess: Artifact  # PREPROCESS
     march: str  # the target's
+
+
+@dataclass(frozen=True)
+class SimulationInputs:
+    """What a backend wrote, and the images to run: uint8 RGB (N, H, W, 3) after resize and crop."""
+
+    simulator: Artifact
+    binary: Artifact
+    pixels: NDArray[np.uint8]
 
 
 class Backend(Protocol):
@@ -80,5 +97,22 @@ class Backend(Protocol):
 
         Raises:
             StageError: the compiler fails; the message has its last output.
+        """
+        ...
+
+
+@runtime_checkable
+class SimulatingBackend(Backend, Protocol):
+    """A backend that can run what its binary computes on this machine, bit-exactly."""
+
+    def simulates(self, options: Any) -> bool:
+        """Return whether it can with these options; then ``compile`` also writes ``work.dir / SIMULATOR``."""
+        ...
+
+    def simulate(self, work: StepContext, inputs: SimulationInputs, options: Any) -> NDArray[np.float32]:
+        """Return the binary's logits, float32 (N, classes), and emit progress.
+
+        Raises:
+            StageError: it fails, or a run of the binary itself gives other integers.
         """
         ...

@@ -129,6 +129,13 @@ class Samples:
         return len(self.pixels)
 
 
+def spread(count: int, chosen: int) -> NDArray[np.intp]:
+    """Return ``chosen`` indices among ``count``, or all if there are fewer, evenly spread: those of golden images."""
+    import numpy as np
+
+    return np.unique(np.linspace(0, count - 1, chosen).astype(int))
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """The outputs of a network: ``logits`` float32 (N, classes) for ``labels`` int64 (N,)."""

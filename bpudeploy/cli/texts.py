@@ -62,7 +62,7 @@ def summary_text(summary: Summary) -> Iterator[str]:
     yield from measurement_lines(m)
     yield f"  {self_check_line(summary.self_check)}"
     for g in summary.gates:
-        yield f"  check {g.name} {g.limit:g} {g.unit}: {g.value_text}, {'passed' if g.holds else 'FAILED'}"
+        yield f"  check {g.name} {g.limit:g} {g.unit}, {g.on}: {g.value_text}, {'passed' if g.holds else 'FAILED'}"
     yield f"\n  report: {summary.run_directory}/report.html"
 
 

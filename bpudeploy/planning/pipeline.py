@@ -12,6 +12,7 @@ from bpudeploy.digest import Digest, digest_file, key_of
 from bpudeploy.errors import SpecError
 from bpudeploy.planning.products import (
     BINARY,
+    BINARY_SCORES,
     CALIBRATION,
     EVALUATION,
     FLOAT_SCORES,
@@ -34,7 +35,7 @@ from bpudeploy.spec.source import CheckpointFormat, Source, SourceKind
 from bpudeploy.stage import Kind
 from bpudeploy.stages.approximate import approximations
 from bpudeploy.stages.compare import COMPARE_INTEGERS, COMPARE_LAYERS, IntegersOptions
-from bpudeploy.stages.compile import CompileStageOptions, compile_with
+from bpudeploy.stages.compile import CompileStageOptions, compile_with, score_with
 from bpudeploy.stages.download import DownloadOptions, download_stage
 from bpudeploy.stages.fetch_data import DatasetOptions, Origin, Tree, dataset_stage
 from bpudeploy.stages.fetch_model import (
@@ -96,7 +97,9 @@ def plan(resolved: LoadedRecipe) -> Plan:
     p.add(COMPARE_INTEGERS, INTEGERS, rounding, quantized, calibration, preprocess)
     chosen = CompileStageOptions.of(resolved, backend)
     try:
-        p.add(compile_with(backend, chosen), BINARY, chosen, prepared, quantized, calibration, preprocess)
+        made = p.add(compile_with(backend, chosen), BINARY, chosen, prepared, quantized, calibration, preprocess)
+        if "simulator" in made and recipe.model.outputs is Outputs.LOGITS:
+            p.add(score_with(backend, chosen), BINARY_SCORES, chosen, made["binary"], made["simulator"], evaluation)
     except ToolMissing as error:
         return p.build({BINARY: error})
     return p.build()

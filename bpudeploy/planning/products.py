@@ -28,6 +28,7 @@ GOLDEN = "quantize/golden"
 LAYERS = "quantize/layers"
 INTEGERS = "quantize/integers"
 BINARY = "compile"
+BINARY_SCORES = "compile/scores"
 
 _RELEASED: Mapping[str, Mapping[str, Kind]] = {
     EVALUATION: SAMPLES.gives,
@@ -38,6 +39,7 @@ _RELEASED: Mapping[str, Mapping[str, Kind]] = {
     REPAIRED: REPAIR.gives,
     GOLDEN: TAKE_GOLDEN.gives,
     BINARY: {"binary": Kind.BINARY},
+    BINARY_SCORES: {"scores": Kind.SCORES},
 }
 """The outputs that measuring a release needs."""
 
@@ -118,6 +120,11 @@ class Products:
     def quantized(self) -> Artifact:
         """The QDQ graph that is compiled."""
         return self.steps[self._final]["quantized"]
+
+    @property
+    def binary_scores(self) -> Artifact | None:
+        """Scores of the binary, simulated bit-exactly; None if the backend cannot."""
+        return self.steps[BINARY_SCORES]["scores"] if BINARY_SCORES in self.steps else None
 
     @property
     def quantized_scores(self) -> Artifact:

@@ -201,6 +201,9 @@ class IntegerRun:
             return [self._product(node)]
         if kind in VIEWS and isinstance(first, QuantizedTensor) and not first.scale.ndim:
             return [QuantizedTensor(self._view(node, first.integers), first.scale)]
+        if kind == "MaxPool" and isinstance(first, QuantizedTensor) and not first.scale.ndim:
+            (largest,) = self.graph.in_float(node, {node.input[0]: first.integers.astype(np.float32)})
+            return [QuantizedTensor(largest.astype(first.integers.dtype), first.scale)]
         if kind in ("Relu", "Clip") and isinstance(first, Accumulators):
             low = 0.0 if kind == "Relu" else self._bound(node, 1, -math.inf)
             high = math.inf if kind == "Relu" else self._bound(node, 2, math.inf)

@@ -15,7 +15,7 @@ from bpudeploy.quantize.onnx_edit import set_constants, set_nodes
 from bpudeploy.quantize.record import Tap
 from bpudeploy.quantize.taps import QuantizationPoint
 from bpudeploy.quantize.weights import QuantizedWeights
-from bpudeploy.spec.operators import VIEWS
+from bpudeploy.spec.operators import SELECTIONS
 from bpudeploy.spec.precision import Precision
 
 OPSET = 13
@@ -109,7 +109,7 @@ class _Writer:
                 scales = weight.scales * self.tap_of[copy.input[0]].scale
                 inputs.append(self._constant(f"{node.name}.bias", to_int32(weight.bias / scales), scales))
             copy.input[:] = inputs
-        elif node.op_type in VIEWS and copy.input[0] in self.tap_of:
+        elif node.op_type in SELECTIONS and copy.input[0] in self.tap_of:
             self.tap_of[copy.output[0]] = self.tap_of[copy.input[0]]
         self.nodes.append(copy)
 

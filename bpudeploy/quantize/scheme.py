@@ -22,6 +22,7 @@ from bpudeploy.quantize.calibrate import (
     windows_by_tensor,
 )
 from bpudeploy.quantize.centre import centre_values
+from bpudeploy.quantize.clipping import choose_clipping
 from bpudeploy.quantize.migrate import Migration, Threshold, migrate
 from bpudeploy.quantize.observer import Histogram, threshold
 from bpudeploy.quantize.onnx_edit import set_constants
@@ -39,6 +40,8 @@ _TOLERANCE = 1e-4
 to the range of the outputs."""
 _IMAGES_FOR_MEANS = 4
 """Images used for the mean of attention values. Any value is correct, so it need not be exact."""
+_IMAGES_FOR_CLIPPING = 4
+"""Images whose outputs choose between thresholds: what carries a network is in each of them."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def quantize_graph(
         )
         plan = _plan(migrated, rules, in_float, int16)
     _check_equivalent(original, plan.model, image(0))
-    taps = {p.name: _tap(p, statistics[p.source], limit) for p in plan.points}
+    taps, widened = _taps(plan, statistics, limit, [image(i) for i in range(min(runs, _IMAGES_FOR_CLIPPING))])
     weights = _weights(plan, taps, statistics, spec)
     prepared = _prepared(plan.model, weights)
     qdq = to_qdq(plan.model, plan.points, taps, weights)
@@ -117,7 +120,7 @@ def quantize_graph(
         images=runs,
         taps=taps,
         products=plan.products,
-        levers=_techniques(spec, centred, splits, migrations),
+        levers=_techniques(spec, widened, centred, splits, migrations),
         factors={m.conv: m.factors for m in migrations if m.conv},
     )
     return Quantized(prepared, qdq, record)
@@ -142,6 +145,15 @@ def _plan(model: onnx.ModelProto, rules: PrecisionRules, in_float: Collection[st
     products = find_products(model, in_float)
     inputs = conv_inputs(GraphIndex(model), products)
     return _Plan(model, products, find_quantization_points(model, rules, in_float, int16), inputs)
+
+
+def _taps(
+    plan: _Plan, statistics: Mapping[str, TensorStatistics], limit: Threshold, images: Sequence[F32]
+) -> tuple[dict[str, Tap], int]:
+    """Return the taps, and how many have a wider range than the observer's."""
+    observed = {p.name: _tap(p, statistics[p.source], limit) for p in plan.points}
+    taps = choose_clipping(plan.model, plan.points, observed, images)
+    return taps, sum(taps[name].threshold != tap.threshold for name, tap in observed.items())
 
 
 def _tap(point: QuantizationPoint, statistics: TensorStatistics, limit: Threshold) -> Tap:
@@ -188,9 +200,13 @@ def _prepared(model: onnx.ModelProto, weights: Mapping[str, QuantizedWeights]) -
     return out
 
 
-def _techniques(spec: QuantizeSpec, centred: int, splits: int, migrations: Sequence[Migration]) -> tuple[str, ...]:
+def _techniques(
+    spec: QuantizeSpec, widened: int, centred: int, splits: int, migrations: Sequence[Migration]
+) -> tuple[str, ...]:
     """Describe the techniques applied; the texts are stored in the artifact (``levers``)."""
     found = [f"{spec.observer.value} thresholds"]
+    if widened:
+        found.append(f"{widened} of them widened, as clipping there changes the outputs")
     if centred:
         found.append(f"values of {centred} attention blocks centred")
     if splits:

@@ -57,7 +57,7 @@ def rank(
         progress: called with the number of finished runs.
     """
     taps = int8_taps(QuantizeRecord.read(quantized))
-    errors = _errors(graph, quantized, list(taps), images, corrections, progress)
+    errors = tap_errors(graph, quantized, list(taps), images, corrections, progress)
     able = frozenset(can_be_int16(quantized, rules))
     found = [
         PromotionCandidate(
@@ -77,15 +77,18 @@ def _order(candidate: PromotionCandidate) -> tuple[bool, float, float]:
     return candidate.cost is None, -ratio, -candidate.error
 
 
-def _errors(
+def tap_errors(
     graph: onnx.ModelProto,
     quantized: onnx.ModelProto,
     taps: Sequence[str],
     images: Iterable[F32],
     corrections: Mapping[str, F64],
-    progress: Callable[[int], None],
+    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
-    """Return the mean squared difference that each tap causes, relative to the variance of the outputs."""
+    """Return the mean squared difference that each tap alone causes, relative to the variance of the outputs.
+
+    The arguments are those of ``rank``.
+    """
     session = open_session(_with_switches(graph, quantized, taps, corrections).SerializeToString())
     fed, off = graph.graph.input[0].name, {_switch(name): np.array(False) for name in taps}
     sums, done = dict.fromkeys(taps, 0.0), 0

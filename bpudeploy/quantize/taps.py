@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from bpudeploy.onnxmodel import inputs_of, readers_of
-from bpudeploy.spec.operators import VIEWS
+from bpudeploy.spec.operators import SELECTIONS
 from bpudeploy.spec.precision import Precision, PrecisionRules
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class GraphIndex:
 
     def source(self, tensor: str) -> str:
         """Return the tensor that ``tensor`` is a view of, or itself."""
-        return self._skip(tensor, VIEWS)
+        return self._skip(tensor, SELECTIONS)
 
     def unrounded(self, tensor: str) -> str:
         """Return ``tensor`` of a QDQ graph before any rounding."""
@@ -81,7 +81,7 @@ class GraphIndex:
             if name in self.outputs:
                 found[False].append((name, ""))
             for node in self.readers.get(name, ()):
-                if node.op_type in VIEWS:
+                if node.op_type in SELECTIONS:
                     views.append(node.name)
                     todo.append(node.output[0])
                 else:
@@ -125,7 +125,7 @@ def find_quantization_points(
     index = GraphIndex(model)
     products = frozenset(find_products(model, in_float))
     found: list[QuantizationPoint] = []
-    computed = (name for node in index.nodes.values() if node.op_type not in VIEWS for name in node.output)
+    computed = (name for node in index.nodes.values() if node.op_type not in SELECTIONS for name in node.output)
     for tensor in (*index.inputs, *computed):
         readers = index.readers_through_views(tensor, products)
         wide = _precision_elsewhere(index, tensor, readers, rules, in_float)

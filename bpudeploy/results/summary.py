@@ -100,6 +100,8 @@ class Gate(FrozenModel):
     limit: float
     value: float
     unit: str
+    on: str = "on the board"
+    """The row of accuracies, or the device, that it counts on."""
     holds: bool
 
     @property
@@ -139,7 +141,7 @@ class Quantization(FrozenModel):
 class Summary(FrozenModel):
     """One run of a recipe."""
 
-    schema_version: int = 7
+    schema_version: int = 8
     recipe: str
     target: str
     backend: str

@@ -39,6 +39,7 @@ class InputType(StrEnum):
 class CalibrationType(StrEnum):
     """How a vendor compiler chooses thresholds."""
 
+    RECIPE = "recipe"  # those of the recipe's quantize:, so that the binary computes what was scored
     DEFAULT = "default"  # tries max and kl, per tensor and per channel, and keeps the closest to float
     MIX = "mix"  # the same, node by node
     KL = "kl"
@@ -68,7 +69,8 @@ class VendorOptions(Frozen):
     input_type_rt: Annotated[InputType, Field(strict=False)] = InputType.NV12
     """Input format on the board; nv12 by default."""
     calibration_type: Annotated[CalibrationType, Field(strict=False)] | None = None
-    """How thresholds are chosen; the tool's search over max and kl by default."""
+    """How thresholds are chosen. The default is ``recipe`` with the toolchain that bpudeploy installs, otherwise the
+    tool's search over max and kl."""
     max_percentile: Annotated[float, Field(gt=0, le=1)] | None = None
     """For ``calibration_type: max``: share of the values that are not clipped, such as 0.99995."""
     per_channel: bool | None = None
@@ -140,11 +142,13 @@ def is_host_option(options: type[Frozen], name: str) -> bool:
 
 def problems(options: VendorOptions) -> Iterator[tuple[str, str, str]]:
     """Yield field, message and hint of each inconsistency between options."""
-    kind, searched = options.calibration_type, (None, CalibrationType.DEFAULT, CalibrationType.MIX)
+    kind, searched = options.calibration_type, (CalibrationType.DEFAULT, CalibrationType.MIX)
     if options.max_percentile is not None and kind is not CalibrationType.MAX:
         yield "max_percentile", "max_percentile requires calibration_type max", "add `calibration_type: max`"
+    if options.per_channel is not None and kind in (None, CalibrationType.RECIPE):
+        yield "per_channel", "per_channel requires calibration_type max or kl", "add `calibration_type: max` or `kl`"
     if options.per_channel is not None and kind in searched:
-        text = f"per_channel does not apply to calibration_type {kind or CalibrationType.DEFAULT}, which tries both"
+        text = f"per_channel does not apply to calibration_type {kind}, which tries both"
         yield "per_channel", text, "add `calibration_type: max` or `kl`, or remove it"
     if options.max_time_per_fc is not None and 0 < options.max_time_per_fc < 1000:
         yield "max_time_per_fc", f"max_time_per_fc {options.max_time_per_fc} must be 0 or at least 1000", "use 1000"

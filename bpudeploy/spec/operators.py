@@ -8,7 +8,9 @@ LAYOUT_CHANGES = RESHAPES | {"Transpose"}
 NO_OPS = frozenset({"Identity", "Dropout"})
 """Copy their input at inference."""
 VIEWS = LAYOUT_CHANGES | NO_OPS | {"Slice"}
-"""One input, one output, whose values are all values of the input: rounding before or after is the same."""
+"""One input, one output, whose values are values of the input, chosen by their place."""
+SELECTIONS = VIEWS | {"MaxPool"}
+"""One input, one output, whose values are values of the input: rounding before or after is the same."""
 MOVES = (
     VIEWS
     | {"Split", "Concat", "Gather", "GatherND", "ScatterND"}

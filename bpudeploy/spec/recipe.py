@@ -219,7 +219,8 @@ class CheckSpec(Frozen):
     """Limits on accuracy and latency: the run exits with 4 if one is exceeded."""
 
     max_drop: Annotated[float, Field(ge=0, le=100)] | None = None
-    """Allowed top-1 loss on the board against float, in percentage points."""
+    """Allowed top-1 loss against float, in percentage points: of the binary, simulated bit-exactly, where the backend
+    can, otherwise on the board."""
     max_p50_ms: Annotated[float, Field(gt=0)] | None = None
     """Allowed p50 latency on the board, in milliseconds."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpudeploy.backends.samples import Normalisation, Samples, Scores
+from bpudeploy.backends.samples import Normalisation, Samples, Scores, spread
 from bpudeploy.conformance.placement import cpu_only_nodes
 from bpudeploy.events import Note, Progress, progress
 from bpudeploy.host import open_session
@@ -119,7 +119,7 @@ def golden(work: StepContext, options: GoldenOptions, inputs: tuple[Artifact, ..
 
     evaluation, scored = inputs
     samples, scores = Samples.read(evaluation.path), Scores.read(scored.path)
-    chosen = np.unique(np.linspace(0, len(samples) - 1, options.images).astype(int))
+    chosen = spread(len(samples), options.images)
     images = work.dir / "golden.safetensors"
     pixels = np.ascontiguousarray(samples.pixels[chosen])
     save_file({"pixels": pixels, "labels": samples.labels[chosen]}, images)
@@ -129,7 +129,7 @@ def golden(work: StepContext, options: GoldenOptions, inputs: tuple[Artifact, ..
 
 QUANTIZE = Stage(
     "quantize",
-    version=4,
+    version=5,
     takes=(Kind.GRAPH, Kind.SAMPLES, Kind.PREPROCESS),
     gives={"prepared": Kind.GRAPH, "quantized": Kind.QUANTIZED},
     run=quantize,

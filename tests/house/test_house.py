@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "release": WORDS | {"stage"},
     "signing": WORDS,
     "store": WORDS | {"stage"},
-    "backends": WORDS | {"stage", "spec", "conformance", "quantize", "predict", "onnxmodel"},
+    "backends": WORDS | {"stage", "agent", "spec", "conformance", "quantize", "predict", "onnxmodel"},
     "boards": WORDS | {"spec"},
     "transfer": WORDS | {"boards"},
     "host": {"onnxmodel"},
@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "cli": WORDS
     | {"stage", "stages", "backends", "planning", "run", "results", "store", "spec", "deployment", "boards", "boardjob"}
     | {"effects", "signing", "measure", "releases", "fleet", "nightly", "commits", "extras"}
-    | {"conformance", "inspection", "quantize", "predict"},
+    | {"conformance", "inspection", "quantize", "predict", "summarise"},
 }
 MIGRATIONS = {
     f"results/migrations/{name}.py"

@@ -126,7 +126,7 @@ def test_biases_no_longer_make_up_for_what_is_gone(rewritten: Any, images: Any) 
         return float(sum(((run(model, i).ravel() - e) ** 2).sum() for i, e in zip(images, exact, strict=True)))
 
     kept, freed = promote(made.qdq, names(made)), promote(made.qdq, names(made), corrections)
-    assert error(freed) < 0.5 * error(kept)
+    assert error(freed) < 0.75 * error(kept)
     prepared = without_corrections(made.prepared, made.record, names(made), corrections)
     for image in images:
         a, b = run(prepared, image).ravel(), run(freed, image).ravel()

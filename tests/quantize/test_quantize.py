@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bpudeploy.errors import StageError
 from bpudeploy.quantize.calibrate import COLUMNS, StatisticsRequest, observe
 from bpudeploy.quantize.centre import centre_values
+from bpudeploy.quantize.integer import compare_with_onnxruntime
 from bpudeploy.quantize.scheme import Quantized, quantize_graph
 from bpudeploy.quantize.split_softmax import split_softmax
 from bpudeploy.quantize.taps import WIDE, find_products, find_quantization_points
@@ -279,3 +280,54 @@ def test_columns_are_what_a_convolution_reads() -> None:
     assert given.shape == truth.shape
     np.testing.assert_allclose(np.sort(given, axis=1), np.sort(truth, axis=1), atol=1e-5)
     onnx.checker.check_model(chain(conv, weights={"w": weight}, shape=value.shape))
+
+
+def test_a_rare_large_value_that_carries_the_outputs_is_not_clipped() -> None:
+    """Only the largest of 65,536 pixels passes the second layer: what is best for the tensor is not for the outputs."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["pixels", "first.w"], ["a"], "first"),
+        helper.make_node("Conv", ["a", "second.w", "second.b"], ["b"], "second"),
+        helper.make_node("Relu", ["b"], ["c"], "relu"),
+        helper.make_node("GlobalAveragePool", ["c"], ["scores"], "pool"),
+    ]
+    weights = {"first.w": np.eye(3)[:, :, None, None], "second.w": np.eye(3)[:, :, None, None], "second.b": [-10.0] * 3}
+    model = of_nodes(nodes, weights, pixels=(1, 3, 256, 256), scores=(1, 3, 1, 1))
+    images = rng.standard_normal((6, 1, 3, 256, 256)).astype(np.float32)
+    images[:, :, 0, 5, 7] = 14
+    spec = QuantizeSpec(migrate=False, int16=())
+    made = quantize_graph(model, (), (), CPU, spec, lambda i: images[i], len(images), lambda done: None)
+    assert all(tap.threshold > 0.9 * tap.peak for tap in made.record.taps.values())
+    assert made.record.levers[1] == "2 of them widened, as clipping there changes the outputs"
+    float_, int8 = (np.stack([run(m, image) for image in images]) for m in (model, made.qdq))
+    assert np.abs(int8 - float_).max() < 0.1 * np.abs(float_).max()
+
+
+def of_nodes(nodes: list[Any], weights: dict[str, Any], **shapes: tuple[int, ...]) -> onnx.ModelProto:
+    """Return a model of ``nodes`` with one input and one output, of these shapes."""
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, s) for name, s in shapes.items())
+    constants = [numpy_helper.from_array(np.asarray(w, np.float32), name) for name, w in weights.items()]
+    graph = helper.make_graph(nodes, "g", [given], [made], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
+
+
+def test_what_a_max_pool_reads_is_rounded_once_before_it() -> None:
+    """Rounding and the largest value commute; a tool has one threshold for both sides of a MaxPool."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["pixels", "first.w"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("MaxPool", ["b"], ["c"], "pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["c", "second.w"], ["scores"], "second"),
+    ]
+    weights = {"first.w": rng.standard_normal((8, 3, 1, 1)), "second.w": rng.standard_normal((4, 8, 1, 1))}
+    model = of_nodes(nodes, weights, pixels=(1, 3, 16, 16), scores=(1, 4, 8, 8))
+    images = rng.standard_normal((6, 1, 3, 16, 16)).astype(np.float32)
+    for rules in (CPU, X5, X3):
+        spec = QuantizeSpec(int16=())
+        made = quantize_graph(model, (), (), rules, spec, lambda i: images[i], len(images), lambda done: None)
+        made.record.write(made.qdq)
+        taps = {name: tap for name, tap in made.record.taps.items() if tap.products}
+        assert list(taps) == ["pixels", "b"] and taps["b"].precision is Precision.INT8
+        agreement = compare_with_onnxruntime(made.qdq, images, rules.rounding, lambda done: None)
+        assert agreement.within_one_step, "the integers go through the MaxPool too"

@@ -25,8 +25,10 @@ Config = dict[str, dict[str, Any]]
 """Groups of keys in the order of the file; a value is a scalar, a map by node, or None, which is omitted."""
 
 
-def mapper_config(network: Network, options: HbMapperOptions) -> Config:
+def mapper_config(network: Network, options: HbMapperOptions, calibration: CalibrationType) -> Config:
     """Return hb_mapper's configuration: the recipe's options, the preprocessing, and quantize's precisions.
+
+    With the recipe's thresholds, the tool's are the largest values: it needs some for points that the recipe lacks.
 
     Raises:
         StageError: the network was quantized for another march.
@@ -44,7 +46,7 @@ def mapper_config(network: Network, options: HbMapperOptions) -> Config:
         "calibration_parameters": {
             "cal_data_dir": MAPPER_IMAGES,
             "cal_data_type": "float32",
-            "calibration_type": options.calibration_type or CalibrationType.DEFAULT,  # the tool's search
+            "calibration_type": CalibrationType.MAX if calibration is CalibrationType.RECIPE else calibration,
             "max_percentile": options.max_percentile,
             "per_channel": options.per_channel,
             "run_on_cpu": forced.get("run_on_cpu"),

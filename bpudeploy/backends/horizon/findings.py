@@ -103,13 +103,18 @@ class CompilerFindings(Frozen):
     merged: tuple[str, ...] = ()
     """Nodes with a configured precision that the tool merged into a neighbour, whose precision they have."""
 
+    differ: tuple[str, ...] = ()
+    """Tensors whose threshold or precision is not that of the recipe's quantization."""
+
     def summary(self) -> tuple[str, ...]:
         """Return the main results in a few lines."""
-        lines = (_devices(self.told), _similarity(self.told), _latency(self.told), _counted(self.merged, _MERGED))
+        merged, differ = _counted(self.merged, _MERGED), _counted(self.differ, _DIFFER)
+        lines = (_devices(self.told), _similarity(self.told), _latency(self.told), merged, differ)
         return tuple(line for line in (*lines, _counted(self.told.warnings, _WARNINGS)) if line)
 
 
 _MERGED = "nodes with a configured precision were merged into a neighbour"
+_DIFFER = "tensors are not quantized as in quantize"
 _WARNINGS = "warnings about a lost precision or device"
 
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import CompileInputs
+from bpudeploy.backends.base import SIMULATOR, CompileInputs, SimulationInputs
 from bpudeploy.backends.horizon import network as files
 from bpudeploy.backends.horizon.config import Config, mapper_config, to_yaml
 from bpudeploy.backends.horizon.findings import LogSummary
+from bpudeploy.backends.horizon.inside import BUILD
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
 from bpudeploy.backends.horizon.network import Network, write_images
 from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
 from bpudeploy.backends.horizon.session import Session, VendorBackend
+from bpudeploy.backends.horizon.simulate import simulate
+from bpudeploy.backends.horizon.thresholds import QUANTIZATION, differences, quantization
 from bpudeploy.backends.horizon.tool import Tool, find_tool
-from bpudeploy.spec.compile_options import HbMapperOptions
+from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions
 from bpudeploy.stage import StepContext
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NAME = "hb_mapper"
 NEWEST_IR = 9
@@ -25,13 +34,21 @@ class HbMapperBackend(VendorBackend):
     """Writes the tool's YAML, network and images, and runs `checker` and `makertbin`; the result is a .bin."""
 
     name = NAME
-    version = 2
+    version = 3
     runtime = "hobot_dnn"
     options_type = HbMapperOptions
 
     def compile(self, work: StepContext, inputs: CompileInputs, options: HbMapperOptions) -> Path:
         """Write the binary: NV12 or RGB in, float32 logits out, mean and scale inside."""
         return compile_with(find_tool(NAME, options), work, inputs, options)[0]
+
+    def simulates(self, options: HbMapperOptions) -> bool:
+        """With the toolchain that bpudeploy installs: another version's integer model is another one."""
+        return find_tool(NAME, options).pinned
+
+    def simulate(self, work: StepContext, inputs: SimulationInputs, options: HbMapperOptions) -> NDArray[np.float32]:
+        """Run the tool's integer model, and hbdk-sim on the binary for a few images."""
+        return simulate(find_tool(NAME, options), work, inputs, options)
 
 
 def compile_with(
@@ -43,24 +60,35 @@ def compile_with(
         StageError: the compiler fails; the message has its reason.
     """
     session = Session(work, NAME, tool, options)
-    written = prepare(inputs, options, session.folder)
+    calibration = options.calibration_type or (CalibrationType.RECIPE if tool.pinned else CalibrationType.DEFAULT)
+    recipe = calibration is CalibrationType.RECIPE
+    written = prepare(inputs, options, session.folder, calibration)
     session.announce()
     onnx = ("--model-type", "onnx")
     session.call(*("checker", *onnx, "--march", inputs.march, "--model", files.MODEL), log="hb_mapper_checker.log")
-    binary = session.folder / files.OUT / f"{files.PREFIX}.bin"
+    out = session.folder / files.OUT
+    binary = out / f"{files.PREFIX}.bin"
     report = session.call(
         *("makertbin", *onnx, "--config", files.CONFIG),
         log="hb_mapper_makertbin.log",
         closing=MAPPER_CLOSING,
         product=binary,
+        script=BUILD if recipe else None,
     )
-    names = quantized_names(session.folder / files.OUT / f"{files.PREFIX}_quant_info.json")
+    names = quantized_names(out / f"{files.PREFIX}_quant_info.json")
     report = report.model_copy(update={"nodes": tuple(with_full_name(row, names) for row in report.nodes)})
     merged = merged_nodes(written["model_parameters"]["node_info"] or (), names)
-    return session.finish(binary, report, inputs.march, to_yaml(written), ".bin", merged), report
+    calibrated = out / f"{files.PREFIX}_calibrated_model.onnx"
+    differ: tuple[str, ...] = ()
+    if recipe:
+        report = report.model_copy(update={"calibration_method": calibration.value})
+        differ = differences(session.folder / QUANTIZATION, calibrated)
+    if tool.pinned:
+        (out / f"{files.PREFIX}_quantized_model.onnx").rename(work.dir / SIMULATOR)
+    return session.finish(binary, report, inputs.march, to_yaml(written), ".bin", merged, differ), report
 
 
-def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> Config:
+def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path, calibration: CalibrationType) -> Config:
     """Write everything that the tool reads into ``folder``, and return its configuration.
 
     Raises:
@@ -74,11 +102,13 @@ def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path) -> Co
         folder / files.MAPPER_IMAGES,  # raw float32 (3, H, W) of 0..255
         lambda path, image: image.transpose(0, 3, 1, 2).astype("float32").tofile(path.with_suffix(".bin")),
     )
-    config = mapper_config(network, options)
-    text = to_yaml(
-        config,
+    config = mapper_config(network, options, calibration)
+    comment = (
         f"Written by bpudeploy for hb_mapper, {inputs.march}; paths are from this folder.\n"
-        f"{files.MAPPER_IMAGES} holds {count} images as 0..255: the tool applies mean_value and scale_value itself.",
+        f"{files.MAPPER_IMAGES} holds {count} images as 0..255: the tool applies mean_value and scale_value itself."
     )
-    (folder / files.CONFIG).write_text(text, encoding="utf-8")
+    if calibration is CalibrationType.RECIPE:
+        (folder / QUANTIZATION).write_text(json.dumps(quantization(network.quantized)), encoding="utf-8")
+        comment += f"\nThe thresholds of {QUANTIZATION} replace those of its calibration ({BUILD})."
+    (folder / files.CONFIG).write_text(to_yaml(config, comment), encoding="utf-8")
     return config

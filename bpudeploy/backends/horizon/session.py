@@ -13,9 +13,10 @@ from pathlib import Path
 from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.horizon.failures import explain
 from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
+from bpudeploy.backends.horizon.inside import PYTHON, copy_script
 from bpudeploy.backends.horizon.log import LogReader, indented_tail, phase, read_log
 from bpudeploy.backends.horizon.process import ProcessResult, run
-from bpudeploy.backends.horizon.tool import Tool, find_tool
+from bpudeploy.backends.horizon.tool import Command, Tool, find_tool
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.provenance import Provenance
@@ -63,10 +64,18 @@ class Session:
         cores, minutes = os.cpu_count(), self.options.minutes
         self.work.emit(Note(STEP, f"{version} {self.tool.location}, {cores} cores, limit {minutes} min"))
 
-    def call(self, *arguments: str, log: str, closing: tuple[str, ...] = (), product: Path | None = None) -> LogSummary:
+    def call(
+        self,
+        *arguments: str,
+        log: str,
+        closing: tuple[str, ...] = (),
+        product: Path | None = None,
+        script: str | None = None,
+    ) -> LogSummary:
         """Run one command of the tool and return its parsed log.
 
         Args:
+            script: a program of ``inside`` that runs the command in the tool's own Python.
             log: the log's file name in the folder.
             closing: lines required for success, whatever the exit status.
             product: the file that it must write.
@@ -85,7 +94,7 @@ class Session:
                 self._start_phase(phase(console.feed(raw)))
 
             try:
-                result = run(self.tool.command(arguments, self.folder), self.folder, left, on_line, self._tick)
+                result = run(self._command_line(script, arguments), self.folder, left, on_line, self._tick)
             except OSError as error:
                 raise StageError(f"{self.backend} cannot be started: {error}", hint="check its file on PATH") from error
         file = self.folder / log
@@ -95,6 +104,12 @@ class Session:
         if failed is not None:
             raise self._error(failed, result, reader.errors or console.errors, console.tail)
         return report
+
+    def _command_line(self, script: str | None, arguments: tuple[str, ...]) -> Command:
+        if script is None:
+            return self.tool.command(self.backend, arguments, self.folder)
+        copy_script(script, self.folder)
+        return self.tool.command(PYTHON, (script, *arguments), self.folder)
 
     def _start_phase(self, phase: str | None) -> None:
         if phase is not None and phase != self._phase:
@@ -113,7 +128,14 @@ class Session:
         return (time.monotonic() - self._started) / MINUTE_S
 
     def finish(
-        self, binary: Path, report: LogSummary, march: str, config: str, suffix: str, merged: tuple[str, ...] = ()
+        self,
+        binary: Path,
+        report: LogSummary,
+        march: str,
+        config: str,
+        suffix: str,
+        merged: tuple[str, ...] = (),
+        differ: tuple[str, ...] = (),
     ) -> Path:
         """Move the binary out of the folder, and write and summarise the findings."""
         found = CompilerFindings(
@@ -123,6 +145,7 @@ class Session:
             config=config,
             told=report,
             merged=merged,
+            differ=differ,
         )
         (self.work.dir / FINDINGS).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
         out = binary.rename(self.work.dir / f"model{suffix}")

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from bpudeploy.backends.base import ToolMissing
-from bpudeploy.backends.horizon.toolchain.installed import installed
+from bpudeploy.backends.horizon.toolchain.installed import Toolchain, installed
 from bpudeploy.errors import StageError
 from bpudeploy.spec.compile_options import VendorOptions
 from bpudeploy.stage import Fingerprint
@@ -58,22 +58,26 @@ class Tool:
     """Its name, and its version or its container's digest."""
     location: str
     """Where it is, for messages."""
-    command: Callable[[tuple[str, ...], Path], Command]
-    """Returns the command line to run it with these arguments in this folder."""
+    command: Callable[[str, tuple[str, ...], Path], Command]
+    """Returns the command line to run one of its programs with these arguments in this folder."""
+    pinned: bool = False
+    """It is the version that ``inside`` is tested with."""
 
 
-def local_tool(
-    program: str, fingerprint: Fingerprint, location: str, environment: Mapping[str, str] | None = None
-) -> Tool:
-    """Return a program on this machine. The memory limit applies to containers only."""
-    return Tool(fingerprint, location, lambda arguments, folder: Command((program, *arguments), (), environment))
+def local_tool(toolchain: Toolchain, fingerprint: Fingerprint, location: str) -> Tool:
+    """Return the toolchain that bpudeploy installed. The memory limit applies to containers only."""
+
+    def command(program: str, arguments: tuple[str, ...], folder: Path) -> Command:
+        return Command((str(toolchain.bin / program), *arguments), (), toolchain.environment())
+
+    return Tool(fingerprint, location, command, pinned=True)
 
 
 def _container_tool(docker: str, name: str, image: str, memory_gib: int) -> Tool:
     """Return a program in a container: no network, this user, one folder, a memory limit, removed when it ends."""
     digest = _digest(docker, name, image)
 
-    def command(arguments: tuple[str, ...], folder: Path) -> Command:
+    def command(program: str, arguments: tuple[str, ...], folder: Path) -> Command:
         if ":" in str(folder):
             raise StageError(f"docker cannot mount {folder}: it has a colon", hint="use another --store")
         called = f"bpudeploy-{name.replace('_', '-')}-{uuid.uuid4().hex[:12]}"
@@ -82,7 +86,7 @@ def _container_tool(docker: str, name: str, image: str, memory_gib: int) -> Tool
             *("--user", f"{os.getuid()}:{os.getgid()}", "-e", "HOME=/tmp"),
             *("-v", f"{folder}:{INSIDE}", "-w", INSIDE),
             *("--memory", f"{memory_gib}g", "--shm-size", f"{memory_gib}g"),
-            *(digest, name, *arguments),  # not by tag, which may have moved since the key was computed
+            *(digest, program, *arguments),  # not by tag, which may have moved since the key was computed
         )
         return Command(run, ((docker, "kill", called), (docker, "rm", "--force", called)))
 
@@ -109,12 +113,16 @@ def find_tool(name: str, options: VendorOptions) -> Tool:
 def _on_this_machine(name: str) -> Tool:
     toolchain = installed()
     if toolchain is not None and (toolchain.bin / name).is_file():
-        program = str(toolchain.bin / name)
-        return local_tool(program, toolchain.fingerprint, "of `bpudeploy toolchain`", toolchain.environment())
+        return local_tool(toolchain, toolchain.fingerprint, "of `bpudeploy toolchain`")
     found = shutil.which(name)
     if found is None:
         raise ToolMissing(f"{name} is neither installed by bpudeploy nor on PATH", hint=_GET[name])
-    return local_tool(found, {name: _version(name, found, Path(found).stat().st_mtime_ns)}, "on PATH")
+    version = _version(name, found, Path(found).stat().st_mtime_ns)
+
+    def command(program: str, arguments: tuple[str, ...], folder: Path) -> Command:
+        return Command((str(Path(found).with_name(program)), *arguments))  # of the same environment
+
+    return Tool({name: version}, "on PATH", command)
 
 
 @cache

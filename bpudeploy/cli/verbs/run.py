@@ -17,6 +17,7 @@ from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY, Products
 from bpudeploy.planning.step import Plan
 from bpudeploy.quantize.findings import RepairReport
+from bpudeploy.results.summary import Accuracy
 from bpudeploy.run.runner import RunResult
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
@@ -73,7 +74,10 @@ def _destination(resolved: LoadedRecipe, args: Namespace) -> Destination:
 
 def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCode:
     """Print the artifacts of a run that stopped before the board, and whether ``check.max_drop`` holds."""
-    findings = Products(built.artifacts).repair
+    from bpudeploy.summarise import binary_accuracy
+
+    products = Products(built.artifacts)
+    findings, binary, limit = products.repair, binary_accuracy(products), resolved.recipe.check.max_drop
     repair = RepairReport.read(findings.path) if findings is not None else None
     steps = {
         name: {
@@ -86,18 +90,31 @@ def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCo
         "recipe": resolved.recipe.name,
         "steps": steps,
         "repair": repair.model_dump(mode="json") if repair is not None else None,
+        "in_binary": binary.model_dump(mode="json") if binary is not None else None,
     }
-    out.show(document, _built_text(resolved.recipe.name, built, repair))
-    return ExitCode.CHECK if repair is not None and not repair.holds else ExitCode.OK
+    holds = repair is None or repair.holds
+    if binary is not None and binary.drop is not None and limit is not None:
+        holds = binary.drop.points.value <= limit
+    out.show(document, _built_text(resolved, built, repair, binary))
+    return ExitCode.OK if holds else ExitCode.CHECK
 
 
-def _built_text(name: str, built: RunResult, repair: RepairReport | None) -> Iterator[str]:
+def _built_text(
+    resolved: LoadedRecipe, built: RunResult, repair: RepairReport | None, binary: Accuracy | None
+) -> Iterator[str]:
+    name, limit = resolved.recipe.name, resolved.recipe.check.max_drop
     made = list(list(built.steps.values())[-1].artifacts.values())
     last = next((a for a in reversed(made) if a.kind is not Kind.FINDINGS), made[-1])
     findings = f", its findings are {made[-1].path}" if made[-1] is not last else ""
     yield f"{name}: {len(built.ran)} of {len(built.steps)} steps ran; the last artifact is {last.path}{findings}"
     if repair is not None:
         yield f"  {repair_line(repair)}"
+    if binary is None or binary.drop is None:
+        return
+    yield f"  in the binary, simulated bit-exactly: top-1 {binary.text}, {binary.agreement:.1f} % of answers as float"
+    if limit is not None:
+        verdict = "passed" if binary.drop.points.value <= limit else "FAILED"
+        yield f"  check max_drop {limit:g} points, in the binary: {binary.drop.change.value:+z.2f} points, {verdict}"
 
 
 def _build_together(plans: Sequence[Plan], args: Namespace, out: Output) -> dict[str, RunResult | BpudeployError]:

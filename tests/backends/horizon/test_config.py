@@ -19,7 +19,8 @@ from bpudeploy.backends.horizon import hb_compile, hb_mapper
 from bpudeploy.backends.horizon.config import join_numbers, to_yaml
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.errors import StageError
-from bpudeploy.spec.compile_options import HbCompileOptions, HbMapperOptions
+from bpudeploy.quantize.record import QuantizeRecord
+from bpudeploy.spec.compile_options import CalibrationType, HbCompileOptions, HbMapperOptions
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -31,7 +32,8 @@ def inputs(tmp_path: Path) -> CompileInputs:
 
 def mapper(inputs: CompileInputs, folder: Path, **options: object) -> dict[str, dict[str, Any]]:
     folder.mkdir()
-    written = hb_mapper.prepare(inputs, HbMapperOptions.model_validate(options), folder)
+    chosen = HbMapperOptions.model_validate(options)
+    written = hb_mapper.prepare(inputs, chosen, folder, chosen.calibration_type or CalibrationType.DEFAULT)
     found: dict[str, dict[str, Any]] = yaml.safe_load((folder / "config.yaml").read_text())
     assert found == yaml.safe_load(to_yaml(written))
     return found
@@ -74,6 +76,17 @@ def test_hb_mapper_configuration(inputs: CompileInputs, tmp_path: Path) -> None:
         "core_num": 1,
         "optimize_level": "O3",
     }
+
+
+def test_the_recipe_s_thresholds_are_in_a_file_beside_it(inputs: CompileInputs, tmp_path: Path) -> None:
+    found = mapper(inputs, tmp_path / "w", calibration_type="recipe")
+    assert found["calibration_parameters"]["calibration_type"] == "max", "for what the recipe has no thresholds"
+    given = json.loads((tmp_path / "w" / "quantization.json").read_text())
+    taps = QuantizeRecord.read(onnx.load(inputs.quantized.path)).taps
+    assert {tensor: list(found.values()) for tensor, found in given["activations"].items()} == {
+        name: [pytest.approx(tap.threshold)] for name, tap in taps.items()
+    }
+    assert [len(scales) for scales in given["weights"].values()] == [3]
 
 
 def test_hb_mapper_gets_pixels_and_hb_compile_the_networks_input(inputs: CompileInputs, tmp_path: Path) -> None:

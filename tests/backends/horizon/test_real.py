@@ -11,17 +11,20 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from bpudeploy.backends.base import SIMULATOR, SimulatingBackend, SimulationInputs
 from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon.checker import check
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain
 from bpudeploy.backends.registry import load_backend
+from bpudeploy.backends.samples import Samples
 from bpudeploy.cli.main import main
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Device
+from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageError
-from bpudeploy.spec.compile_options import HbMapperOptions, OptimizeLevel
+from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions, OptimizeLevel
 from bpudeploy.spec.target import March
-from bpudeploy.stage import StepContext
+from bpudeploy.stage import Artifact, Kind, StepContext
 from bpudeploy.testing import check_backend
 from tests.backends.horizon.conftest import Compiling, check_reports
 from tests.backends.horizon.record import network
@@ -43,6 +46,31 @@ def test_it_compiles_and_reports_its_log(rt: str, toolchain: Toolchain, compilin
     assert (found.backend, found.march, found.tool) == ("hb_mapper", "bayes-e", dict(toolchain.fingerprint))
     assert found.told.versions["hb_mapper"] == toolchain.versions["hb_mapper"]
     assert "of `bpudeploy toolchain`" in compiling.notes
+
+
+def test_a_binary_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    inputs, backend = example_inputs(tmp_path, "bayes-e"), load_backend("hb_mapper")
+    assert isinstance(backend, SimulatingBackend)
+    made: dict[str, tuple[Artifact, Artifact]] = {}
+    for kind in ("recipe", "kl"):
+        work = tmp_path / kind
+        work.mkdir()
+        options = HbMapperOptions(optimize_level=OptimizeLevel.O0, calibration_type=CalibrationType(kind))
+        binary = backend.compile(StepContext(work, lambda event: None), inputs, options)
+        simulator = Artifact(Kind.SIMULATOR, digest_file(work / SIMULATOR), work / SIMULATOR)
+        made[kind] = simulator, Artifact(Kind.BINARY, digest_file(binary), binary)
+    pixels = Samples.read(inputs.calibration.path).pixels
+    notes: list[str] = []
+    for second in ("recipe", "kl"):
+        context = StepContext(tmp_path / f"scores-{second}", lambda event: notes.append(getattr(event, "text", "")))
+        context.dir.mkdir()
+        given = SimulationInputs(made["recipe"][0], made[second][1], pixels)
+        if second == "recipe":
+            assert backend.simulate(context, given, options).shape == (4, 3)
+            assert "the same integers" in notes[-1] and "on 4 images" in notes[-1]
+        else:
+            with pytest.raises(StageError, match="computes other integers"):
+                backend.simulate(context, given, options)
 
 
 def test_several_optimizations_are_passed_on(compiling: Compiling) -> None:

@@ -9,15 +9,21 @@ from typing import Any
 import pytest
 
 from bpudeploy.backends.horizon.findings import CompilerFindings, Unit
+from bpudeploy.backends.samples import Scores
 from bpudeploy.cli.main import main
 from tests.fakes.fixtures import VendorTools
 
 
-def build(tiny: Path, capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+def run(tiny: Path, capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
     code = main(["run", str(tiny), "--until", "compile", "--json", *args])
     out, err = capsys.readouterr()
     assert code == 0, err
-    found: dict[str, Any] = json.loads(out)["steps"]["compile"]
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def build(tiny: Path, capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+    found: dict[str, Any] = run(tiny, capsys, *args)["steps"]["compile"]
     return found
 
 
@@ -34,10 +40,19 @@ def test_a_transformer_is_compiled_for_s100_by_the_fake(tiny: Path, capsys: pyte
 def test_a_transformer_is_compiled_by_the_real_tool(
     tiny: Path, target: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    level = ("--set", "compile.hb_mapper.optimize_level=O0")
-    made = build(tiny, capsys, "--set", f"target={target}", *level)
-    _, found = (Path(path) for path in made["artifacts"].values())
+    level = ("--set", "compile.hb_mapper.optimize_level=O0", "--set", "compile.hb_mapper.input_type_rt=rgb")
+    document = run(tiny, capsys, "--set", f"target={target}", *level)
+    _, _, found = (Path(path) for path in document["steps"]["compile"]["artifacts"].values())
     findings = CompilerFindings.model_validate_json(found.read_bytes())
+    assert findings.differ == (), "the binary has the thresholds of quantize"
+    binary, quantized = (
+        Scores.read(Path(*document["steps"][step]["artifacts"].values())).logits
+        for step in ("compile/scores", "quantize/scores")
+    )
+    assert document["in_binary"]["images"] == len(binary) == len(quantized)
+    spread = (quantized - quantized.mean(axis=1, keepdims=True)).std()
+    if target != "rdk-x3":  # there Softmax and more are on the CPU, in float
+        assert (binary - quantized).std() < 0.15 * spread, "the binary computes what quantize scored"
     on_cpu = [node.name for node in findings.told.nodes if Unit.CPU in node.on]
     assert len(findings.told.nodes) > 50 and findings.told.unread_rows == 0 and findings.told.estimates
     assert bool(on_cpu) == (target == "rdk-x3"), on_cpu

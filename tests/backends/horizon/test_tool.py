@@ -62,10 +62,10 @@ def test_a_tool_without_version_is_identified_by_its_packages(tmp_path: Path, mo
 
 def test_the_docker_command_line(vendor_tools: VendorTools) -> None:
     command = find_tool("hb_mapper", HbMapperOptions(image=vendor_tools.image)).command(
-        ("makertbin", "-c", "x"), Path("/s/w")
+        "hb_mapper", ("makertbin", "-c", "x"), Path("/s/w")
     )
     assert command.argv[1:4] == ("run", "--rm", "--name") and command.argv[-4:] == ("hb_mapper", "makertbin", "-c", "x")
     assert command.argv[-5] == vendor_tools.digest and "/s/w:/work" in command.argv
     assert [argv[1:] for argv in command.kill] == [("kill", command.argv[4]), ("rm", "--force", command.argv[4])]
     with pytest.raises(StageError, match="it has a colon"):
-        find_tool("hb_mapper", HbMapperOptions(image=vendor_tools.image)).command(("x",), Path("/s:t/w"))
+        find_tool("hb_mapper", HbMapperOptions(image=vendor_tools.image)).command("hb_mapper", ("x",), Path("/s:t/w"))

@@ -176,7 +176,7 @@ def _test(root: Path, python: str, emit: Emit) -> Toolchain:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name) / "work"
         work.mkdir()
-        tool = local_tool(str(made.bin / hb_mapper.NAME), {}, "of this installation", made.environment())
+        tool = local_tool(made, {}, "of this installation")
         options = HbMapperOptions(optimize_level=OptimizeLevel.O0, minutes=10)
         inputs = example_inputs(Path(name), _MARCH)
         _, report = hb_mapper.compile_with(tool, StepContext(work, lambda event: None), inputs, options)

@@ -1,0 +1,112 @@
+"""Run hb_mapper with the recipe's quantization: ``build.py ARGUMENT...``, in the folder with ``quantization.json``.
+
+The arguments are hb_mapper's. Its calibration by ``calibration_type: max`` runs as usual; then each calibration point
+gets the threshold that the file has for its tensor, and each constant its scales. A point that the file does not have
+keeps the tool's threshold: these are inside operators that the tool decomposes, such as Softmax. Tested with hmct
+1.1.0. Another version that lacks a name used here ends with a line that starts with ``MISMATCH``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+PREPROCESS = "HZ_PREPROCESS_FOR_"
+"""Prefix of the tensor that has mean and scale applied; the network's input itself is raw pixels."""
+POINT = "HzCalibration"
+MOVES = frozenset({"Reshape", "Transpose", "MaxPool", "Squeeze", "Unsqueeze", "Slice", "Split", "Flatten", POINT})
+"""Operators whose output has the threshold of their input."""
+PACKAGE = "horizon_nn.quantizer.calibrater"
+_CREATE = "create_calibration_pipeline"
+
+Thresholds = dict[str, dict[str, float]]
+"""By tensor, by precision."""
+
+
+def find(given: Thresholds, tensor: str, precision: str) -> float | None:
+    """Return the threshold of a tensor: that of ``precision``, or else of another one."""
+    found = given.get(tensor[len(PREPROCESS) :] if tensor.startswith(PREPROCESS) else tensor, {})
+    return found.get(precision, next(iter(found.values()), None))
+
+
+def before(given: Thresholds, tensor: Any, precision: str) -> float | None:
+    """Return the threshold of ``tensor``, or of what moves of values made it from; none for raw pixels."""
+    while tensor.src_op is not None:
+        found = find(given, tensor.name, precision)
+        if found is not None or tensor.src_op.op_type not in MOVES:
+            return found
+        tensor = tensor.src_op.inputs[0]
+    return None
+
+
+def set_activations(model: Any, given: Thresholds) -> Any:
+    for point in model.graph.type2nodes[POINT]:
+        if point.tensor_type == "feature":
+            found = before(given, point.inputs[0], point.qtype)
+            if found is not None:
+                point.thresholds = [found]
+    return model
+
+
+def set_weights(model: Any, given: dict[str, list[float]]) -> Any:
+    for point in model.graph.type2nodes[POINT]:
+        scales = given.get(point.inputs[0].name) if point.tensor_type == "weight" else None
+        if scales is not None and len(scales) == len(point.thresholds):
+            point.thresholds = [127 * scale for scale in scales]
+    return model
+
+
+def install(given: dict[str, Any]) -> None:
+    """Replace the function that returns the tool's calibration steps by one that adds ours.
+
+    Raises:
+        ImportError, AttributeError: this version of the tool is another one.
+    """
+    importlib.import_module("horizon_nn.api")
+    calibrate = importlib.import_module(f"{PACKAGE}.calibrate")
+    tool = importlib.import_module(f"{PACKAGE}.create_pipeline")
+    base = importlib.import_module(f"{PACKAGE}.base")
+    activation, search, weight = tool.activation_calibration, tool.ModelWiseSearch, tool.weight_calibration
+    post, adjust, refine = tool.PostCalibration, tool.AdjustConvQuantParams, tool.RefineThreshold
+    getattr(calibrate, _CREATE)
+
+    class Ours(base.CalibrationPass):  # type: ignore[misc, name-defined]
+        def __init__(self, change: Any, values: Any) -> None:
+            self._change, self._values = change, values
+
+        @property
+        def name(self) -> str:
+            return self._change.__name__  # type: ignore[no-any-return]
+
+        def run_impl(self, calibrated_model: Any, **_: Any) -> Any:
+            return self._change(calibrated_model, self._values)
+
+    def steps(quant_config: Any) -> Any:
+        found = base.CalibrationPipeline()
+        activations, weights = (set_activations, given["activations"]), (set_weights, given["weights"])
+        found.set(activation(quant_config.activation_config, quant_config.modelwise_search, {}))
+        found.set(search(quant_config.modelwise_search))
+        found.set(Ours(*activations))
+        found.set(post())
+        found.set(Ours(*activations))  # for the points that the step before added
+        found.set(weight(quant_config.weight_config))
+        found.set(Ours(*weights))
+        if quant_config.march in ("bayes", "bayes-e"):
+            found.set(adjust())
+        found.set(refine())
+        return found
+
+    setattr(calibrate, _CREATE, steps)
+
+
+if __name__ == "__main__":
+    try:
+        install(json.loads(Path("quantization.json").read_text(encoding="utf-8")))
+        main = importlib.import_module("horizon_tc_ui.hb_mapper").main
+    except (ImportError, AttributeError) as error:
+        sys.exit(f"MISMATCH: {error}")
+    sys.argv = ["hb_mapper", *sys.argv[1:]]
+    main()
