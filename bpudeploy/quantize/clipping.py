@@ -34,10 +34,11 @@ def choose_clipping(
     Args:
         model: the float graph of ``points``.
         images: float32 (N, 3, H, W), normalised; each is run three times in float and three times per examined tap.
+            Without any, ``taps`` are returned as they are.
     """
     record = QuantizeRecord(observer="", images=len(images), taps=dict(taps), products=())
     clipped = {name: tap for name, tap in int8_taps(record).items() if tap.peak > _CLIPPED * tap.threshold}
-    if not clipped:
+    if not clipped or not images:
         return dict(taps)
     best: dict[str, tuple[float, Tap]] = {}
     for share in _SHARES:

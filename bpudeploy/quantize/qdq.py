@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from bpudeploy.errors import StageError
 from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F64
 from bpudeploy.quantize.onnx_edit import set_constants, set_nodes
@@ -61,6 +62,22 @@ def to_qdq(
     return out
 
 
+def _bias(node: str, bias: F64, scales: F64) -> NDArray[np.int32]:
+    """Return an int32 bias.
+
+    Raises:
+        StageError: it does not fit.
+    """
+    integers = bias / scales
+    if not np.abs(integers).max() <= _LARGEST:
+        raise StageError(
+            f"{node}: the bias of channel {int(np.abs(integers).argmax())} does not fit int32",
+            hint=f"its input or its weights are near 0 at every calibration image: add {node!r} to quantize.int16, "
+            "or check the checkpoint",
+        )
+    return to_int32(integers)
+
+
 class _Writer:
     """Collects the nodes and constants of the QDQ graph.
 
@@ -107,7 +124,7 @@ class _Writer:
             inputs = [copy.input[0], self._constant(f"{node.name}.weight", weight.integers, weight.scales)]
             if weight.bias is not None:
                 scales = weight.scales * self.tap_of[copy.input[0]].scale
-                inputs.append(self._constant(f"{node.name}.bias", to_int32(weight.bias / scales), scales))
+                inputs.append(self._constant(f"{node.name}.bias", _bias(node.name, weight.bias, scales), scales))
             copy.input[:] = inputs
         elif node.op_type in SELECTIONS and copy.input[0] in self.tap_of:
             self.tap_of[copy.output[0]] = self.tap_of[copy.input[0]]

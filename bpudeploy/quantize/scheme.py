@@ -33,7 +33,7 @@ from bpudeploy.quantize.taps import GraphIndex, QuantizationPoint, find_products
 from bpudeploy.quantize.weights import ConvSamples, ConvWeights, QuantizedWeights, quantize_weights
 from bpudeploy.quantize.window import Window
 from bpudeploy.spec.precision import Precision, PrecisionRules
-from bpudeploy.spec.quantize import QuantizeSpec
+from bpudeploy.spec.quantize import Observer, QuantizeSpec
 
 _TOLERANCE = 1e-4
 """Limit for the change by centring and migration, which should be only float32 rounding: worst |difference| relative
@@ -111,7 +111,8 @@ def quantize_graph(
         )
         plan = _plan(migrated, rules, in_float, int16)
     _check_equivalent(original, plan.model, image(0))
-    taps, widened = _taps(plan, statistics, limit, [image(i) for i in range(min(runs, _IMAGES_FOR_CLIPPING))])
+    checked = min(runs, _IMAGES_FOR_CLIPPING) if spec.observer is Observer.MSE else 0  # others clip as they were told
+    taps, widened = _taps(plan, statistics, limit, [image(i) for i in range(checked)])
     weights = _weights(plan, taps, statistics, spec)
     prepared = _prepared(plan.model, weights)
     qdq = to_qdq(plan.model, plan.points, taps, weights)
@@ -177,7 +178,9 @@ def _weights(
         tap, samples = tap_of[by_input[key][0].node], None
         if statistics[tensor].columns:
             samples = ConvSamples.of(statistics[tensor].sampled(window), groups, tap.scale, tap.threshold)
-        return [(weights.node, quantize_weights(weights, samples, spec.weights)) for weights in by_input[key]]
+        return [
+            (weights.node, quantize_weights(weights, samples, spec.weights, tap.scale)) for weights in by_input[key]
+        ]
 
     return dict(pair for found in parallel_map(quantize, by_input) for pair in found)
 

@@ -15,6 +15,8 @@ from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.quantize import WeightRounding, WeightScale, WeightSpec
 
 _LEVELS = Precision.INT8.levels
+_BIAS_LEVELS = 2.0**30
+"""Half the range of an int32 bias: bias correction and another scale of the input may add to it."""
 _SHARES = 16
 _DAMPING = 0.01
 """Added to the diagonal of the input covariance, relative to its mean (Frantar et al. 2023, section 3.3)."""
@@ -122,10 +124,18 @@ class ConvSamples:
         return cls(given, rounded, order, np.ascontiguousarray(pull, np.float32))
 
 
-def quantize_weights(weights: ConvWeights, samples: ConvSamples | None, spec: WeightSpec) -> QuantizedWeights:
-    """Quantize the weights of a Conv; ``samples`` is None if calibration has none of its inputs."""
+def quantize_weights(
+    weights: ConvWeights, samples: ConvSamples | None, spec: WeightSpec, step: float
+) -> QuantizedWeights:
+    """Quantize the weights of a Conv; ``samples`` is None if calibration has none of its inputs.
+
+    A channel whose bias would not fit int32 with a scale of ``step`` (that of the input) times its own gets a wider
+    scale: its weights are then small beside its bias.
+    """
     groups, out, n = weights.rows.shape
     scales = weight_scales(weights.rows.reshape(-1, n), spec)
+    if weights.bias is not None:
+        scales = np.maximum(scales, np.abs(weights.bias) / (step * _BIAS_LEVELS))
     steps = scales.reshape(groups, out, 1)
     if samples is not None and spec.rounding is WeightRounding.RECONSTRUCT:
         integers = _reconstruct(weights.rows, samples, steps)

@@ -13,10 +13,12 @@ from bpudeploy.errors import StageError
 from bpudeploy.quantize.calibrate import COLUMNS, StatisticsRequest, observe
 from bpudeploy.quantize.centre import centre_values
 from bpudeploy.quantize.integer import compare_with_onnxruntime
+from bpudeploy.quantize.qdq import to_qdq
+from bpudeploy.quantize.record import Tap
 from bpudeploy.quantize.scheme import Quantized, quantize_graph
 from bpudeploy.quantize.split_softmax import split_softmax
 from bpudeploy.quantize.taps import WIDE, find_products, find_quantization_points
-from bpudeploy.quantize.weights import ConvSamples, ConvWeights, quantize_weights, weight_scales
+from bpudeploy.quantize.weights import ConvSamples, ConvWeights, QuantizedWeights, quantize_weights, weight_scales
 from bpudeploy.quantize.window import Window
 from bpudeploy.spec.precision import Precision, PrecisionRules
 from bpudeploy.spec.quantize import QuantizeSpec, WeightRounding, WeightScale, WeightSpec
@@ -230,7 +232,7 @@ def test_reconstruction_beats_the_nearest_integer_on_what_the_layer_sees() -> No
     inputs = ConvSamples.of(columns, 1, step, 127 * step)
 
     def loss(rounding: WeightRounding) -> float:
-        made = quantize_weights(kernel, inputs, WeightSpec(rounding=rounding, correct_bias=False))
+        made = quantize_weights(kernel, inputs, WeightSpec(rounding=rounding, correct_bias=False), 1.0)
         return float((((made.weight.reshape(32, 64) - kernel.rows[0]) @ fresh) ** 2).mean())
 
     assert loss(WeightRounding.RECONSTRUCT) < 0.5 * loss(WeightRounding.NEAREST)
@@ -242,7 +244,7 @@ def test_bias_correction_takes_the_mean_error_away() -> None:
     weight = numpy_helper.from_array(rng.standard_normal((8, 16, 1, 1)).astype(np.float32), "w")
     kernel = ConvWeights.of(node("Conv", ["x", "w"], "y"), {"w": weight})
     inputs = ConvSamples.of(columns, 1, 0.03, 2.0)  # clips a part of them
-    made = quantize_weights(kernel, inputs, WeightSpec(rounding=WeightRounding.NEAREST))
+    made = quantize_weights(kernel, inputs, WeightSpec(rounding=WeightRounding.NEAREST), 1.0)
     assert made.bias is not None
     given = made.weight.reshape(8, 16) @ inputs.rounded[0] + made.bias[:, None]
     np.testing.assert_allclose(given.mean(axis=1), (kernel.rows[0] @ columns).mean(axis=1), atol=1e-5)
@@ -301,6 +303,36 @@ def test_a_rare_large_value_that_carries_the_outputs_is_not_clipped() -> None:
     assert made.record.levers[1] == "2 of them widened, as clipping there changes the outputs"
     float_, int8 = (np.stack([run(m, image) for image in images]) for m in (model, made.qdq))
     assert np.abs(int8 - float_).max() < 0.1 * np.abs(float_).max()
+
+
+@pytest.mark.parametrize("weights", [1e-9, 1e-6])
+def test_a_bias_beyond_int32_widens_the_scale_of_its_channel(weights: float) -> None:
+    """As after a batch normalization with a gamma near 0 (onnxruntime issue 11415)."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["pixels", "first.w", "first.b"], ["a"], "first"),
+        helper.make_node("Conv", ["a", "second.w"], ["scores"], "second"),
+    ]
+    first = rng.standard_normal((4, 3, 1, 1))
+    first[1] *= weights
+    constants = {"first.w": first, "first.b": [0.1, 0.7, -0.2, 0.0], "second.w": rng.standard_normal((2, 4, 1, 1))}
+    model = of_nodes(nodes, constants, pixels=(1, 3, 16, 16), scores=(1, 2, 16, 16))
+    images = rng.standard_normal((6, 1, 3, 16, 16)).astype(np.float32)
+    for rules in (CPU, X5, X3):
+        made = quantize_graph(model, (), (), rules, INT8, lambda i: images[i], len(images), lambda done: None)
+        float_, int8 = (np.stack([run(m, image) for image in images]) for m in (model, made.qdq))
+        assert np.abs(int8 - float_).max() < 0.05 * np.abs(float_).max()
+
+
+def test_a_bias_that_does_not_fit_is_an_error_that_names_the_layer() -> None:
+    nodes = [helper.make_node("Conv", ["pixels", "first.w", "first.b"], ["scores"], "first")]
+    shapes = {"pixels": (1, 3, 4, 4), "scores": (1, 1, 4, 4)}
+    model = of_nodes(nodes, {"first.w": np.ones((1, 3, 1, 1)), "first.b": [1.0]}, **shapes)
+    points = find_quantization_points(model, CPU, (), ())
+    taps = {point.name: Tap(precision=Precision.INT8, threshold=1.0, peak=1.0) for point in points}
+    weights = QuantizedWeights(np.ones((1, 3, 1, 1), np.int8), np.array([1e-12]), np.array([1.0]))
+    with pytest.raises(StageError, match="first: the bias of channel 0 does not fit int32"):
+        to_qdq(model, points, taps, {"first": weights})
 
 
 def of_nodes(nodes: list[Any], weights: dict[str, Any], **shapes: tuple[int, ...]) -> onnx.ModelProto:

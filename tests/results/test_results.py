@@ -272,7 +272,7 @@ def test_a_change_of_accuracy_is_signed_new_minus_float(lost: int, text: str, ch
     page = shown(summary(lost=lost), tmp_path)
     assert f"top-1 on the board {text} 95 % interval" in page
     assert f"top-1 minus float {change} points" in page
-    assert "max_drop at most 1 points below float -2.00 points FAILED" in page
+    assert "max_drop on the board at most 1 points below float -2.00 points FAILED" in page
     assert "1 +4.00" not in page and "0 -6.00 1.000" in page and "3 +0.00 1.300" in page, "trials of repair"
     better = paired_drop(*outcomes(150, 10, 18, 22))
     assert better.points.value == -4.0 and better.change.value == 4.0

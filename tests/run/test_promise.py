@@ -136,7 +136,7 @@ def test_the_board_gets_the_repaired_network(fragile: Path, capsys: pytest.Captu
     assert forms == ["float", "restructured", "int8", f"+ {taps} taps in int16", "on the board"]
     int8, repaired, board = (a["drop"]["points"]["value"] for a in summary["accuracy"][2:])
     assert int8 == repair["trials"][0]["drop"] and repaired == repair["drop"] == board <= 5 < int8
-    assert summary["schema_version"] == 7 and [g["holds"] for g in summary["gates"]] == [True]
+    assert summary["schema_version"] == 8 and [g["holds"] for g in summary["gates"]] == [True]
     assert summary["quantization"]["taps"]["int16"] >= taps
 
 
