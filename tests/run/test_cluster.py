@@ -61,7 +61,7 @@ def digests(found: list[RunResult]) -> list[dict[str, tuple[Digest, ...]]]:
 
 
 def test_workers_apart_give_what_this_machine_gives(two: Grid, team: str, tmp_path: Path) -> None:
-    plans, heard = variants(3, sleep=0.2), Heard()
+    plans, heard = variants(3, sleep=0.8), Heard()
     found = on(two.address, plans, tmp_path / "a", team, heard)
     alone = [run(plan, tmp_path / "b", lambda event: None) for plan in plans]
     assert digests(found) == digests(alone)
