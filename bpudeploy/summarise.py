@@ -210,19 +210,25 @@ def gates(
 
     ``max_drop`` counts on the binary, simulated bit-exactly, and on the board if the backend cannot simulate it.
     """
-    found = []
-    row = next((one for one in accuracy if one.form == IN_BINARY), accuracy[-1])
-    if check.max_drop is not None and row.drop is not None:
-        found.append(("max_drop", check.max_drop, row.drop.points.value, "points", row.form))
+    drop = drop_gate(check, next((one for one in accuracy if one.form == IN_BINARY), accuracy[-1]))
+    found = [] if drop is None else [drop]
     if check.max_p50_ms is not None:
         assert measured.latency is not None  # a run always measures latency
         p50 = measured.latency.p50_ms.value if predicted is None else predicted.predicted_ms
         unit = "ms" if predicted is None else "ms, predicted"
-        found.append(("max_p50_ms", check.max_p50_ms, p50, unit, accuracy[-1].form))
-    return tuple(
-        Gate(name=name, limit=limit, value=value, unit=unit, on=on, holds=value <= limit)
-        for name, limit, value, unit, on in found
-    )
+        found.append(_gate("max_p50_ms", check.max_p50_ms, p50, unit, accuracy[-1].form))
+    return tuple(found)
+
+
+def drop_gate(check: CheckSpec, row: Accuracy) -> Gate | None:
+    """Compare an accuracy with ``check.max_drop``; None without a limit."""
+    if check.max_drop is None or row.drop is None:
+        return None
+    return _gate("max_drop", check.max_drop, row.drop.points.value, "points", row.form)
+
+
+def _gate(name: str, limit: float, value: float, unit: str, on: str) -> Gate:
+    return Gate(name=name, limit=limit, value=value, unit=unit, on=on, holds=value <= limit)
 
 
 def _predicted(measured: Measurement, products: Products) -> Estimate | None:

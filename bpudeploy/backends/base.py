@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 FINDINGS = "findings.json"
 """The findings file in ``work.dir``, beside the binary."""
-
-
 SIMULATOR = "simulator"
 """The file in ``work.dir``, beside the binary, of a backend that ``simulates``."""
+SCORES_STEP = "compile/scores"
+"""The step that scores the binary, as its events name it."""
 
 
 class ToolMissing(UsageError):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bpudeploy.quantize.findings import LayerReport, RepairReport
     from bpudeploy.results.golden import SelfCheck
     from bpudeploy.results.measurement import Interval, Measurement
-    from bpudeploy.results.summary import Accuracy, Quantization, Summary
+    from bpudeploy.results.summary import Accuracy, Gate, Quantization, Summary
     from bpudeploy.spec.load import LoadedRecipe
 
 
@@ -42,6 +42,12 @@ def repair_line(repair: RepairReport) -> str:
     return f"check max_drop {repair.max_drop:g} points, on this machine: {change_text(repair.drop)} points, {how}"
 
 
+def gate_line(gate: Gate) -> str:
+    """Return a gate of ``check:``, on what it counts, and whether it holds."""
+    verdict = "passed" if gate.holds else "FAILED"
+    return f"check {gate.name} {gate.limit:g} {gate.unit}, {gate.on}: {gate.value_text}, {verdict}"
+
+
 def summary_text(summary: Summary) -> Iterator[str]:
     """Yield a run's figures."""
     m = summary.measurement
@@ -61,8 +67,7 @@ def summary_text(summary: Summary) -> Iterator[str]:
         yield from _predicted(summary.predicted)
     yield from measurement_lines(m)
     yield f"  {self_check_line(summary.self_check)}"
-    for g in summary.gates:
-        yield f"  check {g.name} {g.limit:g} {g.unit}, {g.on}: {g.value_text}, {'passed' if g.holds else 'FAILED'}"
+    yield from (f"  {gate_line(gate)}" for gate in summary.gates)
     yield f"\n  report: {summary.run_directory}/report.html"
 
 

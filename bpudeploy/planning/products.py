@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpudeploy.backends.base import SCORES_STEP
 from bpudeploy.digest import Digest
 from bpudeploy.stage import Artifact, Kind
 from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, TAKE_GOLDEN
@@ -28,7 +29,7 @@ GOLDEN = "quantize/golden"
 LAYERS = "quantize/layers"
 INTEGERS = "quantize/integers"
 BINARY = "compile"
-BINARY_SCORES = "compile/scores"
+BINARY_SCORES = SCORES_STEP
 
 _RELEASED: Mapping[str, Mapping[str, Kind]] = {
     EVALUATION: SAMPLES.gives,

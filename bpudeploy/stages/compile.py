@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from bpudeploy.backends.base import (
     FINDINGS,
+    SCORES_STEP,
     SIMULATOR,
     Backend,
     CompileInputs,
@@ -23,8 +24,6 @@ from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.target import March
 from bpudeploy.spec.validate import validate
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
-
-SCORES = "compile/scores"
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,9 @@ def score_with(backend: Backend, chosen: CompileStageOptions) -> Stage[CompileSt
         assert isinstance(backend, SimulatingBackend)  # checked by the pipeline
         logits = backend.simulate(work, SimulationInputs(simulator, binary, images.pixels), options.options)
         scores = Scores(logits, images.labels)
-        work.emit(Note(SCORES, f"top-1 in the binary {100 * scores.top1:.2f} % of {len(images)} images, simulated"))
+        work.emit(
+            Note(SCORES_STEP, f"top-1 in the binary {100 * scores.top1:.2f} % of {len(images)} images, simulated")
+        )
         return (scores.write(work.dir / "scores.safetensors"),)
 
     return Stage(

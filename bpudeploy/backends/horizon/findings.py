@@ -114,7 +114,7 @@ class CompilerFindings(Frozen):
 
 
 _MERGED = "nodes with a configured precision were merged into a neighbour"
-_DIFFER = "tensors are not quantized as in quantize"
+_DIFFER = "tensors have another threshold or precision than quantize chose"
 _WARNINGS = "warnings about a lost precision or device"
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from bpudeploy.backends.horizon.log import indented_tail
 from bpudeploy.backends.horizon.tool import Command
+from bpudeploy.errors import StageError
 
 _TICK_S = 1.0
 _GRACE_S = 5.0
 _END_S = 30.0
 _LONGEST_LINE = 1 << 16
+_LAST_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,37 @@ def run(command: Command, folder: Path, limit_s: float, on_line: OnLine, on_tick
         finally:
             status = _end(process, () if finished else command.kill)
         return ProcessResult(status, time.monotonic() - started, not finished)
+
+
+def run_checked(
+    command: Command,
+    folder: Path,
+    limit_s: float,
+    what: str,
+    hint: str,
+    on_line: OnLine = lambda line: None,
+    shown: Callable[[str], object] = str.strip,
+) -> None:
+    """Run ``command`` as ``run`` does, and require that it succeeds.
+
+    Args:
+        what: the command's name in the error.
+        shown: whether a line of output may be among the last ones in the error.
+
+    Raises:
+        StageError: it fails or takes longer than ``limit_s``; the message has its last lines.
+    """
+    last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+
+    def keep(line: str) -> None:
+        if shown(line):
+            last_lines.append(line.rstrip())
+        on_line(line)
+
+    result = run(command, folder, limit_s, keep, lambda silent_s: None)
+    if result.timed_out or result.status != 0:
+        how = f"took more than {limit_s / 60:.0f} minutes" if result.timed_out else f"failed (status {result.status})"
+        raise StageError(f"{what} {how}:\n{indented_tail(last_lines)}", hint=hint)
 
 
 def _forward(process: subprocess.Popen[bytes], deadline: float, on_line: OnLine, on_tick: OnTick) -> bool:

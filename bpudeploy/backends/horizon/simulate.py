@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.agent.drivers import nv12
-from bpudeploy.backends.base import SimulationInputs
+from bpudeploy.backends.base import SCORES_STEP, SimulationInputs
 from bpudeploy.backends.horizon.inside import PYTHON, SCORE, copy_script
-from bpudeploy.backends.horizon.process import run
+from bpudeploy.backends.horizon.process import run_checked
 from bpudeploy.backends.horizon.tool import Tool
 from bpudeploy.backends.samples import spread
 from bpudeploy.errors import StageError
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STEP = "compile/scores"
 SIMULATED = 8
 """Images whose integers hbdk-sim computes from the binary."""
-FOLDER = "vendor"
-_TAIL = 12
 
 
 def simulate(tool: Tool, work: StepContext, inputs: SimulationInputs, options: HbMapperOptions) -> NDArray[np.float32]:
@@ -40,8 +37,7 @@ def simulate(tool: Tool, work: StepContext, inputs: SimulationInputs, options: H
     """
     import numpy as np
 
-    folder = work.dir / FOLDER
-    folder.mkdir()
+    folder = work.dir
     copy_script(SCORE, folder)
     shutil.copyfile(inputs.simulator.path, folder / "model.onnx")
     shutil.copyfile(inputs.binary.path, folder / "model.bin")
@@ -51,14 +47,13 @@ def simulate(tool: Tool, work: StepContext, inputs: SimulationInputs, options: H
 
     def on_line(line: str) -> None:
         if line.startswith("DONE "):
-            work.emit(Progress(STEP, int(line.removeprefix("DONE ")), total, "images"))
+            work.emit(Progress(SCORES_STEP, int(line.removeprefix("DONE ")), total, "images"))
 
     arguments = (SCORE, "model.onnx", "images.npy", "logits.npy", str(os.cpu_count() or 1))
     _call(tool, PYTHON, arguments, folder, limit_s, on_line)
     logits: NDArray[np.float32] = np.load(folder / "logits.npy").astype(np.float32)
     left_s = limit_s - (time.monotonic() - started)
-    work.emit(Note(STEP, _compare(tool, work, inputs.pixels, options.input_type_rt, left_s)))
-    shutil.rmtree(folder)
+    work.emit(Note(SCORES_STEP, _compare(tool, work, inputs.pixels, options.input_type_rt, left_s)))
     return logits
 
 
@@ -76,7 +71,7 @@ def _compare(tool: Tool, work: StepContext, pixels: NDArray[np.uint8], kind: Inp
     """Run hbdk-sim on a few images, and return what was compared."""
     import numpy as np
 
-    folder = work.dir / FOLDER
+    folder = work.dir
     _call(tool, "hb_extract_hbm", ("model.bin",), folder, limit_s)
     _call(tool, "hbdk-disas", ("--json", "-o", "disassembled.json", "model.hbm"), folder, limit_s)
     parts = json.loads((folder / "disassembled.json").read_text(encoding="utf-8"))
@@ -89,7 +84,7 @@ def _compare(tool: Tool, work: StepContext, pixels: NDArray[np.uint8], kind: Inp
     integers = np.load(file)
     chosen = spread(len(pixels), SIMULATED)
     for done, i in enumerate(chosen):
-        work.emit(Progress(STEP, done, len(chosen), "images by hbdk-sim"))
+        work.emit(Progress(SCORES_STEP, done, len(chosen), "images by hbdk-sim"))
         found = _simulated(tool, folder, parts[0], pixels[i : i + 1], limit_s)
         if not np.array_equal(found, integers[i]):
             raise StageError(
@@ -134,17 +129,7 @@ def _call(
     Raises:
         StageError: it fails; the message has its last lines.
     """
-    lines: list[str] = []
-
-    def keep(line: str) -> None:
-        lines.append(line)
-        del lines[:-_TAIL]
-        on_line(line)
-
-    result = run(tool.command(program, arguments, folder), folder, limit_s, keep, lambda silent_s: None)
-    if result.timed_out or result.status != 0:
-        what = " ".join([program, *arguments[:1]])
-        how = f"took more than {limit_s / 60:.0f} minutes" if result.timed_out else f"failed (status {result.status})"
-        raise StageError(
-            f"{what} {how}; last output:\n  " + "\n  ".join(lines), hint="`compile.hb_mapper.minutes` limits it"
-        )
+    what = " ".join([program, *arguments[:1]])
+    command = tool.command(program, arguments, folder)
+    hint = "report this with the recipe; `compile.hb_mapper.minutes` is the time limit"
+    run_checked(command, folder, limit_s, what, hint, on_line)

@@ -43,11 +43,10 @@ def differences(given: Path, calibrated: Path) -> tuple[str, ...]:
     return tuple(
         f"{tensor}: {precision} {threshold:.6g} where quantize has {_options(asked[tensor])}"
         for tensor, precision, threshold in _points(onnx.load(calibrated))
-        if not any(
-            kind == precision and abs(threshold - value) <= _EXACT * value
-            for kind, value in asked.get(tensor, {}).items()
+        if tensor in asked
+        and not any(
+            kind == precision and abs(threshold - value) <= _EXACT * value for kind, value in asked[tensor].items()
         )
-        and tensor in asked
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bpudeploy.cli.arguments import add, budget, recipes, shared_store, store
 from bpudeploy.cli.output import Output
-from bpudeploy.cli.texts import repair_line, summary_text
+from bpudeploy.cli.texts import gate_line, repair_line, summary_text
 from bpudeploy.cli.verbs import plan as plan_verb
 from bpudeploy.deployment import Destination, deploy, destination, require_classes
 from bpudeploy.errors import BpudeployError, ExitCode
@@ -17,7 +17,7 @@ from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY, Products
 from bpudeploy.planning.step import Plan
 from bpudeploy.quantize.findings import RepairReport
-from bpudeploy.results.summary import Accuracy
+from bpudeploy.results.summary import Accuracy, Gate
 from bpudeploy.run.runner import RunResult
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
@@ -74,10 +74,11 @@ def _destination(resolved: LoadedRecipe, args: Namespace) -> Destination:
 
 def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCode:
     """Print the artifacts of a run that stopped before the board, and whether ``check.max_drop`` holds."""
-    from bpudeploy.summarise import binary_accuracy
+    from bpudeploy.summarise import binary_accuracy, drop_gate
 
     products = Products(built.artifacts)
-    findings, binary, limit = products.repair, binary_accuracy(products), resolved.recipe.check.max_drop
+    findings, binary = products.repair, binary_accuracy(products)
+    gate = drop_gate(resolved.recipe.check, binary) if binary is not None else None
     repair = RepairReport.read(findings.path) if findings is not None else None
     steps = {
         name: {
@@ -92,29 +93,25 @@ def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCo
         "repair": repair.model_dump(mode="json") if repair is not None else None,
         "in_binary": binary.model_dump(mode="json") if binary is not None else None,
     }
-    holds = repair is None or repair.holds
-    if binary is not None and binary.drop is not None and limit is not None:
-        holds = binary.drop.points.value <= limit
-    out.show(document, _built_text(resolved, built, repair, binary))
-    return ExitCode.OK if holds else ExitCode.CHECK
+    out.show(document, _built_text(resolved.recipe.name, built, repair, binary, gate))
+    counted = gate or repair
+    return ExitCode.OK if counted is None or counted.holds else ExitCode.CHECK
 
 
 def _built_text(
-    resolved: LoadedRecipe, built: RunResult, repair: RepairReport | None, binary: Accuracy | None
+    name: str, built: RunResult, repair: RepairReport | None, binary: Accuracy | None, gate: Gate | None
 ) -> Iterator[str]:
-    name, limit = resolved.recipe.name, resolved.recipe.check.max_drop
     made = list(list(built.steps.values())[-1].artifacts.values())
     last = next((a for a in reversed(made) if a.kind is not Kind.FINDINGS), made[-1])
     findings = f", its findings are {made[-1].path}" if made[-1] is not last else ""
     yield f"{name}: {len(built.ran)} of {len(built.steps)} steps ran; the last artifact is {last.path}{findings}"
     if repair is not None:
         yield f"  {repair_line(repair)}"
-    if binary is None or binary.drop is None:
-        return
-    yield f"  in the binary, simulated bit-exactly: top-1 {binary.text}, {binary.agreement:.1f} % of answers as float"
-    if limit is not None:
-        verdict = "passed" if binary.drop.points.value <= limit else "FAILED"
-        yield f"  check max_drop {limit:g} points, in the binary: {binary.drop.change.value:+z.2f} points, {verdict}"
+    if binary is not None:
+        as_float = f"{binary.agreement:.1f} % of answers as float"
+        yield f"  {binary.form}, simulated bit-exactly: top-1 {binary.text}, {as_float}"
+    if gate is not None:
+        yield f"  {gate_line(gate)}"
 
 
 def _build_together(plans: Sequence[Plan], args: Namespace, out: Output) -> dict[str, RunResult | BpudeployError]:

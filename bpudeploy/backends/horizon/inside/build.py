@@ -3,7 +3,7 @@
 The arguments are hb_mapper's. Its calibration by ``calibration_type: max`` runs as usual; then each calibration point
 gets the threshold that the file has for its tensor, and each constant its scales. A point that the file does not have
 keeps the tool's threshold: these are inside operators that the tool decomposes, such as Softmax. Tested with hmct
-1.1.0. Another version that lacks a name used here ends with a line that starts with ``MISMATCH``.
+1.1.0; with another version that lacks a name used here it ends with an error that says so.
 """
 
 from __future__ import annotations
@@ -107,6 +107,6 @@ if __name__ == "__main__":
         install(json.loads(Path("quantization.json").read_text(encoding="utf-8")))
         main = importlib.import_module("horizon_tc_ui.hb_mapper").main
     except (ImportError, AttributeError) as error:
-        sys.exit(f"MISMATCH: {error}")
+        sys.exit(f"this hmct cannot take the recipe's thresholds ({error}): set calibration_type: default")
     sys.argv = ["hb_mapper", *sys.argv[1:]]
     main()

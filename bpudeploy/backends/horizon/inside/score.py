@@ -7,6 +7,7 @@ Beside it, ``OUT.integers.npy``: the integers before the last dequantization, (N
 from __future__ import annotations
 
 import multiprocessing
+import queue
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -59,7 +60,7 @@ def run(model: str, images: str, processes: int) -> Iterator[tuple[int, list[Any
             try:
                 yield results.get(timeout=5)
                 break
-            except Exception:  # queue.Empty
+            except queue.Empty:
                 if any(process.exitcode not in (None, 0) for process in started):
                     sys.exit("a process ended with an error")
 

@@ -6,15 +6,13 @@ import re
 import shutil
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon import hb_mapper
-from bpudeploy.backends.horizon.log import indented_tail
-from bpudeploy.backends.horizon.process import run
+from bpudeploy.backends.horizon.process import run_checked
 from bpudeploy.backends.horizon.tool import Command, local_tool
 from bpudeploy.backends.horizon.toolchain import torch_names
 from bpudeploy.backends.horizon.toolchain.installed import (
@@ -27,7 +25,7 @@ from bpudeploy.backends.horizon.toolchain.installed import (
     lock_text,
 )
 from bpudeploy.backends.horizon.toolchain.python310 import check_machine, find_python
-from bpudeploy.errors import StageError, StoreError, UsageError
+from bpudeploy.errors import StoreError, UsageError
 from bpudeploy.events import Event, Note, Progress
 from bpudeploy.files import Locked, locked
 from bpudeploy.spec.compile_options import HbMapperOptions, OptimizeLevel
@@ -150,23 +148,24 @@ def _run(argv: tuple[str, ...], root: Path, emit: Emit, check: str) -> None:
     Raises:
         StageError: it fails; the message has its last lines, the hint ``check``.
     """
-    last_lines: deque[str] = deque(maxlen=12)
     total, packages = lock_text().count("=="), set[str]()
 
     def on_line(line: str) -> None:
-        if line.strip() and not line.startswith("WARNING: Location"):
-            last_lines.append(line.rstrip())
         if found := _PACKAGE.match(line):
             packages.add(found[1])
             emit(Progress(STEP, len(packages), total, "packages"))
         elif line.startswith("Installing collected packages"):
             emit(Note(STEP, f"{total} packages downloaded; pip installs them"))
 
-    result = run(Command(argv, environment=clean_environment()), root, _LIMIT_S, on_line, lambda silent_s: None)
-    if result.timed_out or result.status != 0:
-        how = f"took more than {_LIMIT_S / 60:.0f} minutes" if result.timed_out else f"failed (status {result.status})"
-        output = indented_tail(last_lines)
-        raise StageError(f"{Path(argv[0]).name} {' '.join(argv[1:4])} {how}:\n{output}", hint=f"check {check}")
+    run_checked(
+        Command(argv, environment=clean_environment()),
+        root,
+        _LIMIT_S,
+        f"{Path(argv[0]).name} {' '.join(argv[1:4])}",
+        f"check {check}",
+        on_line,
+        lambda line: line.strip() and not line.startswith("WARNING: Location"),
+    )
 
 
 def _test(root: Path, python: str, emit: Emit) -> Toolchain:
