@@ -1,9 +1,10 @@
-"""Centre the values of attention, to reduce the effect of rounding its softmax to int8.
+"""Centre and equalize the values of attention, to reduce the effect of rounding it to int8.
 
 A row of the softmax P sums to 1, so P V = P (V - 1 c') + 1 c' for any vector c with one number per channel. With c the
 mean of V over calibration, a rounding error in P is multiplied by V - c instead of V, and the nonzero sum of a row's
 errors has almost no effect. c is subtracted in the bias of the convolution that computes V, and added back in the bias
-of the one that reads P V. This is exact in float, and free at run time.
+of the one that reads P V. A factor per channel passes through P V likewise, from the first to the second convolution:
+it gives all channels about the same range. Both are exact in float, and free at run time.
 """
 
 from __future__ import annotations
@@ -18,47 +19,101 @@ from onnx import numpy_helper
 from bpudeploy.host import open_with_outputs
 from bpudeploy.onnxmodel import attribute, copy_model, shapes_of
 from bpudeploy.quantize.arrays import F32, F64, I64
-from bpudeploy.quantize.onnx_edit import constant, put_constant
+from bpudeploy.quantize.onnx_edit import constant, put_constant, shift_bias
 from bpudeploy.quantize.taps import GraphIndex, softmax_input
 
 Shapes = dict[str, tuple[int, ...]]
+_FLOOR = 2.0**-6
+"""The smallest range, relative to the largest: channels that are almost always zero stay small."""
 
 
 @dataclass(frozen=True)
 class _Attention:
-    """``values`` computes V, ``reader`` reads P V; channel i of the reader's input is channel ``order[i]`` of V."""
+    """``values`` computes V, ``product`` is P V, which ``reader`` reads.
+
+    ``order``: channel i of the reader's input is channel ``order[i]`` of V. ``channels``: the same for the product's
+    output, for each of its numbers of one token.
+    """
 
     values: str
+    product: str
     reader: str
     order: tuple[int, ...]
+    channels: tuple[int, ...]
 
 
-def centre_values(model: onnx.ModelProto, images: Iterable[F32]) -> tuple[onnx.ModelProto, int]:
-    """Return ``model`` with the values of each attention centred, and their number.
+@dataclass
+class _Range:
+    """The smallest, the largest and the mean value of each channel, over the images seen."""
+
+    low: F32 | float = np.inf
+    high: F32 | float = -np.inf
+    total: F64 | float = 0.0
+
+    def update(self, value: F32) -> None:
+        self.low = np.minimum(self.low, value.min(axis=(0, 2, 3)))
+        self.high = np.maximum(self.high, value.max(axis=(0, 2, 3)))
+        self.total = self.total + value.mean(axis=(0, 2, 3), dtype=np.float64)
+
+    def half_width(self, centre: F64) -> F64:
+        """Return the largest distance from ``centre`` in each channel."""
+        return np.maximum(self.high - centre, centre - self.low).astype(np.float64)
+
+
+def centre_values(
+    model: onnx.ModelProto, images: Iterable[F32], *, equalize: bool = False
+) -> tuple[onnx.ModelProto, dict[str, tuple[float, ...]]]:
+    """Return ``model`` with the values of each attention centred, and their factors.
+
+    The factors are those of the output channels, of each Conv that computes values and each MatMul that reads them;
+    all are 1 unless ``equalize``.
 
     Args:
         images: float32 (N, 3, H, W), normalised; a few are enough.
+        equalize: also give all channels of the values about the same range.
     """
     index = GraphIndex(model)
     found = _attentions(model, index)
     out = copy_model(model)
     if not found:
-        return out, 0
-    tensors = [index.nodes[a.values].output[0] for a in found]
-    session = open_with_outputs(model, tensors, only=True)
+        return out, {}
+    read = [tensor for a in found for tensor in (index.nodes[a.values].output[0], index.nodes[a.reader].input[0])]
+    session = open_with_outputs(model, list(dict.fromkeys(read)), only=True)
     (fed,) = (value.name for value in session.get_inputs())
-    sums, runs = [np.zeros(1) for _ in found], 0
+    ranges, runs = [_Range() for _ in read], 0
     for image in images:
-        results = session.run(tensors, {fed: image})
-        sums = [s + value.mean(axis=(0, 2, 3), dtype=np.float64) for s, value in zip(sums, results, strict=True)]
+        for seen, value in zip(ranges, session.run(read, {fed: image}), strict=True):
+            seen.update(value)
         runs += 1
     nodes = {node.name: node for node in out.graph.node}
-    for attention, total in zip(found, sums, strict=True):
-        mean = total / runs
-        _add_to_bias(out, nodes[attention.values], -mean)
-        weight = constant(out, nodes[attention.reader].input[1])[:, :, 0, 0]
-        _add_to_bias(out, nodes[attention.reader], weight @ mean[list(attention.order)])
-    return out, len(found)
+    moved: dict[str, tuple[float, ...]] = {}
+    for attention, values, products in zip(found, ranges[::2], ranges[1::2], strict=True):
+        mean, order = np.asarray(values.total / runs), list(attention.order)
+        computes, reads = nodes[attention.values], nodes[attention.reader]
+        weight = constant(out, reads.input[1])
+        shift_bias(out, computes, -mean)
+        shift_bias(out, reads, weight[:, :, 0, 0] @ mean[order])
+        factors = np.ones_like(mean)
+        if equalize:
+            needed = np.zeros_like(mean)
+            np.maximum.at(needed, order, products.half_width(mean[order]))
+            factors = 1.0 / _ranges(values.half_width(mean) * needed)
+            _scale(out, reads, weight / factors[order][None, :, None, None])
+            shift_bias(out, computes, constant(out, computes.input[2]) * (factors - 1.0))
+            _scale(out, computes, constant(out, computes.input[1]) * factors[:, None, None, None])
+        moved[attention.values] = tuple(factors.tolist())
+        moved[attention.product] = tuple(factors[list(attention.channels)].tolist())
+    return out, moved
+
+
+def _ranges(squared: F64) -> F64:
+    """Return the square roots relative to the largest, at least ``_FLOOR``: the range of each channel."""
+    return np.maximum(np.sqrt(squared / max(float(squared.max()), 1e-30)), _FLOOR)
+
+
+def _scale(model: onnx.ModelProto, conv: onnx.NodeProto, weight: F64) -> None:
+    """Give a Conv the weights ``weight``, as a new initializer: another Conv may share the old one."""
+    conv.input[1] = put_constant(model, f"{conv.name}.weight.equalized", weight.astype(np.float32))
 
 
 def _attentions(model: onnx.ModelProto, index: GraphIndex) -> list[_Attention]:
@@ -77,9 +132,9 @@ def _attentions(model: onnx.ModelProto, index: GraphIndex) -> list[_Attention]:
         if any(len(r.products) != 1 or r.others for r in (after, of_values)):
             continue
         read, name = after.products[0]
-        order = _order(index, shapes, values.output[0], node, 1 - side, read)
-        if order is not None and _is_linear(index.nodes[name], shapes):
-            found.append(_Attention(values.name, name, order))
+        traced = _trace(index, shapes, values.output[0], node, 1 - side, read)
+        if traced is not None and _is_linear(index.nodes[name], shapes):
+            found.append(_Attention(values.name, node.name, name, *traced))
     return found
 
 
@@ -100,10 +155,13 @@ def _is_linear(node: onnx.NodeProto, shapes: Shapes) -> bool:
     return node.op_type == "Conv" and ungrouped and shapes[node.input[1]][2:] == (1, 1)
 
 
-def _order(
+def _trace(
     index: GraphIndex, shapes: Shapes, values: str, matmul: onnx.NodeProto, side: int, read: str
-) -> tuple[int, ...] | None:
-    """Trace the channel numbers of ``values``, input ``side`` of ``matmul``, through views and the MatMul."""
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Trace the channel numbers of ``values``, input ``side`` of ``matmul``, through views and the MatMul.
+
+    Returns those of the tensor ``read``, and those of one token of the MatMul's output.
+    """
     channels = np.broadcast_to(np.arange(shapes[values][1])[None, :, None, None], shapes[values])
     viewed = _through_views(index, channels, values, matmul.input[side])
     if viewed is None or viewed.shape != shapes[matmul.input[side]]:
@@ -114,7 +172,7 @@ def _order(
     after = _through_views(index, np.broadcast_to(token, shapes[matmul.output[0]]), matmul.output[0], read)
     if after is None or after.ndim != 4 or (after != after[:1, :, :1, :1]).any():
         return None
-    return tuple(int(c) for c in after[0, :, 0, 0])
+    return tuple(int(c) for c in after[0, :, 0, 0]), tuple(int(c) for c in token.ravel())
 
 
 def _through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 | None:
@@ -132,10 +190,3 @@ def _through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 |
         elif node.op_type != "Identity":
             return None
     return value
-
-
-def _add_to_bias(model: onnx.ModelProto, node: onnx.NodeProto, shift: F64) -> None:
-    """Add ``shift`` (out,) to the bias of a Conv, as a new initializer: another Conv may share the old one."""
-    bias = shift + (constant(model, node.input[2]) if len(node.input) > 2 else 0.0)
-    name = put_constant(model, f"{node.name}.bias.shifted", bias.astype(np.float32))
-    node.input[:] = [*node.input[:2], name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,9 +65,9 @@ def layer_deviations(
 ) -> LayerReport:
     """Compare the output of every Conv and MatMul of ``quantized`` with that of the same node of ``graph``.
 
-    Undoes what quantization moved between layers: the output of a Conv is divided by its scale-migration factors; the
-    values of an attention, and their product with the softmax, are compared without their channel means, which may be
-    in a later bias; a product in two ranges is compared as the sum. Nodes that the float graph lacks are left out.
+    Undoes what quantization moved between layers: the output of a product is divided by the factors of its channels;
+    the values of an attention, and their product with the softmax, are compared without their channel means, which may
+    be in a later bias; a product in two ranges is compared as the sum. Nodes that the float graph lacks are left out.
 
     Args:
         graph: the float graph that was quantized.
@@ -87,13 +87,19 @@ def layer_deviations(
         x, y = (session.run(outputs, {fed: image}) if outputs else [] for session, outputs in sides)
         for name, a, b in zip(compared, x, y, strict=True):
             factors = record.factors.get(name)
-            sums[name].add(a, b if factors is None else b / np.array(factors, np.float32).reshape(1, -1, 1, 1))
+            sums[name].add(a, b if factors is None else b / _spread(factors, b, means.get(name, (0, 2, 3))))
         progress(done)
     layers = [
         sums[name].deviation(name, index.nodes[name].op_type, i, _input_precisions(product, written, record))
         for i, (name, product) in enumerate(compared.items())
     ]
     return LayerReport(images=done, layers=tuple(sorted(layers, key=lambda layer: (layer.sqnr_db, layer.index))))
+
+
+def _spread(factors: Sequence[float], output: F32, others: Sequence[int]) -> F32:
+    """Return the factors of the channels, in a shape that applies to ``output``; ``others``: its other axes."""
+    shape = [1 if axis in others else size for axis, size in enumerate(output.shape)]
+    return np.array(factors, np.float32).reshape(shape)
 
 
 def _compared_nodes(products: Iterable[str], index: GraphIndex, written: GraphIndex) -> dict[str, str]:

@@ -28,6 +28,13 @@ def put_constant(model: onnx.ModelProto, name: str, value: NDArray[np.generic]) 
     return name
 
 
+def shift_bias(model: onnx.ModelProto, conv: onnx.NodeProto, shift: F64) -> None:
+    """Add ``shift`` (out,) to the bias of a Conv, as a new initializer: another Conv may share the old one."""
+    bias = shift + (constant(model, conv.input[2]) if len(conv.input) > 2 else 0.0)
+    name = put_constant(model, f"{conv.name}.bias.shifted", bias.astype(np.float32))
+    conv.input[:] = [*conv.input[:2], name]
+
+
 def set_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
     """Replace the nodes of ``model``."""
     kept = list(nodes)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import onnx
 
 KEY = "bpudeploy.quantize"
+HEADROOM = 2.0
+"""The range of an int16 tap that feeds products, relative to the largest |x| during calibration: one of fifteen bits
+for images with larger values. With none, the logits of recipes/inspection-cnn.yaml on X5 differ by 11.7 % from float,
+with this by 2.8 %, and with 4 by the same."""
 
 
 class StoredModel(BaseModel):
@@ -51,7 +55,7 @@ class QuantizeRecord(StoredModel):
     products: tuple[str, ...]
     levers: tuple[str, ...] = ()
     factors: dict[str, tuple[float, ...]] = {}
-    """By Conv: the factor of each output channel, if scale migration changed its weights."""
+    """By product: the factor of each output channel, where a scale was moved through it to a later layer."""
 
     def write(self, model: onnx.ModelProto) -> None:
         """Store the record in the metadata of ``model``, replacing an earlier one."""

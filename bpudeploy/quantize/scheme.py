@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from bpudeploy.errors import StageError
 from bpudeploy.host import open_session, parallel_map
 from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F32
+from bpudeploy.quantize.budget import choose_int16
 from bpudeploy.quantize.calibrate import (
     ConvInputs,
     StatisticsRequest,
@@ -25,9 +27,10 @@ from bpudeploy.quantize.centre import centre_values
 from bpudeploy.quantize.clipping import choose_clipping
 from bpudeploy.quantize.migrate import Migration, Threshold, migrate
 from bpudeploy.quantize.observer import Histogram, threshold
+from bpudeploy.quantize.one_sided import centre_ranges
 from bpudeploy.quantize.onnx_edit import set_constants
 from bpudeploy.quantize.qdq import to_qdq
-from bpudeploy.quantize.record import QuantizeRecord, Tap
+from bpudeploy.quantize.record import HEADROOM, QuantizeRecord, Tap
 from bpudeploy.quantize.split_softmax import split_softmax
 from bpudeploy.quantize.taps import GraphIndex, QuantizationPoint, find_products, find_quantization_points
 from bpudeploy.quantize.weights import ConvSamples, ConvWeights, QuantizedWeights, quantize_weights
@@ -38,10 +41,10 @@ from bpudeploy.spec.quantize import Observer, QuantizeSpec
 _TOLERANCE = 1e-4
 """Limit for the change by centring and migration, which should be only float32 rounding: worst |difference| relative
 to the range of the outputs."""
-_IMAGES_FOR_MEANS = 4
-"""Images used for the mean of attention values. Any value is correct, so it need not be exact."""
-_IMAGES_FOR_CLIPPING = 4
-"""Images whose outputs choose between thresholds: what carries a network is in each of them."""
+_FEW = 4
+"""Images whose means and outputs choose: any mean is exact, and what carries a network is in each image."""
+_SMALL = 0.001
+"""A layer with at most this part of the multiplications is ``small``: int16 costs it nothing that counts."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,15 @@ class _Plan:
     points: tuple[QuantizationPoint, ...]
     inputs: ConvInputs
 
+    @property
+    def fine(self) -> frozenset[str]:
+        """Tensors that need every bit: softmaxes, at most 1, and squares, whose mean a lookup table reads in a norm."""
+        return frozenset(
+            node.output[0]
+            for node in self.model.graph.node
+            if node.op_type == "Softmax" or (node.op_type == "Mul" and node.input[0] == node.input[1])
+        )
+
     def request(self) -> StatisticsRequest:
         int8 = [p.source for p in self.points if p.precision is Precision.INT8]
         return StatisticsRequest(int8, [p.source for p in self.points], windows_by_tensor(self.inputs))
@@ -78,6 +90,7 @@ def quantize_graph(
     image: Callable[[int], F32],
     runs: int,
     progress: Callable[[int], None],
+    macs: Mapping[str, int] | None = None,
 ) -> Quantized:
     """Quantize ``model`` by the rules of a march, in one pass over the calibration images.
 
@@ -85,6 +98,7 @@ def quantize_graph(
         keep_float: nodes whose values have too wide a range for int8; they use ``rules.elsewhere``.
         on_cpu: nodes that the compiler of the march leaves to the CPU, in float.
         image: returns the input of run 0 to ``runs`` - 1: float32 (N, 3, H, W), normalised.
+        macs: multiply-accumulates by node, to know what int16 costs; without them, none is spent on it.
 
     Raises:
         StageError: a tensor is not finite, or scale migration or centring changes the outputs of the float graph.
@@ -92,27 +106,34 @@ def quantize_graph(
     wide = rules.elsewhere is Precision.INT16
     in_float = frozenset(on_cpu) | (frozenset(keep_float) if rules.elsewhere is Precision.FLOAT32 else frozenset())
     int16 = (*spec.int16, *(keep_float if wide else ()))
+    counts = macs or {}
+    small = [name for name, count in counts.items() if count <= _SMALL * sum(counts.values())]
+    first = [image(i) for i in range(min(runs, _FEW))]
+
+    def planned(model: onnx.ModelProto, more: Iterable[str] = ()) -> _Plan:
+        return _plan(model, rules, in_float, (*int16, *more), small)
 
     def limit(histogram: Histogram) -> float:
         return threshold(histogram, spec.observer, spec.percentile)
 
-    original, centred = model, 0
-    if spec.centre:
-        model, centred = centre_values(model, (image(i) for i in range(min(runs, _IMAGES_FOR_MEANS))))
-    splits = 0
-    if spec.split and wide and Precision.INT16 not in rules.matmul:
-        model, splits = split_softmax(model)
-    plan = _plan(model, rules, in_float, int16)
-    statistics = observe(model, plan.request(), (image(i) for i in range(runs)), runs, progress)
+    exact = _rewrite(model, rules, spec, first, planned, limit)
+    plan = planned(exact.model)
+    statistics = observe(exact.model, plan.request(), (image(i) for i in range(runs)), runs, progress)
     migrations: tuple[Migration, ...] = ()
     if spec.migrate:
         migrated, migrations = migrate(
-            model, plan.points, statistics, plan.inputs, limit, factors_stay=not rules.folds_factors
+            exact.model, plan.points, statistics, plan.inputs, limit, factors_stay=not rules.folds_factors
         )
-        plan = _plan(migrated, rules, in_float, int16)
-    _check_equivalent(original, plan.model, image(0))
-    checked = min(runs, _IMAGES_FOR_CLIPPING) if spec.observer is Observer.MSE else 0  # others clip as they were told
-    taps, widened = _taps(plan, statistics, limit, [image(i) for i in range(checked)])
+        plan = planned(migrated)
+    _check_equivalent(model, plan.model, first[0])
+    # an observer other than MSE clips as it was told
+    taps, widened = _taps(plan, statistics, limit, first if spec.observer is Observer.MSE else [])
+    spent: tuple[str, ...] = ()
+    if counts and spec.int16_budget:
+        spent = choose_int16(plan.model, plan.points, taps, rules, first, counts, spec.int16_budget / 100.0)
+        plan = planned(plan.model, [escape(p.source) for p in plan.points if p.name in spent])
+        kept = {name: tap for name, tap in taps.items() if name not in spent}
+        taps = {p.name: kept.get(p.name) or _tap(plan, p, statistics[p.source], limit) for p in plan.points}
     weights = _weights(plan, taps, statistics, spec)
     prepared = _prepared(plan.model, weights)
     qdq = to_qdq(plan.model, plan.points, taps, weights)
@@ -121,10 +142,44 @@ def quantize_graph(
         images=runs,
         taps=taps,
         products=plan.products,
-        levers=_techniques(spec, widened, centred, splits, migrations),
-        factors={m.conv: m.factors for m in migrations if m.conv},
+        levers=_techniques(spec, exact, migrations, widened, len(spent)),
+        factors=exact.factors | {m.conv: m.factors for m in migrations if m.conv},
     )
     return Quantized(prepared, qdq, record)
+
+
+@dataclass(frozen=True)
+class _Rewritten:
+    """``model`` after the exact changes that need no full calibration.
+
+    ``factors``: of the channels of each attention's values and their product.
+    """
+
+    model: onnx.ModelProto
+    factors: dict[str, tuple[float, ...]]
+    one_sided: int
+    splits: int
+
+
+def _rewrite(
+    model: onnx.ModelProto,
+    rules: PrecisionRules,
+    spec: QuantizeSpec,
+    images: Sequence[F32],
+    planned: Callable[[onnx.ModelProto], _Plan],
+    limit: Threshold,
+) -> _Rewritten:
+    """Centre values and one-sided ranges, and split softmaxes, as the recipe and the march want it."""
+    wide = rules.elsewhere is Precision.INT16
+    factors: dict[str, tuple[float, ...]] = {}
+    one_sided = splits = 0
+    if spec.centre:
+        model, factors = centre_values(model, images, equalize=spec.migrate)
+    if spec.split and wide and Precision.INT16 not in rules.matmul:
+        model, splits = split_softmax(model)
+    if spec.centre and wide and rules.folds_factors:  # elsewhere, scales migrate into the activation at no cost
+        model, one_sided = centre_ranges(model, planned(model).points, images, limit)
+    return _Rewritten(model, factors, one_sided, splits)
 
 
 def _check_equivalent(original: onnx.ModelProto, changed: onnx.ModelProto, image: F32) -> None:
@@ -142,24 +197,33 @@ def _check_equivalent(original: onnx.ModelProto, changed: onnx.ModelProto, image
             )
 
 
-def _plan(model: onnx.ModelProto, rules: PrecisionRules, in_float: Collection[str], int16: Sequence[str]) -> _Plan:
+def _plan(
+    model: onnx.ModelProto,
+    rules: PrecisionRules,
+    in_float: Collection[str],
+    int16: Sequence[str],
+    small: Collection[str],
+) -> _Plan:
     products = find_products(model, in_float)
     inputs = conv_inputs(GraphIndex(model), products)
-    return _Plan(model, products, find_quantization_points(model, rules, in_float, int16), inputs)
+    return _Plan(model, products, find_quantization_points(model, rules, in_float, int16, small), inputs)
 
 
 def _taps(
     plan: _Plan, statistics: Mapping[str, TensorStatistics], limit: Threshold, images: Sequence[F32]
 ) -> tuple[dict[str, Tap], int]:
     """Return the taps, and how many have a wider range than the observer's."""
-    observed = {p.name: _tap(p, statistics[p.source], limit) for p in plan.points}
+    observed = {p.name: _tap(plan, p, statistics[p.source], limit) for p in plan.points}
     taps = choose_clipping(plan.model, plan.points, observed, images)
     return taps, sum(taps[name].threshold != tap.threshold for name, tap in observed.items())
 
 
-def _tap(point: QuantizationPoint, statistics: TensorStatistics, limit: Threshold) -> Tap:
+def _tap(plan: _Plan, point: QuantizationPoint, statistics: TensorStatistics, limit: Threshold) -> Tap:
     peak = statistics.maximum or 1.0
-    chosen = limit(statistics.histogram) if point.precision is Precision.INT8 else peak
+    if point.precision is Precision.INT8:
+        chosen = limit(statistics.histogram)
+    else:
+        chosen = HEADROOM * peak if point.products and point.source not in plan.fine else peak
     return Tap(precision=point.precision, threshold=chosen, peak=peak, products=point.products)
 
 
@@ -204,22 +268,26 @@ def _prepared(model: onnx.ModelProto, weights: Mapping[str, QuantizedWeights]) -
 
 
 def _techniques(
-    spec: QuantizeSpec, widened: int, centred: int, splits: int, migrations: Sequence[Migration]
+    spec: QuantizeSpec, exact: _Rewritten, migrations: Sequence[Migration], widened: int, spent: int
 ) -> tuple[str, ...]:
     """Describe the techniques applied; the texts are stored in the artifact (``levers``)."""
     found = [f"{spec.observer.value} thresholds"]
     if widened:
         found.append(f"{widened} of them widened, as clipping there changes the outputs")
-    if centred:
-        found.append(f"values of {centred} attention blocks centred")
-    if splits:
-        found.append(f"{splits} softmaxes split into two ranges, for a MatMul that takes int8 only")
+    if centred := len(exact.factors) // 2:
+        found.append(f"values of {centred} attention blocks centred{' and equalized' * spec.migrate}")
+    if exact.one_sided:
+        found.append(f"{exact.one_sided} one-sided activations centred, with a Sub each")
+    if exact.splits:
+        found.append(f"{exact.splits} softmaxes split into two ranges, for a MatMul that takes int8 only")
     if spec.migrate:
         free = sum(not m.added for m in migrations)
         found.append(
             f"scales migrated at {len(migrations)} tensors ({free} folded at no cost, {len(migrations) - free} with an "
             "added Mul)"
         )
+    if spent:
+        found.append(f"{spent} taps in int16 where it helps most, within {spec.int16_budget:g} % of the predicted time")
     channels = "output channel" if spec.weights.per_channel else "tensor"
     found.append(f"{spec.weights.scale.value} weight scales, one per {channels}")
     found.append(f"weights rounded by {spec.weights.rounding.value}")

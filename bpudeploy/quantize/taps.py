@@ -108,19 +108,24 @@ def find_products(model: onnx.ModelProto, in_float: Collection[str]) -> tuple[st
 
 
 def find_quantization_points(
-    model: onnx.ModelProto, rules: PrecisionRules, in_float: Collection[str], int16: Sequence[str]
+    model: onnx.ModelProto,
+    rules: PrecisionRules,
+    in_float: Collection[str],
+    int16: Sequence[str],
+    small: Collection[str] = (),
 ) -> tuple[QuantizationPoint, ...]:
     """Return where ``model`` is quantized, in graph order.
 
     An input of a Conv or MatMul is int8. It is int16 if a pattern of ``int16`` matches its name, the operator that
-    produces it (``op:Softmax``), a reader's name, or ``last`` (a reader produces a network output), and if the march
-    supports int16 for all its readers. Every other tensor has the precision ``rules.elsewhere``; a tensor that only
-    fused activations read is never stored, so not rounded. If a tensor has both kinds of readers and their precisions
-    differ, the others read the wide form (``NAME.wide``), and products read a narrowed form of it; with float32
-    elsewhere, the others read the unrounded tensor.
+    produces it (``op:Softmax``), a reader's name, ``last`` (a reader produces a network output) or ``small`` (all
+    readers are), and if the march supports int16 for all its readers. Every other tensor has the precision
+    ``rules.elsewhere``; a tensor that only fused activations read is never stored, so not rounded. If a tensor has
+    both kinds of readers and their precisions differ, the others read the wide form (``NAME.wide``), and products
+    read a narrowed form of it; with float32 elsewhere, the others read the unrounded tensor.
 
     Args:
         in_float: nodes that the accelerator does not run in integers.
+        small: the products that are too small for the cost of int16 to matter.
     """
     index = GraphIndex(model)
     products = frozenset(find_products(model, in_float))
@@ -131,7 +136,7 @@ def find_quantization_points(
         wide = _precision_elsewhere(index, tensor, readers, rules, in_float)
         if readers.products:
             able = all(Precision.INT16 in rules.allowed(index.nodes[node].op_type) for _, node in readers.products)
-            narrow = Precision.INT16 if able and _matches(index, tensor, readers, int16) else Precision.INT8
+            narrow = Precision.INT16 if able and _matches(index, tensor, readers, int16, small) else Precision.INT8
             found += _product_points(tensor, readers, narrow, wide)
         elif wide is not Precision.FLOAT32:
             names = (*readers.views, *(node for _, node in readers.others if node))
@@ -152,11 +157,13 @@ def _product_points(tensor: str, readers: Readers, narrow: Precision, wide: Prec
         yield QuantizationPoint(view, view, tensor, narrow, mine, mine)
 
 
-def _matches(index: GraphIndex, tensor: str, readers: Readers, patterns: Sequence[str]) -> bool:
+def _matches(index: GraphIndex, tensor: str, readers: Readers, patterns: Sequence[str], small: Collection[str]) -> bool:
     producer = index.producers.get(tensor)
     names = [tensor, *(node for _, node in readers.products), f"op:{producer.op_type}" if producer is not None else ""]
     if any(index.nodes[node].output[0] in index.outputs for _, node in readers.products):
         names.append("last")
+    if all(node in small for _, node in readers.products):
+        names.append("small")
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 

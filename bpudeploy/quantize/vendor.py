@@ -187,7 +187,7 @@ def node_info(model: onnx.ModelProto, march: March, on_cpu: Collection[str] = ()
                 found[node.name] = {"ON": "CPU"}
             continue
         inputs = _bpu_inputs(node)
-        output = {"OutputType": node.output.value} if node.output is not Precision.FLOAT32 else {}
+        output = _bpu_output(node, inputs.values())
         if node.op == "Softmax" or {*inputs.values(), *output.values()} != {Precision.INT8.value}:
             # A type for all inputs would change int8 weights too.
             alike = len(set(inputs.values())) == 1 and not (node.op in PRODUCTS and len(node.inputs) == 1)
@@ -256,6 +256,16 @@ def _quant_entry(node: NodePrecision) -> dict[str, str]:
 def _bpu_inputs(node: NodePrecision) -> dict[int, str]:
     """Return the input precisions of an integer node: a float tensor enters as int16."""
     return {i: (Precision.INT16 if p is Precision.FLOAT32 else p).value for i, p in node.inputs.items()}
+
+
+def _bpu_output(node: NodePrecision, inputs: Collection[str]) -> dict[str, str]:
+    """Return the output precision of an integer node for hb_mapper, if it needs one.
+
+    Without one, a product at the network's end keeps its int32 sums, for which the tool silently narrows int16 inputs.
+    """
+    if node.output is not Precision.FLOAT32:
+        return {"OutputType": node.output.value}
+    return {"OutputType": Precision.INT16.value} if node.op in PRODUCTS and Precision.INT16.value in inputs else {}
 
 
 def _checked_precisions(

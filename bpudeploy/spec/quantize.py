@@ -55,7 +55,8 @@ class QuantizeSpec(Frozen):
     """Percent of the values that are not clipped; used by ``observer: percentile`` only."""
     centre: bool = True
     """Subtract the mean from the values of each attention and restore it in the bias of the layer that reads them; no
-    extra cost."""
+    extra cost. On marches whose compiler folds factors (X5, Ultra), also subtract the middle from the range of a GELU
+    or SiLU before a 1x1 convolution."""
     migrate: bool = True
     """Equalise the input channels of each convolution by moving a factor per channel into its weights."""
     split: bool = True
@@ -63,9 +64,13 @@ class QuantizeSpec(Frozen):
     extra product preserves small probabilities."""
     weights: WeightSpec = WeightSpec()
     """How weights are quantized."""
-    int16: Annotated[tuple[str, ...], Field(strict=False)] = ("op:Softmax", "last")
+    int16: Annotated[tuple[str, ...], Field(strict=False)] = ("op:Softmax", "last", "small")
     """INT16 inputs of Conv and MatMul, if the march has INT16: patterns (``*``) of tensor names or of the nodes that
-    read them, ``op:NAME`` of the operator that produces them, or ``last`` for the input of the last layer."""
+    read them, ``op:NAME`` of the operator that produces them, ``last`` for the input of the last layer, or ``small``
+    for inputs of layers with at most 0.1 % of the multiplications each."""
+    int16_budget: Annotated[float, Field(ge=0, le=100)] = 10.0
+    """Percent of the predicted time that INT16 may cost: it is spent on the inputs whose INT8 form changes the outputs
+    most, and only until what is left is small. 0 spends none."""
     repair: bool = True
     """If ``check.max_drop`` is exceeded on this machine, promote the fewest tensors to INT16 that satisfy it."""
     max_slowdown: Annotated[float, Field(ge=1)] | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.backends.samples import Normalisation, Samples, Scores, spread
+from bpudeploy.conformance.cost import multiply_accumulates
 from bpudeploy.conformance.placement import cpu_only_nodes
 from bpudeploy.events import Note, Progress, progress
 from bpudeploy.host import open_session
@@ -31,13 +32,13 @@ class QuantizeOptions:
     rules: PrecisionRules
 
     def canonical(self) -> Mapping[str, Any]:
-        """Leave out unused fields: a percentile without its observer, the cost of int16, the limits of repair."""
+        """Leave out unused fields: a percentile without its observer, the limits of repair."""
         unused = {"repair", "max_slowdown"}
         if self.spec.observer is not Observer.PERCENTILE:
             unused.add("percentile")
         return {
             "march": self.march.value,
-            "rules": self.rules.model_dump(mode="json", exclude={"int16_cost", "rounding"}),
+            "rules": self.rules.model_dump(mode="json", exclude={"rounding"}),
             **self.spec.model_dump(mode="json", exclude=unused),
         }
 
@@ -67,6 +68,7 @@ def quantize(work: StepContext, options: QuantizeOptions, inputs: tuple[Artifact
         feed.batch,
         len(feed),
         lambda done: work.emit(Progress("quantize", min(done * batch, len(images)), len(images), "images")),
+        multiply_accumulates(model),
     )
     record = made.record.model_copy(update={"images": len(images)})
     record.write(made.qdq)
@@ -129,7 +131,7 @@ def golden(work: StepContext, options: GoldenOptions, inputs: tuple[Artifact, ..
 
 QUANTIZE = Stage(
     "quantize",
-    version=5,
+    version=6,
     takes=(Kind.GRAPH, Kind.SAMPLES, Kind.PREPROCESS),
     gives={"prepared": Kind.GRAPH, "quantized": Kind.QUANTIZED},
     run=quantize,

@@ -34,7 +34,7 @@ class HbMapperBackend(VendorBackend):
     """Writes the tool's YAML, network and images, and runs `checker` and `makertbin`; the result is a .bin."""
 
     name = NAME
-    version = 3
+    version = 4
     runtime = "hobot_dnn"
     options_type = HbMapperOptions
 

@@ -31,6 +31,7 @@ _ESTIMATE = re.compile(r"FPS=([\d.]+), latency = ([\d.]+) us, DDR = (\d+) bytes\
 _WARNING = re.compile(
     r"Layer \S+ will be executed on CPU|expects be \d+ dimensions|expect data shape range|got unexpected \w+ threshold"
     r"|does not support data type|, then requantized to |^expected (?:bpu|cpu) node: |^find illegal threshold"
+    r"|will be set back to |but actually calculate in "
     r"| cannot execute on BPU because | not supported by BPU$"
 )
 _LONGEST_ERROR = 20

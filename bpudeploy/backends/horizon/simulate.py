@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from bpudeploy.agent.drivers import nv12
 from bpudeploy.backends.base import SCORES_STEP, SimulationInputs
-from bpudeploy.backends.horizon.inside import PYTHON, SCORE, copy_script
+from bpudeploy.backends.horizon import network as files
+from bpudeploy.backends.horizon.inside import BUILD, PYTHON, SCORE, copy_script
 from bpudeploy.backends.horizon.process import run_checked
 from bpudeploy.backends.horizon.tool import Tool
 from bpudeploy.backends.samples import spread
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_MODEL = "integers.onnx"
 SIMULATED = 8
 """Images whose integers hbdk-sim computes from the binary."""
 
@@ -35,25 +37,47 @@ def simulate(tool: Tool, work: StepContext, inputs: SimulationInputs, options: H
     Raises:
         StageError: a program fails, or hbdk-sim's integers of an image are not those of the integer model.
     """
+    folder, limit_s, started = work.dir, 60.0 * options.minutes, time.monotonic()
+    shutil.copyfile(inputs.simulator.path, folder / _MODEL)
+    shutil.copyfile(inputs.binary.path, folder / "model.bin")
+    logits = _score(tool, work, folder, inputs.pixels, options, limit_s)
+    left_s = limit_s - (time.monotonic() - started)
+    work.emit(Note(SCORES_STEP, _compare(tool, work, inputs.pixels, options.input_type_rt, left_s)))
+    return logits
+
+
+def integers(
+    tool: Tool, work: StepContext, folder: Path, pixels: NDArray[np.uint8], options: HbMapperOptions
+) -> NDArray[np.float32]:
+    """Return the logits of the integer model that the tool makes of a prepared ``folder``, without compiling.
+
+    Raises:
+        StageError: a program fails.
+    """
+    limit_s, started = 60.0 * options.minutes, time.monotonic()
+    copy_script(BUILD, folder)
+    arguments = (BUILD, "--integers", "makertbin", "--model-type", "onnx", "--config", files.CONFIG)
+    _call(tool, PYTHON, arguments, folder, limit_s)
+    (folder / files.OUT / f"{files.PREFIX}_quantized_model.onnx").rename(folder / _MODEL)
+    return _score(tool, work, folder, pixels, options, limit_s - (time.monotonic() - started))
+
+
+def _score(
+    tool: Tool, work: StepContext, folder: Path, pixels: NDArray[np.uint8], options: HbMapperOptions, limit_s: float
+) -> NDArray[np.float32]:
+    """Run the integer model in ``folder`` on every image."""
     import numpy as np
 
-    folder = work.dir
     copy_script(SCORE, folder)
-    shutil.copyfile(inputs.simulator.path, folder / "model.onnx")
-    shutil.copyfile(inputs.binary.path, folder / "model.bin")
-    np.save(folder / "images.npy", _as_the_board_gets_them(inputs.pixels, options.input_type_rt))
-    total, limit_s = len(inputs.pixels), 60.0 * options.minutes
-    started = time.monotonic()
+    np.save(folder / "images.npy", _as_the_board_gets_them(pixels, options.input_type_rt))
 
     def on_line(line: str) -> None:
         if line.startswith("DONE "):
-            work.emit(Progress(SCORES_STEP, int(line.removeprefix("DONE ")), total, "images"))
+            work.emit(Progress(SCORES_STEP, int(line.removeprefix("DONE ")), len(pixels), "images"))
 
-    arguments = (SCORE, "model.onnx", "images.npy", "logits.npy", str(os.cpu_count() or 1))
+    arguments = (SCORE, _MODEL, "images.npy", "logits.npy", str(os.cpu_count() or 1))
     _call(tool, PYTHON, arguments, folder, limit_s, on_line)
     logits: NDArray[np.float32] = np.load(folder / "logits.npy").astype(np.float32)
-    left_s = limit_s - (time.monotonic() - started)
-    work.emit(Note(SCORES_STEP, _compare(tool, work, inputs.pixels, options.input_type_rt, left_s)))
     return logits
 
 

@@ -64,4 +64,5 @@ def _points(model: onnx.ModelProto) -> Iterator[tuple[str, str, float]]:
         while tensor in points:  # the tool rounds to int16 first where a convolution needs it
             tensor = points[tensor].input[0]
         if name not in followed and tensor not in fixed and len(values.get("thresholds", ())) == 1:
-            yield tensor.removeprefix(_PREPROCESS), values.get("qtype", "int8"), values["thresholds"][0]
+            precision = values.get("qtype", "int8").replace("uint8", "int8")  # twice the levels for the same threshold
+            yield tensor.removeprefix(_PREPROCESS), precision, values["thresholds"][0]
