@@ -143,7 +143,7 @@ def save_built(resolved: LoadedRecipe, result: RunResult, directory: Path) -> Bu
     )
     compiled = result.steps[BINARY].record
     facts = BuildFacts(
-        binary_bytes=compiled.outputs[0].size,
+        binary_bytes=products.binary.path.stat().st_size,
         compiled=compiled.made,
         compile_seconds=compiled.seconds,
         commit=commit_of(resolved.files[:-1]),  # the last is the target's file, which may be built in

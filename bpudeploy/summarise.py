@@ -18,7 +18,7 @@ from bpudeploy.predict.estimate import Estimate
 from bpudeploy.predict.simulated import SimulationReport
 from bpudeploy.provenance import Provenance
 from bpudeploy.quantize.agreement import Agreement
-from bpudeploy.quantize.findings import LayerReport, RepairReport
+from bpudeploy.quantize.findings import LayerReport, RepairOutcome, RepairReport
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.restructure.record import GraphRecord
 from bpudeploy.results.golden import SelfCheck
@@ -69,7 +69,7 @@ def summarise(
     measured, pushed = board.measured, board.pushed
     products = Products(result.artifacts)
     predicted = _predicted(measured, products)
-    repair = RepairReport.read(products.repair.path) if products.repair is not None else None
+    repair = repair_report(products)
     accuracy = _accuracies(recipe.restructure.approximate, products, candidate, repair, measured, predicted)
     proof = GraphRecord.read(onnx.load(products.graph.path)).proof
     return Summary(
@@ -117,7 +117,7 @@ def _accuracies(
     truth, labels = np.array(answers.truth), np.array(answers.labels)
     forms = [("restructured", best_classes_in(products.graph_scores))]
     forms += [(a.label, best_classes_in(products.approximated(a.step)[1])) for a in approximations(spec)]
-    if repair is not None and repair.promoted:
+    if repair is not None and repair.promoted and repair.latency_us is None:
         forms.append(("int8", best_classes_in(products.int8_scores)))
         forms.append((f"+ {len(repair.promoted)} taps in int16", best_classes_in(products.quantized_scores)))
     else:
@@ -218,6 +218,13 @@ def gates(
         unit = "ms" if predicted is None else "ms, predicted"
         found.append(_gate("max_p50_ms", check.max_p50_ms, p50, unit, accuracy[-1].form))
     return tuple(found)
+
+
+def repair_report(products: Products) -> RepairReport | None:
+    """Return the report of the last repair that was needed, or of the last; None if the recipe has no repair."""
+    reports = [RepairReport.read(report.path) for report in products.repairs]
+    needed = [report for report in reports if report.outcome is not RepairOutcome.NOT_NEEDED]
+    return next(reversed(needed or reports), None)
 
 
 def drop_gate(check: CheckSpec, row: Accuracy) -> Gate | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -46,6 +47,17 @@ class SimulationInputs:
     simulator: Artifact
     binary: Artifact
     pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CompilerEstimate:
+    """The compiler's own estimate of one run, in microseconds, without the CPU.
+
+    ``nodes``: by node of the network; merged nodes are missing, and nodes overlap in time.
+    """
+
+    total_us: float
+    nodes: dict[str, float]
 
 
 class Backend(Protocol):
@@ -107,6 +119,33 @@ class SimulatingBackend(Backend, Protocol):
 
     def simulates(self, options: Any) -> bool:
         """Return whether it can with these options; then ``compile`` also writes ``work.dir / SIMULATOR``."""
+        ...
+
+    def integers(
+        self, work: StepContext, inputs: CompileInputs, pixels: NDArray[np.uint8], options: Any
+    ) -> NDArray[np.float32]:
+        """Return the logits that a binary of ``inputs`` would compute, float32 (N, classes), without compiling it.
+
+        Args:
+            pixels: uint8 RGB (N, H, W, 3) after resize and crop.
+
+        Raises:
+            StageError: it fails.
+        """
+        ...
+
+    def tensors(
+        self, work: StepContext, simulator: Artifact, pixels: NDArray[np.uint8], options: Any
+    ) -> Iterator[dict[str, NDArray[np.integer]]]:
+        """Yield the integers of every tensor that a node computes, by its name, for one image after another.
+
+        Raises:
+            StageError: it fails.
+        """
+        ...
+
+    def estimate(self, findings: Path) -> CompilerEstimate:
+        """Return the compiler's estimate, from the findings of ``compile``."""
         ...
 
     def simulate(self, work: StepContext, inputs: SimulationInputs, options: Any) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from bpudeploy.provenance import Provenance
 
 if TYPE_CHECKING:
     from bpudeploy.predict.estimate import Estimate
-    from bpudeploy.quantize.findings import LayerReport, RepairReport
+    from bpudeploy.quantize.findings import LayerReport, RepairReport, RepairTrial
     from bpudeploy.results.golden import SelfCheck
     from bpudeploy.results.measurement import Interval, Measurement
     from bpudeploy.results.summary import Accuracy, Gate, Quantization, Summary
@@ -32,14 +32,33 @@ def repair_line(repair: RepairReport) -> str:
     """Return whether ``check.max_drop`` holds on this machine, and what repair needed for it."""
     from bpudeploy.quantize.findings import RepairOutcome, change_text
 
-    taken = f"{len(repair.promoted)} more taps in int16, predicted slowdown {repair.slowdown:.3f}"
+    where, time = "on this machine", f"predicted slowdown {repair.slowdown:.3f}"
+    if repair.latency_us is not None:
+        where, time = "in the binary", latency_text(repair, repair.slowdown)
+    taken = f"{len(repair.promoted)} more taps in int16, {time}"
     how = {
         RepairOutcome.NOT_NEEDED: "passed, no repair needed",
         RepairOutcome.REPAIRED: f"passed with {taken}",
         RepairOutcome.BEST_EFFORT: f"FAILED; the best of {len(repair.trials)} trials, with {taken}",
         RepairOutcome.NOT_POSSIBLE: "FAILED; no tap can be promoted to int16",
     }[repair.outcome]
-    return f"check max_drop {repair.max_drop:g} points, on this machine: {change_text(repair.drop)} points, {how}"
+    return f"check max_drop {repair.max_drop:g} points, {where}: {change_text(repair.drop)} points, {how}"
+
+
+def trials_text(repair: RepairReport) -> str:
+    """Return every trial of a repair."""
+    from bpudeploy.quantize.findings import change_text
+
+    def one(trial: RepairTrial) -> str:
+        time = f" at {latency_text(repair, trial.slowdown)}" if repair.latency_us is not None else ""
+        return f"{trial.promoted}: {change_text(trial.drop)}{time}"
+
+    return f"{', '.join(map(one, repair.trials))} (chosen on these images, so optimistic)"
+
+
+def latency_text(repair: RepairReport, slowdown: float) -> str:
+    """Return the compiler's estimate at a slowdown, of a repair in the binary."""
+    return f"{(repair.latency_us or 0.0) * slowdown / 1000.0:.3f} ms (compiler's estimate)"
 
 
 def gate_line(gate: Gate) -> str:
@@ -90,7 +109,6 @@ def _predicted(e: Estimate) -> Iterator[str]:
 
 
 def _quantization(found: Quantization) -> Iterator[str]:
-    from bpudeploy.quantize.findings import change_text
 
     taps = ", ".join(f"{count} in {precision}" for precision, count in found.taps.items())
     yield f"\n  quantized: {taps}; {'; '.join(found.levers)}"
@@ -98,8 +116,7 @@ def _quantization(found: Quantization) -> Iterator[str]:
     if found.repair is not None:
         yield f"  {repair_line(found.repair)}"
         if len(found.repair.trials) > 1:
-            tried = ", ".join(f"{t.promoted}: {change_text(t.drop)}" for t in found.repair.trials)
-            yield f"  trials, taps in int16: change in points: {tried} (chosen on these images, so optimistic)"
+            yield f"  trials, taps in int16: change in points: {trials_text(found.repair)}"
 
 
 def worst_layers(layers: LayerReport, count: int) -> Iterator[str]:

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from bpudeploy.backends.base import ToolMissing
+from bpudeploy.backends.base import Backend, SimulatingBackend, ToolMissing
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.digest import Digest, digest_file, key_of
 from bpudeploy.errors import SpecError
 from bpudeploy.planning.products import (
     BINARY,
+    BINARY_REPAIRED,
     BINARY_SCORES,
     CALIBRATION,
     EVALUATION,
@@ -35,7 +36,7 @@ from bpudeploy.spec.source import CheckpointFormat, Source, SourceKind
 from bpudeploy.stage import Kind
 from bpudeploy.stages.approximate import approximations
 from bpudeploy.stages.compare import COMPARE_INTEGERS, COMPARE_LAYERS, IntegersOptions
-from bpudeploy.stages.compile import CompileStageOptions, compile_with, score_with
+from bpudeploy.stages.compile import CompileStageOptions, compile_with, score_with, simulates
 from bpudeploy.stages.download import DownloadOptions, download_stage
 from bpudeploy.stages.fetch_data import DatasetOptions, Origin, Tree, dataset_stage
 from bpudeploy.stages.fetch_model import (
@@ -51,6 +52,7 @@ from bpudeploy.stages.head import FIT_HEAD, HeadOptions
 from bpudeploy.stages.options import NoOptions
 from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, TAKE_GOLDEN, GoldenOptions, QuantizeOptions
 from bpudeploy.stages.repair import REPAIR, RepairOptions
+from bpudeploy.stages.repair_binary import BinaryRepairOptions, repair_in_binary
 from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE, RestructureOptions
 from bpudeploy.stages.samples import SAMPLES, SamplesOptions, Subset
 
@@ -83,31 +85,50 @@ def plan(resolved: LoadedRecipe) -> Plan:
         graph = p.add(change.stage, change.step, change, graph, *calibrated, preprocess, evaluation)["graph"]
     quantize = QuantizeOptions(recipe.quantize, resolved.target.march, resolved.target.precision)
     final = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
+    chosen = CompileStageOptions.of(resolved, backend)
+    limits = _repair(resolved) if recipe.model.outputs is Outputs.LOGITS else None
+    in_binary = limits is not None and _simulates(backend, chosen)
     if recipe.model.outputs is Outputs.LOGITS:
         scored = p.add(SCORE_QUANTIZED, INT8_SCORES, NoOptions(), final["quantized"], preprocess, evaluation)
         int8 = scored["scores"]
-        if recipe.check.max_drop is not None and recipe.quantize.repair:
+        if limits is not None and not in_binary:
             inputs = (final["prepared"], final["quantized"], calibration, preprocess, evaluation, scores, int8)
-            final = p.add(REPAIR, REPAIRED, _repair(resolved, recipe.check.max_drop), *inputs)
+            final = p.add(REPAIR, REPAIRED, limits, *inputs)
             int8 = final["scores"]
         p.add(TAKE_GOLDEN, GOLDEN, GoldenOptions(), evaluation, int8)
     prepared, quantized = final["prepared"], final["quantized"]
     p.add(COMPARE_LAYERS, LAYERS, NoOptions(), graph, quantized, calibration, preprocess)
     rounding = IntegersOptions(resolved.target.precision.rounding)
     p.add(COMPARE_INTEGERS, INTEGERS, rounding, quantized, calibration, preprocess)
-    chosen = CompileStageOptions.of(resolved, backend)
     try:
         made = p.add(compile_with(backend, chosen), BINARY, chosen, prepared, quantized, calibration, preprocess)
         if "simulator" in made and recipe.model.outputs is Outputs.LOGITS:
-            p.add(score_with(backend, chosen), BINARY_SCORES, chosen, made["binary"], made["simulator"], evaluation)
+            simulated = made["binary"], made["simulator"]
+            binary = p.add(score_with(backend, chosen), BINARY_SCORES, chosen, *simulated, evaluation)["scores"]
+            if limits is not None and isinstance(backend, SimulatingBackend):
+                before = (prepared, quantized, calibration, preprocess, evaluation, scores)
+                given = (*before, *simulated, made["findings"], binary)
+                repair = BinaryRepairOptions(chosen, limits)
+                p.add(repair_in_binary(backend, chosen), BINARY_REPAIRED, repair, *given)
     except ToolMissing as error:
         return p.build({BINARY: error})
     return p.build()
 
 
-def _repair(resolved: LoadedRecipe, max_drop: float) -> RepairOptions:
-    spec = resolved.recipe.quantize
+def _repair(resolved: LoadedRecipe) -> RepairOptions | None:
+    """Return the limits of repair; None if the recipe has no limit of accuracy, or no repair."""
+    spec, max_drop = resolved.recipe.quantize, resolved.recipe.check.max_drop
+    if max_drop is None or not spec.repair:
+        return None
     return RepairOptions(max_drop, spec.max_slowdown, resolved.target.precision, spec.weights.correct_bias)
+
+
+def _simulates(backend: Backend, chosen: CompileStageOptions) -> bool:
+    """Return whether the binary's own integers can be scored: then repair waits for them."""
+    try:
+        return simulates(backend, chosen)
+    except ToolMissing:
+        return False
 
 
 def plan_head(resolved: LoadedRecipe, l2: float) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import Path
 from bpudeploy.backends.base import SCORES_STEP
 from bpudeploy.digest import Digest
 from bpudeploy.stage import Artifact, Kind
+from bpudeploy.stages import repair_binary
 from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, TAKE_GOLDEN
 from bpudeploy.stages.repair import REPAIR
 from bpudeploy.stages.restructure import REFERENCE, RESTRUCTURE
@@ -30,6 +31,7 @@ LAYERS = "quantize/layers"
 INTEGERS = "quantize/integers"
 BINARY = "compile"
 BINARY_SCORES = SCORES_STEP
+BINARY_REPAIRED = repair_binary.STEP
 
 _RELEASED: Mapping[str, Mapping[str, Kind]] = {
     EVALUATION: SAMPLES.gives,
@@ -41,19 +43,25 @@ _RELEASED: Mapping[str, Mapping[str, Kind]] = {
     GOLDEN: TAKE_GOLDEN.gives,
     BINARY: {"binary": Kind.BINARY},
     BINARY_SCORES: {"scores": Kind.SCORES},
+    BINARY_REPAIRED: repair_binary.GIVES,
 }
 """The outputs that measuring a release needs."""
 
 
 @dataclass(frozen=True)
 class _Output:
-    """A property: one output of one step."""
+    """A property: one output of the first of ``steps`` that ran."""
 
-    step: str
     output: str
+    steps: tuple[str, ...]
+
+    def __init__(self, output: str, *steps: str) -> None:
+        object.__setattr__(self, "output", output)
+        object.__setattr__(self, "steps", steps)
 
     def __get__(self, products: Products, owner: type[Products] | None = None) -> Artifact:
-        return products.steps[self.step][self.output]
+        step = next((name for name in self.steps if name in products.steps), self.steps[-1])
+        return products.steps[step][self.output]
 
 
 @dataclass(frozen=True)
@@ -65,28 +73,34 @@ class Products:
 
     steps: Mapping[str, Mapping[str, Artifact]]
 
-    model = _Output(MODEL, "model")
-    preprocess = _Output(PREPROCESSING, "preprocess")
-    evaluation = _Output(EVALUATION, "samples")
-    calibration = _Output(CALIBRATION, "samples")
-    head = _Output(HEAD, "head")
+    model = _Output("model", MODEL)
+    preprocess = _Output("preprocess", PREPROCESSING)
+    evaluation = _Output("samples", EVALUATION)
+    calibration = _Output("samples", CALIBRATION)
+    head = _Output("head", HEAD)
     """The head from ``fit-head``."""
-    float_scores = _Output(FLOAT_SCORES, "scores")
+    float_scores = _Output("scores", FLOAT_SCORES)
     """Scores of the original network."""
-    graph = _Output(GRAPH, "graph")
+    graph = _Output("graph", GRAPH)
     """The exactly restructured float graph."""
-    graph_scores = _Output(GRAPH, "scores")
-    int8_scores = _Output(INT8_SCORES, "scores")
+    graph_scores = _Output("scores", GRAPH)
+    int8_scores = _Output("scores", INT8_SCORES)
     """Scores of the QDQ graph before any repair."""
-    layers = _Output(LAYERS, "findings")
+    layers = _Output("findings", LAYERS)
     """Deviation of each layer of the QDQ graph from float."""
-    integers = _Output(INTEGERS, "findings")
+    integers = _Output("findings", INTEGERS)
     """Deviation of integer arithmetic from the QDQ graph."""
-    golden_images = _Output(GOLDEN, "images")
-    golden_logits = _Output(GOLDEN, "logits")
+    golden_images = _Output("images", GOLDEN)
+    golden_logits = _Output("logits", GOLDEN)
     """Logits of the QDQ graph for the golden images."""
-    binary = _Output(BINARY, "binary")
-    compiler_findings = _Output(BINARY, "findings")
+    prepared = _Output("prepared", BINARY_REPAIRED, REPAIRED, QUANTIZED)
+    """The prepared graph, after repair if any."""
+    quantized = _Output("quantized", BINARY_REPAIRED, REPAIRED, QUANTIZED)
+    """The QDQ graph that is compiled."""
+    binary = _Output("binary", BINARY_REPAIRED, BINARY)
+    simulator = _Output("simulator", BINARY_REPAIRED, BINARY)
+    """What the backend runs in place of the binary, if it can."""
+    compiler_findings = _Output("findings", BINARY_REPAIRED, BINARY)
     """Findings of a backend that reports them."""
 
     @classmethod
@@ -113,30 +127,20 @@ class Products:
         return made["graph"], made["scores"]
 
     @property
-    def prepared(self) -> Artifact:
-        """The prepared graph, after repair if any."""
-        return self.steps[self._final]["prepared"]
-
-    @property
-    def quantized(self) -> Artifact:
-        """The QDQ graph that is compiled."""
-        return self.steps[self._final]["quantized"]
-
-    @property
     def binary_scores(self) -> Artifact | None:
         """Scores of the binary, simulated bit-exactly; None if the backend cannot."""
-        return self.steps[BINARY_SCORES]["scores"] if BINARY_SCORES in self.steps else None
+        return self._last("scores", BINARY_REPAIRED, BINARY_SCORES)
 
     @property
     def quantized_scores(self) -> Artifact:
-        """Scores of ``quantized``."""
-        return self.steps[REPAIRED]["scores"] if REPAIRED in self.steps else self.int8_scores
+        """Scores of the QDQ graph after quantize/repair, if any."""
+        return self._last("scores", REPAIRED) or self.int8_scores
 
     @property
-    def repair(self) -> Artifact | None:
-        """The repair report; None if the recipe has no repair."""
-        return self.steps[REPAIRED]["findings"] if REPAIRED in self.steps else None
+    def repairs(self) -> tuple[Artifact, ...]:
+        """The repair reports: on this machine, and in the binary."""
+        found = (self._last("findings", REPAIRED), self._last("repair", BINARY_REPAIRED))
+        return tuple(report for report in found if report is not None)
 
-    @property
-    def _final(self) -> str:
-        return REPAIRED if REPAIRED in self.steps else QUANTIZED
+    def _last(self, output: str, *steps: str) -> Artifact | None:
+        return next((self.steps[step][output] for step in steps if step in self.steps), None)

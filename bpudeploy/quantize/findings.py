@@ -94,6 +94,9 @@ class RepairTrial(StoredModel):
 class RepairReport(FindingsFile):
     """What repair tried and its result. Every ``slowdown`` is predicted, not measured.
 
+    ``latency_us``: the compiler's estimate without promotions, if accuracy is that of the binary's integers and each
+    slowdown is added up from the compiler's estimates by node; None if both are of the QDQ graph.
+
     ``drop`` is measured on the images that selected the promotions, so it is slightly optimistic.
     """
 
@@ -108,6 +111,7 @@ class RepairReport(FindingsFile):
     promoted: tuple[str, ...]
     drop: float
     slowdown: float
+    latency_us: float | None = None
 
     @property
     def holds(self) -> bool:

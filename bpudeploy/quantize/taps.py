@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnx
 
 PRODUCTS = frozenset({"Conv", "MatMul"})
-_FUSED_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})
+FUSED_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})
 """Activations that an accelerator fuses with the Conv or Add before it: the tensor between them is never stored."""
 WIDE = ".wide"
 ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -91,7 +91,7 @@ class GraphIndex:
 
 def feeds_activations_only(node: onnx.NodeProto, readers: Sequence[onnx.NodeProto]) -> bool:
     """Return whether ``node`` is a Conv or Add whose output only fused activations read: it is never stored."""
-    return node.op_type in ("Conv", "Add") and bool(readers) and all(r.op_type in _FUSED_ACTIVATIONS for r in readers)
+    return node.op_type in ("Conv", "Add") and bool(readers) and all(r.op_type in FUSED_ACTIVATIONS for r in readers)
 
 
 def softmax_input(index: GraphIndex, node: onnx.NodeProto) -> int | None:

@@ -126,7 +126,10 @@ def _quantization(found: Quantization) -> list[Plot]:
     if found.layers.layers:
         plots.append(Plot("Each layer compared with float, in graph order", _by_layer(found.layers)))
     if found.repair is not None and len(found.repair.trials) > 1:
-        plots.append(Plot("Repair: accuracy measured on this machine, slowdown predicted", _repair(found.repair)))
+        how = "measured on this machine, slowdown predicted"
+        if found.repair.latency_us is not None:
+            how = "simulated bit-exactly, latency estimated by the compiler"
+        plots.append(Plot(f"Repair: accuracy {how}", _repair(found.repair)))
     return plots
 
 
@@ -145,16 +148,18 @@ def _by_layer(layers: LayerReport) -> str:
 def _repair(repair: RepairReport) -> str:
     drawn, (axes,) = figure(2.6)
     trials = sorted(repair.trials, key=lambda t: t.promoted)
-    axes.plot([t.slowdown for t in trials], [-t.drop for t in trials], color=QUIET, linewidth=1)
+    unit = repair.latency_us or 1.0
+    axes.plot([unit * t.slowdown for t in trials], [-t.drop for t in trials], color=QUIET, linewidth=1)
     for t in trials:
         chosen = (t.drop, t.promoted) == (repair.drop, len(repair.promoted))
-        axes.plot([t.slowdown], [-t.drop], "o", color=ACCENT if chosen else QUIET)
+        axes.plot([unit * t.slowdown], [-t.drop], "o", color=ACCENT if chosen else QUIET)
     for slowdown in dict.fromkeys(t.slowdown for t in trials):  # one label for trials of equal slowdown
         same = [t for t in trials if t.slowdown == slowdown]
-        above, text = (slowdown, max(-t.drop for t in same)), ", ".join(str(t.promoted) for t in same)
+        above, text = (unit * slowdown, max(-t.drop for t in same)), ", ".join(str(t.promoted) for t in same)
         axes.annotate(text, above, (0, 6), textcoords="offset points", ha="center")
     axes.axhline(-repair.max_drop, color=INK, linewidth=1, linestyle=":")
     axes.margins(y=0.2)
-    axes.set_xlabel("predicted slowdown, not measured; labels: number of taps in int16")
+    time = "predicted slowdown, not measured" if repair.latency_us is None else "microseconds, the compiler's estimate"
+    axes.set_xlabel(f"{time}; labels: number of taps in int16")
     axes.set_ylabel("top-1 minus float, points")
     return svg(drawn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,12 @@ def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ..
         """Score the network with ``taps`` in int16 and return its loss."""
         model = promote(network.quantized, taps, network.bias_corrections).SerializeToString()
         made[taps] = score(model, tested, normalise, progress(work.emit, _STEP, len(tested), "images"))
-        drop = _drop(original, made[taps])
+        drop = drop_of(original, made[taps])
         text = f"{change_text(drop)} points, predicted slowdown {network.slowdown(taps):.3f}"
         work.emit(Note(_STEP, f"{_taps(len(taps))} in int16: {text}"))
         return drop
 
-    before = _drop(original, Scores.read(scores.path))
+    before = drop_of(original, Scores.read(scores.path))
     if before > options.max_drop:
         change = f"{change_text(before)} points on {len(tested)} images"
         work.emit(Note(_STEP, f"max_drop {options.max_drop:g} points: not met before repair, {change}"))
@@ -81,11 +81,11 @@ def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ..
         evaluate,
         network.slowdown,
     )
-    for text in _summary(found):
+    for text in summary(found):
         work.emit(Note(_STEP, text))
     files = work.dir / "prepared.onnx", work.dir / "quantized.onnx", work.dir / "scores.safetensors"
     if found.promoted:
-        _write(network, found.promoted, files[0], files[1])
+        write_promoted(network, found.promoted, files[0], files[1])
         made[found.promoted].write(files[2])
     else:
         for source, copy in zip((prepared, quantized, scores), files, strict=True):
@@ -93,13 +93,13 @@ def repair(work: StepContext, options: RepairOptions, inputs: tuple[Artifact, ..
     return *files, found.write(work.dir / "repair.json")
 
 
-def _drop(truth: Scores, scores: Scores) -> float:
+def drop_of(truth: Scores, scores: Scores) -> float:
     """Return the top-1 loss against float in percentage points, as in ``check.max_drop``."""
     before, after = (int((s.logits.argmax(axis=1) == s.labels).sum()) for s in (truth, scores))
     return 100 * (before - after) / len(scores.labels)
 
 
-def _write(network: QuantizedNetwork, taps: tuple[str, ...], prepared: Path, qdq: Path) -> None:
+def write_promoted(network: QuantizedNetwork, taps: Sequence[str], prepared: Path, qdq: Path) -> None:
     """Write both graphs with ``taps`` in int16."""
     import onnx
 
@@ -107,13 +107,13 @@ def _write(network: QuantizedNetwork, taps: tuple[str, ...], prepared: Path, qdq
 
     quantized = promote(network.quantized, taps, network.bias_corrections)
     record = QuantizeRecord.read(quantized)
-    technique = f"{_taps(len(taps))} promoted to int16 by repair"
-    record.model_copy(update={"levers": (*record.levers, technique)}).write(quantized)
+    techniques = [f"{_taps(len(taps))} promoted to int16 by repair"] if taps else []
+    record.model_copy(update={"levers": (*record.levers, *techniques)}).write(quantized)
     onnx.save(without_corrections(network.graph, network.record, taps, network.bias_corrections), prepared)
     onnx.save(quantized, qdq)
 
 
-def _summary(found: RepairReport) -> Iterator[str]:
+def summary(found: RepairReport) -> Iterator[str]:
     """Yield the result of the repair as lines of text."""
     limit = f"max_drop {found.max_drop:g} points on {found.images} images"
     if found.outcome is RepairOutcome.NOT_NEEDED:

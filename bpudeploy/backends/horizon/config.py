@@ -103,7 +103,7 @@ def _compiler(options: VendorOptions, highest: OptimizeLevel, balance_factor: in
     return {
         "compile_mode": options.compile_mode or CompileMode.LATENCY,
         "balance_factor": balance_factor,
-        "debug": bool(options.debug),
+        "debug": options.debug is not False,  # the table of layers, for one more byte in the binary
         "core_num": options.core_num or 1,
         "optimize_level": options.optimize_level or highest,
         "max_time_per_fc": options.max_time_per_fc,

@@ -70,6 +70,21 @@ class LatencyEstimate(Frozen):
     ddr_bytes: int | None = None
 
 
+class LayerEstimate(Frozen):
+    """The compiler's estimate for one layer. Layers overlap in time: their sum may exceed the latency.
+
+    ``name``: the node of the network. ``aligned``: its output (N, H, W, C) as the BPU stores it, with padding.
+    """
+
+    name: str
+    subgraph: str
+    shape: tuple[int, ...]
+    aligned: tuple[int, ...]
+    compute_us: float
+    transfer_us: float
+    """Loading and storing."""
+
+
 class LogSummary(Frozen):
     """The parsed content of a log."""
 
@@ -105,6 +120,7 @@ class CompilerFindings(Frozen):
 
     differ: tuple[str, ...] = ()
     """Tensors whose threshold or precision is not that of the recipe's quantization."""
+    layers: tuple[LayerEstimate, ...] = ()
 
     def summary(self) -> tuple[str, ...]:
         """Return the main results in a few lines."""

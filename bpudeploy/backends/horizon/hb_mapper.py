@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import SIMULATOR, CompileInputs, SimulationInputs
+from bpudeploy.backends.base import SIMULATOR, CompileInputs, CompilerEstimate, SimulationInputs
 from bpudeploy.backends.horizon import network as files
 from bpudeploy.backends.horizon.config import Config, mapper_config, to_yaml
-from bpudeploy.backends.horizon.findings import LogSummary
+from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
 from bpudeploy.backends.horizon.inside import BUILD
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
 from bpudeploy.backends.horizon.network import Network, write_images
 from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
 from bpudeploy.backends.horizon.session import Session, VendorBackend
-from bpudeploy.backends.horizon.simulate import simulate
+from bpudeploy.backends.horizon.simulate import integers, simulate, tensors
 from bpudeploy.backends.horizon.thresholds import QUANTIZATION, differences, quantization
 from bpudeploy.backends.horizon.tool import Tool, find_tool
 from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions
-from bpudeploy.stage import StepContext
+from bpudeploy.stage import Artifact, StepContext
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 NAME = "hb_mapper"
+_FUSED = "-conv"
+"""What the compiler adds to the name of a convolution that it fused with the nodes after it."""
 NEWEST_IR = 9
 """The newest ONNX ir_version that hb_mapper 1.24.3 reads."""
 
@@ -46,6 +50,30 @@ class HbMapperBackend(VendorBackend):
         """With the toolchain that bpudeploy installs: another version's integer model is another one."""
         return find_tool(NAME, options).pinned
 
+    def integers(
+        self, work: StepContext, inputs: CompileInputs, pixels: NDArray[np.uint8], options: HbMapperOptions
+    ) -> NDArray[np.float32]:
+        """Run the integer model that the tool makes before it compiles."""
+        tool, folder = find_tool(NAME, options), work.dir / "integers"
+        folder.mkdir()
+        prepare(inputs, options, folder, _calibration(tool, options))
+        return integers(tool, work, folder, pixels, options)
+
+    def tensors(
+        self, work: StepContext, simulator: Artifact, pixels: NDArray[np.uint8], options: HbMapperOptions
+    ) -> Iterator[dict[str, NDArray[np.integer]]]:
+        """Run the tool's integer model with every tensor as an output."""
+        return tensors(find_tool(NAME, options), work, simulator.path, pixels, options)
+
+    def estimate(self, findings: Path) -> CompilerEstimate:
+        """Add up the estimates of the BPU subgraphs."""
+        found = CompilerFindings.model_validate_json(findings.read_bytes())
+        total_us = sum(one.latency_us for one in found.told.estimates)
+        nodes: defaultdict[str, float] = defaultdict(float)
+        for layer in found.layers:
+            nodes[layer.name.removesuffix(_FUSED)] += layer.compute_us
+        return CompilerEstimate(total_us, dict(nodes))
+
     def simulate(self, work: StepContext, inputs: SimulationInputs, options: HbMapperOptions) -> NDArray[np.float32]:
         """Run the tool's integer model, and hbdk-sim on the binary for a few images."""
         return simulate(find_tool(NAME, options), work, inputs, options)
@@ -60,7 +88,7 @@ def compile_with(
         StageError: the compiler fails; the message has its reason.
     """
     session = Session(work, NAME, tool, options)
-    calibration = options.calibration_type or (CalibrationType.RECIPE if tool.pinned else CalibrationType.DEFAULT)
+    calibration = _calibration(tool, options)
     recipe = calibration is CalibrationType.RECIPE
     written = prepare(inputs, options, session.folder, calibration)
     session.announce()
@@ -86,6 +114,10 @@ def compile_with(
     if tool.pinned:
         (out / f"{files.PREFIX}_quantized_model.onnx").rename(work.dir / SIMULATOR)
     return session.finish(binary, report, inputs.march, to_yaml(written), ".bin", merged, differ), report
+
+
+def _calibration(tool: Tool, options: HbMapperOptions) -> CalibrationType:
+    return options.calibration_type or (CalibrationType.RECIPE if tool.pinned else CalibrationType.DEFAULT)
 
 
 def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path, calibration: CalibrationType) -> Config:

@@ -14,6 +14,7 @@ from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.horizon.failures import explain
 from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
 from bpudeploy.backends.horizon.inside import PYTHON, copy_script
+from bpudeploy.backends.horizon.layers import read_layers
 from bpudeploy.backends.horizon.log import LogReader, indented_tail, phase, read_log
 from bpudeploy.backends.horizon.process import ProcessResult, run
 from bpudeploy.backends.horizon.tool import Command, Tool, find_tool
@@ -146,6 +147,7 @@ class Session:
             told=report,
             merged=merged,
             differ=differ,
+            layers=read_layers(binary.parent),
         )
         (self.work.dir / FINDINGS).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
         out = binary.rename(self.work.dir / f"model{suffix}")

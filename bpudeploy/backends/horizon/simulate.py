@@ -6,14 +6,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.agent.drivers import nv12
 from bpudeploy.backends.base import SCORES_STEP, SimulationInputs
 from bpudeploy.backends.horizon import network as files
-from bpudeploy.backends.horizon.inside import BUILD, PYTHON, SCORE, copy_script
+from bpudeploy.backends.horizon.inside import BUILD, PYTHON, SCORE, TENSORS, copy_script
 from bpudeploy.backends.horizon.process import run_checked
 from bpudeploy.backends.horizon.tool import Tool
 from bpudeploy.backends.samples import spread
@@ -60,6 +60,27 @@ def integers(
     _call(tool, PYTHON, arguments, folder, limit_s)
     (folder / files.OUT / f"{files.PREFIX}_quantized_model.onnx").rename(folder / _MODEL)
     return _score(tool, work, folder, pixels, options, limit_s - (time.monotonic() - started))
+
+
+def tensors(
+    tool: Tool, work: StepContext, simulator: Path, pixels: NDArray[np.uint8], options: HbMapperOptions
+) -> Iterator[dict[str, NDArray[np.integer]]]:
+    """Yield the integers of every tensor of the tool's integer model, for one image after another.
+
+    Raises:
+        StageError: the program fails.
+    """
+    import numpy as np
+
+    folder = work.dir
+    copy_script(TENSORS, folder)
+    shutil.copyfile(simulator, folder / _MODEL)
+    for i in range(len(pixels)):  # one at a time: those of a ViT-S are 100 MB
+        np.save(folder / "images.npy", _as_the_board_gets_them(pixels[i : i + 1], options.input_type_rt))
+        _call(tool, PYTHON, (TENSORS, _MODEL, "images.npy", "."), folder, 60.0 * options.minutes)
+        with np.load(folder / "0.npz") as found:
+            yield dict(found)
+        work.emit(Progress(SCORES_STEP, i + 1, len(pixels), "images"))
 
 
 def _score(

@@ -16,12 +16,12 @@ from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import QUANTIZED, REPAIRED, Products
-from bpudeploy.quantize.findings import RepairReport
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import LoadedRecipe
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact
+from bpudeploy.summarise import repair_report
 
 EXAMPLE = """\
   bpudeploy precision recipes/quickstart.yaml --set target=rdk-x5 --out precisions
@@ -47,7 +47,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
         with out.live() as live:
             products = Products(run_plan(plan.upto(last), store(args), live.draw).artifacts)
         files, notes = _export(products, resolved.target.march)
-        repair = RepairReport.read(products.repair.path) if products.repair is not None else None
+        repair = repair_report(products)
         broken = () if repair is None or repair.holds else (repair_line(repair),)
         folder = args.out if len(found) == 1 else args.out / resolved.recipe.name
         _show(resolved, products.prepared, _write(folder, files), (*notes, *broken), out)

@@ -74,12 +74,11 @@ def _destination(resolved: LoadedRecipe, args: Namespace) -> Destination:
 
 def _show_built(resolved: LoadedRecipe, built: RunResult, out: Output) -> ExitCode:
     """Print the artifacts of a run that stopped before the board, and whether ``check.max_drop`` holds."""
-    from bpudeploy.summarise import binary_accuracy, drop_gate
+    from bpudeploy.summarise import binary_accuracy, drop_gate, repair_report
 
     products = Products(built.artifacts)
-    findings, binary = products.repair, binary_accuracy(products)
+    repair, binary = repair_report(products), binary_accuracy(products)
     gate = drop_gate(resolved.recipe.check, binary) if binary is not None else None
-    repair = RepairReport.read(findings.path) if findings is not None else None
     steps = {
         name: {
             "cache": "hit" if step.hit else "miss",

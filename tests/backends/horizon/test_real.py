@@ -11,20 +11,27 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bpudeploy.backends.base import SIMULATOR, SimulatingBackend, SimulationInputs
+from bpudeploy.backends.base import FINDINGS, SIMULATOR, CompileInputs, SimulatingBackend, SimulationInputs
 from bpudeploy.backends.check import example_inputs
 from bpudeploy.backends.horizon.checker import check
 from bpudeploy.backends.horizon.toolchain.installed import Toolchain
 from bpudeploy.backends.registry import load_backend
-from bpudeploy.backends.samples import Samples
+from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.cli.main import main
 from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Device
 from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageError
+from bpudeploy.host import open_session
+from bpudeploy.quantize.findings import RepairReport
 from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions, OptimizeLevel
+from bpudeploy.spec.precision import PrecisionRules
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact, Kind, StepContext
+from bpudeploy.stages.compile import CompileStageOptions
+from bpudeploy.stages.feed import run_all
+from bpudeploy.stages.repair import RepairOptions
+from bpudeploy.stages.repair_binary import BinaryRepairOptions, repair_in_binary
 from bpudeploy.testing import check_backend
 from tests.backends.horizon.conftest import Compiling, check_reports
 from tests.backends.horizon.record import network
@@ -71,6 +78,60 @@ def test_a_binary_that_computes_something_else_is_refused(tmp_path: Path) -> Non
         else:
             with pytest.raises(StageError, match="computes other integers"):
                 backend.simulate(context, given, options)
+
+
+def compiled(work: Path, inputs: CompileInputs, options: HbMapperOptions) -> list[Artifact]:
+    """Return binary, simulator and findings."""
+    work.mkdir()
+    binary = load_backend("hb_mapper").compile(StepContext(work, lambda event: None), inputs, options)
+    files = {Kind.BINARY: binary, Kind.SIMULATOR: work / SIMULATOR, Kind.FINDINGS: work / FINDINGS}
+    return [Artifact(kind, digest_file(file), file) for kind, file in files.items()]
+
+
+def test_the_integers_can_be_had_without_compiling_and_by_tensor(tmp_path: Path) -> None:
+    inputs, backend = example_inputs(tmp_path, "bayes-e"), load_backend("hb_mapper")
+    assert isinstance(backend, SimulatingBackend)
+    options = HbMapperOptions(optimize_level=OptimizeLevel.O0)
+    binary, simulator, findings = compiled(tmp_path / "compiled", inputs, options)
+    pixels = Samples.read(inputs.calibration.path).pixels
+    works = [StepContext(tmp_path / name, lambda event: None) for name in ("a", "b", "c")]
+    for work in works:
+        work.dir.mkdir()
+    logits = backend.simulate(works[0], SimulationInputs(simulator, binary, pixels), options)
+    np.testing.assert_array_equal(backend.integers(works[1], inputs, pixels, options), logits)
+    estimate = backend.estimate(findings.path)
+    convolutions = {node.name for node in onnx.load(inputs.graph.path).graph.node if node.op_type == "Conv"}
+    assert estimate.total_us > 0 and convolutions & estimate.nodes.keys()
+    tensors = list(backend.tensors(works[2], simulator, pixels, options))
+    assert len(tensors) == len(pixels) and all(t.keys() == tensors[0].keys() != set() for t in tensors)
+
+
+def test_repair_promotes_what_wins_in_the_integers(tmp_path: Path) -> None:
+    """The scores that it is given are wrong on purpose, so that the limit seems to be exceeded."""
+    inputs, backend = example_inputs(tmp_path, "bayes-e"), load_backend("hb_mapper")
+    assert isinstance(backend, SimulatingBackend)
+    chosen = CompileStageOptions(March.BAYES_E, HbMapperOptions(optimize_level=OptimizeLevel.O0))
+    made = compiled(tmp_path / "compiled", inputs, HbMapperOptions(optimize_level=OptimizeLevel.O0))
+    samples = Samples.read(inputs.calibration.path)
+    session = open_session(str(inputs.graph.path))
+    normalise = Normalisation.read(inputs.preprocess.path)
+    logits = np.concatenate([out.reshape(len(out), -1) for _, (out,) in run_all(session, samples, normalise)])
+    truth = Scores(logits, logits.argmax(axis=1))
+    wrong = Scores(-logits, truth.labels)
+    scores = [
+        Artifact(Kind.SCORES, digest_file(file), file)
+        for file in (truth.write(tmp_path / "truth.safetensors"), wrong.write(tmp_path / "wrong.safetensors"))
+    ]
+    options = BinaryRepairOptions(chosen, RepairOptions(0.0, None, PrecisionRules(), corrected=False))
+    work = StepContext(tmp_path / "repair", lambda event: None)
+    work.dir.mkdir()
+    given = (inputs.graph, inputs.quantized, inputs.calibration, inputs.preprocess, inputs.calibration)
+    *_, report = repair_in_binary(backend, chosen).run(work, options, (*given, scores[0], *made, scores[1]))
+    found = RepairReport.read(report)
+    assert found.trials[0].promoted == 0 and found.trials[0].drop == 100.0
+    assert found.latency_us is not None and found.latency_us > 0
+    assert all(c.error > 0 and c.cost is not None for c in found.ranked)
+    assert not found.ranked or found.holds, "the float answers are nearly exact in int16"
 
 
 def test_several_optimizations_are_passed_on(compiling: Compiling) -> None:

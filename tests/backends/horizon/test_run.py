@@ -58,6 +58,9 @@ def test_a_transformer_is_compiled_by_the_real_tool(
     assert bool(on_cpu) == (target == "rdk-x3"), on_cpu
     again = build(tiny, capsys, "--set", f"target={target}", *level)
     assert again["cache"] == "hit"
+    assert main(["sensitivity", str(tiny), "--in-binary", "--images", "2", "--set", f"target={target}", *level]) == 0
+    out = capsys.readouterr().out
+    assert "tensors of the binary, the largest error first" in out and "(Conv)" in out
 
 
 def test_the_first_binary_is_cached_and_a_new_tool_recompiles(

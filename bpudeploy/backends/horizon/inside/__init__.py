@@ -8,6 +8,7 @@ from pathlib import Path
 PYTHON = "python3"
 BUILD = "build.py"
 SCORE = "score.py"
+TENSORS = "tensors.py"
 
 
 def copy_script(name: str, folder: Path) -> None:
