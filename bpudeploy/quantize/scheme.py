@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from glob import escape
 
 import numpy as np
@@ -26,7 +27,7 @@ from bpudeploy.quantize.calibrate import (
 from bpudeploy.quantize.centre import centre_values
 from bpudeploy.quantize.clipping import choose_clipping
 from bpudeploy.quantize.migrate import Migration, Threshold, migrate
-from bpudeploy.quantize.observer import Histogram, threshold
+from bpudeploy.quantize.observer import threshold
 from bpudeploy.quantize.one_sided import centre_ranges
 from bpudeploy.quantize.onnx_edit import set_constants
 from bpudeploy.quantize.qdq import to_qdq
@@ -103,34 +104,23 @@ def quantize_graph(
     Raises:
         StageError: a tensor is not finite, or scale migration or centring changes the outputs of the float graph.
     """
-    wide = rules.elsewhere is Precision.INT16
-    in_float = frozenset(on_cpu) | (frozenset(keep_float) if rules.elsewhere is Precision.FLOAT32 else frozenset())
-    int16 = (*spec.int16, *(keep_float if wide else ()))
-    counts = macs or {}
-    small = [name for name, count in counts.items() if count <= _SMALL * sum(counts.values())]
+    planned = _planner(keep_float, on_cpu, rules, spec, macs or {})
     first = [image(i) for i in range(min(runs, _FEW))]
-
-    def planned(model: onnx.ModelProto, more: Iterable[str] = ()) -> _Plan:
-        return _plan(model, rules, in_float, (*int16, *more), small)
-
-    def limit(histogram: Histogram) -> float:
-        return threshold(histogram, spec.observer, spec.percentile)
-
+    limit = partial(threshold, observer=spec.observer, percentile=spec.percentile)
     exact = _rewrite(model, rules, spec, first, planned, limit)
-    plan = planned(exact.model)
+    plan = planned(exact.model, ())
     statistics = observe(exact.model, plan.request(), (image(i) for i in range(runs)), runs, progress)
     migrations: tuple[Migration, ...] = ()
     if spec.migrate:
         migrated, migrations = migrate(
             exact.model, plan.points, statistics, plan.inputs, limit, factors_stay=not rules.folds_factors
         )
-        plan = planned(migrated)
+        plan = planned(migrated, ())
     _check_equivalent(model, plan.model, first[0])
-    # an observer other than MSE clips as it was told
-    taps, widened = _taps(plan, statistics, limit, first if spec.observer is Observer.MSE else [])
-    spent: tuple[str, ...] = ()
-    if counts and spec.int16_budget:
-        spent = choose_int16(plan.model, plan.points, taps, rules, first, counts, spec.int16_budget / 100.0)
+    judged = first if spec.observer is Observer.MSE else []  # another observer clips as it was told
+    taps, widened = _taps(plan, statistics, limit, judged)
+    spent = _spent(plan, taps, rules, first, macs or {}, spec.int16_budget)
+    if spent:
         plan = planned(plan.model, [escape(p.source) for p in plan.points if p.name in spent])
         kept = {name: tap for name, tap in taps.items() if name not in spent}
         taps = {p.name: kept.get(p.name) or _tap(plan, p, statistics[p.source], limit) for p in plan.points}
@@ -146,6 +136,24 @@ def quantize_graph(
         factors=exact.factors | {m.conv: m.factors for m in migrations if m.conv},
     )
     return Quantized(prepared, qdq, record)
+
+
+_Planner = Callable[[onnx.ModelProto, Iterable[str]], _Plan]
+"""Plans a graph, with further patterns of int16."""
+
+
+def _planner(
+    keep_float: Collection[str],
+    on_cpu: Collection[str],
+    rules: PrecisionRules,
+    spec: QuantizeSpec,
+    macs: Mapping[str, int],
+) -> _Planner:
+    """Return what plans a graph by the rules of the march and the recipe."""
+    in_float = frozenset(on_cpu) | (frozenset(keep_float) if rules.elsewhere is Precision.FLOAT32 else frozenset())
+    int16 = (*spec.int16, *(keep_float if rules.elsewhere is Precision.INT16 else ()))
+    small = [name for name, count in macs.items() if count <= _SMALL * sum(macs.values())]
+    return lambda model, more: _plan(model, rules, in_float, (*int16, *more), small)
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ def _rewrite(
     rules: PrecisionRules,
     spec: QuantizeSpec,
     images: Sequence[F32],
-    planned: Callable[[onnx.ModelProto], _Plan],
+    planned: _Planner,
     limit: Threshold,
 ) -> _Rewritten:
     """Centre values and one-sided ranges, and split softmaxes, as the recipe and the march want it."""
@@ -178,7 +186,7 @@ def _rewrite(
     if spec.split and wide and Precision.INT16 not in rules.matmul:
         model, splits = split_softmax(model)
     if spec.centre and wide and rules.folds_factors:  # elsewhere, scales migrate into the activation at no cost
-        model, one_sided = centre_ranges(model, planned(model).points, images, limit)
+        model, one_sided = centre_ranges(model, planned(model, ()).points, images, limit)
     return _Rewritten(model, factors, one_sided, splits)
 
 
@@ -216,6 +224,20 @@ def _taps(
     observed = {p.name: _tap(plan, p, statistics[p.source], limit) for p in plan.points}
     taps = choose_clipping(plan.model, plan.points, observed, images)
     return taps, sum(taps[name].threshold != tap.threshold for name, tap in observed.items())
+
+
+def _spent(
+    plan: _Plan,
+    taps: Mapping[str, Tap],
+    rules: PrecisionRules,
+    images: Sequence[F32],
+    macs: Mapping[str, int],
+    percent: float,
+) -> tuple[str, ...]:
+    """Return the taps that the recipe's budget of int16 promotes."""
+    if not macs or not percent:
+        return ()
+    return choose_int16(plan.model, plan.points, taps, rules, images, macs, percent / 100.0)
 
 
 def _tap(plan: _Plan, point: QuantizationPoint, statistics: TensorStatistics, limit: Threshold) -> Tap:

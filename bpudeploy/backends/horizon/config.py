@@ -53,7 +53,10 @@ def mapper_config(network: Network, options: HbMapperOptions, calibration: Calib
             "run_on_bpu": forced.get("run_on_bpu"),
             "optimization": ";".join(options.optimization) or None,
         },
-        "compiler_parameters": _compiler(options, OptimizeLevel.O3),
+        "compiler_parameters": {
+            **_compiler(options, OptimizeLevel.O3),
+            "debug": options.debug is not False,  # the table of layers, for one more byte in the binary
+        },
     }
 
 
@@ -103,7 +106,7 @@ def _compiler(options: VendorOptions, highest: OptimizeLevel, balance_factor: in
     return {
         "compile_mode": options.compile_mode or CompileMode.LATENCY,
         "balance_factor": balance_factor,
-        "debug": options.debug is not False,  # the table of layers, for one more byte in the binary
+        "debug": bool(options.debug),
         "core_num": options.core_num or 1,
         "optimize_level": options.optimize_level or highest,
         "max_time_per_fc": options.max_time_per_fc,

@@ -57,7 +57,7 @@ def test_hb_mapper_configuration(inputs: CompileInputs, tmp_path: Path) -> None:
         "output_model_file_prefix": "model",
         "working_dir": "out",
         "layer_out_dump": False,
-        "node_info": {"conv": {"ON": "BPU", "InputType0": "int16"}},
+        "node_info": {"conv": {"ON": "BPU", "InputType0": "int16", "OutputType": "int16"}},
     }
     given = found["input_parameters"]
     assert (given["input_name"], given["input_shape"]) == ("pixels", "1x3x8x8")
@@ -72,7 +72,7 @@ def test_hb_mapper_configuration(inputs: CompileInputs, tmp_path: Path) -> None:
     }
     assert found["compiler_parameters"] == {
         "compile_mode": "latency",
-        "debug": False,
+        "debug": True,
         "core_num": 1,
         "optimize_level": "O3",
     }
