@@ -160,7 +160,7 @@ def _trace(
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Trace the channel numbers of ``values``, input ``side`` of ``matmul``, through views and the MatMul.
 
-    Returns those of the tensor ``read``, and those of one token of the MatMul's output.
+    Returns those of the tensor ``read``, and those of one token of one image of the MatMul's output.
     """
     channels = np.broadcast_to(np.arange(shapes[values][1])[None, :, None, None], shapes[values])
     viewed = _through_views(index, channels, values, matmul.input[side])
@@ -172,7 +172,7 @@ def _trace(
     after = _through_views(index, np.broadcast_to(token, shapes[matmul.output[0]]), matmul.output[0], read)
     if after is None or after.ndim != 4 or (after != after[:1, :, :1, :1]).any():
         return None
-    return tuple(int(c) for c in after[0, :, 0, 0]), tuple(int(c) for c in token.ravel())
+    return tuple(int(c) for c in after[0, :, 0, 0]), tuple(int(c) for c in token[:1].ravel())
 
 
 def _through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 | None:

@@ -234,8 +234,8 @@ def _spent(
     macs: Mapping[str, int],
     percent: float,
 ) -> tuple[str, ...]:
-    """Return the taps that the recipe's budget of int16 promotes."""
-    if not macs or not percent:
+    """Return the taps that the recipe's budget of int16 promotes: on a CPU int16 is float, of another price."""
+    if not macs or not percent or rules.elsewhere is not Precision.INT16:
         return ()
     return choose_int16(plan.model, plan.points, taps, rules, images, macs, percent / 100.0)
 

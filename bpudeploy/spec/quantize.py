@@ -69,8 +69,8 @@ class QuantizeSpec(Frozen):
     read them, ``op:NAME`` of the operator that produces them, ``last`` for the input of the last layer, or ``small``
     for inputs of layers with at most 0.1 % of the multiplications each."""
     int16_budget: Annotated[float, Field(ge=0, le=100)] = 10.0
-    """Percent of the predicted time that INT16 may cost: it is spent on the inputs whose INT8 form changes the outputs
-    most, and only until what is left is small. 0 spends none."""
+    """On BPUs with INT16: percent of the predicted time that it may cost. It is spent on the inputs whose INT8 form
+    changes the outputs most, and only until what is left is small. 0 spends none."""
     repair: bool = True
     """If ``check.max_drop`` is exceeded on this machine, promote the fewest tensors to INT16 that satisfy it."""
     max_slowdown: Annotated[float, Field(ge=1)] | None = None
