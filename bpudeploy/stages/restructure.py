@@ -134,7 +134,7 @@ REFERENCE = Stage(
 )
 RESTRUCTURE = Stage(
     "restructure",
-    version=2,
+    version=3,
     takes=(Kind.MODEL, Kind.PREPROCESS, Kind.SAMPLES, Kind.SCORES),
     gives={"graph": Kind.GRAPH, "scores": Kind.SCORES},
     run=restructure,

@@ -250,6 +250,16 @@ def test_an_nhwc_input_becomes_nchw() -> None:
     assert ops(made) == ["Conv"]
 
 
+def test_limits_of_a_clip_are_scalars() -> None:
+    """The operator wants them so: the vendor's onnxruntime refuses limits with an axis, a newer one does not."""
+    limits = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    model = network([helper.make_node("Clip", ["x", "low", "high"], ["y"])], limits, (1, 3, 4, 4))
+    graph = rewrite(read_network(model)).model.graph
+    (clip,) = (node for node in graph.node if node.op_type == "Clip")
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    assert [shapes[name] for name in clip.input[1:]] == [(), ()]
+
+
 def test_read_network_does_not_copy_weights() -> None:
     from bpudeploy.restructure.network import read_network as read
 

@@ -118,7 +118,7 @@ class Lowering:
             array = array.astype(np.float32, copy=False)
         key = ""
         if shared or array.nbytes <= _SMALL:
-            array = np.ascontiguousarray(array)
+            array = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis, which Clip refuses
             key = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
             if key in self._stored:
                 return self._stored[key]
