@@ -17,14 +17,27 @@ _LAYOUT = "data_format"
 
 
 def outputs_of(model: Any) -> dict[str, bool]:
-    """Make the integers of each node's output an output of ``model``; return whether each is NHWC."""
+    """Make the integers of each node's output an output of ``model``; return whether each is NHWC.
+
+    What is requantized to int16 again is left out: the tool stores it in a wider range than the recipe's.
+    """
+    again = {
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "HzRequantize" and any(a.name == "bits" and a.i == 16 for a in node.attribute)
+    }
     types = {value.name: value.type for value in model.graph.value_info}
     present = {value.name for value in model.graph.output}
     found = {}
     for node in model.graph.node:
         layout = next((a.s for a in node.attribute if a.name == _LAYOUT), b"")
         for name in node.output:
-            if name.endswith(_SUFFIX) and name in types and (layout or node.op_type.endswith("Matmul")):
+            if (
+                name.endswith(_SUFFIX)
+                and name in types
+                and name not in again
+                and (layout or node.op_type.endswith("Matmul"))
+            ):
                 found[name] = layout == b"NHWC"
                 if name not in present:
                     value = model.graph.output.add()
