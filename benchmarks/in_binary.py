@@ -15,7 +15,6 @@ The error of the logits is the RMSE of the centred logits, relative to float's. 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import tempfile
 import time
@@ -27,10 +26,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks.int8_levers import accuracy_row
 from bpudeploy.backends.base import CompileInputs
 from bpudeploy.backends.horizon import network as files
 from bpudeploy.backends.horizon.config import to_yaml
-from bpudeploy.backends.horizon.hb_mapper import prepare
+from bpudeploy.backends.horizon.hb_mapper import NEWEST_IR, prepare
 from bpudeploy.backends.horizon.simulate import integers
 from bpudeploy.backends.horizon.tool import find_tool
 from bpudeploy.backends.registry import backend_names
@@ -43,8 +43,6 @@ from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions
 from bpudeploy.spec.load import load_recipe
 from bpudeploy.stage import StepContext
 from bpudeploy.store.objects import default_root
-
-NEWEST_IR = 9
 
 
 @dataclass(frozen=True)
@@ -112,21 +110,6 @@ def logits_of(method: Method, given: Prepared, folder: Path) -> NDArray[np.float
     return integers(find_tool("hb_mapper", options), work, folder, given.pixels, options)
 
 
-def row(name: str, truth: Scores, scores: NDArray[np.float32], seconds: float | None) -> str:
-    """Return one row of the table."""
-    labels, count = truth.labels, len(truth.labels)
-    right, before = scores.argmax(1) == labels, truth.logits.argmax(1) == labels
-    change = right.astype(float) - before.astype(float)
-    half = 196.0 * float(change.std()) / math.sqrt(count)
-    mean = 100.0 * float(change.mean())
-    a, b = (x - x.mean(axis=1, keepdims=True) for x in (scores, truth.logits))
-    error = 100.0 * float(np.sqrt(((a - b) ** 2).sum() / (b**2).sum()))
-    alike = 100.0 * float((scores.argmax(1) == truth.logits.argmax(1)).mean())
-    took = f"{seconds:.0f}" if seconds is not None else ""
-    interval = f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
-    return f"| {name} | {100.0 * right.mean():.1f} | {interval} | {alike:.1f} | {error:.1f} | {took} |"
-
-
 def table(recipe: Path, settings: Sequence[str], methods: Sequence[str], images: int | None) -> Iterator[str]:
     """Yield the table of one recipe."""
     given = prepared(recipe, settings, images)
@@ -134,13 +117,13 @@ def table(recipe: Path, settings: Sequence[str], methods: Sequence[str], images:
     yield f"\n{recipe.stem}, {given.inputs.march}, {len(truth.labels)} images; float top-1 {100 * truth.top1:.1f} %\n"
     yield "| method | top-1 % | change, points (95 %) | as float % | logit error % | s |"
     yield "|---|---|---|---|---|---|"
-    yield row("QDQ graph, not the binary", truth, given.quantized_scores.logits, None)
+    yield accuracy_row("QDQ graph, not the binary", given.quantized_scores.logits, truth, 0.0)
     for name in methods:
         with tempfile.TemporaryDirectory() as folder:
             started = time.monotonic()
             try:
-                logits = logits_of(METHODS[name], given, Path(folder))
-                yield row(name, truth, logits.reshape(len(truth.labels), -1), time.monotonic() - started)
+                logits = logits_of(METHODS[name], given, Path(folder)).reshape(len(truth.labels), -1)
+                yield accuracy_row(name, logits, truth, time.monotonic() - started)
             except BpudeployError as error:
                 reason = str(error).strip().splitlines()[-1][:120].replace("|", "/")
                 yield f"| {name} | failed: {reason} | | | | |"

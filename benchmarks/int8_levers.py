@@ -123,21 +123,20 @@ def main() -> None:
         )
         seconds = time.perf_counter() - started
         scores = score(made.qdq.SerializeToString(), evaluation, normalise, lambda done: None)
-        _show(row.name, scores.logits, truth, seconds)
+        print(accuracy_row(row.name, scores.logits, truth, seconds), flush=True)
 
 
-def _show(name: str, logits: NDArray[np.float32], truth: Scores, seconds: float) -> None:
-    """Print top-1, its change from float, and the root mean square error of the centred logits over theirs."""
+def accuracy_row(name: str, logits: NDArray[np.float32], truth: Scores, seconds: float) -> str:
+    """Return top-1, its change from float, and the root mean square error of the centred logits over theirs."""
     before, after = truth.logits.argmax(axis=1), logits.argmax(axis=1)
     right = [[bool(x) for x in answers == truth.labels] for answers in (before, after)]
     drop = paired_drop(right[0], right[1]).points
     centred = [x - x.mean(axis=1, keepdims=True) for x in (truth.logits, logits)]
     error = float(np.sqrt(((centred[1] - centred[0]) ** 2).mean() / (centred[0] ** 2).mean()))
-    print(
+    return (
         f"| {name} | {100 * np.mean(right[1]):.1f} "
         f"| {0 - drop.value:+.1f} ({0 - drop.high:+.1f} to {0 - drop.low:+.1f}) "
-        f"| {100 * (before == after).mean():.1f} | {100 * error:.1f} | {seconds:.0f} |",
-        flush=True,
+        f"| {100 * (before == after).mean():.1f} | {100 * error:.1f} | {seconds:.0f} |"
     )
 
 

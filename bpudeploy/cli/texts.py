@@ -109,7 +109,6 @@ def _predicted(e: Estimate) -> Iterator[str]:
 
 
 def _quantization(found: Quantization) -> Iterator[str]:
-
     taps = ", ".join(f"{count} in {precision}" for precision, count in found.taps.items())
     yield f"\n  quantized: {taps}; {'; '.join(found.levers)}"
     yield from worst_layers(found.layers, 5)

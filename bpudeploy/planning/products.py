@@ -48,16 +48,11 @@ _RELEASED: Mapping[str, Mapping[str, Kind]] = {
 """The outputs that measuring a release needs."""
 
 
-@dataclass(frozen=True)
 class _Output:
     """A property: one output of the first of ``steps`` that ran."""
 
-    output: str
-    steps: tuple[str, ...]
-
     def __init__(self, output: str, *steps: str) -> None:
-        object.__setattr__(self, "output", output)
-        object.__setattr__(self, "steps", steps)
+        self.output, self.steps = output, steps
 
     def __get__(self, products: Products, owner: type[Products] | None = None) -> Artifact:
         step = next((name for name in self.steps if name in products.steps), self.steps[-1])
@@ -129,18 +124,18 @@ class Products:
     @property
     def binary_scores(self) -> Artifact | None:
         """Scores of the binary, simulated bit-exactly; None if the backend cannot."""
-        return self._last("scores", BINARY_REPAIRED, BINARY_SCORES)
+        return self._first("scores", BINARY_REPAIRED, BINARY_SCORES)
 
     @property
     def quantized_scores(self) -> Artifact:
         """Scores of the QDQ graph after quantize/repair, if any."""
-        return self._last("scores", REPAIRED) or self.int8_scores
+        return self._first("scores", REPAIRED) or self.int8_scores
 
     @property
     def repairs(self) -> tuple[Artifact, ...]:
         """The repair reports: on this machine, and in the binary."""
-        found = (self._last("findings", REPAIRED), self._last("repair", BINARY_REPAIRED))
+        found = (self._first("findings", REPAIRED), self._first("repair", BINARY_REPAIRED))
         return tuple(report for report in found if report is not None)
 
-    def _last(self, output: str, *steps: str) -> Artifact | None:
+    def _first(self, output: str, *steps: str) -> Artifact | None:
         return next((self.steps[step][output] for step in steps if step in self.steps), None)

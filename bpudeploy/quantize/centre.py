@@ -20,7 +20,7 @@ from bpudeploy.host import open_with_outputs
 from bpudeploy.onnxmodel import attribute, copy_model, shapes_of
 from bpudeploy.quantize.arrays import F32, F64, I64
 from bpudeploy.quantize.onnx_edit import constant, put_constant, shift_bias
-from bpudeploy.quantize.taps import GraphIndex, softmax_input
+from bpudeploy.quantize.taps import GraphIndex, is_pointwise, softmax_input
 
 Shapes = dict[str, tuple[int, ...]]
 _FLOOR = 2.0**-6
@@ -133,7 +133,7 @@ def _attentions(model: onnx.ModelProto, index: GraphIndex) -> list[_Attention]:
             continue
         read, name = after.products[0]
         traced = _trace(index, shapes, values.output[0], node, 1 - side, read)
-        if traced is not None and _is_linear(index.nodes[name], shapes):
+        if traced is not None and is_pointwise(index, index.nodes[name]):
             found.append(_Attention(values.name, node.name, name, *traced))
     return found
 
@@ -147,12 +147,6 @@ def _sums_to_one(index: GraphIndex, shapes: Shapes, matmul: onnx.NodeProto, side
         return False
     moved = viewed if side == 0 else viewed.swapaxes(-1, -2)
     return bool((moved == np.arange(moved.shape[-1])).all())
-
-
-def _is_linear(node: onnx.NodeProto, shapes: Shapes) -> bool:
-    """Return whether ``node`` is a 1x1 Conv without groups or padding."""
-    ungrouped = attribute(node, "group", 1) == 1 and not any(attribute(node, "pads", [0]))
-    return node.op_type == "Conv" and ungrouped and shapes[node.input[1]][2:] == (1, 1)
 
 
 def _trace(

@@ -27,7 +27,7 @@ def _pairs(x: F64, y: F64) -> tuple[tuple[F64, F64], ...]:
 
 
 @dataclass
-class _Sums:
+class Sums:
     """Sums over all images of the float output x and the quantized y; differences of means over ``means`` axes are
     ignored."""
 
@@ -36,28 +36,29 @@ class _Sums:
     totals: Any = 0.0
     count: int = 0
 
-    def add(self, x: F32, y: F32) -> None:
+    def add(self, x: F32, y: F32 | F64) -> None:
         a, b = x.astype(np.float64), y.astype(np.float64)
         self.moments += [np.vdot(p, q) for p, q in _pairs(a, b)]
         if self.means:
             self.totals = self.totals + np.stack([a.sum(axis=self.means), b.sum(axis=self.means)])
             self.count += math.prod(x.shape[axis] for axis in self.means)
 
-    def deviation(self, node: str, op: str, index: int, inputs: tuple[Precision, ...]) -> LayerDeviation:
+    def measures(self) -> tuple[float, float]:
+        """Return the SQNR in dB, and the cosine."""
         moments = self.moments
         if self.count:
             moments = moments - [(p * q).sum() / self.count for p, q in _pairs(*self.totals)]
         signal, quantized, noise, product = moments.tolist()
         norms = math.sqrt(max(signal, 0.0) * max(quantized, 0.0))
         ratio = signal / noise if noise > 0.0 else math.inf
-        return LayerDeviation(
-            node=node,
-            op=op,
-            index=index,
-            inputs=inputs,
-            sqnr_db=10.0 * math.log10(min(max(ratio, 10.0 ** (-BEST_DB / 10.0)), 10.0 ** (BEST_DB / 10.0))),
-            cosine=min(1.0, product / norms) if norms else float(noise <= 0.0),
+        return (
+            10.0 * math.log10(min(max(ratio, 10.0 ** (-BEST_DB / 10.0)), 10.0 ** (BEST_DB / 10.0))),
+            min(1.0, product / norms) if norms else float(noise <= 0.0),
         )
+
+    def deviation(self, node: str, op: str, index: int, inputs: tuple[Precision, ...]) -> LayerDeviation:
+        sqnr_db, cosine = self.measures()
+        return LayerDeviation(node=node, op=op, index=index, inputs=inputs, sqnr_db=sqnr_db, cosine=cosine)
 
 
 def layer_deviations(
@@ -76,7 +77,7 @@ def layer_deviations(
     record, index, written = QuantizeRecord.read(quantized), GraphIndex(graph), GraphIndex(quantized)
     compared = _compared_nodes(record.products, index, written)
     means = _mean_axes(index)
-    sums = {name: _Sums(means.get(name, ())) for name in compared}
+    sums = {name: Sums(means.get(name, ())) for name in compared}
     fed = index.inputs[0]
     sides = []
     for model, nodes in ((graph, index.nodes), (quantized, written.nodes)):

@@ -15,14 +15,14 @@ import onnx
 from onnx import helper
 
 from bpudeploy.host import open_with_outputs
-from bpudeploy.onnxmodel import attribute, copy_model
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.arrays import F32
 from bpudeploy.quantize.observer import Histogram
 from bpudeploy.quantize.onnx_edit import constant, put_constant, set_nodes, shift_bias
-from bpudeploy.quantize.taps import GraphIndex, QuantizationPoint
+from bpudeploy.quantize.taps import GraphIndex, QuantizationPoint, is_pointwise
 from bpudeploy.spec.precision import Precision
 
-CENTRED = ".centred"
+_CENTRED = ".centred"
 _PRODUCERS = frozenset({"Mul", "Gelu", "HardSwish"})
 _ONE_SIDED = 0.5
 """The smallest value may be at most this part of the largest: then the step becomes at most 3/4 of what it was."""
@@ -49,11 +49,11 @@ def centre_ranges(
         nodes.append(node)
         for name in (name for name in node.output if name in middles):
             middle = put_constant(out, f"{name}.middle", np.array(middles[name], np.float32))
-            nodes.append(helper.make_node("Sub", [name, middle], [f"{name}{CENTRED}"], name=f"{name}{CENTRED}"))
+            nodes.append(helper.make_node("Sub", [name, middle], [f"{name}{_CENTRED}"], name=f"{name}{_CENTRED}"))
     for node in nodes:
         if node.op_type == "Conv" and node.input[0] in middles:
             moved = constant(out, node.input[1]).sum(axis=(1, 2, 3)) * middles[node.input[0]]
-            node.input[0] += CENTRED
+            node.input[0] += _CENTRED
             shift_bias(out, node, moved)
     set_nodes(out, nodes)
     return out, len(middles)
@@ -65,13 +65,7 @@ def _is_candidate(index: GraphIndex, point: QuantizationPoint) -> bool:
     if point.precision is not Precision.INT8 or producer is None or producer.op_type not in _PRODUCERS:
         return False
     readers = index.readers.get(point.source, ())
-    return {node.name for node in readers} == set(point.products) and all(_is_pointwise(index, n) for n in readers)
-
-
-def _is_pointwise(index: GraphIndex, node: onnx.NodeProto) -> bool:
-    if node.op_type != "Conv" or node.input[1] not in index.constants or any(attribute(node, "pads", [0])):
-        return False
-    return attribute(node, "group", 1) == 1 and tuple(index.constants[node.input[1]].dims[2:]) == (1, 1)
+    return {node.name for node in readers} == set(point.products) and all(is_pointwise(index, n) for n in readers)
 
 
 def _middles(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from bpudeploy.onnxmodel import inputs_of, readers_of
+from bpudeploy.onnxmodel import attribute, inputs_of, readers_of
 from bpudeploy.spec.operators import SELECTIONS
 from bpudeploy.spec.precision import Precision, PrecisionRules
 
@@ -92,6 +92,13 @@ class GraphIndex:
 def feeds_activations_only(node: onnx.NodeProto, readers: Sequence[onnx.NodeProto]) -> bool:
     """Return whether ``node`` is a Conv or Add whose output only fused activations read: it is never stored."""
     return node.op_type in ("Conv", "Add") and bool(readers) and all(r.op_type in FUSED_ACTIVATIONS for r in readers)
+
+
+def is_pointwise(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Return whether ``node`` is a 1x1 Conv with constant weights, without groups or padding: W x + b at each pixel."""
+    if node.op_type != "Conv" or node.input[1] not in index.constants or any(attribute(node, "pads", [0])):
+        return False
+    return attribute(node, "group", 1) == 1 and tuple(index.constants[node.input[1]].dims[2:]) == (1, 1)
 
 
 def softmax_input(index: GraphIndex, node: onnx.NodeProto) -> int | None:

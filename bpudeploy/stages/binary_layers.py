@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,22 +41,6 @@ class BinaryLayer(Frozen):
     promoted: float | None
 
 
-@dataclass
-class _Sums:
-    """Sums over all values: of both products and of the squared difference."""
-
-    float_: float = 0.0
-    binary: float = 0.0
-    both: float = 0.0
-    difference: float = 0.0
-
-    def add(self, truth: NDArray[np.float64], found: NDArray[np.float64]) -> None:
-        self.float_ += float((truth**2).sum())
-        self.binary += float((found**2).sum())
-        self.both += float((truth * found).sum())
-        self.difference += float(((found - truth) ** 2).sum())
-
-
 def binary_layers(
     prepared: Path,
     quantized: Path,
@@ -79,6 +61,7 @@ def binary_layers(
     import onnx
 
     from bpudeploy.host import open_with_outputs
+    from bpudeploy.quantize.deviation import Sums
     from bpudeploy.quantize.vendor import scale_file
 
     model = onnx.load(prepared)
@@ -86,7 +69,7 @@ def binary_layers(
     scales = {(s.tensor, s.precision): s for s in scale_file(onnx.load(quantized)).activations if s.tensor in producers}
     tensors = list(dict.fromkeys(tensor for tensor, _ in scales))
     session = open_with_outputs(model, tensors, only=True)
-    sums: dict[tuple[str, Precision], _Sums] = {}
+    sums: dict[tuple[str, Precision], Sums] = {}
     for image, found in zip(images, integers, strict=True):
         made = session.run(tensors, {model.graph.input[0].name: normalise.apply(image[None])})
         for tensor, truth in zip(tensors, made, strict=True):
@@ -94,24 +77,25 @@ def binary_layers(
             if values is not None and values.size == truth.size and values.dtype.name in tuple(Precision):
                 key = tensor, Precision(values.dtype.name)
                 if key in scales:
-                    flat = truth.astype("float64").ravel()
-                    sums.setdefault(key, _Sums()).add(flat, _real(values.ravel(), flat, scales[key]))
-    return tuple(
-        BinaryLayer(
-            tensor=tensor,
-            node=producers[tensor].name,
-            op=producers[tensor].op_type,
-            precision=precision,
-            threshold=scales[tensor, precision].threshold,
-            cosine=one.both / max(math.sqrt(one.float_ * one.binary), 1e-30),
-            error=math.sqrt(one.difference / max(one.float_, 1e-30)),
-            compute_us=_time(producers, tensor, estimate),
-            promoted=costs.get(scales[tensor, precision].tap),
+                    flat = truth.ravel()
+                    sums.setdefault(key, Sums()).add(flat, _real(values.ravel(), flat, scales[key]))
+    layers = []
+    for (tensor, precision), one in sums.items():
+        sqnr_db, cosine = one.measures()
+        layers.append(
+            BinaryLayer(
+                tensor=tensor,
+                node=producers[tensor].name,
+                op=producers[tensor].op_type,
+                precision=precision,
+                threshold=scales[tensor, precision].threshold,
+                cosine=cosine,
+                error=10.0 ** (-sqnr_db / 20.0),
+                compute_us=_time(producers, tensor, estimate),
+                promoted=costs.get(scales[tensor, precision].tap),
+            )
         )
-        for (tensor, precision), one in sorted(
-            sums.items(), key=lambda item: -item[1].difference / max(item[1].float_, 1e-30)
-        )
-    )
+    return tuple(sorted(layers, key=lambda layer: -layer.error))
 
 
 def _time(producers: Mapping[str, onnx.NodeProto], tensor: str, estimate: CompilerEstimate) -> float | None:
@@ -122,7 +106,7 @@ def _time(producers: Mapping[str, onnx.NodeProto], tensor: str, estimate: Compil
     return estimate.nodes.get(node.name)
 
 
-def _real(integers: Integers, truth: NDArray[np.float64], scale: ActivationScale) -> NDArray[np.float64]:
+def _real(integers: Integers, truth: NDArray[np.float32], scale: ActivationScale) -> NDArray[np.float64]:
     """Return what the integers mean. What is never negative may be stored unsigned, minus 128."""
     if scale.precision is Precision.INT8 and truth.min() >= 0.0 and integers.min() < 0:
         return (integers.astype("float64") + 128.0) * (scale.threshold / 255.0)

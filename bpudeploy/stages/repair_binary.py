@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ _FREE = 1e-6
 """A cost below this part of the latency counts as this, so that what costs nothing is ordered by what it wins."""
 _IMAGES = 16
 """Calibration images on which a tap's win is measured."""
-TRIED = 24
+_TRIED = 24
 """The taps that are tried in the binary's integers: those whose int8 form changes the QDQ graph's outputs most. Each
 takes a build of the integer model, seconds for a small network and a minute for a ViT-S."""
 
@@ -72,7 +72,7 @@ class BinaryRepairOptions:
 
 @dataclass
 class _Binary:
-    """The network and its compiler. ``kept``: scores by promoted taps."""
+    """The network and its compiler."""
 
     work: StepContext
     backend: SimulatingBackend
@@ -80,7 +80,6 @@ class _Binary:
     network: QuantizedNetwork
     calibration: Artifact
     preprocess: Artifact
-    kept: dict[tuple[str, ...], Scores] = field(default_factory=dict)
 
     def inputs(self, taps: Sequence[str], folder: Path) -> CompileInputs:
         """Write the network with ``taps`` in int16."""
@@ -111,9 +110,8 @@ class _Binary:
 
     def evaluate(self, taps: tuple[str, ...], images: Samples, truth: Scores) -> float:
         """Score the evaluation images with ``taps`` in int16, and return the loss in points."""
-        self.kept[taps] = Scores(self.logits(taps, images.pixels), images.labels)
-        drop = drop_of(truth, self.kept[taps])
-        note(self.work, f"{len(taps)} taps in int16: {change_text(drop)} points in the binary")
+        drop = drop_of(truth, Scores(self.logits(taps, images.pixels), images.labels))
+        _note(self.work, f"{len(taps)} taps in int16: {change_text(drop)} points in the binary")
         return drop
 
     def candidates(self, before: CompilerEstimate) -> list[PromotionCandidate]:
@@ -121,10 +119,10 @@ class _Binary:
         few = self.network.calibration
         images = Samples(few.pixels[:_IMAGES], few.labels[:_IMAGES])
         ranked = [c for c in self.network.ranked(RANKING_IMAGES) if c.cost is not None]
-        tried = sorted(ranked, key=lambda c: -c.error)[:TRIED]
+        tried = sorted(ranked, key=lambda c: -c.error)[:_TRIED]
         if not tried:
             return []
-        note(self.work, f"compiling with {len(tried)} taps in int16, for what each costs")
+        _note(self.work, f"compiling with {len(tried)} taps in int16, for what each costs")
         wide = self.backend.estimate(self.compiled([c.tap for c in tried], "wide") / FINDINGS).nodes
         truth = score(str(self.network.prepared), images, self.network.normalise, lambda done: None).logits
         left, found = _error(self.logits((), images.pixels), truth), []
@@ -132,7 +130,7 @@ class _Binary:
             self.work.emit(Progress(STEP, done, len(tried), "taps tried in the binary's integers"))
             won = left - _error(self.logits((tap.tap,), images.pixels), truth)
             cost_us = sum(max(0.0, wide.get(name, 0.0) - before.nodes.get(name, 0.0)) for name in tap.products)
-            note(self.work, f"{tap.tap} in int16: error {left:.2e} becomes {left - won:.2e}, {cost_us:+.1f} us")
+            _note(self.work, f"{tap.tap} in int16: error {left:.2e} becomes {left - won:.2e}, {cost_us:+.1f} us")
             if won > 0.0:
                 found.append(tap.model_copy(update={"error": won, "cost": cost_us / before.total_us}))
         return sorted(found, key=lambda c: -c.error / max(c.cost or 0.0, _FREE))
@@ -143,7 +141,7 @@ def _error(logits: F32, truth: F32) -> float:
     return float(((logits - truth) ** 2).mean() / max(float(truth.var()), 1e-30))
 
 
-def note(work: StepContext, text: str) -> None:
+def _note(work: StepContext, text: str) -> None:
     work.emit(Note(STEP, text))
 
 
@@ -175,7 +173,7 @@ def repair_in_binary(backend: SimulatingBackend, compile_options: CompileStageOp
             lambda taps: 1.0 + sum(cost[tap] for tap in taps),
         ).model_copy(update={"latency_us": before.total_us})
         for text in summary(found):
-            note(work, text)
+            _note(work, text)
         folder, report = _written(made, found.promoted, inputs, images), found.write(work.dir / "repair.json")
         return *(folder / name for name in _FILES), report
 
@@ -199,7 +197,7 @@ def _written(made: _Binary, taps: tuple[str, ...], inputs: tuple[Artifact, ...],
         for name, artifact in zip(_FILES, (prepared, quantized, binary, simulator, findings, scores), strict=True):
             shutil.copyfile(artifact.path, folder / name)
         return folder
-    note(made.work, f"compiling with {len(taps)} taps in int16")
+    _note(made.work, f"compiling with {len(taps)} taps in int16")
     made.compiled(taps, folder.name)
     simulator, binary = (
         Artifact(kind, digest_file(folder / name), folder / name)

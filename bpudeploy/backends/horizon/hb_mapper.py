@@ -13,6 +13,7 @@ from bpudeploy.backends.horizon import network as files
 from bpudeploy.backends.horizon.config import Config, mapper_config, to_yaml
 from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
 from bpudeploy.backends.horizon.inside import BUILD
+from bpudeploy.backends.horizon.layers import read_layers
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
 from bpudeploy.backends.horizon.network import Network, write_images
 from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
@@ -113,7 +114,8 @@ def compile_with(
         differ = differences(session.folder / QUANTIZATION, calibrated)
     if tool.pinned:
         (out / f"{files.PREFIX}_quantized_model.onnx").rename(work.dir / SIMULATOR)
-    return session.finish(binary, report, inputs.march, to_yaml(written), ".bin", merged, differ), report
+    found = merged, differ, read_layers(out)
+    return session.finish(binary, report, inputs.march, to_yaml(written), ".bin", *found), report
 
 
 def _calibration(tool: Tool, options: HbMapperOptions) -> CalibrationType:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.horizon.failures import explain
-from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
+from bpudeploy.backends.horizon.findings import CompilerFindings, LayerEstimate, LogSummary
 from bpudeploy.backends.horizon.inside import PYTHON, copy_script
-from bpudeploy.backends.horizon.layers import read_layers
 from bpudeploy.backends.horizon.log import LogReader, indented_tail, phase, read_log
 from bpudeploy.backends.horizon.process import ProcessResult, run
 from bpudeploy.backends.horizon.tool import Command, Tool, find_tool
@@ -137,6 +136,7 @@ class Session:
         suffix: str,
         merged: tuple[str, ...] = (),
         differ: tuple[str, ...] = (),
+        layers: tuple[LayerEstimate, ...] = (),
     ) -> Path:
         """Move the binary out of the folder, and write and summarise the findings."""
         found = CompilerFindings(
@@ -147,7 +147,7 @@ class Session:
             told=report,
             merged=merged,
             differ=differ,
-            layers=read_layers(binary.parent),
+            layers=layers,
         )
         (self.work.dir / FINDINGS).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
         out = binary.rename(self.work.dir / f"model{suffix}")

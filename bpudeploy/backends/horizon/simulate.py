@@ -75,12 +75,12 @@ def tensors(
     folder = work.dir
     copy_script(TENSORS, folder)
     shutil.copyfile(simulator, folder / _MODEL)
+    np.save(folder / "images.npy", _as_the_board_gets_them(pixels, options.input_type_rt))
+    arguments = (TENSORS, _MODEL, "images.npy", ".")
+    _call(tool, PYTHON, arguments, folder, 60.0 * options.minutes, _progress(work, len(pixels)))
     for i in range(len(pixels)):  # one at a time: those of a ViT-S are 100 MB
-        np.save(folder / "images.npy", _as_the_board_gets_them(pixels[i : i + 1], options.input_type_rt))
-        _call(tool, PYTHON, (TENSORS, _MODEL, "images.npy", "."), folder, 60.0 * options.minutes)
-        with np.load(folder / "0.npz") as found:
+        with np.load(folder / f"{i}.npz") as found:
             yield dict(found)
-        work.emit(Progress(SCORES_STEP, i + 1, len(pixels), "images"))
 
 
 def _score(
@@ -91,15 +91,20 @@ def _score(
 
     copy_script(SCORE, folder)
     np.save(folder / "images.npy", _as_the_board_gets_them(pixels, options.input_type_rt))
+    arguments = (SCORE, _MODEL, "images.npy", "logits.npy", str(os.cpu_count() or 1))
+    _call(tool, PYTHON, arguments, folder, limit_s, _progress(work, len(pixels)))
+    logits: NDArray[np.float32] = np.load(folder / "logits.npy").astype(np.float32)
+    return logits
+
+
+def _progress(work: StepContext, total: int) -> Callable[[str], None]:
+    """Return what turns the lines of our programs into events."""
 
     def on_line(line: str) -> None:
         if line.startswith("DONE "):
-            work.emit(Progress(SCORES_STEP, int(line.removeprefix("DONE ")), len(pixels), "images"))
+            work.emit(Progress(SCORES_STEP, int(line.removeprefix("DONE ")), total, "images"))
 
-    arguments = (SCORE, _MODEL, "images.npy", "logits.npy", str(os.cpu_count() or 1))
-    _call(tool, PYTHON, arguments, folder, limit_s, on_line)
-    logits: NDArray[np.float32] = np.load(folder / "logits.npy").astype(np.float32)
-    return logits
+    return on_line
 
 
 def _as_the_board_gets_them(pixels: NDArray[np.uint8], kind: InputType) -> NDArray[np.int8]:

@@ -57,12 +57,12 @@ def set_activations(model: Any, given: Thresholds) -> Any:
 
 def use_unsigned(model: Any, asymmetric: Any) -> Any:
     """Let the tool make int8 points without negative values uint8, where this costs no padding operator."""
-    before = {point.name: point.qtype for point in model.graph.type2nodes[POINT]}
+    precisions = {point.name: point.qtype for point in model.graph.type2nodes[POINT]}
     model = asymmetric(model)
     for point in model.graph.type2nodes[POINT]:
         readers = point.next_ops
         if point.qtype == "uint8" and any(op.op_type != "Conv" or any(op.attributes["pads"]) for op in readers):
-            point.qtype = before[point.name]
+            point.qtype = precisions[point.name]
     return model
 
 
