@@ -31,7 +31,9 @@ from bpudeploy.spec.precision import Precision
 MIGRATED = ".migrated"
 _MAX_ERROR_WITH_MUL = 0.5
 """Migration that needs a Mul is done only if it reduces a layer's squared error to at most this fraction; migration at
-no cost is always done."""
+no cost if it reduces it at all."""
+_STRENGTHS = (1.0, 0.5)
+"""Exponents of the channels' peaks: 1 equalizes them and may widen the weights too much, 0.5 goes half of the way."""
 _FLOOR = 2.0**-10
 """Lower limit of a channel's peak, relative to the largest: channels that are almost always zero stay small."""
 _TRIAL_COLUMNS = 256
@@ -98,10 +100,8 @@ def migrate(
         peaks = _peaks(statistics, readers)
         if peaks is None:
             continue
-        factors = peaks / np.exp(np.log(peaks).mean())
-        before = max(_error(readers, np.ones_like(peaks), peaks, threshold), 1e-30)
-        error = _error(readers, factors, peaks, threshold) / before
-        if producer is None and error > _MAX_ERROR_WITH_MUL:
+        factors, error = _best_factors(readers, peaks, threshold)
+        if error >= (1.0 if producer is not None else _MAX_ERROR_WITH_MUL):
             continue
         for reader in readers:
             _scale_weights(out, index.nodes[reader.weights.node], reader, factors)
@@ -165,6 +165,14 @@ def _peaks(statistics: Mapping[str, TensorStatistics], readers: Sequence[_Reader
     found = [statistics[r.tensor].peaks for r in readers]
     peaks: F64 = np.max([each for each in found if each is not None], axis=0).astype(np.float64)
     return np.maximum(peaks, peaks.max() * _FLOOR) if peaks.max() > 0.0 else None
+
+
+def _best_factors(readers: Sequence[_Reader], peaks: F64, threshold: Threshold) -> tuple[F64, float]:
+    """Return the factors of the strength with the least error, and that error relative to no migration."""
+    even = peaks / np.exp(np.log(peaks).mean())
+    before = max(_error(readers, np.ones_like(peaks), peaks, threshold), 1e-30)
+    tried = [(even**strength, _error(readers, even**strength, peaks, threshold) / before) for strength in _STRENGTHS]
+    return min(tried, key=lambda pair: pair[1])
 
 
 def _error(readers: Sequence[_Reader], factors: F64, peaks: F64, threshold: Threshold) -> float:

@@ -21,9 +21,9 @@ from bpudeploy.quantize.arrays import F32, F64
 from bpudeploy.quantize.findings import PromotionCandidate
 from bpudeploy.quantize.onnx_edit import constant, put_constant, set_nodes
 from bpudeploy.quantize.qdq import OPSET
-from bpudeploy.quantize.record import QuantizeRecord, int8_taps
+from bpudeploy.quantize.record import QuantizeRecord, Tap, int8_taps
 from bpudeploy.quantize.slowdown import Slowdown
-from bpudeploy.quantize.taps import ROUNDING, GraphIndex
+from bpudeploy.quantize.taps import ROUNDING, GraphIndex, reads_int16
 from bpudeploy.spec.precision import Precision, PrecisionRules
 
 _ZERO = "switch.zero"
@@ -31,12 +31,14 @@ _ZERO = "switch.zero"
 
 def can_be_int16(quantized: onnx.ModelProto, rules: PrecisionRules) -> tuple[str, ...]:
     """Return the int8 taps whose readers all support int16, in graph order."""
-    ops = {node.name: node.op_type for node in quantized.graph.node}
-    return tuple(
-        name
-        for name, tap in int8_taps(QuantizeRecord.read(quantized)).items()
-        if all(Precision.INT16 in rules.allowed(ops[product]) for product in tap.products)
-    )
+    index, taps = GraphIndex(quantized), int8_taps(QuantizeRecord.read(quantized))
+
+    def able(name: str, tap: Tap) -> bool:
+        found = index.readers_through_views(index.nodes[f"{name}.dequantize"].output[0], tap.products)
+        readers = [index.nodes[node] for _, node in (*found.products, *found.others) if node]
+        return all(reads_int16(index, node, rules) for node in readers)
+
+    return tuple(name for name, tap in taps.items() if able(name, tap))
 
 
 def rank(

@@ -18,6 +18,7 @@ PRODUCTS = frozenset({"Conv", "MatMul"})
 FUSED_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})
 """Activations that an accelerator fuses with the Conv or Add before it: the tensor between them is never stored."""
 WIDE = ".wide"
+_STRIDED = "strided depthwise Conv"
 ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 """The operators that a QDQ graph adds to the float graph."""
 
@@ -101,6 +102,21 @@ def is_pointwise(index: GraphIndex, node: onnx.NodeProto) -> bool:
     return attribute(node, "group", 1) == 1 and tuple(index.constants[node.input[1]].dims[2:]) == (1, 1)
 
 
+def reads_int16(index: GraphIndex, node: onnx.NodeProto, rules: PrecisionRules) -> bool:
+    """Return whether the march has a form of ``node``, of a float or a QDQ graph, that reads int16."""
+    if node.op_type in PRODUCTS and Precision.INT16 not in rules.allowed(node.op_type):
+        return False
+    return not _is_int8_only(index, node, rules)
+
+
+def _is_int8_only(index: GraphIndex, node: onnx.NodeProto, rules: PrecisionRules) -> bool:
+    kind = node.op_type
+    if kind == "Conv" and attribute(node, "group", 1) > 1 and max(attribute(node, "strides", [1])) > 1:
+        weights = index.constants.get(index.unrounded(node.input[1]))
+        kind = _STRIDED if weights is not None and weights.dims[1] == 1 else kind
+    return kind in rules.int8_only
+
+
 def softmax_input(index: GraphIndex, node: onnx.NodeProto) -> int | None:
     """Return which input of a MatMul is a softmax, or a view of one: 0, 1, or None."""
     if node.op_type != "MatMul":
@@ -126,9 +142,10 @@ def find_quantization_points(
     An input of a Conv or MatMul is int8. It is int16 if a pattern of ``int16`` matches its name, the operator that
     produces it (``op:Softmax``), a reader's name, ``last`` (a reader produces a network output) or ``small`` (all
     readers are), and if the march supports int16 for all its readers. Every other tensor has the precision
-    ``rules.elsewhere``; a tensor that only fused activations read is never stored, so not rounded. If a tensor has
-    both kinds of readers and their precisions differ, the others read the wide form (``NAME.wide``), and products
-    read a narrowed form of it; with float32 elsewhere, the others read the unrounded tensor.
+    ``rules.elsewhere``, or int8 if a reader is of ``rules.int8_only``; a tensor that only fused activations read is
+    never stored, so not rounded. If a tensor has both kinds of readers and their precisions differ, the others read the
+    wide form (``NAME.wide``), and products read a narrowed form of it; with float32 elsewhere, the others read the
+    unrounded tensor.
 
     Args:
         in_float: nodes that the accelerator does not run in integers.
@@ -142,7 +159,7 @@ def find_quantization_points(
         readers = index.readers_through_views(tensor, products)
         wide = _precision_elsewhere(index, tensor, readers, rules, in_float)
         if readers.products:
-            able = all(Precision.INT16 in rules.allowed(index.nodes[node].op_type) for _, node in readers.products)
+            able = all(reads_int16(index, node, rules) for node in _nodes(index, readers))
             narrow = Precision.INT16 if able and _matches(index, tensor, readers, int16, small) else Precision.INT8
             found += _product_points(tensor, readers, narrow, wide)
         elif wide is not Precision.FLOAT32:
@@ -178,9 +195,15 @@ def _precision_elsewhere(
     index: GraphIndex, tensor: str, readers: Readers, rules: PrecisionRules, in_float: Collection[str]
 ) -> Precision:
     """Return the precision in which nodes other than products read a tensor."""
-    producer, nodes = index.producers.get(tensor), [n for _, n in (*readers.products, *readers.others) if n]
+    producer, nodes = index.producers.get(tensor), _nodes(index, readers)
     if producer is None or producer.name in in_float or not nodes:
         return Precision.FLOAT32
-    if feeds_activations_only(producer, [index.nodes[name] for name in nodes]):
+    if feeds_activations_only(producer, nodes):
         return Precision.FLOAT32
+    if rules.elsewhere is Precision.INT16 and any(_is_int8_only(index, node, rules) for node in nodes):
+        return Precision.INT8
     return rules.elsewhere
+
+
+def _nodes(index: GraphIndex, readers: Readers) -> list[onnx.NodeProto]:
+    return [index.nodes[name] for _, name in (*readers.products, *readers.others) if name]

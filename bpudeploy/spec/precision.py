@@ -62,6 +62,9 @@ class PrecisionRules(Frozen):
     folds_factors: bool = False
     """Whether the compiler folds a constant factor before a convolution into its weights: this undoes a migrated scale,
     and a factor at the end of a GELU prevents its fusion to one lookup table."""
+    int8_only: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Operators for which the compiler rounds a tensor to int8, for all its readers, whatever was asked. ONNX names, or
+    ``strided depthwise Conv``."""
     int16_cost: Int16Cost = Int16Cost()
     """Cost of int16 relative to int8."""
 

@@ -211,6 +211,45 @@ def test_a_tensor_of_two_kinds_of_reader_is_wide_for_one_and_narrow_for_the_othe
     assert inputs["stream.quantize"][0] == f"stream{WIDE}.rounded" and inputs["branch"][0] == "stream.rounded"
 
 
+def test_a_tensor_is_int8_for_all_readers_if_the_compiler_makes_it_int8_for_one() -> None:
+    model = chain(
+        node("Conv", ["x", "a"], "stem"),
+        node("Conv", ["stem", "d"], "strided", group=4, strides=[2, 2]),
+        node("Conv", ["strided", "w"], "wide"),
+        node("GlobalAveragePool", ["wide"], "pool"),
+        node("Mul", ["wide", "pool"], "y"),
+        weights={"a": np.ones((4, 8, 1, 1)), "d": np.ones((4, 1, 1, 1)), "w": np.ones((4, 4, 1, 1))},
+    )
+
+    def taps(*int8_only: str) -> dict[str, Precision]:
+        rules = X5.model_copy(update={"int8_only": int8_only})
+        return {p.name: p.precision for p in find_quantization_points(model, rules, (), ["strided"])}
+
+    int8, int16 = Precision.INT8, Precision.INT16
+    assert taps() == {"x": int8, "stem": int16, "strided": int16, "wide": int16, "pool": int16}
+    found = taps("GlobalAveragePool", "strided depthwise Conv")
+    assert found == {"x": int8, "stem": int8, "strided": int16, "wide": int8, "pool": int16}
+
+
+def test_scales_do_not_migrate_where_that_makes_the_weights_worse() -> None:
+    """The first channel is the largest, and its weights are too: the factors would widen the range of every row."""
+    rng = np.random.default_rng(0)
+    sizes = np.array([100.0, *[1.0] * 15])
+    model = chain(
+        node("Conv", ["x", "a"], "first"),
+        node("Relu", ["first"], "relu"),
+        node("Conv", ["relu", "w"], "y"),
+        weights={
+            "a": rng.standard_normal((16, 8, 1, 1)) * sizes.reshape(-1, 1, 1, 1),
+            "w": rng.standard_normal((16, 16, 1, 1)) * sizes.reshape(1, -1, 1, 1),
+        },
+    )
+    images = rng.standard_normal((8, 1, 8, 6, 6)).astype(np.float32)
+    spec = INT8.model_copy(update={"migrate": True})
+    made = quantize_graph(model, (), (), X3, spec, lambda i: images[i], 8, lambda done: None)
+    assert "first" not in made.record.factors
+
+
 def test_int16_is_taken_where_asked_and_where_the_march_has_it(rewritten: Any) -> None:
     products = find_products(rewritten.model, rewritten.keep_float)
     head = products[-1]

@@ -24,8 +24,11 @@ from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageError
 from bpudeploy.host import open_session
 from bpudeploy.quantize.findings import RepairReport
+from bpudeploy.quantize.scheme import quantize_graph
 from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions, OptimizeLevel
+from bpudeploy.spec.load import load_target
 from bpudeploy.spec.precision import PrecisionRules
+from bpudeploy.spec.quantize import QuantizeSpec
 from bpudeploy.spec.target import March
 from bpudeploy.stage import Artifact, Kind, StepContext
 from bpudeploy.stages.compile import CompileStageOptions
@@ -104,6 +107,45 @@ def test_the_integers_can_be_had_without_compiling_and_by_tensor(tmp_path: Path)
     assert estimate.total_us > 0 and convolutions & estimate.nodes.keys()
     tensors = list(backend.tensors(works[2], simulator, pixels, options))
     assert len(tensors) == len(pixels) and all(t.keys() == tensors[0].keys() != set() for t in tensors)
+
+
+@pytest.mark.parametrize("target", ["rdk-x5", "rdk-ultra"])
+def test_it_computes_in_the_precisions_of_the_target(target: str, compiling: Compiling) -> None:
+    """Squeeze-and-excitation after a strided depthwise convolution: neither pools nor such convolutions read int16."""
+    rules = load_target(target, Path())[0].precision
+    march = load_target(target, Path())[0].march
+    inputs = example_inputs(compiling.folder, march.value)
+    rng = np.random.default_rng(0)
+    shapes = {"a": (8, 3, 3, 3), "d": (8, 1, 3, 3), "r": (8, 8, 1, 1), "w": (3, 8, 4, 4)}
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Conv", ["x", "a"], ["stem"], "stem", pads=[1] * 4),
+                helper.make_node("Conv", ["stem", "d"], ["strided"], "strided", group=8, strides=[2, 2], pads=[1] * 4),
+                helper.make_node("GlobalAveragePool", ["strided"], ["pool"], "pool"),
+                helper.make_node("Conv", ["pool", "r"], ["reduce"], "reduce"),
+                helper.make_node("Sigmoid", ["reduce"], ["gate"], "gate"),
+                helper.make_node("Mul", ["strided", "gate"], ["scaled"], "scaled"),
+                helper.make_node("Conv", ["scaled", "w"], ["logits"], "logits"),
+            ],
+            "squeeze",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, 8, 8))],
+            [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, (1, 3, 1, 1))],
+            [numpy_helper.from_array(rng.standard_normal(v).astype(np.float32), k) for k, v in shapes.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 11)],
+        ir_version=7,
+    )
+    pixels, normalise = Samples.read(inputs.calibration.path).pixels, Normalisation.read(inputs.preprocess.path)
+    spec = QuantizeSpec(int16=("*",))
+    made = quantize_graph(model, (), (), rules, spec, lambda i: normalise.apply(pixels[i : i + 1]), 4, lambda n: None)
+    made.record.write(made.qdq)
+    onnx.save(made.prepared, inputs.graph.path)
+    onnx.save(made.qdq, inputs.quantized.path)
+    compiling.work.mkdir()
+    options = HbMapperOptions(optimize_level=OptimizeLevel.O0)
+    load_backend("hb_mapper").compile(StepContext(compiling.work, compiling.events.append), inputs, options)
+    assert compiling.findings.told.warnings == ()
 
 
 def test_repair_promotes_what_wins_in_the_integers(tmp_path: Path) -> None:
