@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 
 from bpudeploy.approximate.cost import multiply_adds
-from bpudeploy.approximate.graph_edit import editable_graph
+from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Event, Note
 from bpudeploy.planning import pipeline

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
-from bpudeploy.approximate.graph_edit import view_sources
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import view_sources
 from bpudeploy.restructure.graph import Graph, Node
 
 

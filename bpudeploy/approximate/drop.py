@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from bpudeploy.approximate.blocks import find_blocks, select_blocks
-from bpudeploy.approximate.graph_edit import tidy
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import tidy
 from bpudeploy.restructure.graph import Graph
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bpudeploy.approximate.graph_edit import emit, scalar, store, tidy
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import emit, scalar, store, tidy
 from bpudeploy.restructure.graph import Graph, Node
 from bpudeploy.spec.approximate import GeluForm
 

@@ -13,9 +13,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from bpudeploy.approximate.graph_edit import ELEMENTWISE, shape_constant, store
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.atoms import with_axis
+from bpudeploy.restructure.edit import ELEMENTWISE, shape_constant, store
 from bpudeploy.restructure.graph import Graph, Node
 
 _PER_HEAD = ELEMENTWISE | {"Softmax"}

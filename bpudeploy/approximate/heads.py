@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpudeploy.approximate.blocks import Block, BranchKind, find_blocks, nodes_between, select_blocks
-from bpudeploy.approximate.graph_edit import store, tidy
 from bpudeploy.approximate.head_map import HeadMap, map_heads, remove_heads
 from bpudeploy.approximate.linear import Activations
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import store, tidy
 from bpudeploy.restructure.graph import Graph, Node
 from bpudeploy.spec.operators import VIEWS
 

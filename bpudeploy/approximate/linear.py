@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bpudeploy.approximate.blocks import Block, find_blocks, nodes_between, reader_outside, select_blocks
-from bpudeploy.approximate.graph_edit import store, tidy, view_sources
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import store, tidy, view_sources
 from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from bpudeploy.approximate.blocks import Block, BranchKind, find_blocks, reader_outside, select_blocks
-from bpudeploy.approximate.graph_edit import emit, tidy
 from bpudeploy.approximate.stack import CannotStack, stack
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import emit, tidy
 from bpudeploy.restructure.graph import Graph, Node
 
 

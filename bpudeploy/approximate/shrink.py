@@ -13,8 +13,8 @@ from math import prod
 
 import numpy as np
 
-from bpudeploy.approximate.graph_edit import ELEMENTWISE, shape_constant, store
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import ELEMENTWISE, shape_constant, store
 from bpudeploy.restructure.graph import Graph, Node
 
 

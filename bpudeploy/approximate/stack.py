@@ -12,8 +12,8 @@ from math import prod
 
 import numpy as np
 
-from bpudeploy.approximate.graph_edit import BINARY, ELEMENTWISE, emit, shape_constant, store
 from bpudeploy.restructure.atoms import with_axis
+from bpudeploy.restructure.edit import BINARY, ELEMENTWISE, emit, shape_constant, store
 from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 
 

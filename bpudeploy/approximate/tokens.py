@@ -15,9 +15,9 @@ from math import prod
 import numpy as np
 
 from bpudeploy.approximate.blocks import find_blocks, select_blocks
-from bpudeploy.approximate.graph_edit import ELEMENTWISE, emit, reshape, store, tidy
 from bpudeploy.approximate.shrink import Grid, shrink
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import ELEMENTWISE, emit, reshape, store, tidy
 from bpudeploy.restructure.graph import Graph
 
 

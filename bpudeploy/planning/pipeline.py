@@ -23,6 +23,7 @@ from bpudeploy.planning.products import (
     INT8_SCORES,
     INTEGERS,
     LAYERS,
+    LAYOUT,
     MODEL,
     PREPROCESSING,
     QUANTIZED,
@@ -49,6 +50,7 @@ from bpudeploy.stages.fetch_model import (
 from bpudeploy.stages.fetch_module import FETCH_MODULE, ModuleOptions, NetworkFactory
 from bpudeploy.stages.fetch_onnx import FETCH_ONNX, OnnxOptions
 from bpudeploy.stages.head import FIT_HEAD, HeadOptions
+from bpudeploy.stages.lay_out import LAY_OUT, LayOutOptions
 from bpudeploy.stages.options import NoOptions
 from bpudeploy.stages.quantize import QUANTIZE, SCORE_QUANTIZED, TAKE_GOLDEN, GoldenOptions, QuantizeOptions
 from bpudeploy.stages.repair import REPAIR, RepairOptions
@@ -79,10 +81,14 @@ def plan(resolved: LoadedRecipe) -> Plan:
     model, preprocess, evaluation, calibration = _fetch(p, resolved)
     scores = p.add(REFERENCE, FLOAT_SCORES, NoOptions(), model, preprocess, evaluation)["scores"]
     options = RestructureOptions(recipe.restructure.tolerance)
-    graph = p.add(RESTRUCTURE, GRAPH, options, model, preprocess, evaluation, scores)["graph"]
+    made = p.add(RESTRUCTURE, GRAPH, options, model, preprocess, evaluation, scores)
     for change in approximations(recipe.restructure.approximate):
         calibrated = (calibration,) if change.calibrated else ()
-        graph = p.add(change.stage, change.step, change, graph, *calibrated, preprocess, evaluation)["graph"]
+        made = p.add(change.stage, change.step, change, made["graph"], *calibrated, preprocess, evaluation)
+    if resolved.target.layout.changes_graphs:
+        layout = LayOutOptions(resolved.target.layout, recipe.restructure.tolerance)
+        made = p.add(LAY_OUT, LAYOUT, layout, made["graph"], made["scores"], preprocess, evaluation)
+    graph = made["graph"]
     quantize = QuantizeOptions(recipe.quantize, resolved.target.march, resolved.target.precision)
     final = p.add(QUANTIZE, QUANTIZED, quantize, graph, calibration, preprocess)
     chosen = CompileStageOptions.of(resolved, backend)

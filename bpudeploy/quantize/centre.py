@@ -28,11 +28,11 @@ _FLOOR = 2.0**-6
 
 
 @dataclass(frozen=True)
-class _Attention:
+class Attention:
     """``values`` computes V, ``product`` is P V, which ``reader`` reads.
 
     ``order``: channel i of the reader's input is channel ``order[i]`` of V. ``channels``: the same for the product's
-    output, for each of its numbers of one token.
+    output, for each of its numbers of one token. ``token_axes``: the axes of that output which are not channels.
     """
 
     values: str
@@ -40,6 +40,7 @@ class _Attention:
     reader: str
     order: tuple[int, ...]
     channels: tuple[int, ...]
+    token_axes: tuple[int, ...]
 
 
 @dataclass
@@ -73,7 +74,7 @@ def centre_values(
         equalize: also give all channels of the values about the same range.
     """
     index = GraphIndex(model)
-    found = _attentions(model, index)
+    found = find_attentions(model, index)
     out = copy_model(model)
     if not found:
         return out, {}
@@ -116,7 +117,7 @@ def _scale(model: onnx.ModelProto, conv: onnx.NodeProto, weight: F64) -> None:
     conv.input[1] = put_constant(model, f"{conv.name}.weight.equalized", weight.astype(np.float32))
 
 
-def _attentions(model: onnx.ModelProto, index: GraphIndex) -> list[_Attention]:
+def find_attentions(model: onnx.ModelProto, index: GraphIndex) -> list[Attention]:
     """Find each MatMul of a softmax and the output of a Conv, if its result is read by a single 1x1 Conv only."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes = shapes_of(inferred) | {t.name: tuple(t.dims) for t in inferred.initializer}
@@ -134,7 +135,7 @@ def _attentions(model: onnx.ModelProto, index: GraphIndex) -> list[_Attention]:
         read, name = after.products[0]
         traced = _trace(index, shapes, values.output[0], node, 1 - side, read)
         if traced is not None and is_pointwise(index, index.nodes[name]):
-            found.append(_Attention(values.name, node.name, name, *traced))
+            found.append(Attention(values.name, node.name, name, *traced))
     return found
 
 
@@ -151,10 +152,10 @@ def _sums_to_one(index: GraphIndex, shapes: Shapes, matmul: onnx.NodeProto, side
 
 def _trace(
     index: GraphIndex, shapes: Shapes, values: str, matmul: onnx.NodeProto, side: int, read: str
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
     """Trace the channel numbers of ``values``, input ``side`` of ``matmul``, through views and the MatMul.
 
-    Returns those of the tensor ``read``, and those of one token of one image of the MatMul's output.
+    Returns those of the tensor ``read``, those of one token of the MatMul's output, and the axes of its tokens.
     """
     channels = np.broadcast_to(np.arange(shapes[values][1])[None, :, None, None], shapes[values])
     viewed = _through_views(index, channels, values, matmul.input[side])
@@ -163,24 +164,39 @@ def _trace(
     token = viewed[..., :1, :] if side == 1 else viewed[..., :1]
     if (viewed != token).any():
         return None
-    after = _through_views(index, np.broadcast_to(token, shapes[matmul.output[0]]), matmul.output[0], read)
+    product = np.broadcast_to(token, shapes[matmul.output[0]])
+    after = _through_views(index, product, matmul.output[0], read)
     if after is None or after.ndim != 4 or (after != after[:1, :, :1, :1]).any():
         return None
-    return tuple(int(c) for c in after[0, :, 0, 0]), tuple(int(c) for c in token[:1].ravel())
+    axes = tuple(axis for axis in range(product.ndim) if (product == product.take([0], axis=axis)).all())
+    first = product[tuple(slice(1) if axis in axes else slice(None) for axis in range(product.ndim))]
+    return tuple(int(c) for c in after[0, :, 0, 0]), tuple(int(c) for c in first.ravel()), axes
 
 
 def _through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 | None:
-    """Apply the Reshapes and Transposes from tensor ``start`` to ``end``; None if there is a Slice."""
-    chain = []
-    while end != start:
-        chain.append(index.producers[end])
-        end = chain[-1].input[0]
-    for node in reversed(chain):
-        if node.op_type == "Transpose":
-            value = value.transpose([int(i) for i in attribute(node, "perm", range(value.ndim)[::-1])])
-        elif node.op_type == "Reshape":
+    """Return what the views from tensor ``start`` to ``end`` make of ``value``; None if one is of another kind."""
+    if end == start:
+        return value
+    node = index.producers[end]
+    parts = [_through_views(index, value, start, name) for name in node.input if name not in index.constants]
+    given = [part for part in parts if part is not None]
+    if len(given) < len(parts):
+        return None
+    if node.op_type == "Concat":
+        return np.concatenate(given, axis=attribute(node, "axis", 0))
+    (value,) = given
+    match node.op_type:
+        case "Transpose":
+            return value.transpose([int(i) for i in attribute(node, "perm", range(value.ndim)[::-1])])
+        case "Reshape":
             shape = numpy_helper.to_array(index.constants[node.input[1]])
-            value = value.reshape([value.shape[i] if n == 0 else int(n) for i, n in enumerate(shape)])
-        elif node.op_type != "Identity":
-            return None
-    return value
+            return value.reshape([value.shape[i] if n == 0 else int(n) for i, n in enumerate(shape)])
+        case "Slice" if len(node.input) > 3:
+            starts, ends, axes, *steps = (numpy_helper.to_array(index.constants[name]) for name in node.input[1:])
+            cuts = [slice(None)] * value.ndim
+            for i, axis in enumerate(axes):
+                cuts[int(axis)] = slice(int(starts[i]), int(ends[i]), int(steps[0][i]) if steps else 1)
+            return value[tuple(cuts)]
+        case "Identity":
+            return value
+    return None

@@ -12,9 +12,10 @@ import onnx
 
 from bpudeploy.host import open_with_outputs
 from bpudeploy.quantize.arrays import F32, F64
+from bpudeploy.quantize.centre import find_attentions
 from bpudeploy.quantize.findings import LayerDeviation, LayerReport
 from bpudeploy.quantize.record import QuantizeRecord
-from bpudeploy.quantize.taps import PRODUCTS, GraphIndex, softmax_input
+from bpudeploy.quantize.taps import PRODUCTS, GraphIndex
 from bpudeploy.spec.precision import Precision
 
 BEST_DB = 150.0
@@ -76,7 +77,7 @@ def layer_deviations(
     """
     record, index, written = QuantizeRecord.read(quantized), GraphIndex(graph), GraphIndex(quantized)
     compared = _compared_nodes(record.products, index, written)
-    means = _mean_axes(index)
+    means = _mean_axes(graph, index)
     sums = {name: Sums(means.get(name, ())) for name in compared}
     fed = index.inputs[0]
     sides = []
@@ -114,18 +115,10 @@ def _compared_nodes(products: Iterable[str], index: GraphIndex, written: GraphIn
     return found
 
 
-def _mean_axes(index: GraphIndex) -> dict[str, tuple[int, ...]]:
+def _mean_axes(graph: onnx.ModelProto, index: GraphIndex) -> dict[str, tuple[int, ...]]:
     """Return, for the values of each attention and their product with the softmax, the axes of the ignored mean."""
-    found: dict[str, tuple[int, ...]] = {}
-    for node in index.nodes.values():
-        side = softmax_input(index, node)
-        if side is None:
-            continue
-        found[node.name] = (0, 2) if side == 0 else (0, 3)
-        values = index.producers.get(index.source(node.input[1 - side]))
-        if values is not None and values.op_type == "Conv":
-            found[values.name] = (0, 2, 3)
-    return found
+    found = find_attentions(graph, index)
+    return {a.values: (0, 2, 3) for a in found} | {a.product: a.token_axes for a in found}
 
 
 def _input_precisions(product: str, written: GraphIndex, record: QuantizeRecord) -> tuple[Precision, ...]:

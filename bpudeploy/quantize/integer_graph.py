@@ -201,6 +201,9 @@ class IntegerRun:
             return [self._product(node)]
         if kind in VIEWS and isinstance(first, QuantizedTensor) and not first.scale.ndim:
             return [QuantizedTensor(self._view(node, first.integers), first.scale)]
+        if kind == "Concat" and (parts := self._same_scale(node)):
+            axis = attribute(node, "axis", 0)
+            return [QuantizedTensor(np.concatenate([p.integers for p in parts], axis=axis), parts[0].scale)]
         if kind == "MaxPool" and isinstance(first, QuantizedTensor) and not first.scale.ndim:
             (largest,) = self.graph.in_float(node, {node.input[0]: first.integers.astype(np.float32)})
             return [QuantizedTensor(largest.astype(first.integers.dtype), first.scale)]
@@ -210,6 +213,12 @@ class IntegerRun:
             return [first.clip(low, high)]
         names = [n for n in dict.fromkeys(node.input) if n and n not in self.graph.constants]
         return self.graph.in_float(node, {name: _real(self.values[name]) for name in names})
+
+    def _same_scale(self, node: onnx.NodeProto) -> list[QuantizedTensor]:
+        """Return the inputs of a node if all are integers of one scalar scale, or nothing."""
+        inputs = [self.values.get(name) for name in node.input]
+        found = [value for value in inputs if isinstance(value, QuantizedTensor) and not value.scale.ndim]
+        return found if len(found) == len(inputs) and len({float(value.scale) for value in found}) == 1 else []
 
     def _bound(self, node: onnx.NodeProto, index: int, default: float) -> float:
         name = node.input[index] if len(node.input) > index else ""

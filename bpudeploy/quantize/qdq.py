@@ -126,8 +126,10 @@ class _Writer:
                 scales = weight.scales * self.tap_of[copy.input[0]].scale
                 inputs.append(self._constant(f"{node.name}.bias", _bias(node.name, weight.bias, scales), scales))
             copy.input[:] = inputs
-        elif node.op_type in SELECTIONS and copy.input[0] in self.tap_of:
-            self.tap_of[copy.output[0]] = self.tap_of[copy.input[0]]
+        elif node.op_type in SELECTIONS | {"Concat"}:
+            tap, *others = {self.tap_of.get(name) for name in copy.input if name and name not in self.constants}
+            if tap is not None and not others:
+                self.tap_of[copy.output[0]] = tap
         self.nodes.append(copy)
 
     def _constant(self, name: str, integers: NDArray[np.generic], scales: F64) -> str:

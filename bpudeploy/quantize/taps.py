@@ -59,17 +59,25 @@ class GraphIndex:
         self.outputs = {value.name for value in graph.output}
         self.inputs = [value.name for value in inputs_of(graph)]
         self.readers = readers_of(graph.node, lambda node: dict.fromkeys(node.input))
+        self._views: dict[str, bool] = {}
+
+    def is_view(self, node: onnx.NodeProto) -> bool:
+        """Return whether a node only selects and moves values of one tensor; a Concat does if its inputs are views."""
+        if node.op_type != "Concat":
+            return node.op_type in SELECTIONS
+        if node.name not in self._views:
+            self._views[node.name] = len({self.source(name) for name in node.input}) == 1
+        return self._views[node.name]
 
     def source(self, tensor: str) -> str:
         """Return the tensor that ``tensor`` is a view of, or itself."""
-        return self._skip(tensor, SELECTIONS)
+        while tensor in self.producers and self.is_view(self.producers[tensor]):
+            tensor = self.producers[tensor].input[0]
+        return tensor
 
     def unrounded(self, tensor: str) -> str:
         """Return ``tensor`` of a QDQ graph before any rounding."""
-        return self._skip(tensor, ROUNDING)
-
-    def _skip(self, tensor: str, ops: Collection[str]) -> str:
-        while tensor in self.producers and self.producers[tensor].op_type in ops:
+        while tensor in self.producers and self.producers[tensor].op_type in ROUNDING:
             tensor = self.producers[tensor].input[0]
         return tensor
 
@@ -82,9 +90,10 @@ class GraphIndex:
             if name in self.outputs:
                 found[False].append((name, ""))
             for node in self.readers.get(name, ()):
-                if node.op_type in SELECTIONS:
-                    views.append(node.name)
-                    todo.append(node.output[0])
+                if self.is_view(node):
+                    if node.name not in views:  # a Concat reads several views
+                        views.append(node.name)
+                        todo.append(node.output[0])
                 else:
                     found[node.name in products].append((name, node.name))
         return Readers(tuple(found[True]), tuple(found[False]), tuple(views))
@@ -154,7 +163,7 @@ def find_quantization_points(
     index = GraphIndex(model)
     products = frozenset(find_products(model, in_float))
     found: list[QuantizationPoint] = []
-    computed = (name for node in index.nodes.values() if node.op_type not in SELECTIONS for name in node.output)
+    computed = (name for node in index.nodes.values() if not index.is_view(node) for name in node.output)
     for tensor in (*index.inputs, *computed):
         readers = index.readers_through_views(tensor, products)
         wide = _precision_elsewhere(index, tensor, readers, rules, in_float)

@@ -31,7 +31,7 @@ from bpudeploy.onnxmodel import attribute
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.quantize.taps import PRODUCTS, ROUNDING, GraphIndex, feeds_activations_only
 from bpudeploy.spec.frozen import Frozen
-from bpudeploy.spec.operators import SELECTIONS, VIEWS
+from bpudeploy.spec.operators import VIEWS
 from bpudeploy.spec.precision import Precision
 from bpudeploy.spec.target import March
 
@@ -345,7 +345,7 @@ class _QdqIndex(GraphIndex):
         for reader in self.readers.get(tensor, ()):
             if reader.op_type == "QuantizeLinear":
                 found.append(self.rounded_precision(reader))
-            elif reader.op_type in SELECTIONS or self._is_fused(tensor):
+            elif self.is_view(reader) or self._is_fused(tensor):
                 found.append(self.stored_precision(reader.output[0]))
             else:
                 found.append(self.read_precision(tensor))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bpudeploy.spec.frozen import Frozen
+from bpudeploy.spec.layout import LayoutFacts
 from bpudeploy.spec.precision import PrecisionRules
 
 _MARCH_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
@@ -79,6 +80,8 @@ class Target(Frozen):
     """How boards of this kind are reached, and where releases are installed on them."""
     precision: PrecisionRules = PrecisionRules()
     """Number formats and rounding of this march."""
+    layout: LayoutFacts = LayoutFacts()
+    """How the accelerator lays tensors out; the graph is laid out for it."""
     latency_model: str | None = None
     """File with the latency model of this march, for ``bpudeploy estimate``; default: the package's own."""
     allowed: dict[str, list[str | int] | Literal["any"]] = Field(default_factory=dict)

@@ -129,8 +129,8 @@ def approximate(work: StepContext, options: Approximation, inputs: tuple[Artifac
     import onnx
 
     from bpudeploy.approximate.cost import multiply_adds
-    from bpudeploy.approximate.graph_edit import editable_graph
     from bpudeploy.restructure.bpu_form import check_form
+    from bpudeploy.restructure.edit import editable_graph
     from bpudeploy.restructure.record import GraphRecord, count_nodes
     from bpudeploy.restructure.write import to_onnx
 

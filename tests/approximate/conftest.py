@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.cost import multiply_adds
-from bpudeploy.approximate.graph_edit import editable_graph
+from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.host import open_with_outputs
 from bpudeploy.restructure.bpu_form import form_errors
 from bpudeploy.restructure.export import network_of_module

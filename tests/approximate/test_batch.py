@@ -11,7 +11,7 @@ import pytest
 
 from bpudeploy.approximate.drop import drop_blocks
 from bpudeploy.approximate.gelu import approximate_gelu
-from bpudeploy.approximate.graph_edit import editable_graph
+from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.approximate.heads import prune_heads
 from bpudeploy.approximate.linear import Activations, linear_blocks
 from bpudeploy.approximate.parallel import parallel_blocks

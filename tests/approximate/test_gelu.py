@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.gelu import PIECEWISE, approximate_gelu, fit_piecewise
-from bpudeploy.approximate.graph_edit import tidy
+from bpudeploy.restructure.edit import tidy
 from bpudeploy.errors import StageError
 from bpudeploy.restructure.record import count_nodes
 from bpudeploy.spec.approximate import GeluForm

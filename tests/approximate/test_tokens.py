@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bpudeploy.approximate.graph_edit import editable_graph
+from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.approximate.tokens import reduce_tokens
 from bpudeploy.errors import StageError
 from tests.approximate.conftest import MakeExact, close, cost, finish, logits

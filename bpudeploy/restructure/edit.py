@@ -48,7 +48,7 @@ def editable_graph(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> Gr
         if len(node.output) != 1 or len(shape) != 4 or 0 in shape:
             raise StageError(
                 f"{node.name or node.op_type} has {len(node.output)} outputs, the first of shape {list(shape)}",
-                hint="an approximation requires the graph of the restructure step: one static 4-D output per node",
+                hint="only the graph of the restructure step can be edited: one static 4-D output per node",
             )
         inputs, attributes = list(node.input), attributes_of(node)
         graph.add(Node(node.op_type, node.output[0], inputs, shape, attributes, keep_float=node.name in kept))

@@ -1,0 +1,199 @@
+"""Put the heads of attention on axis 0, so that tokens stay pixels and channels stay channels.
+
+The exact rewrite has q, k and v as (B, h, T, d) or (B, h, d, T), cut out of (B, h d, H, W) by Reshapes and Transposes
+that an accelerator with channels last must carry out value by value. Here each head is a slice of the channels and the
+slices are joined on axis 0, (h B, d, H, W): moves of whole pixels. The products are
+
+    S = (h B, H, W, d) x (h B, 1, d, T),  P = softmax(S),  O = P x (h B, 1, T, d)
+
+with the queries as pixels and one matrix of keys for all their rows, and O goes back the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpudeploy.restructure.edit import BINARY, emit, reshape, store, tidy
+from bpudeploy.restructure.graph import Graph, Node
+
+_TO_PIXELS = [0, 2, 3, 1]
+_TO_CHANNELS = [0, 3, 1, 2]
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """A tensor (B, h d, H, W) whose pixels are the tokens in order, H W = T."""
+
+    name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """The nodes from Q K' to P V. ``inputs``: where q, k and v come from; ``output``: the same form of P V."""
+
+    scores: Node
+    between: tuple[Node, ...]
+    product: Node
+    inputs: tuple[_Origin, _Origin, _Origin]
+    output: _Origin
+
+
+def stack_heads(graph: Graph) -> int:
+    """Rewrite every attention that has the form of the exact rewrite; return how many."""
+    count = 0
+    for node in list(graph.nodes.values()):
+        found = _find(graph, node) if node.op == "Softmax" else None
+        if found is not None:
+            _rewrite(graph, found)
+            count += 1
+    if count:
+        tidy(graph)
+    return count
+
+
+def _find(graph: Graph, softmax: Node) -> _Attention | None:
+    if softmax.attributes.get("axis") != 3:
+        return None
+    readers, before = graph.readers(), [softmax]
+    while before[0].op != "MatMul":
+        tensors = [name for name in before[0].inputs if name not in graph.constants]
+        node = graph.nodes.get(tensors[0]) if len(tensors) == 1 else None
+        alone = node is not None and len(readers[node.name]) == 1 and node.name not in graph.output_names
+        if node is None or not alone or (node.op not in BINARY and node.op != "MatMul"):
+            return None
+        before.insert(0, node)
+    after = readers.get(softmax.name, [])
+    if len(after) != 1 or after[0].op != "MatMul" or after[0].inputs[0] != softmax.name:
+        return None
+    scores, product = before[0], after[0]
+    b, h, tokens, keys = scores.shape
+    d, channels = graph.shape(scores.inputs[0])[3], product.shape[3]
+    if any(node.shape != scores.shape for node in before):
+        return None
+    q = _origin(graph, scores.inputs[0], (b, h, tokens, d), (0, 1, 3, 2))
+    k = _origin(graph, scores.inputs[1], (b, h, d, keys), (0, 1, 2, 3))
+    v = _origin(graph, product.inputs[1], (b, h, keys, channels), (0, 1, 3, 2))
+    output = _end(graph, product, readers)
+    if q is None or k is None or v is None or output is None:
+        return None
+    return _Attention(scores, tuple(before[1:]), product, (q, k, v), output)
+
+
+def _origin(graph: Graph, tensor: str, shape: Sequence[int], perm: Sequence[int]) -> _Origin | None:
+    """Return where ``tensor`` of ``shape`` comes from, by moves only; ``perm`` makes it (B, h, d, T)."""
+    fine = [shape[p] for p in perm]
+    chain: list[Node] = []
+    name = tensor
+    while (node := graph.nodes.get(name)) is not None and node.op in ("Reshape", "Transpose"):
+        chain.insert(0, node)
+        name = node.inputs[0]
+        given = graph.shape(name)
+        if _holds(given, fine):
+            numbers = np.arange(int(np.prod(given)))
+            expected = numbers.reshape(fine).transpose(np.argsort(perm))
+            same = np.array_equal(_viewed(numbers.reshape(given), chain), expected)
+            return _Origin(name, *given[2:]) if same else None
+    return None
+
+
+def _holds(shape: tuple[int, ...], fine: Sequence[int]) -> bool:
+    """Return whether ``shape`` is (B, h d, H, W) of (B, h, d, T)."""
+    return shape[:2] == (fine[0], fine[1] * fine[2]) and shape[2] * shape[3] == fine[3]
+
+
+def _end(graph: Graph, product: Node, readers: dict[str, list[Node]]) -> _Origin | None:
+    """Return the view (B, h d, H, W) of P V that everything else reads, or None."""
+    b, h, tokens, d = product.shape
+    numbers = np.arange(int(np.prod(product.shape))).reshape(product.shape)
+    chain: list[Node] = []
+    for node in graph.chain(product.name, readers):
+        if node.op not in ("Reshape", "Transpose"):
+            return None
+        chain.append(node)
+        if _holds(node.shape, (b, h, d, tokens)):
+            expected = numbers.transpose(0, 1, 3, 2).reshape(node.shape)
+            return _Origin(node.name, *node.shape[2:]) if np.array_equal(_viewed(numbers, chain), expected) else None
+    return None
+
+
+def _viewed(numbers: NDArray[np.int64], chain: Sequence[Node]) -> NDArray[np.int64]:
+    for node in chain:
+        numbers = numbers.transpose(node.attributes["perm"]) if node.op == "Transpose" else numbers.reshape(node.shape)
+    return numbers
+
+
+def _rewrite(graph: Graph, found: _Attention) -> None:
+    b, h, _, keys = found.scores.shape
+    query, *others = found.inputs
+    height, width = query.height, query.width
+    left = _transposed(graph, _split(graph, query.name, h), _TO_PIXELS)
+    k, v = (_split(graph, _in_a_row(graph, other), h) for other in others)
+    right, values = _transposed(graph, k, [0, 2, 1, 3]), _transposed(graph, v, _TO_PIXELS)
+    square = (h * b, height, width, keys)
+    names = {found.scores.name: emit(graph, "MatMul", found.scores.name, [left, right], square)}
+    for node in found.between:
+        inputs = [names[n] if n in names else _constant(graph, n, (b, h), (height, width)) for n in node.inputs]
+        names[node.name] = emit(graph, node.op, node.name, inputs, square, **node.attributes)
+        graph.nodes[names[node.name]].keep_float = node.keep_float
+    shape = (h * b, height, width, found.product.shape[3])
+    product = emit(graph, "MatMul", found.product.name, [names[found.between[-1].name], values], shape)
+    joined = _join(graph, _transposed(graph, product, _TO_CHANNELS), h)
+    end = graph.shape(found.output.name)
+    if graph.shape(joined) != end:
+        joined = reshape(graph, joined, end, f"{joined}.shaped")
+    graph.replace_uses(found.output.name, joined)
+
+
+def _in_a_row(graph: Graph, origin: _Origin) -> str:
+    """Return the tokens as (B, h d, 1, T)."""
+    n, channels, height, width = graph.shape(origin.name)
+    if height == 1:
+        return origin.name
+    return reshape(graph, origin.name, (n, channels, 1, height * width), f"{origin.name}.row")
+
+
+def _split(graph: Graph, tensor: str, heads: int) -> str:
+    """Return (B, h d, H, W) as (h B, d, H, W)."""
+    if heads == 1:
+        return tensor
+    b, channels, *pixels = graph.shape(tensor)
+    d = channels // heads
+    parts = [_slice(graph, tensor, i * d, (i + 1) * d, 1, (b, d, *pixels)) for i in range(heads)]
+    return emit(graph, "Concat", f"{tensor}.heads", parts, (heads * b, d, *pixels), axis=0)
+
+
+def _join(graph: Graph, tensor: str, heads: int) -> str:
+    """Return (h B, d, H, W) as (B, h d, H, W)."""
+    if heads == 1:
+        return tensor
+    together, d, *pixels = graph.shape(tensor)
+    b = together // heads
+    parts = [_slice(graph, tensor, i * b, (i + 1) * b, 0, (b, d, *pixels)) for i in range(heads)]
+    return emit(graph, "Concat", f"{tensor}.joined", parts, (b, heads * d, *pixels), axis=1)
+
+
+def _slice(graph: Graph, tensor: str, start: int, stop: int, axis: int, shape: Sequence[int]) -> str:
+    bounds = [store(graph, np.array([n], np.int64), "index") for n in (start, stop, axis, 1)]
+    return emit(graph, "Slice", f"{tensor}.slice", [tensor, *bounds], shape)
+
+
+def _transposed(graph: Graph, tensor: str, perm: list[int]) -> str:
+    given = graph.shape(tensor)
+    return emit(graph, "Transpose", f"{tensor}.turned", [tensor], [given[p] for p in perm], perm=perm)
+
+
+def _constant(graph: Graph, name: str, heads: tuple[int, int], pixels: tuple[int, int]) -> str:
+    """Return a constant operand of the (B, h, T, T) scores for (h B, H, W, T)."""
+    array = graph.constants[name]
+    array = array.reshape((1,) * (4 - array.ndim) + array.shape)
+    *_, tokens, keys = array.shape
+    if array.shape[:2] != (1, 1):
+        array = np.broadcast_to(array, (*heads, tokens, keys)).swapaxes(0, 1)
+    shape = (array.shape[0] * array.shape[1], *(pixels if tokens > 1 else (1, 1)), keys)
+    return store(graph, np.ascontiguousarray(array).reshape(shape), f"{name}.heads")

@@ -1,0 +1,238 @@
+"""Lay tokens in several rows, for an accelerator that computes several rows of pixels together.
+
+Tokens lie in one row, (N, C, 1, T) with channels first or (N, 1, T, C) with channels last. If four rows are computed
+together, three quarters of the work is padding. Here every operator that treats tokens alike gets them as (N, C, R, W)
+or (N, R, W, C) with R W >= T. The first tokens are repeated to fill the last row; each copy has the values of its
+original throughout, so no range of values changes. What mixes tokens (keys, values, pools, slices of tokens) reads the
+T tokens in one row again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bpudeploy.restructure.edit import ELEMENTWISE, emit, reshape, store, tidy
+from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
+from bpudeploy.spec.layout import LayoutFacts
+
+_FIRST, _LAST = 1, 3
+"""The axis of channels; tokens are on the axis 3 or 2, and the third axis has size 1."""
+_TOKENS = {_FIRST: 3, _LAST: 2}
+_TURNS = {(_FIRST, (0, 2, 3, 1)): _LAST, (_LAST, (0, 3, 1, 2)): _FIRST}
+_FEW = 4
+"""Fewer convolutions than this are not worth the moves."""
+_REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"})
+_MOVES = frozenset({"Slice", "Concat", "Transpose"})
+
+
+@dataclass
+class _Region:
+    """Tensors of ``tokens`` tokens that are laid in rows, and where their channels are.
+
+    ``entries`` are computed in one row, ``inside`` by nodes of the region.
+    """
+
+    tokens: int
+    inside: dict[str, int] = field(default_factory=dict)
+    entries: dict[str, int] = field(default_factory=dict)
+
+    def channels(self, name: str) -> int | None:
+        return self.inside.get(name, self.entries.get(name))
+
+
+def lay_in_rows(graph: Graph, facts: LayoutFacts) -> int:
+    """Lay the tokens of every stream in rows; return the number of operators that read them so."""
+    convolutions = [n for n in graph.nodes.values() if _is_pointwise(n) and n.shape[2] == 1]
+    total = 0
+    for tokens, count in Counter(n.shape[3] for n in convolutions).items():
+        rows, columns = shape_of_rows(tokens, facts)
+        if count < _FEW or facts.area(rows, columns) >= facts.area(1, tokens):
+            continue
+        region = _grow(graph, tokens)
+        _apply(graph, region, rows, columns)
+        total += len(region.inside)
+    if total:
+        tidy(graph)
+    return total
+
+
+def shape_of_rows(tokens: int, facts: LayoutFacts) -> tuple[int, int]:
+    """Return the rows and columns that occupy the fewest pixels, of these with the fewest repeated tokens."""
+    shapes = [(rows, -(-tokens // rows)) for rows in range(1, tokens + 1)]
+    return min(shapes, key=lambda shape: (facts.area(*shape), shape[0] * shape[1], shape[0]))
+
+
+def _is_pointwise(node: Node) -> bool:
+    given = POINTWISE_CONV | node.attributes
+    return node.op == "Conv" and all(given[name] == POINTWISE_CONV[name] for name in POINTWISE_CONV if name != "group")
+
+
+def _grow(graph: Graph, tokens: int) -> _Region:
+    """Return the region around the 1x1 convolutions of ``tokens`` tokens."""
+    region, outputs = _Region(tokens), graph.output_names
+    changed = True
+    while changed:
+        changed = False
+        for node in graph.nodes.values():
+            if node.name in region.inside or node.name in outputs:
+                continue
+            channels = _channels_after(graph, region, node)
+            if channels is None:
+                continue
+            changed = True
+            region.inside[node.name] = channels
+            region.entries.pop(node.name, None)
+            for name in _data(graph, node):
+                if region.channels(name) is None and graph.shape(name)[_TOKENS[channels]] == tokens:
+                    region.entries[name] = channels
+    _drop_moves_out(graph, region)
+    read = {name for node in graph.nodes.values() if node.name in region.inside for name in _rows_read(graph, node)}
+    region.entries = {name: channels for name, channels in region.entries.items() if name in read}
+    return region
+
+
+def _data(graph: Graph, node: Node) -> list[str]:
+    return [name for name in node.inputs if name and name not in graph.constants]
+
+
+def _rows_read(graph: Graph, node: Node) -> list[str]:
+    """Return the inputs that a node of a region reads in rows: all, but the first factor only of a product."""
+    return _data(graph, node)[: 1 if node.op == "MatMul" else None]
+
+
+def _channels_after(graph: Graph, region: _Region, node: Node) -> int | None:
+    """Return the axis of channels of the node's output if the node treats the region's tokens alike, or None."""
+    data = _data(graph, node)
+    if not data:
+        return None
+    if _is_pointwise(node):
+        shape = graph.shape(data[0])
+        fits = shape[2:] == (1, region.tokens) and region.channels(data[0]) in (None, _FIRST)
+        return _FIRST if fits else None
+    known = {c for name in data if (c := region.channels(name)) is not None}
+    if len(known) != 1:
+        return None
+    (channels,) = known
+    if node.op == "Transpose":
+        return _TURNS.get((channels, tuple(node.attributes["perm"])))
+    if node.op == "MatMul":
+        first, second = (graph.shape(name) for name in node.inputs)
+        broadcast = first[1] == second[1] == 1 and node.inputs[0] not in graph.constants
+        return _LAST if channels == _LAST == region.channels(node.inputs[0]) and broadcast else None
+    return channels if _keeps(graph, node, channels) and _alike(graph, region, data, channels) else None
+
+
+def _keeps(graph: Graph, node: Node, channels: int) -> bool:
+    """Return whether an operator of one layout treats tokens alike."""
+    attributes = node.attributes
+    if node.op in ELEMENTWISE or node.op in ("Min", "Max"):
+        return True
+    if node.op in _REDUCTIONS:
+        return list(attributes["axes"]) == [channels]
+    if node.op in ("Softmax", "Concat"):
+        return attributes.get("axis") in ((channels,) if node.op == "Softmax" else (0, channels))
+    if node.op == "Slice" and len(node.inputs) > 3:
+        return graph.constants[node.inputs[3]].tolist() in ([0], [channels])
+    return False
+
+
+def _alike(graph: Graph, region: _Region, data: list[str], channels: int) -> bool:
+    """Return whether all tensors have the region's tokens on the same axis, or one value for all of them."""
+    for name in data:
+        shape, axis = graph.shape(name), _TOKENS[channels]
+        if region.channels(name) is None and (shape[axis] not in (1, region.tokens) or shape[axis - 1] != 1):
+            return False
+    return True
+
+
+def _drop_moves_out(graph: Graph, region: _Region) -> None:
+    """Remove moves that nothing in the region reads: they are done in one row, after the tokens left the region."""
+    readers = graph.readers()
+    for node in reversed(list(graph.nodes.values())):
+        if node.name not in region.inside or node.op not in _MOVES:
+            continue
+        inside = [r for r in readers.get(node.name, []) if r.name in region.inside]
+        if not any(node.name in _rows_read(graph, r) for r in inside):
+            del region.inside[node.name]
+
+
+def _apply(graph: Graph, region: _Region, rows: int, columns: int) -> None:
+    readers = graph.readers()
+    members = [node for node in graph.nodes.values() if node.name in region.inside]
+    entered = {name: _enter(graph, region, name, rows, columns) for name in region.entries}
+    left: dict[str, str] = {}
+    for node in members:
+        channels = region.inside[node.name]
+        in_rows = _rows_read(graph, node)
+        for i, name in enumerate(node.inputs):
+            if name in graph.constants and node.op in ELEMENTWISE:
+                node.inputs[i] = _constant(graph, region, name, channels, rows, columns)
+            elif name in entered and name in in_rows:
+                node.inputs[i] = entered[name]
+        if node.shape[_TOKENS[channels]] == region.tokens:
+            node.shape = _in_rows(node.shape, channels, rows, columns)
+    for node in members:
+        outside = [r for r in readers.get(node.name, []) if node.name not in _read_inside(graph, region, r)]
+        for reader in outside:
+            source = left.get(node.name) or _leave(graph, region, node, rows, columns)
+            left[node.name] = source
+            reader.inputs = [source if name == node.name else name for name in reader.inputs]
+
+
+def _read_inside(graph: Graph, region: _Region, reader: Node) -> list[str]:
+    return _rows_read(graph, reader) if reader.name in region.inside else []
+
+
+def _in_rows(shape: tuple[int, ...], channels: int, rows: int, columns: int) -> tuple[int, ...]:
+    return (*shape[:2], rows, columns) if channels == _FIRST else (shape[0], rows, columns, shape[3])
+
+
+def _in_one_row(shape: tuple[int, ...], channels: int) -> tuple[int, ...]:
+    n, a, b, c = shape
+    return (n, a, 1, b * c) if channels == _FIRST else (n, 1, a * b, c)
+
+
+def _enter(graph: Graph, region: _Region, name: str, rows: int, columns: int) -> str:
+    """Append the moves from one row to rows; return their result."""
+    channels, shape = region.entries[name], graph.shape(name)
+    axis, spare = _TOKENS[channels], rows * columns - region.tokens
+    tensor = name
+    if spare:
+        cut = tuple(spare if i == axis else n for i, n in enumerate(shape))
+        full = tuple(rows * columns if i == axis else n for i, n in enumerate(shape))
+        copies = _tokens(graph, name, 0, spare, axis, cut)
+        tensor = emit(graph, "Concat", f"{name}.filled", [name, copies], full, axis=axis)
+    return reshape(graph, tensor, _in_rows(shape, channels, rows, columns), f"{name}.rows")
+
+
+def _leave(graph: Graph, region: _Region, node: Node, rows: int, columns: int) -> str:
+    """Append the moves of a node's output from rows to one row of the stream's tokens; return their result."""
+    channels = region.inside[node.name]
+    if node.shape[2 if channels == _FIRST else 1] != rows:
+        return node.name  # one value for all tokens
+    whole = _in_one_row(node.shape, channels)
+    tensor = reshape(graph, node.name, whole, f"{node.name}.row")
+    if rows * columns == region.tokens:
+        return tensor
+    axis = _TOKENS[channels]
+    shape = tuple(region.tokens if i == axis else n for i, n in enumerate(whole))
+    return _tokens(graph, tensor, 0, region.tokens, axis, shape)
+
+
+def _tokens(graph: Graph, tensor: str, start: int, stop: int, axis: int, shape: tuple[int, ...]) -> str:
+    bounds = [store(graph, np.array([n], np.int64), "index") for n in (start, stop, axis, 1)]
+    return emit(graph, "Slice", f"{tensor}.tokens", [tensor, *bounds], shape)
+
+
+def _constant(graph: Graph, region: _Region, name: str, channels: int, rows: int, columns: int) -> str:
+    """Return a constant operand in rows; one value for all tokens stays as it is."""
+    array = graph.constants[name]
+    axis = _TOKENS[channels]
+    if array.ndim != 4 or array.shape[axis] != region.tokens:
+        return name
+    copies = array.take(range(rows * columns - region.tokens), axis=axis)
+    full = np.concatenate([array, copies], axis=axis)
+    return store(graph, full.reshape(_in_rows(full.shape, channels, rows, columns)), f"{name}.rows")

@@ -1,0 +1,29 @@
+"""How an accelerator lays tensors out: what the graph's layout is chosen by, as data of a target."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from bpudeploy.spec.frozen import Frozen
+
+
+class LayoutFacts(Frozen):
+    """How an accelerator pads feature maps and computes strides, as far as it decides how a graph is laid out."""
+
+    rows: Annotated[int, Field(ge=1, le=64)] = 1
+    """Rows of a feature map that are computed together: other heights are padded to a multiple."""
+    columns: Annotated[int, Field(ge=1, le=512)] = 1
+    """Columns that are computed together."""
+    stride: Annotated[int, Field(ge=1, le=64)] | None = None
+    """The largest stride of a convolution that is not computed at this stride first; no limit by default."""
+
+    @property
+    def changes_graphs(self) -> bool:
+        """Whether any graph is laid out anew for these facts."""
+        return self.rows > 1 or self.stride is not None
+
+    def area(self, height: int, width: int) -> int:
+        """Return the number of pixels that a feature map occupies, with padding."""
+        return -(-height // self.rows) * self.rows * (-(-width // self.columns) * self.columns)
