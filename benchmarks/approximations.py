@@ -20,11 +20,11 @@ import onnx
 import onnxruntime
 
 from bpudeploy.approximate.cost import multiply_adds
-from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
 from bpudeploy.events import Event, Note
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import EVALUATION, FLOAT_SCORES, GRAPH, PREPROCESSING
+from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.results.latency import percentile
 from bpudeploy.results.statistics import paired_drop
 from bpudeploy.run.runner import RunResult, run

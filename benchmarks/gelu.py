@@ -7,18 +7,15 @@ Milliseconds are the compiler's estimate, for the BPU only. Needs `bpudeploy too
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import onnx
 
+from benchmarks.compiled import compiled
 from benchmarks.operators.build import NetworkBuilder, f32, positive
-from bpudeploy.backends.horizon.findings import LogSummary, Unit
-from bpudeploy.backends.horizon.log import LogReader
-from bpudeploy.backends.horizon.toolchain.installed import Toolchain, installed
+from bpudeploy.backends.horizon.findings import Unit
+from bpudeploy.backends.horizon.toolchain.installed import installed
 
 INNER, OUTER, TOKENS = 192, 768, (1, 192, 1, 197)
 FORMS = ("as it is", "factor in the GELU", "factor behind it")
@@ -41,26 +38,6 @@ def network(form: str) -> onnx.ModelProto:
     return net.finish([x], after=True)
 
 
-def compiled(tool: Toolchain, model: onnx.ModelProto, march: str) -> LogSummary:
-    """Return what the compiler says of a network."""
-    with tempfile.TemporaryDirectory() as folder:
-        onnx.save(model, Path(folder) / "m.onnx")
-        argv = [str(tool.bin / "hb_mapper"), "makertbin", "--fast-perf", "--model-type", "onnx"]
-        done = subprocess.run(
-            [*argv, "--march", march, "--model", "m.onnx"],
-            cwd=folder,
-            env=tool.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=True,
-        )
-    reader = LogReader()
-    for line in done.stdout.splitlines():
-        reader.feed(line)
-    return reader.summary()
-
-
 def main() -> None:
     """Print a row for each march and form."""
     tool = installed()
@@ -70,7 +47,7 @@ def main() -> None:
     for march in ("bernoulli2", "bayes", "bayes-e"):
         base = 0.0
         for form in FORMS:
-            told = compiled(tool, network(form), march)
+            told, _ = compiled(tool, network(form), march, 600)
             ms = sum(e.latency_us for e in told.estimates) / 1000
             base = base or ms
             cpu = sum(Unit.CPU in node.on for node in told.nodes)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +36,15 @@ class _Origin:
 
 @dataclass(frozen=True)
 class _Attention:
-    """The nodes from Q K' to P V. ``inputs``: where q, k and v come from; ``output``: the same form of P V."""
+    """The nodes from Q K' to the softmax, and the name of P V, of d ``channels``.
+
+    ``inputs``: where q, k and v come from; ``output``: the same form of P V.
+    """
 
     scores: Node
     between: tuple[Node, ...]
-    product: Node
+    product: str
+    channels: int
     inputs: tuple[_Origin, _Origin, _Origin]
     output: _Origin
 
@@ -68,21 +73,24 @@ def _find(graph: Graph, softmax: Node) -> _Attention | None:
         if node is None or not alone or (node.op not in BINARY and node.op != "MatMul"):
             return None
         before.insert(0, node)
-    after = readers.get(softmax.name, [])
-    if len(after) != 1 or after[0].op != "MatMul" or after[0].inputs[0] != softmax.name:
+    scores, after = before[0], list(islice(graph.chain(softmax.name, readers), 2))
+    turned = bool(after) and after[0].op in ("Reshape", "Transpose") and _turns(after[0], softmax.shape)
+    product = after[-1] if turned else after[0] if after else softmax
+    side = 1 if turned else 0  # O' = V' P' where that moves fewer values
+    if product.op != "MatMul" or product.inputs[side] != (after[0].name if turned else softmax.name):
         return None
-    scores, product = before[0], after[0]
-    b, h, tokens, keys = scores.shape
-    d, channels = graph.shape(scores.inputs[0])[3], product.shape[3]
     if any(node.shape != scores.shape for node in before):
         return None
+    b, h, tokens, keys = scores.shape
+    d, channels = graph.shape(scores.inputs[0])[3], product.shape[2 if turned else 3]
+    whole = (b, h, channels, keys) if turned else (b, h, keys, channels)
     q = _origin(graph, scores.inputs[0], (b, h, tokens, d), (0, 1, 3, 2))
     k = _origin(graph, scores.inputs[1], (b, h, d, keys), (0, 1, 2, 3))
-    v = _origin(graph, product.inputs[1], (b, h, keys, channels), (0, 1, 3, 2))
-    output = _end(graph, product, readers)
+    v = _origin(graph, product.inputs[1 - side], whole, (0, 1, 2, 3) if turned else (0, 1, 3, 2))
+    output = _end(graph, product, readers, (0, 1, 2, 3) if turned else (0, 1, 3, 2))
     if q is None or k is None or v is None or output is None:
         return None
-    return _Attention(scores, tuple(before[1:]), product, (q, k, v), output)
+    return _Attention(scores, tuple(before[1:]), product.name, channels, (q, k, v), output)
 
 
 def _origin(graph: Graph, tensor: str, shape: Sequence[int], perm: Sequence[int]) -> _Origin | None:
@@ -107,19 +115,25 @@ def _holds(shape: tuple[int, ...], fine: Sequence[int]) -> bool:
     return shape[:2] == (fine[0], fine[1] * fine[2]) and shape[2] * shape[3] == fine[3]
 
 
-def _end(graph: Graph, product: Node, readers: dict[str, list[Node]]) -> _Origin | None:
-    """Return the view (B, h d, H, W) of P V that everything else reads, or None."""
-    b, h, tokens, d = product.shape
+def _end(graph: Graph, product: Node, readers: dict[str, list[Node]], perm: Sequence[int]) -> _Origin | None:
+    """Return the view (B, h d, H, W) of P V that everything else reads, or None; ``perm`` makes it (B, h, d, T)."""
+    fine = [product.shape[p] for p in perm]
     numbers = np.arange(int(np.prod(product.shape))).reshape(product.shape)
     chain: list[Node] = []
     for node in graph.chain(product.name, readers):
         if node.op not in ("Reshape", "Transpose"):
             return None
         chain.append(node)
-        if _holds(node.shape, (b, h, d, tokens)):
-            expected = numbers.transpose(0, 1, 3, 2).reshape(node.shape)
+        if _holds(node.shape, fine):
+            expected = numbers.transpose(perm).reshape(node.shape)
             return _Origin(node.name, *node.shape[2:]) if np.array_equal(_viewed(numbers, chain), expected) else None
     return None
+
+
+def _turns(node: Node, shape: tuple[int, ...]) -> bool:
+    """Return whether a move swaps the last two axes of a tensor of ``shape``."""
+    numbers = np.arange(int(np.prod(shape))).reshape(shape)
+    return np.array_equal(_viewed(numbers, [node]), numbers.swapaxes(2, 3))
 
 
 def _viewed(numbers: NDArray[np.int64], chain: Sequence[Node]) -> NDArray[np.int64]:
@@ -141,8 +155,8 @@ def _rewrite(graph: Graph, found: _Attention) -> None:
         inputs = [names[n] if n in names else _constant(graph, n, (b, h), (height, width)) for n in node.inputs]
         names[node.name] = emit(graph, node.op, node.name, inputs, square, **node.attributes)
         graph.nodes[names[node.name]].keep_float = node.keep_float
-    shape = (h * b, height, width, found.product.shape[3])
-    product = emit(graph, "MatMul", found.product.name, [names[found.between[-1].name], values], shape)
+    shape = (h * b, height, width, found.channels)
+    product = emit(graph, "MatMul", found.product, [names[found.between[-1].name], values], shape)
     joined = _join(graph, _transposed(graph, product, _TO_CHANNELS), h)
     end = graph.shape(found.output.name)
     if graph.shape(joined) != end:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.cost import multiply_adds
-from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.host import open_with_outputs
 from bpudeploy.restructure.bpu_form import form_errors
+from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.restructure.export import network_of_module
 from bpudeploy.restructure.graph import Graph
 from bpudeploy.restructure.rewrite import rewrite

@@ -11,12 +11,12 @@ import pytest
 
 from bpudeploy.approximate.drop import drop_blocks
 from bpudeploy.approximate.gelu import approximate_gelu
-from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.approximate.heads import prune_heads
 from bpudeploy.approximate.linear import Activations, linear_blocks
 from bpudeploy.approximate.parallel import parallel_blocks
 from bpudeploy.approximate.tokens import reduce_tokens
 from bpudeploy.host import open_session, open_with_outputs
+from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.restructure.export import network_of_module
 from bpudeploy.restructure.graph import Graph
 from bpudeploy.restructure.rewrite import Rewritten, rewrite

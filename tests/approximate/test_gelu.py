@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bpudeploy.approximate.gelu import PIECEWISE, approximate_gelu, fit_piecewise
-from bpudeploy.restructure.edit import tidy
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import tidy
 from bpudeploy.restructure.record import count_nodes
 from bpudeploy.spec.approximate import GeluForm
 from tests.approximate.conftest import MakeExact, close, finish, logits

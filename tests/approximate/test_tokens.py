@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.approximate.tokens import reduce_tokens
 from bpudeploy.errors import StageError
+from bpudeploy.restructure.edit import editable_graph
 from tests.approximate.conftest import MakeExact, close, cost, finish, logits
 
 

@@ -35,11 +35,12 @@ MAY_IMPORT = {
     "agent": set(),
     "conformance": WORDS | {"spec", "onnxmodel"},
     "predict": WORDS | {"spec", "conformance"},
-    "restructure": WORDS | {"host", "onnxmodel"},
+    "restructure": WORDS | {"spec", "host", "onnxmodel"},
+    "layout": WORDS | {"spec", "restructure"},
     "approximate": WORDS | {"spec", "host", "restructure", "onnxmodel"},
     "quantize": WORDS | {"spec", "host", "onnxmodel"},
     "stages": WORDS
-    | {"stage", "backends", "spec", "restructure", "approximate", "quantize", "host"}
+    | {"stage", "backends", "spec", "restructure", "layout", "approximate", "quantize", "host"}
     | {"conformance", "onnxmodel"},
     "planning": WORDS | {"stage", "stages", "backends", "spec", "store"},
     "run": WORDS | {"stage", "planning", "store"},

@@ -1,0 +1,114 @@
+"""A graph laid out for an accelerator computes what it computed before, and wastes less of the accelerator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from bpudeploy.host import open_session
+from bpudeploy.layout.lay_out import lay_out
+from bpudeploy.layout.rows import shape_of_rows
+from bpudeploy.restructure.bpu_form import form_errors
+from bpudeploy.restructure.edit import editable_graph
+from bpudeploy.restructure.export import network_of_module
+from bpudeploy.restructure.rewrite import rewrite
+from bpudeploy.restructure.write import to_onnx
+from bpudeploy.spec.layout import LayoutFacts
+from bpudeploy.stages.timm_models import reparameterized
+from tests.restructure.test_families import FAMILIES, TOLERANCE, MakeModel, shape_of
+
+X5 = LayoutFacts(rows=4, columns=8, stride=2)
+TRANSFORMERS = [
+    pair for pair in FAMILIES if not pair[0].startswith(("resnet", "mobilenetv3", "efficientnet", "repvgg"))
+]
+
+
+def laid_out(model: Any, facts: LayoutFacts) -> tuple[Any, dict[str, int]]:
+    """Return a copy of a model laid out for ``facts``, and what was changed."""
+    graph = editable_graph(model)
+    changes = lay_out(graph, facts)
+    return to_onnx(graph), changes
+
+
+def outputs(model: Any, image: Any) -> list[Any]:
+    session = open_session(model.SerializeToString())
+    found: list[Any] = session.run(None, {session.get_inputs()[0].name: image})
+    return found
+
+
+@pytest.mark.parametrize(("name", "options"), TRANSFORMERS, ids=[name for name, _ in TRANSFORMERS])
+def test_every_family_computes_what_it_did(make_model: MakeModel, name: str, options: dict[str, Any]) -> None:
+    model = make_model(name, **options)
+    shape = shape_of(model)
+    exact = rewrite(network_of_module(reparameterized(model), shape)).model
+    made, _ = laid_out(exact, X5)
+    assert form_errors(made) == []
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    for before, after in zip(outputs(exact, image), outputs(made, image), strict=True):
+        assert before.shape == after.shape
+        assert np.abs(before - after).max() < TOLERANCE.get(name, 1e-5) * np.ptp(before)
+
+
+def test_a_vit_has_its_tokens_in_rows_and_its_heads_on_axis_0(make_model: MakeModel) -> None:
+    model = make_model("vit_tiny_patch16_224", img_size=64, depth=3)
+    exact = rewrite(network_of_module(model, shape_of(model))).model
+    made, changes = laid_out(exact, X5)
+    assert changes["patches"] == 1 and changes["heads"] == 3 and changes["rows"] > 50
+    nodes = {node.name: node for node in made.graph.node}
+    strides = [a.ints for n in made.graph.node if n.op_type == "Conv" for a in n.attribute if a.name == "strides"]
+    assert max(max(s) for s in strides) == 2
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred(made).value_info}
+    assert shapes["blocks.1.mlp.fc1.2"] == [1, 768, 3, 6], "17 tokens, padded to 4 rows and 8 columns"
+    products = [shapes[n.output[0]] for n in nodes.values() if n.op_type == "MatMul"][:2]
+    assert products == [[3, 3, 6, 17], [3, 3, 6, 64]], "3 heads; the queries in rows, all 17 keys, 64 channels"
+
+
+def inferred(model: Any) -> Any:
+    from onnx import shape_inference
+
+    return shape_inference.infer_shapes(model).graph
+
+
+@given(st.integers(1, 400), st.integers(1, 8), st.integers(1, 16))
+def test_no_other_shape_of_the_rows_occupies_less(tokens: int, rows: int, columns: int) -> None:
+    facts = LayoutFacts(rows=rows, columns=columns)
+    height, width = shape_of_rows(tokens, facts)
+    assert height * width >= tokens
+    others = [(h, w) for h in range(1, tokens + 1) for w in (-(-tokens // h), -(-tokens // h) + 1)]
+    assert facts.area(height, width) == min(facts.area(*shape) for shape in others)
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "left"), [(16, 2, 2), (16, 4, 4), (14, 2, 7), (4, 2, 2), (2, 2, 2), (7, 2, 7)]
+)
+def test_a_patch_convolution_is_cut_in_steps(side: int, stride: int, left: int) -> None:
+    rng = np.random.default_rng(side)
+    shape = (1, 3, 3 * side, 2 * side)
+    weights = {"w": rng.standard_normal((8, 3, side, side)), "b": rng.standard_normal(8)}
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w", "b"], ["y"], "y", strides=[side, side], kernel_shape=[side, side])],
+        "patches",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 8, 3, 2))],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
+    made, _ = laid_out(model, LayoutFacts(stride=stride))
+    last = next(n for n in made.graph.node if n.output[0] == made.graph.output[0].name)
+    assert next(list(a.ints) for a in last.attribute if a.name == "kernel_shape") == [left, left]
+    image = rng.standard_normal(shape).astype(np.float32)
+    (before,), (after,) = outputs(model, image), outputs(made, image)
+    assert np.abs(before - after).max() < 1e-5 * np.ptp(before)
+
+
+def test_without_facts_nothing_changes(make_model: MakeModel) -> None:
+    model = make_model("vit_tiny_patch16_224", img_size=64, depth=1)
+    exact = rewrite(network_of_module(model, shape_of(model))).model
+    made, changes = laid_out(exact, LayoutFacts())
+    assert not any(changes.values()) and not LayoutFacts().changes_graphs
+    assert [n.op_type for n in made.graph.node] == [n.op_type for n in exact.graph.node]

@@ -1,0 +1,68 @@
+"""A graph laid out for an accelerator is quantized at the same tensors as before: moves of values are views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bpudeploy.layout.lay_out import lay_out
+from bpudeploy.quantize.deviation import layer_deviations
+from bpudeploy.quantize.integer_graph import IntegerGraph
+from bpudeploy.quantize.scheme import Quantized, quantize_graph
+from bpudeploy.restructure.edit import editable_graph
+from bpudeploy.restructure.export import network_of_module
+from bpudeploy.restructure.rewrite import Rewritten, rewrite
+from bpudeploy.restructure.write import to_onnx
+from bpudeploy.spec.layout import LayoutFacts
+from bpudeploy.spec.precision import Precision, PrecisionRules, Rounding
+from bpudeploy.spec.quantize import QuantizeSpec
+from tests.quantize.networks import run
+from tests.restructure.test_families import MakeModel, shape_of
+
+X5 = PrecisionRules(matmul=(Precision.INT8,), elsewhere=Precision.INT16, folds_factors=True)
+IMAGES = np.random.default_rng(1).standard_normal((6, 1, 3, 64, 64)).astype(np.float32)
+
+
+@pytest.fixture
+def exact(make_model: MakeModel) -> Rewritten:
+    model = make_model("vit_tiny_patch16_224", img_size=64, depth=2)
+    return rewrite(network_of_module(model, shape_of(model)))
+
+
+def laid_out(exact: Rewritten) -> Any:
+    graph = editable_graph(exact.model, exact.keep_float)
+    lay_out(graph, LayoutFacts(rows=4, columns=8, stride=2))
+    return to_onnx(graph), graph.keep_float
+
+
+def quantized(model: Any, keep_float: tuple[str, ...]) -> Quantized:
+    spec = QuantizeSpec(int16_budget=0)
+    return quantize_graph(model, keep_float, (), X5, spec, lambda i: IMAGES[i], len(IMAGES), lambda done: None)
+
+
+def test_it_has_the_taps_and_the_techniques_of_the_graph_before(exact: Rewritten) -> None:
+    before, after = quantized(exact.model, exact.keep_float), quantized(*laid_out(exact))
+    steps = 3  # of the patches, each with its own input
+    assert len(after.record.taps) <= len(before.record.taps) + steps
+    for made in (before, after):
+        assert len([name for name in made.record.factors if "attn" in name]) == 2 * 2, "values and product, two blocks"
+    truth = run(exact.model, IMAGES[0])
+    for made in (before, after):
+        assert np.abs(run(made.prepared, IMAGES[0]) - truth).max() < 0.05 * np.ptp(truth)
+        assert np.abs(run(made.qdq, IMAGES[0]) - truth).max() < 0.2 * np.ptp(truth)
+
+
+def test_its_layers_and_integers_can_be_compared(exact: Rewritten) -> None:
+    model, keep_float = laid_out(exact)
+    made = quantized(model, keep_float)
+    made.record.write(made.qdq)
+    report = layer_deviations(model, made.qdq, IMAGES[:2], lambda done: None)
+    products = {n.name for n in model.graph.node if n.op_type in ("Conv", "MatMul")}
+    assert {layer.node for layer in report.layers} == products
+    assert min(layer.cosine for layer in report.layers) > 0.9, "channel means and factors are undone"
+    integers = IntegerGraph(made.qdq).run({"pixels": IMAGES[0]}, Rounding.HALF_EVEN)
+    (found,) = integers.outputs.values()
+    expected = run(made.qdq, IMAGES[0])
+    assert np.abs(found - expected).max() < 0.05 * np.ptp(expected)
