@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from pydantic import Field
@@ -125,10 +126,11 @@ class CompilerFindings(Frozen):
     def summary(self) -> tuple[str, ...]:
         """Return the main results in a few lines."""
         merged, differ = _counted(self.merged, _MERGED), _counted(self.differ, _DIFFER)
-        lines = (_devices(self.told), _similarity(self.told), _latency(self.told), merged, differ)
+        lines = (_devices(self.told), _similarity(self.told), _latency(self.told, self.config), merged, differ)
         return tuple(line for line in (*lines, _counted(self.told.warnings, _WARNINGS)) if line)
 
 
+_LEVEL = re.compile(r"^\s*optimize_level: \W*(O\d)", re.MULTILINE)
 _MERGED = "nodes with a configured precision were merged into a neighbour"
 _DIFFER = "tensors have another threshold or precision than quantize chose"
 _WARNINGS = "warnings about a lost precision or device"
@@ -155,11 +157,12 @@ def _similarity(log: LogSummary) -> str:
     return f"worst output cosine {cosine:.4f} ({name}){how}"
 
 
-def _latency(log: LogSummary) -> str:
+def _latency(log: LogSummary, config: str) -> str:
     if not log.estimates:
         return ""
-    total = sum(e.latency_us for e in log.estimates) / 1000
-    return f"compiler's estimate, BPU only: {total:.3f} ms"
+    total, level = sum(e.latency_us for e in log.estimates) / 1000, _LEVEL.search(config)
+    at = f" at {level[1]}" if level else ""  # another level gives another binary
+    return f"compiler's estimate{at}, BPU only: {total:.3f} ms"
 
 
 def _counted(found: tuple[str, ...], what: str) -> str:

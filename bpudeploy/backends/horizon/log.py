@@ -34,9 +34,16 @@ _WARNING = re.compile(
     r"|will be set back to |but actually calculate in "
     r"| cannot execute on BPU because | not supported by BPU$"
 )
+_PERCENT = re.compile(r"\[=*-? *\] +(\d{1,3})%$")
 _LONGEST_ERROR = 20
 """Lines of one error; some are followed by a traceback."""
 _PHASE = re.compile(r"Start to (?!execute )([A-Za-z].{0,60}?)\.*$")
+
+
+def percent(line: Line) -> int | None:
+    """Return how much is done by the progress bar that a line is, such as ``[==-   ]   5%``."""
+    found = _PERCENT.match(line.text.strip())
+    return int(found[1]) if found and not line.stamped else None
 
 
 class Line:

@@ -14,7 +14,7 @@ from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.horizon.failures import explain
 from bpudeploy.backends.horizon.findings import CompilerFindings, LayerEstimate, LogSummary
 from bpudeploy.backends.horizon.inside import PYTHON, copy_script
-from bpudeploy.backends.horizon.log import LogReader, indented_tail, phase, read_log
+from bpudeploy.backends.horizon.log import LogReader, indented_tail, percent, phase, read_log
 from bpudeploy.backends.horizon.process import ProcessResult, run
 from bpudeploy.backends.horizon.tool import Command, Tool, find_tool
 from bpudeploy.errors import StageError
@@ -57,6 +57,7 @@ class Session:
         self.folder.mkdir()
         self._started = self._last_note = time.monotonic()
         self._command = self._phase = ""  # the running command, and the phase that it announced last
+        self._percent: int | None = None  # of the phase, where the tool says so
 
     def announce(self) -> None:
         """Report the tool, its location and the time limit."""
@@ -91,7 +92,9 @@ class Session:
 
             def on_line(raw: str) -> None:
                 copy.write(raw + "\n")
-                self._start_phase(phase(console.feed(raw)))
+                line = console.feed(raw)
+                self._start_phase(phase(line))
+                self._advance(percent(line))
 
             try:
                 result = run(self._command_line(script, arguments), self.folder, left, on_line, self._tick)
@@ -113,12 +116,25 @@ class Session:
 
     def _start_phase(self, phase: str | None) -> None:
         if phase is not None and phase != self._phase:
-            self._phase, self._last_note = phase, time.monotonic()
+            self._phase, self._percent, self._last_note = phase, None, time.monotonic()
             since = f" (after {self._minutes():.0f} min)" if self._minutes() >= 1 else ""
             self.work.emit(Note(STEP, f"{self._command}: {phase}{since}"))
 
+    def _advance(self, percent: int | None) -> None:
+        """Report the tool's own progress, and a line in the log for each tenth that took a while."""
+        if percent is None:
+            return
+        passed = percent // 10 > (self._percent or 0) // 10
+        self._percent = percent
+        self.work.emit(Progress(STEP, percent, 100, "%"))
+        if passed and time.monotonic() - self._last_note > MINUTE_S:
+            self._last_note = time.monotonic()
+            text = f"{self._command}: {self._phase}: {percent} % after {self._minutes():.0f} min"
+            self.work.emit(Note(STEP, text))
+
     def _tick(self, silent_s: float) -> None:
-        self.work.emit(Progress(STEP, int(self._minutes()), self.options.minutes, "minutes at most"))
+        if self._percent is None:
+            self.work.emit(Progress(STEP, int(self._minutes()), self.options.minutes, "minutes at most"))
         if silent_s > SILENCE_S and time.monotonic() - self._last_note > SILENCE_S:
             self._last_note = time.monotonic()
             text = f"{self._command}: {self._phase or 'start'}: still running, no output for {silent_s / 60:.0f} min"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bpudeploy.backends.horizon.failures import explain
 from bpudeploy.backends.horizon.findings import CompilerFindings, LatencyEstimate, LogSummary, PlacementRow, Port, Unit
-from bpudeploy.backends.horizon.log import COMPILE_CLOSING, MAPPER_CLOSING, Line, LogReader, phase, read_log
+from bpudeploy.backends.horizon.log import COMPILE_CLOSING, MAPPER_CLOSING, Line, LogReader, percent, phase, read_log
 from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
 
 LOGS = Path(__file__).parent / "logs"
@@ -244,3 +244,15 @@ def test_phases_are_read_from_start_lines() -> None:
     assert phase(Line(f"{stamp}Start to calibrate the model.")) == "calibrate the model"
     assert phase(Line(f"{stamp}Start to execute hbdk.compile.")) is None
     assert phase(Line("Start to calibrate the model.")) is None
+
+
+def test_the_progress_bar_is_read() -> None:
+    reader = LogReader()
+    lines = [
+        "[-                        ]   1%",
+        "[=========-               ]  38%",
+        "[=========================] 100%",
+        "50%",
+    ]
+    assert [percent(reader.feed(line)) for line in lines] == [1, 38, 100, None]
+    assert percent(reader.feed("2026-11-30 21:31:00,000 INFO [=== ] 12%")) is None

@@ -22,6 +22,7 @@ from bpudeploy.conformance.placement import placement
 from bpudeploy.conformance.report import Device
 from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageError
+from bpudeploy.events import Progress
 from bpudeploy.host import open_session
 from bpudeploy.quantize.findings import RepairReport
 from bpudeploy.quantize.scheme import quantize_graph
@@ -55,7 +56,9 @@ def test_it_compiles_and_reports_its_log(rt: str, toolchain: Toolchain, compilin
     found = check_reports(compiling, binary, rt)
     assert (found.backend, found.march, found.tool) == ("hb_mapper", "bayes-e", dict(toolchain.fingerprint))
     assert found.told.versions["hb_mapper"] == toolchain.versions["hb_mapper"]
-    assert "of `bpudeploy toolchain`" in compiling.notes
+    assert "of `bpudeploy toolchain`" in compiling.notes and "compiler's estimate at O0" in compiling.notes
+    done = [e.done for e in compiling.events if isinstance(e, Progress) and e.unit == "%"]
+    assert done[-1] == 100 and len(done) > 2, "the compiler's own progress bars"
 
 
 def test_a_binary_that_computes_something_else_is_refused(tmp_path: Path) -> None:
