@@ -58,6 +58,7 @@ def stack_heads(graph: Graph) -> int:
             _rewrite(graph, found)
             count += 1
     if count:
+        _slice_channels(graph)
         tidy(graph)
     return count
 
@@ -116,7 +117,10 @@ def _holds(shape: tuple[int, ...], fine: Sequence[int]) -> bool:
 
 
 def _end(graph: Graph, product: Node, readers: dict[str, list[Node]], perm: Sequence[int]) -> _Origin | None:
-    """Return the view (B, h d, H, W) of P V that everything else reads, or None; ``perm`` makes it (B, h, d, T)."""
+    """Return the view (B, h d, H, W) of P V that everything else reads, or None; ``perm`` makes it (B, h, d, T).
+
+    With the heads on axis 0 already, B of them, it may be (1, B d, H, W).
+    """
     fine = [product.shape[p] for p in perm]
     numbers = np.arange(int(np.prod(product.shape))).reshape(product.shape)
     chain: list[Node] = []
@@ -124,7 +128,8 @@ def _end(graph: Graph, product: Node, readers: dict[str, list[Node]], perm: Sequ
         if node.op not in ("Reshape", "Transpose"):
             return None
         chain.append(node)
-        if _holds(node.shape, fine):
+        apart = fine[1] == 1 and node.shape[:2] == (1, fine[0] * fine[2]) and node.shape[2] * node.shape[3] == fine[3]
+        if _holds(node.shape, fine) or apart:
             expected = numbers.transpose(perm).reshape(node.shape)
             return _Origin(node.name, *node.shape[2:]) if np.array_equal(_viewed(numbers, chain), expected) else None
     return None
@@ -170,6 +175,18 @@ def _in_a_row(graph: Graph, origin: _Origin) -> str:
     if height == 1:
         return origin.name
     return reshape(graph, origin.name, (n, channels, 1, height * width), f"{origin.name}.row")
+
+
+def _slice_channels(graph: Graph) -> None:
+    """Replace each Reshape (1, h d, H, W) -> (h, d, H, W), and back, by slices that are joined: moves of pixels."""
+    for node in list(graph.nodes.values()):
+        if node.op != "Reshape" or node.name in graph.output_names:
+            continue
+        before, after = graph.shape(node.inputs[0]), node.shape
+        if before[2:] != after[2:] or 1 not in (before[0], after[0]) or before[0] == after[0]:
+            continue
+        split = before[0] == 1
+        graph.replace_uses(node.name, (_split if split else _join)(graph, node.inputs[0], max(before[0], after[0])))
 
 
 def _split(graph: Graph, tensor: str, heads: int) -> str:
