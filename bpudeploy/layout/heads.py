@@ -4,9 +4,11 @@ The exact rewrite has q, k and v as (B, h, T, d) or (B, h, d, T), cut out of (B,
 that an accelerator with channels last must carry out value by value. Here each head is a slice of the channels and the
 slices are joined on axis 0, (h B, d, H, W): moves of whole pixels. The products are
 
-    S = (h B, H, W, d) x (h B, 1, d, T),  P = softmax(S),  O = P x (h B, 1, T, d)
+    S = (h B, H, W, d) x (h B, 1, d, T),  E = exp(S - max S),  O = (E x (h B, 1, T, d)) / sum E
 
-with the queries as pixels and one matrix of keys for all their rows, and O goes back the same way.
+with the queries as pixels and one matrix of keys for all their rows, and O goes back the same way. The softmax is
+written out, with keys as channels and the sum as a 1x1 convolution: the division is one for each query and channel,
+not for each query and key, and E, whose largest value is 1 in every row, uses int8 better than softmax(S) does.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpudeploy.restructure.edit import BINARY, emit, reshape, store, tidy
-from bpudeploy.restructure.graph import Graph, Node
+from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 
 _TO_PIXELS = [0, 2, 3, 1]
 _TO_CHANNELS = [0, 3, 1, 2]
@@ -150,23 +152,37 @@ def _viewed(numbers: NDArray[np.int64], chain: Sequence[Node]) -> NDArray[np.int
 def _rewrite(graph: Graph, found: _Attention) -> None:
     b, h, _, keys = found.scores.shape
     query, *others = found.inputs
-    height, width = query.height, query.width
+    pixels = (query.height, query.width)
     left = _transposed(graph, _split(graph, query.name, h), _TO_PIXELS)
     k, v = (_split(graph, _in_a_row(graph, other), h) for other in others)
     right, values = _transposed(graph, k, [0, 2, 1, 3]), _transposed(graph, v, _TO_PIXELS)
-    square = (h * b, height, width, keys)
-    names = {found.scores.name: emit(graph, "MatMul", found.scores.name, [left, right], square)}
-    for node in found.between:
-        inputs = [names[n] if n in names else _constant(graph, n, (b, h), (height, width)) for n in node.inputs]
-        names[node.name] = emit(graph, node.op, node.name, inputs, square, **node.attributes)
+    scores = emit(graph, "MatMul", found.scores.name, [left, right], (h * b, *pixels, keys))
+    names = {found.scores.name: _transposed(graph, scores, _TO_CHANNELS)}
+    for node in found.between[:-1]:
+        inputs = [names[n] if n in names else _constant(graph, n, (b, h), pixels) for n in node.inputs]
+        names[node.name] = emit(graph, node.op, node.name, inputs, (h * b, keys, *pixels), **node.attributes)
         graph.nodes[names[node.name]].keep_float = node.keep_float
-    shape = (h * b, height, width, found.channels)
-    product = emit(graph, "MatMul", found.product, [names[found.between[-1].name], values], shape)
-    joined = _join(graph, _transposed(graph, product, _TO_CHANNELS), h)
+    product = _weighted(graph, found, names[found.between[-1].inputs[0]], values)
+    joined = _join(graph, product, h)
     end = graph.shape(found.output.name)
     if graph.shape(joined) != end:
         joined = reshape(graph, joined, end, f"{joined}.shaped")
     graph.replace_uses(found.output.name, joined)
+
+
+def _weighted(graph: Graph, found: _Attention, scores: str, values: str) -> str:
+    """Return softmax(S) V as (h B, d, H, W), from S as (h B, T, H, W): (exp(S - max S) V) / sum exp(S - max S)."""
+    name, (n, keys, *pixels) = found.between[-1].name, graph.shape(scores)
+    largest = emit(graph, "ReduceMax", f"{name}.max", [scores], (n, 1, *pixels), axes=[1], keepdims=1)
+    shifted = emit(graph, "Sub", f"{name}.shifted", [scores, largest], (n, keys, *pixels))
+    weights = emit(graph, "Exp", f"{name}.exp", [shifted], (n, keys, *pixels))
+    ones = store(graph, np.ones((1, keys, 1, 1), np.float32), f"{name}.ones")
+    total = emit(graph, "Conv", f"{name}.sum", [weights, ones], (n, 1, *pixels), **POINTWISE_CONV)
+    inverse = emit(graph, "Reciprocal", f"{name}.inverse", [total], (n, 1, *pixels))
+    shape = (n, *pixels, found.channels)
+    product = emit(graph, "MatMul", found.product, [_transposed(graph, weights, _TO_PIXELS), values], shape)
+    turned = _transposed(graph, product, _TO_CHANNELS)
+    return emit(graph, "Mul", f"{name}.weighted", [turned, inverse], graph.shape(turned))
 
 
 def _in_a_row(graph: Graph, origin: _Origin) -> str:
@@ -220,11 +236,12 @@ def _transposed(graph: Graph, tensor: str, perm: list[int]) -> str:
 
 
 def _constant(graph: Graph, name: str, heads: tuple[int, int], pixels: tuple[int, int]) -> str:
-    """Return a constant operand of the (B, h, T, T) scores for (h B, H, W, T)."""
+    """Return a constant operand of the (B, h, T, T) scores for (h B, T, H, W), keys first."""
     array = graph.constants[name]
     array = array.reshape((1,) * (4 - array.ndim) + array.shape)
     *_, tokens, keys = array.shape
     if array.shape[:2] != (1, 1):
         array = np.broadcast_to(array, (*heads, tokens, keys)).swapaxes(0, 1)
-    shape = (array.shape[0] * array.shape[1], *(pixels if tokens > 1 else (1, 1)), keys)
+    array = array.reshape(-1, tokens, keys).transpose(0, 2, 1)
+    shape = (len(array), keys, *(pixels if tokens > 1 else (1, 1)))
     return store(graph, np.ascontiguousarray(array).reshape(shape), f"{name}.heads")

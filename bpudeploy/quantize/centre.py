@@ -14,33 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from bpudeploy.host import open_with_outputs
-from bpudeploy.onnxmodel import attribute, copy_model, shapes_of
-from bpudeploy.quantize.arrays import F32, F64, I64
+from bpudeploy.onnxmodel import copy_model
+from bpudeploy.quantize.arrays import F32, F64
+from bpudeploy.quantize.attentions import find_attentions
 from bpudeploy.quantize.onnx_edit import constant, put_constant, shift_bias
-from bpudeploy.quantize.taps import GraphIndex, is_pointwise, softmax_input
+from bpudeploy.quantize.taps import GraphIndex
 
-Shapes = dict[str, tuple[int, ...]]
 _FLOOR = 2.0**-6
 """The smallest range, relative to the largest: channels that are almost always zero stay small."""
-
-
-@dataclass(frozen=True)
-class Attention:
-    """``values`` computes V, ``product`` is P V, which ``reader`` reads.
-
-    ``order``: channel i of the reader's input is channel ``order[i]`` of V. ``channels``: the same for the product's
-    output, for each of its numbers of one token. ``token_axes``: the axes of that output which are not channels.
-    """
-
-    values: str
-    product: str
-    reader: str
-    order: tuple[int, ...]
-    channels: tuple[int, ...]
-    token_axes: tuple[int, ...]
 
 
 @dataclass
@@ -115,88 +98,3 @@ def _ranges(squared: F64) -> F64:
 def _scale(model: onnx.ModelProto, conv: onnx.NodeProto, weight: F64) -> None:
     """Give a Conv the weights ``weight``, as a new initializer: another Conv may share the old one."""
     conv.input[1] = put_constant(model, f"{conv.name}.weight.equalized", weight.astype(np.float32))
-
-
-def find_attentions(model: onnx.ModelProto, index: GraphIndex) -> list[Attention]:
-    """Find each MatMul of a softmax and the output of a Conv, if its result is read by a single 1x1 Conv only."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = shapes_of(inferred) | {t.name: tuple(t.dims) for t in inferred.initializer}
-    found = []
-    for node in model.graph.node:
-        side = softmax_input(index, node)
-        if side is None:
-            continue
-        values = index.producers.get(index.source(node.input[1 - side]))
-        if values is None or values.op_type != "Conv" or not _sums_to_one(index, shapes, node, side):
-            continue
-        after, of_values = (index.readers_through_views(n.output[0], index.nodes) for n in (node, values))
-        if any(len(r.products) != 1 or r.others for r in (after, of_values)):
-            continue
-        read, name = after.products[0]
-        traced = _trace(index, shapes, values.output[0], node, 1 - side, read)
-        if traced is not None and is_pointwise(index, index.nodes[name]):
-            found.append(Attention(values.name, node.name, name, *traced))
-    return found
-
-
-def _sums_to_one(index: GraphIndex, shapes: Shapes, matmul: onnx.NodeProto, side: int) -> bool:
-    """Return whether the MatMul sums over the softmax's axis, its last: P V or V' P'."""
-    softmax = index.source(matmul.input[side])
-    positions = np.broadcast_to(np.arange(shapes[softmax][-1]), shapes[softmax])
-    viewed = _through_views(index, positions, softmax, matmul.input[side])
-    if viewed is None or viewed.ndim < 2:
-        return False
-    moved = viewed if side == 0 else viewed.swapaxes(-1, -2)
-    return bool((moved == np.arange(moved.shape[-1])).all())
-
-
-def _trace(
-    index: GraphIndex, shapes: Shapes, values: str, matmul: onnx.NodeProto, side: int, read: str
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """Trace the channel numbers of ``values``, input ``side`` of ``matmul``, through views and the MatMul.
-
-    Returns those of the tensor ``read``, those of one token of the MatMul's output, and the axes of its tokens.
-    """
-    channels = np.broadcast_to(np.arange(shapes[values][1])[None, :, None, None], shapes[values])
-    viewed = _through_views(index, channels, values, matmul.input[side])
-    if viewed is None or viewed.shape != shapes[matmul.input[side]]:
-        return None
-    token = viewed[..., :1, :] if side == 1 else viewed[..., :1]
-    if (viewed != token).any():
-        return None
-    product = np.broadcast_to(token, shapes[matmul.output[0]])
-    after = _through_views(index, product, matmul.output[0], read)
-    if after is None or after.ndim != 4 or (after != after[:1, :, :1, :1]).any():
-        return None
-    axes = tuple(axis for axis in range(product.ndim) if (product == product.take([0], axis=axis)).all())
-    first = product[tuple(slice(1) if axis in axes else slice(None) for axis in range(product.ndim))]
-    return tuple(int(c) for c in after[0, :, 0, 0]), tuple(int(c) for c in first.ravel()), axes
-
-
-def _through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 | None:
-    """Return what the views from tensor ``start`` to ``end`` make of ``value``; None if one is of another kind."""
-    if end == start:
-        return value
-    node = index.producers[end]
-    parts = [_through_views(index, value, start, name) for name in node.input if name not in index.constants]
-    given = [part for part in parts if part is not None]
-    if len(given) < len(parts):
-        return None
-    if node.op_type == "Concat":
-        return np.concatenate(given, axis=attribute(node, "axis", 0))
-    (value,) = given
-    match node.op_type:
-        case "Transpose":
-            return value.transpose([int(i) for i in attribute(node, "perm", range(value.ndim)[::-1])])
-        case "Reshape":
-            shape = numpy_helper.to_array(index.constants[node.input[1]])
-            return value.reshape([value.shape[i] if n == 0 else int(n) for i, n in enumerate(shape)])
-        case "Slice" if len(node.input) > 3:
-            starts, ends, axes, *steps = (numpy_helper.to_array(index.constants[name]) for name in node.input[1:])
-            cuts = [slice(None)] * value.ndim
-            for i, axis in enumerate(axes):
-                cuts[int(axis)] = slice(int(starts[i]), int(ends[i]), int(steps[0][i]) if steps else 1)
-            return value[tuple(cuts)]
-        case "Identity":
-            return value
-    return None

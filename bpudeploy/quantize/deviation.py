@@ -12,7 +12,7 @@ import onnx
 
 from bpudeploy.host import open_with_outputs
 from bpudeploy.quantize.arrays import F32, F64
-from bpudeploy.quantize.centre import find_attentions
+from bpudeploy.quantize.attentions import Attention, find_attentions
 from bpudeploy.quantize.findings import LayerDeviation, LayerReport
 from bpudeploy.quantize.record import QuantizeRecord
 from bpudeploy.quantize.taps import PRODUCTS, GraphIndex
@@ -76,8 +76,10 @@ def layer_deviations(
         images: float32 (N, 3, H, W), normalised; one run each. Memory use does not depend on their number.
     """
     record, index, written = QuantizeRecord.read(quantized), GraphIndex(graph), GraphIndex(quantized)
-    compared = _compared_nodes(record.products, index, written)
-    means = _mean_axes(graph, index)
+    attentions = find_attentions(graph, index)
+    sums_of_values = {a.product for a in attentions if a.divided}  # only the quotient is free of the values' means
+    compared = _compared_nodes([name for name in record.products if name not in sums_of_values], index, written)
+    means = _mean_axes(attentions)
     sums = {name: Sums(means.get(name, ())) for name in compared}
     fed = index.inputs[0]
     sides = []
@@ -115,10 +117,9 @@ def _compared_nodes(products: Iterable[str], index: GraphIndex, written: GraphIn
     return found
 
 
-def _mean_axes(graph: onnx.ModelProto, index: GraphIndex) -> dict[str, tuple[int, ...]]:
+def _mean_axes(found: Iterable[Attention]) -> dict[str, tuple[int, ...]]:
     """Return, for the values of each attention and their product with the softmax, the axes of the ignored mean."""
-    found = find_attentions(graph, index)
-    return {a.values: (0, 2, 3) for a in found} | {a.product: a.token_axes for a in found}
+    return {name: axes for a in found for name, axes in ((a.values, (0, 2, 3)), (a.product, a.token_axes))}
 
 
 def _input_precisions(product: str, written: GraphIndex, record: QuantizeRecord) -> tuple[Precision, ...]:

@@ -70,11 +70,11 @@ class _Plan:
 
     @property
     def fine(self) -> frozenset[str]:
-        """Tensors that need every bit: softmaxes, at most 1, and squares, whose mean a lookup table reads in a norm."""
+        """Tensors that need every bit: softmaxes and exponentials, and squares, whose mean a lookup table reads."""
         return frozenset(
             node.output[0]
             for node in self.model.graph.node
-            if node.op_type == "Softmax" or (node.op_type == "Mul" and node.input[0] == node.input[1])
+            if node.op_type in ("Softmax", "Exp") or (node.op_type == "Mul" and node.input[0] == node.input[1])
         )
 
     def request(self) -> StatisticsRequest:

@@ -2,16 +2,19 @@
 
 Most entries of a softmax over hundreds of tokens are near 1 / tokens, and a few are near 1. A single int8 scale either
 rounds the many to 0 or clips the few. P = min(P, t) + (P - min(P, t)) is exact, and each part has its own scale.
-P V = min(P, t) V + (P - min(P, t)) V costs one more MatMul, a small part of a transformer's compute.
+P V = min(P, t) V + (P - min(P, t)) V costs one more MatMul, a small part of a transformer's compute. The same holds for
+the exponentials of a softmax that is written out (``layout.heads``), whose largest value is 1 in every row.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from bpudeploy.onnxmodel import copy_model
+from bpudeploy.onnxmodel import attribute, copy_model
 from bpudeploy.quantize.onnx_edit import set_nodes
 from bpudeploy.quantize.taps import GraphIndex, softmax_input
 
@@ -29,21 +32,41 @@ def split_softmax(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     nodes, count = [], 0
     for node in model.graph.node:
         side = softmax_input(index, node)
-        if side is None:
+        exponentials = _exponentials(index, node)
+        if side is None and exponentials is None:
             nodes.append(node)
             continue
         count += 1
-        probabilities, values, name = node.input[side], node.input[1 - side], node.name
-        low, high = ([part, values] if side == 0 else [values, part] for part in (f"{name}.low", f"{name}.high"))
-        nodes += [
-            helper.make_node("Clip", [probabilities, "", limit], [f"{name}.low"], name=f"{name}.low"),
-            helper.make_node("Sub", [probabilities, f"{name}.low"], [f"{name}.high"], name=f"{name}.high"),
-            helper.make_node("MatMul", low, [f"{name}.small"], name=f"{name}.small"),
-            helper.make_node("MatMul", high, [f"{name}.large"], name=f"{name}.large"),
-            helper.make_node("Add", [f"{name}.small", f"{name}.large"], [node.output[0]], name=name),
-        ]
+        if side is not None:
+            nodes += _split(node, side, node.input[side], limit)
+            continue
+        assert exponentials is not None
+        nodes += _split(node, 0, exponentials.input[0], limit, attribute(exponentials, "perm", ()))
     out = copy_model(model)
     if count:
         set_nodes(out, nodes)
         out.graph.initializer.append(numpy_helper.from_array(np.array(LIMIT, np.float32), limit))
     return out, count
+
+
+def _exponentials(index: GraphIndex, node: onnx.NodeProto) -> onnx.NodeProto | None:
+    """Return the Transpose of an Exp that a MatMul reads first, or None."""
+    turn = index.producers.get(node.input[0]) if node.op_type == "MatMul" else None
+    made = index.producers.get(turn.input[0]) if turn is not None and turn.op_type == "Transpose" else None
+    return turn if made is not None and made.op_type == "Exp" else None
+
+
+def _split(
+    node: onnx.NodeProto, side: int, weights: str, limit: str, perm: Sequence[int] = ()
+) -> Iterator[onnx.NodeProto]:
+    """Yield two products for the one of ``node``, of parts of ``weights``, transposed by ``perm`` if given."""
+    name, values = node.name, node.input[1 - side]
+    yield helper.make_node("Clip", [weights, "", limit], [f"{name}.low"], name=f"{name}.low")
+    yield helper.make_node("Sub", [weights, f"{name}.low"], [f"{name}.high"], name=f"{name}.high")
+    for part, product in ((f"{name}.low", f"{name}.small"), (f"{name}.high", f"{name}.large")):
+        read = part
+        if perm:
+            read = f"{part}.turned"
+            yield helper.make_node("Transpose", [part], [read], name=read, perm=perm)
+        yield helper.make_node("MatMul", [read, values] if side == 0 else [values, read], [product], name=product)
+    yield helper.make_node("Add", [f"{name}.small", f"{name}.large"], [node.output[0]], name=name)

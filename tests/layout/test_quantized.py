@@ -60,7 +60,8 @@ def test_its_layers_and_integers_can_be_compared(exact: Rewritten) -> None:
     made.record.write(made.qdq)
     report = layer_deviations(model, made.qdq, IMAGES[:2], lambda done: None)
     products = {n.name for n in model.graph.node if n.op_type in ("Conv", "MatMul")}
-    assert {layer.node for layer in report.layers} == products
+    undivided = {name for name in products if "attn.matmul.2" in name}
+    assert {layer.node for layer in report.layers} == products - undivided and len(undivided) == 2
     assert min(layer.cosine for layer in report.layers) > 0.9, "channel means and factors are undone"
     integers = IntegerGraph(made.qdq).run({"pixels": IMAGES[0]}, Rounding.HALF_EVEN)
     (found,) = integers.outputs.values()
