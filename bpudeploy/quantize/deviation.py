@@ -77,8 +77,9 @@ def layer_deviations(
     """
     record, index, written = QuantizeRecord.read(quantized), GraphIndex(graph), GraphIndex(quantized)
     attentions = find_attentions(graph, index)
-    sums_of_values = {a.product for a in attentions if a.divided}  # only the quotient is free of the values' means
-    compared = _compared_nodes([name for name in record.products if name not in sums_of_values], index, written)
+    undivided = {a.product for a in attentions if a.divided}  # only the quotient is free of the values' means
+    found = _compared_nodes(record.products, index, written)
+    compared = {name: product for name, product in found.items() if name not in undivided}
     means = _mean_axes(attentions)
     sums = {name: Sums(means.get(name, ())) for name in compared}
     fed = index.inputs[0]
