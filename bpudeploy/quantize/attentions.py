@@ -84,12 +84,17 @@ def _weights(index: GraphIndex, shapes: Shapes, node: onnx.NodeProto) -> _Weight
     if tensor not in index.producers or index.producers[tensor].op_type != "Exp":
         return None
     readers = index.readers_through_views(node.output[0], ())
-    if len(readers.others) != 1 or index.nodes[readers.others[0][1]].op_type != "Mul":
+    read, name = readers.others[0] if len(readers.others) == 1 else ("", "")
+    if not name or index.nodes[name].op_type != "Mul":
         return None
-    read, name = readers.others[0]
     inverse = index.producers.get(next((t for t in index.nodes[name].input if t != read), ""))
     total = index.producers.get(inverse.input[0]) if inverse is not None and inverse.op_type == "Reciprocal" else None
-    if total is None or not is_pointwise(index, total) or index.source(total.input[0]) != tensor:
+    if (
+        total is None
+        or len(total.input) > 2
+        or not is_pointwise(index, total)
+        or index.source(total.input[0]) != tensor
+    ):
         return None
     ones = numpy_helper.to_array(index.constants[total.input[1]])
     return _Weights(0, tensor, 1, (read, index.nodes[name].output[0])) if (ones == 1.0).all() else None

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from bpudeploy.layout.lay_out import lay_out
+from bpudeploy.quantize.attentions import find_attentions
 from bpudeploy.quantize.deviation import layer_deviations
 from bpudeploy.quantize.integer_graph import IntegerGraph
 from bpudeploy.quantize.scheme import Quantized, quantize_graph
+from bpudeploy.quantize.taps import GraphIndex
 from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.restructure.export import network_of_module
 from bpudeploy.restructure.rewrite import Rewritten, rewrite
@@ -67,3 +70,29 @@ def test_its_layers_and_integers_can_be_compared(exact: Rewritten) -> None:
     (found,) = integers.outputs.values()
     expected = run(made.qdq, IMAGES[0])
     assert np.abs(found - expected).max() < 0.05 * np.ptp(expected)
+
+
+@pytest.mark.parametrize("end", ["product", "weighted"])
+def test_what_is_not_divided_by_its_own_sum_is_no_attention(end: str) -> None:
+    """A product of exponentials that is the network's output; and one that is divided by their sum plus a bias."""
+    shapes = {"e": (1, 4, 1, 4), "w": (4, 4, 1, 1), "ones": (1, 4, 1, 1), "b": (1,)}
+    nodes = [
+        helper.make_node("Exp", ["x"], ["exp"], "exp"),
+        helper.make_node("Conv", ["x", "w"], ["values"], "values"),
+        helper.make_node("Transpose", ["exp"], ["left"], "left", perm=[0, 2, 3, 1]),
+        helper.make_node("Transpose", ["values"], ["right"], "right", perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["left", "right"], ["product"], "product"),
+        helper.make_node("Conv", ["exp", "ones", "b"], ["sum"], "sum"),
+        helper.make_node("Reciprocal", ["sum"], ["inverse"], "inverse"),
+        helper.make_node("Transpose", ["product"], ["turned"], "turned", perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["turned", "inverse"], ["weighted"], "weighted"),
+    ]
+    graph = helper.make_graph(
+        nodes[:5] if end == "product" else nodes,
+        "exponentials",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shapes.pop("e"))],
+        [helper.make_tensor_value_info(end, TensorProto.FLOAT, (1, 1, 4, 4) if end == "product" else (1, 4, 1, 4))],
+        [numpy_helper.from_array(np.ones(v, np.float32), k) for k, v in shapes.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)])
+    assert find_attentions(model, GraphIndex(model)) == []
