@@ -12,12 +12,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from math import prod
 
-import numpy as np
-
 from bpudeploy.approximate.blocks import find_blocks, select_blocks
 from bpudeploy.approximate.shrink import Grid, shrink
 from bpudeploy.errors import StageError
-from bpudeploy.restructure.edit import ELEMENTWISE, emit, reshape, store, tidy
+from bpudeploy.restructure.edit import ELEMENTWISE, emit, reshape, slice_axis, tidy
 from bpudeploy.restructure.graph import Graph
 
 
@@ -98,8 +96,7 @@ def _pool(graph: Graph, stream: str, grid: Grid, smaller: Grid, factor: int) -> 
     patches = grid.height * grid.width
 
     def part(start: int, stop: int, what: str) -> str:
-        bounds = [store(graph, np.array([n], np.int64), f"{stream}.{what}.bound") for n in (start, stop, 3, 1)]
-        return emit(graph, "Slice", f"{stream}.{what}", [stream, *bounds], (batch, channels, 1, stop - start))
+        return slice_axis(graph, stream, 3, start, stop, f"{stream}.{what}")
 
     sides: dict[str, object] = {"kernel_shape": [factor, factor], "strides": [factor, factor], "pads": [0, 0, 0, 0]}
     shape = (batch, channels, smaller.height, smaller.width)

@@ -20,7 +20,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from bpudeploy.restructure.edit import BINARY, emit, reshape, store, tidy
+from bpudeploy.restructure.edit import BINARY, emit, reshape, slice_axis, store, tidy
 from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 
 _TO_PIXELS = [0, 2, 3, 1]
@@ -207,27 +207,23 @@ def _slice_channels(graph: Graph) -> None:
 
 def _split(graph: Graph, tensor: str, heads: int) -> str:
     """Return (B, h d, H, W) as (h B, d, H, W)."""
-    if heads == 1:
-        return tensor
-    b, channels, *pixels = graph.shape(tensor)
-    d = channels // heads
-    parts = [_slice(graph, tensor, i * d, (i + 1) * d, 1, (b, d, *pixels)) for i in range(heads)]
-    return emit(graph, "Concat", f"{tensor}.heads", parts, (heads * b, d, *pixels), axis=0)
+    return _regrouped(graph, tensor, heads, 1, 0, "heads")
 
 
 def _join(graph: Graph, tensor: str, heads: int) -> str:
     """Return (h B, d, H, W) as (B, h d, H, W)."""
+    return _regrouped(graph, tensor, heads, 0, 1, "joined")
+
+
+def _regrouped(graph: Graph, tensor: str, heads: int, source: int, target: int, suffix: str) -> str:
+    """Cut a tensor into ``heads`` slices of the axis ``source``, and join them on the axis ``target``."""
     if heads == 1:
         return tensor
-    together, d, *pixels = graph.shape(tensor)
-    b = together // heads
-    parts = [_slice(graph, tensor, i * b, (i + 1) * b, 0, (b, d, *pixels)) for i in range(heads)]
-    return emit(graph, "Concat", f"{tensor}.joined", parts, (b, heads * d, *pixels), axis=1)
-
-
-def _slice(graph: Graph, tensor: str, start: int, stop: int, axis: int, shape: Sequence[int]) -> str:
-    bounds = [store(graph, np.array([n], np.int64), "index") for n in (start, stop, axis, 1)]
-    return emit(graph, "Slice", f"{tensor}.slice", [tensor, *bounds], shape)
+    shape = list(graph.shape(tensor))
+    size = shape[source] // heads
+    parts = [slice_axis(graph, tensor, source, i * size, (i + 1) * size, f"{tensor}.slice") for i in range(heads)]
+    shape[source], shape[target] = size, heads * shape[target]
+    return emit(graph, "Concat", f"{tensor}.{suffix}", parts, shape, axis=target)
 
 
 def _transposed(graph: Graph, tensor: str, perm: list[int]) -> str:

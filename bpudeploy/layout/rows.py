@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bpudeploy.restructure.edit import ELEMENTWISE, emit, reshape, store, tidy
+from bpudeploy.restructure.edit import ELEMENTWISE, emit, reshape, slice_axis, store, tidy
 from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 from bpudeploy.spec.layout import LayoutFacts
 
@@ -30,12 +30,14 @@ _MOVES = frozenset({"Slice", "Concat", "Transpose"})
 
 @dataclass
 class _Region:
-    """Tensors of ``tokens`` tokens that are laid in rows, and where their channels are.
+    """Tensors of ``tokens`` tokens that are laid in ``rows`` x ``columns``, and where their channels are.
 
     ``entries`` are computed in one row, ``inside`` by nodes of the region.
     """
 
     tokens: int
+    rows: int
+    columns: int
     inside: dict[str, int] = field(default_factory=dict)
     entries: dict[str, int] = field(default_factory=dict)
 
@@ -51,8 +53,9 @@ def lay_in_rows(graph: Graph, facts: LayoutFacts) -> int:
         rows, columns = shape_of_rows(tokens, facts)
         if count < _FEW or facts.area(rows, columns) >= facts.area(1, tokens):
             continue
-        region = _grow(graph, tokens)
-        _apply(graph, region, rows, columns)
+        region = _Region(tokens, rows, columns)
+        _grow(graph, region)
+        _apply(graph, region)
         total += len(region.inside)
     if total:
         tidy(graph)
@@ -70,10 +73,9 @@ def _is_pointwise(node: Node) -> bool:
     return node.op == "Conv" and all(given[name] == POINTWISE_CONV[name] for name in POINTWISE_CONV if name != "group")
 
 
-def _grow(graph: Graph, tokens: int) -> _Region:
-    """Return the region around the 1x1 convolutions of ``tokens`` tokens."""
-    region, outputs = _Region(tokens), graph.output_names
-    changed = True
+def _grow(graph: Graph, region: _Region) -> None:
+    """Fill the region around the 1x1 convolutions of its tokens."""
+    outputs, changed = graph.output_names, True
     while changed:
         changed = False
         for node in graph.nodes.values():
@@ -86,12 +88,11 @@ def _grow(graph: Graph, tokens: int) -> _Region:
             region.inside[node.name] = channels
             region.entries.pop(node.name, None)
             for name in _data(graph, node):
-                if region.channels(name) is None and graph.shape(name)[_TOKENS[channels]] == tokens:
+                if region.channels(name) is None and graph.shape(name)[_TOKENS[channels]] == region.tokens:
                     region.entries[name] = channels
     _drop_moves_out(graph, region)
     read = {name for node in graph.nodes.values() if node.name in region.inside for name in _rows_read(graph, node)}
     region.entries = {name: channels for name, channels in region.entries.items() if name in read}
-    return region
 
 
 def _data(graph: Graph, node: Node) -> list[str]:
@@ -159,25 +160,25 @@ def _drop_moves_out(graph: Graph, region: _Region) -> None:
             del region.inside[node.name]
 
 
-def _apply(graph: Graph, region: _Region, rows: int, columns: int) -> None:
+def _apply(graph: Graph, region: _Region) -> None:
     readers = graph.readers()
     members = [node for node in graph.nodes.values() if node.name in region.inside]
-    entered = {name: _enter(graph, region, name, rows, columns) for name in region.entries}
+    entered = {name: _enter(graph, region, name) for name in region.entries}
     left: dict[str, str] = {}
     for node in members:
         channels = region.inside[node.name]
         in_rows = _rows_read(graph, node)
         for i, name in enumerate(node.inputs):
             if name in graph.constants and node.op in ELEMENTWISE:
-                node.inputs[i] = _constant(graph, region, name, channels, rows, columns)
+                node.inputs[i] = _constant(graph, region, name, channels)
             elif name in entered and name in in_rows:
                 node.inputs[i] = entered[name]
         if node.shape[_TOKENS[channels]] == region.tokens:
-            node.shape = _in_rows(node.shape, channels, rows, columns)
+            node.shape = _in_rows(region, node.shape, channels)
     for node in members:
         outside = [r for r in readers.get(node.name, []) if node.name not in _read_inside(graph, region, r)]
         for reader in outside:
-            source = left.get(node.name) or _leave(graph, region, node, rows, columns)
+            source = left.get(node.name) or _leave(graph, region, node)
             left[node.name] = source
             reader.inputs = [source if name == node.name else name for name in reader.inputs]
 
@@ -186,7 +187,8 @@ def _read_inside(graph: Graph, region: _Region, reader: Node) -> list[str]:
     return _rows_read(graph, reader) if reader.name in region.inside else []
 
 
-def _in_rows(shape: tuple[int, ...], channels: int, rows: int, columns: int) -> tuple[int, ...]:
+def _in_rows(region: _Region, shape: tuple[int, ...], channels: int) -> tuple[int, ...]:
+    rows, columns = region.rows, region.columns
     return (*shape[:2], rows, columns) if channels == _FIRST else (shape[0], rows, columns, shape[3])
 
 
@@ -195,44 +197,35 @@ def _in_one_row(shape: tuple[int, ...], channels: int) -> tuple[int, ...]:
     return (n, a, 1, b * c) if channels == _FIRST else (n, 1, a * b, c)
 
 
-def _enter(graph: Graph, region: _Region, name: str, rows: int, columns: int) -> str:
+def _enter(graph: Graph, region: _Region, name: str) -> str:
     """Append the moves from one row to rows; return their result."""
-    channels, shape = region.entries[name], graph.shape(name)
-    axis, spare = _TOKENS[channels], rows * columns - region.tokens
-    tensor = name
-    if spare:
-        cut = tuple(spare if i == axis else n for i, n in enumerate(shape))
-        full = tuple(rows * columns if i == axis else n for i, n in enumerate(shape))
-        copies = _tokens(graph, name, 0, spare, axis, cut)
-        tensor = emit(graph, "Concat", f"{name}.filled", [name, copies], full, axis=axis)
-    return reshape(graph, tensor, _in_rows(shape, channels, rows, columns), f"{name}.rows")
+    channels, tensor = region.entries[name], name
+    axis, full = _TOKENS[channels], region.rows * region.columns
+    shape = graph.shape(name)
+    if full > region.tokens:
+        copies = slice_axis(graph, name, axis, 0, full - region.tokens, f"{name}.tokens")
+        filled = [full if i == axis else n for i, n in enumerate(shape)]
+        tensor = emit(graph, "Concat", f"{name}.filled", [name, copies], filled, axis=axis)
+    return reshape(graph, tensor, _in_rows(region, shape, channels), f"{name}.rows")
 
 
-def _leave(graph: Graph, region: _Region, node: Node, rows: int, columns: int) -> str:
+def _leave(graph: Graph, region: _Region, node: Node) -> str:
     """Append the moves of a node's output from rows to one row of the stream's tokens; return their result."""
     channels = region.inside[node.name]
-    if node.shape[2 if channels == _FIRST else 1] != rows:
+    if node.shape[_TOKENS[channels] - 1] != region.rows:
         return node.name  # one value for all tokens
-    whole = _in_one_row(node.shape, channels)
-    tensor = reshape(graph, node.name, whole, f"{node.name}.row")
-    if rows * columns == region.tokens:
+    tensor = reshape(graph, node.name, _in_one_row(node.shape, channels), f"{node.name}.row")
+    if region.rows * region.columns == region.tokens:
         return tensor
-    axis = _TOKENS[channels]
-    shape = tuple(region.tokens if i == axis else n for i, n in enumerate(whole))
-    return _tokens(graph, tensor, 0, region.tokens, axis, shape)
+    return slice_axis(graph, tensor, _TOKENS[channels], 0, region.tokens, f"{tensor}.tokens")
 
 
-def _tokens(graph: Graph, tensor: str, start: int, stop: int, axis: int, shape: tuple[int, ...]) -> str:
-    bounds = [store(graph, np.array([n], np.int64), "index") for n in (start, stop, axis, 1)]
-    return emit(graph, "Slice", f"{tensor}.tokens", [tensor, *bounds], shape)
-
-
-def _constant(graph: Graph, region: _Region, name: str, channels: int, rows: int, columns: int) -> str:
+def _constant(graph: Graph, region: _Region, name: str, channels: int) -> str:
     """Return a constant operand in rows; one value for all tokens stays as it is."""
     array = graph.constants[name]
     axis = _TOKENS[channels]
     if array.ndim != 4 or array.shape[axis] != region.tokens:
         return name
-    copies = array.take(range(rows * columns - region.tokens), axis=axis)
+    copies = array.take(range(region.rows * region.columns - region.tokens), axis=axis)
     full = np.concatenate([array, copies], axis=axis)
-    return store(graph, full.reshape(_in_rows(full.shape, channels, rows, columns)), f"{name}.rows")
+    return store(graph, full.reshape(_in_rows(region, full.shape, channels)), f"{name}.rows")

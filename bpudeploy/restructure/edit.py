@@ -82,6 +82,13 @@ def reshape(graph: Graph, tensor: str, shape: Sequence[int], base: str) -> str:
     return emit(graph, "Reshape", base, [tensor, shape_constant(graph, shape)], shape)
 
 
+def slice_axis(graph: Graph, tensor: str, axis: int, start: int, stop: int, base: str) -> str:
+    """Append the Slice [``start``, ``stop``) of ``tensor`` on one axis and return its name."""
+    shape = [stop - start if i == axis else size for i, size in enumerate(graph.shape(tensor))]
+    bounds = [store(graph, np.array([n], np.int64), f"{base}.bound") for n in (start, stop, axis, 1)]
+    return emit(graph, "Slice", base, [tensor, *bounds], shape)
+
+
 def shape_constant(graph: Graph, shape: Sequence[int]) -> str:
     """Return the name of the int64 constant of ``shape``."""
     name = f"shape.{'x'.join(map(str, shape))}"

@@ -74,14 +74,14 @@ def prove(
             "name",
         )
 
-    worst, at = _max_difference(outputs, reference.outputs)
+    worst, at = max_difference(outputs, reference.outputs)
     if not worst <= tolerance:
         raise failure(worst, f"image {at}", np.concatenate([reference.input_of(at)] * batch))
     classifies = len(outputs) == 1 and outputs[0].ndim == 2
     if classifies:
-        _check_top1(outputs[0], reference.outputs[0])
+        check_top1(outputs[0], reference.outputs[0])
     noise = random_input(shape)
-    extra, _ = _max_difference(run(noise), reference.random_outputs)
+    extra, _ = max_difference(run(noise), reference.random_outputs)
     if not extra <= tolerance:
         raise failure(extra, "a random input", noise)
     return (
@@ -118,7 +118,7 @@ def random_input(shape: Sequence[int]) -> F32:
     return np.random.default_rng(_SEED).standard_normal(tuple(shape)).astype(np.float32)
 
 
-def _max_difference(ours: Sequence[F32], theirs: Sequence[F32]) -> tuple[float, int]:
+def max_difference(ours: Sequence[F32], theirs: Sequence[F32]) -> tuple[float, int]:
     """Return the largest |difference| relative to its output's range, and the index of its image."""
     import numpy as np
 
@@ -132,7 +132,8 @@ def _max_difference(ours: Sequence[F32], theirs: Sequence[F32]) -> tuple[float, 
     return worst, at
 
 
-def _check_top1(ours: F32, theirs: F32) -> None:
+def check_top1(ours: F32, theirs: F32) -> None:
+    """Raise StageError if an image has another top-1."""
     flipped = ours.argmax(axis=1) != theirs.argmax(axis=1)
     if flipped.any():
         raise StageError(

@@ -40,12 +40,6 @@ _LONGEST_ERROR = 20
 _PHASE = re.compile(r"Start to (?!execute )([A-Za-z].{0,60}?)\.*$")
 
 
-def percent(line: Line) -> int | None:
-    """Return how much is done by the progress bar that a line is, such as ``[==-   ]   5%``."""
-    found = _PERCENT.match(line.text.strip())
-    return int(found[1]) if found and not line.stamped else None
-
-
 class Line:
     """One line of a log without its prefix; ``stamped``: it had one."""
 
@@ -63,6 +57,12 @@ def phase(line: Line) -> str | None:
     """Return the phase that a line announces, such as "calibrate the model"."""
     found = _PHASE.match(line.text) if line.stamped else None
     return found[1] if found else None
+
+
+def percent(line: Line) -> int | None:
+    """Return how much is done by the progress bar that a line is, such as ``[==-   ]   5%``."""
+    found = _PERCENT.match(line.text.strip())
+    return int(found[1]) if found and not line.stamped else None
 
 
 class LogReader:
