@@ -49,6 +49,15 @@ class _Weights:
     divided: tuple[str, str]
 
 
+@dataclass(frozen=True)
+class Quotient:
+    """(E V) / sum E: the tensor E, computed by an Exp, E V as the division reads it, and the result."""
+
+    exponentials: str
+    dividend: str
+    quotient: str
+
+
 def find_attentions(model: onnx.ModelProto, index: GraphIndex) -> list[Attention]:
     """Find each MatMul of attention and the output of a Conv, if its result is read by a single 1x1 Conv only."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -80,24 +89,28 @@ def _weights(index: GraphIndex, shapes: Shapes, node: onnx.NodeProto) -> _Weight
     if side is not None:
         tensor = index.source(node.input[side])
         return _Weights(side, tensor, len(shapes[tensor]) - 1, (node.output[0], node.output[0]))
-    tensor = index.source(node.input[0]) if node.op_type == "MatMul" else ""
+    found = find_quotient(index, node)
+    return None if found is None else _Weights(0, found.exponentials, 1, (found.dividend, found.quotient))
+
+
+def find_quotient(index: GraphIndex, matmul: onnx.NodeProto) -> Quotient | None:
+    """Return what a MatMul is part of, if it is E V in (E V) / sum E and nothing else reads E."""
+    tensor = index.source(matmul.input[0]) if matmul.op_type == "MatMul" else ""
     if tensor not in index.producers or index.producers[tensor].op_type != "Exp":
         return None
-    readers = index.readers_through_views(node.output[0], ())
-    read, name = readers.others[0] if len(readers.others) == 1 else ("", "")
+    others = index.readers_through_views(matmul.output[0], ()).others
+    read, name = others[0] if len(others) == 1 else ("", "")
     if not name or index.nodes[name].op_type != "Mul":
         return None
     inverse = index.producers.get(next((t for t in index.nodes[name].input if t != read), ""))
     total = index.producers.get(inverse.input[0]) if inverse is not None and inverse.op_type == "Reciprocal" else None
-    if (
-        total is None
-        or len(total.input) > 2
-        or not is_pointwise(index, total)
-        or index.source(total.input[0]) != tensor
-    ):
+    if total is None or len(total.input) > 2 or not is_pointwise(index, total):
         return None
     ones = numpy_helper.to_array(index.constants[total.input[1]])
-    return _Weights(0, tensor, 1, (read, index.nodes[name].output[0])) if (ones == 1.0).all() else None
+    readers = {name for _, name in index.readers_through_views(tensor, ()).others}
+    if index.source(total.input[0]) != tensor or (ones != 1.0).any() or readers != {matmul.name, total.name}:
+        return None
+    return Quotient(tensor, read, index.nodes[name].output[0])
 
 
 def _sums_to_one(index: GraphIndex, shapes: Shapes, matmul: onnx.NodeProto, weights: _Weights) -> bool:

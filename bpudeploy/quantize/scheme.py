@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from glob import escape
 
 import numpy as np
@@ -26,6 +26,7 @@ from bpudeploy.quantize.calibrate import (
 )
 from bpudeploy.quantize.centre import centre_values
 from bpudeploy.quantize.clipping import choose_clipping
+from bpudeploy.quantize.exponents import RAISED, raise_exponents, raised
 from bpudeploy.quantize.migrate import Migration, Threshold, migrate
 from bpudeploy.quantize.observer import threshold
 from bpudeploy.quantize.one_sided import centre_ranges
@@ -68,7 +69,7 @@ class _Plan:
     points: tuple[QuantizationPoint, ...]
     inputs: ConvInputs
 
-    @property
+    @cached_property
     def fine(self) -> frozenset[str]:
         """Tensors that need every bit: softmaxes and exponentials, and squares, whose mean a lookup table reads."""
         return frozenset(
@@ -76,6 +77,11 @@ class _Plan:
             for node in self.model.graph.node
             if node.op_type in ("Softmax", "Exp") or (node.op_type == "Mul" and node.input[0] == node.input[1])
         )
+
+    @cached_property
+    def exponents(self) -> frozenset[str]:
+        """Tensors of raised exponents."""
+        return raised(self.model)
 
     def request(self) -> StatisticsRequest:
         int8 = [p.source for p in self.points if p.precision is Precision.INT8]
@@ -183,6 +189,8 @@ def _rewrite(
     one_sided = splits = 0
     if spec.centre:
         model, factors = centre_values(model, images, equalize=spec.migrate)
+    if wide:
+        model = raise_exponents(model)
     if spec.split and wide and Precision.INT16 not in rules.matmul:
         model, splits = split_softmax(model)
     if spec.centre and wide and rules.folds_factors:  # elsewhere, scales migrate into the activation at no cost
@@ -244,6 +252,8 @@ def _tap(plan: _Plan, point: QuantizationPoint, statistics: TensorStatistics, li
     peak = statistics.maximum or 1.0
     if point.precision is Precision.INT8:
         chosen = limit(statistics.histogram)
+    elif point.source in plan.exponents:
+        chosen = RAISED
     else:
         chosen = HEADROOM * peak if point.products and point.source not in plan.fine else peak
     return Tap(precision=point.precision, threshold=chosen, peak=peak, products=point.products)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bpudeploy.backends.horizon.thresholds import quantization
+from bpudeploy.conformance.cost import multiply_accumulates
 from bpudeploy.layout.lay_out import lay_out
 from bpudeploy.quantize.attentions import find_attentions
 from bpudeploy.quantize.deviation import layer_deviations
+from bpudeploy.quantize.exponents import RAISED
 from bpudeploy.quantize.integer_graph import IntegerGraph
 from bpudeploy.quantize.scheme import Quantized, quantize_graph
 from bpudeploy.quantize.taps import GraphIndex
@@ -42,7 +46,9 @@ def laid_out(exact: Rewritten) -> Any:
 
 def quantized(model: Any, keep_float: tuple[str, ...]) -> Quantized:
     spec = QuantizeSpec(int16_budget=0)
-    return quantize_graph(model, keep_float, (), X5, spec, lambda i: IMAGES[i], len(IMAGES), lambda done: None)
+    return quantize_graph(
+        model, keep_float, (), X5, spec, lambda i: IMAGES[i], 6, lambda done: None, multiply_accumulates(model)
+    )
 
 
 def test_it_has_the_taps_and_the_techniques_of_the_graph_before(exact: Rewritten) -> None:
@@ -96,3 +102,26 @@ def test_what_is_not_divided_by_its_own_sum_is_no_attention(end: str) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)])
     assert find_attentions(model, GraphIndex(model)) == []
+
+
+def test_exponents_use_both_signs_and_what_int16_rounds_to_zero_is_cut(exact: Rewritten) -> None:
+    made = quantized(*laid_out(exact))
+    shifted = [tap for name, tap in made.record.taps.items() if name.endswith(".softmax.shifted")]
+    weights = [tap for name, tap in made.record.taps.items() if name.endswith(".softmax.exp")]
+    assert [tap.threshold for tap in shifted] == [RAISED] * 2
+    assert all(tap.precision is Precision.INT16 for tap in (*shifted, *weights))
+    for tap in weights:
+        assert tap.peak == pytest.approx(math.exp(RAISED), rel=1e-5), "the largest weight of every row"
+        assert round(math.exp(-RAISED) / tap.scale) == 0 and round(math.exp(0.2 - RAISED) / tap.scale) == 1
+
+
+def test_a_compiler_gets_the_threshold_of_every_move(exact: Rewritten) -> None:
+    made = quantized(*laid_out(exact))
+    made.record.write(made.qdq)
+    given = quantization(made.qdq)["activations"]
+    for move, source in (
+        ("attn.2.heads", "attn.2"),
+        ("attn.3.heads.turned", "attn.3"),
+        ("attn.softmax.weighted.joined", "attn.softmax.weighted"),
+    ):
+        assert given[f"blocks.0.{move}"] == given[f"blocks.0.{source}"]

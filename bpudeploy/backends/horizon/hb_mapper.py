@@ -21,6 +21,7 @@ from bpudeploy.backends.horizon.session import Session, VendorBackend
 from bpudeploy.backends.horizon.simulate import integers, simulate, tensors
 from bpudeploy.backends.horizon.thresholds import QUANTIZATION, differences, quantization
 from bpudeploy.backends.horizon.tool import Tool, find_tool
+from bpudeploy.quantize.vendor import HB_MAPPER
 from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions
 from bpudeploy.stage import Artifact, StepContext
 
@@ -129,6 +130,10 @@ def prepare(inputs: CompileInputs, options: HbMapperOptions, folder: Path, calib
         StageError: hb_mapper does not support this network.
     """
     network = Network.read(inputs, options)
+    if calibration is CalibrationType.RECIPE and network.march in HB_MAPPER:
+        from bpudeploy.backends.horizon.rounding import undo_floors
+
+        undo_floors(network.model, network.quantized)
     network.write(folder / files.MODEL, NEWEST_IR)
     count = write_images(
         inputs,

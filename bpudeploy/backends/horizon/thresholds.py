@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpudeploy.onnxmodel import attributes_of
+from bpudeploy.quantize.taps import GraphIndex
 from bpudeploy.quantize.vendor import scale_file
 
 if TYPE_CHECKING:
@@ -21,11 +22,20 @@ _EXACT = 1e-5
 
 
 def quantization(quantized: onnx.ModelProto) -> dict[str, Any]:
-    """Return what ``inside/build.py`` reads: thresholds by tensor and precision, scales by weight."""
+    """Return what ``inside/build.py`` reads: thresholds by tensor and precision, scales by weight.
+
+    What only moves values has the thresholds of what it moves, so that the tool does not round it again.
+    """
     found = scale_file(quantized)
     activations: dict[str, dict[str, float]] = {}
     for tap in found.activations:
         activations.setdefault(tap.tensor, {})[tap.precision.value] = tap.threshold
+    graph = GraphIndex(quantized)
+    for node in quantized.graph.node:
+        if graph.is_view(node):
+            moved = activations.get(graph.unrounded(node.input[0]))
+            if moved is not None:
+                activations.setdefault(node.output[0], moved)
     return {"activations": activations, "weights": {weight.tensor: weight.scales for weight in found.weights}}
 
 
