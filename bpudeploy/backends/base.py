@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
+from bpudeploy.conformance.profile import Profile
 from bpudeploy.errors import UsageError
 from bpudeploy.provenance import Provenance
 from bpudeploy.stage import Artifact, Fingerprint, StepContext
@@ -47,17 +48,6 @@ class SimulationInputs:
     simulator: Artifact
     binary: Artifact
     pixels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class CompilerEstimate:
-    """The compiler's own estimate of one run, in microseconds, without the CPU.
-
-    ``nodes``: by node of the network; merged nodes are missing, and nodes overlap in time.
-    """
-
-    total_us: float
-    nodes: dict[str, float]
 
 
 class Backend(Protocol):
@@ -144,7 +134,7 @@ class SimulatingBackend(Backend, Protocol):
         """
         ...
 
-    def estimate(self, findings: Path) -> CompilerEstimate:
+    def profile(self, findings: Path) -> Profile:
         """Return the compiler's estimate, from the findings of ``compile``."""
         ...
 

@@ -52,6 +52,7 @@ VERBS = {
     "inspect": "show which operators run on the BPU and which on the CPU, why, and what would help",
     "estimate": "predict the latency on boards, what bounds it, and what the rewrite gains",
     "precision": "export scales and precisions in the files that a vendor's compiler takes",
+    "profile": "show where a binary's time goes, by the compiler's estimate of each layer",
     "sensitivity": "rank tensors by how much int8 hurts them and what int16 would cost",
     "boards": "check boards, trust their host keys, reserve them",
     "fleet": "roll a release out to many boards, in waves, with automatic rollback",

@@ -9,6 +9,9 @@ slices are joined on axis 0, (h B, d, H, W): moves of whole pixels. The products
 with the queries as pixels and one matrix of keys for all their rows, and O goes back the same way. The softmax is
 written out, with keys as channels and the sum as a 1x1 convolution: the division is one for each query and channel,
 not for each query and key, and E, whose largest value is 1 in every row, uses int8 better than softmax(S) does.
+
+Where the accelerator needs a multiple of keys, the first keys are repeated: no maximum changes. Their values are 0, and
+they do not count in the sum.
 """
 
 from __future__ import annotations
@@ -51,13 +54,17 @@ class _Attention:
     output: _Origin
 
 
-def stack_heads(graph: Graph) -> int:
-    """Rewrite every attention that has the form of the exact rewrite; return how many."""
+def stack_heads(graph: Graph, multiple: int) -> int:
+    """Rewrite every attention that has the form of the exact rewrite; return how many.
+
+    Args:
+        multiple: the number of keys is padded to a multiple of this.
+    """
     count = 0
     for node in list(graph.nodes.values()):
         found = _find(graph, node) if node.op == "Softmax" else None
         if found is not None:
-            _rewrite(graph, found)
+            _rewrite(graph, found, multiple)
             count += 1
     if count:
         _slice_channels(graph)
@@ -149,17 +156,20 @@ def _viewed(numbers: NDArray[np.int64], chain: Sequence[Node]) -> NDArray[np.int
     return numbers
 
 
-def _rewrite(graph: Graph, found: _Attention) -> None:
+def _rewrite(graph: Graph, found: _Attention, multiple: int) -> None:
     b, h, _, keys = found.scores.shape
     query, *others = found.inputs
     pixels = (query.height, query.width)
     left = _transposed(graph, _split(graph, query.name, h), _TO_PIXELS)
-    k, v = (_split(graph, _in_a_row(graph, other), h) for other in others)
+    k, v = (_in_a_row(graph, other) for other in others)
+    if added := min(-keys % multiple, keys):
+        k, v, keys = _repeat_first(graph, k, added), _append_zeros(graph, v, added), keys + added
+    k, v = _split(graph, k, h), _split(graph, v, h)
     right, values = _transposed(graph, k, [0, 2, 1, 3]), _transposed(graph, v, _TO_PIXELS)
     scores = emit(graph, "MatMul", found.scores.name, [left, right], (h * b, *pixels, keys))
     names = {found.scores.name: _transposed(graph, scores, _TO_CHANNELS)}
     for node in found.between[:-1]:
-        inputs = [names[n] if n in names else _constant(graph, n, (b, h), pixels) for n in node.inputs]
+        inputs = [names[n] if n in names else _constant(graph, n, (b, h), pixels, added) for n in node.inputs]
         names[node.name] = emit(graph, node.op, node.name, inputs, (h * b, keys, *pixels), **node.attributes)
         graph.nodes[names[node.name]].keep_float = node.keep_float
     product = _weighted(graph, found, names[found.between[-1].inputs[0]], values)
@@ -176,7 +186,8 @@ def _weighted(graph: Graph, found: _Attention, scores: str, values: str) -> str:
     largest = emit(graph, "ReduceMax", f"{name}.max", [scores], (n, 1, *pixels), axes=[1], keepdims=1)
     shifted = emit(graph, "Sub", f"{name}.shifted", [scores, largest], (n, keys, *pixels))
     weights = emit(graph, "Exp", f"{name}.exp", [shifted], (n, keys, *pixels))
-    ones = store(graph, np.ones((1, keys, 1, 1), np.float32), f"{name}.ones")
+    real = np.arange(keys) < found.scores.shape[3]
+    ones = store(graph, real.astype(np.float32).reshape(1, keys, 1, 1), f"{name}.ones")
     total = emit(graph, "Conv", f"{name}.sum", [weights, ones], (n, 1, *pixels), **POINTWISE_CONV)
     inverse = emit(graph, "Reciprocal", f"{name}.inverse", [total], (n, 1, *pixels))
     shape = (n, *pixels, found.channels)
@@ -191,6 +202,20 @@ def _in_a_row(graph: Graph, origin: _Origin) -> str:
     if height == 1:
         return origin.name
     return reshape(graph, origin.name, (n, channels, 1, height * width), f"{origin.name}.row")
+
+
+def _repeat_first(graph: Graph, row: str, count: int) -> str:
+    """Return a row of tokens with the first ones again at its end: keys that change no maximum."""
+    n, channels, _, tokens = graph.shape(row)
+    first = slice_axis(graph, row, 3, 0, count, f"{row}.first")
+    return emit(graph, "Concat", f"{row}.repeated", [row, first], (n, channels, 1, tokens + count), axis=3)
+
+
+def _append_zeros(graph: Graph, row: str, count: int) -> str:
+    """Return a row of tokens with zeros at its end: values that add nothing."""
+    n, channels, _, tokens = graph.shape(row)
+    zeros = store(graph, np.zeros((n, channels, 1, count), np.float32), f"{row}.zeros")
+    return emit(graph, "Concat", f"{row}.filled", [row, zeros], (n, channels, 1, tokens + count), axis=3)
 
 
 def _slice_channels(graph: Graph) -> None:
@@ -231,11 +256,13 @@ def _transposed(graph: Graph, tensor: str, perm: list[int]) -> str:
     return emit(graph, "Transpose", f"{tensor}.turned", [tensor], [given[p] for p in perm], perm=perm)
 
 
-def _constant(graph: Graph, name: str, heads: tuple[int, int], pixels: tuple[int, int]) -> str:
-    """Return a constant operand of the (B, h, T, T) scores for (h B, T, H, W), keys first."""
+def _constant(graph: Graph, name: str, heads: tuple[int, int], pixels: tuple[int, int], added: int) -> str:
+    """Return a constant operand of the (B, h, T, T) scores for (h B, T + added, H, W), keys first."""
     array = graph.constants[name]
     array = array.reshape((1,) * (4 - array.ndim) + array.shape)
     *_, tokens, keys = array.shape
+    if keys > 1:
+        array, keys = np.concatenate([array, array[..., :added]], axis=3), keys + added
     if array.shape[:2] != (1, 1):
         array = np.broadcast_to(array, (*heads, tokens, keys)).swapaxes(0, 1)
     array = array.reshape(-1, tokens, keys).transpose(0, 2, 1)

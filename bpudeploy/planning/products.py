@@ -42,11 +42,17 @@ _RELEASED: Mapping[str, Mapping[str, Kind]] = {
     INT8_SCORES: SCORE_QUANTIZED.gives,
     REPAIRED: REPAIR.gives,
     GOLDEN: TAKE_GOLDEN.gives,
-    BINARY: {"binary": Kind.BINARY},
+    BINARY: {"binary": Kind.BINARY, "simulator": Kind.SIMULATOR, "findings": Kind.FINDINGS},
     BINARY_SCORES: {"scores": Kind.SCORES},
     BINARY_REPAIRED: repair_binary.GIVES,
 }
 """The outputs that measuring a release needs."""
+
+
+def _given(step: str, count: int) -> list[tuple[str, Kind]]:
+    """Return the outputs of a step that has ``count``: a backend without a simulator has findings next."""
+    outputs = list(_RELEASED[step].items())
+    return [outputs[0], outputs[2]] if step == BINARY and count == 2 else outputs
 
 
 class _Output:
@@ -110,9 +116,9 @@ class Products:
             {
                 step: {
                     output: Artifact(kind, digest, object_path(store, digest))
-                    for (output, kind), digest in zip(outputs.items(), steps[step], strict=False)
+                    for (output, kind), digest in zip(_given(step, len(steps[step])), steps[step], strict=False)
                 }
-                for step, outputs in _RELEASED.items()
+                for step in _RELEASED
                 if step in steps
             }
         )

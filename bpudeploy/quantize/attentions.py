@@ -16,6 +16,8 @@ from bpudeploy.quantize.arrays import I64
 from bpudeploy.quantize.taps import GraphIndex, is_pointwise, softmax_input
 
 Shapes = dict[str, tuple[int, ...]]
+PADDING = -1
+"""In place of the number of a channel: zeros that a Concat appended."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,11 @@ def find_quotient(index: GraphIndex, matmul: onnx.NodeProto) -> Quotient | None:
         return None
     ones = numpy_helper.to_array(index.constants[total.input[1]])
     readers = {name for _, name in index.readers_through_views(tensor, ()).others}
-    if index.source(total.input[0]) != tensor or (ones != 1.0).any() or readers != {matmul.name, total.name}:
+    if (
+        index.source(total.input[0]) != tensor
+        or not set(ones.ravel()) <= {0.0, 1.0}
+        or readers != {matmul.name, total.name}
+    ):
         return None
     return Quotient(tensor, read, index.nodes[name].output[0])
 
@@ -139,7 +145,7 @@ def _trace(
     if viewed is None or viewed.shape != shapes[matmul.input[side]]:
         return None
     token = viewed[..., :1, :] if side == 1 else viewed[..., :1]
-    if (viewed != token).any():
+    if ((viewed != token) & (viewed != PADDING)).any():
         return None
     product = np.broadcast_to(token, shapes[matmul.output[0]])
     divided = through_views(index, product, matmul.output[0], weights.divided[0])
@@ -151,18 +157,26 @@ def _trace(
     return tuple(int(c) for c in after[0, :, 0, 0]), tuple(int(c) for c in first.ravel()), axes
 
 
+def _part(index: GraphIndex, value: I64, start: str, name: str) -> I64 | None:
+    """Return what is left of ``value`` in one input of a Concat: nothing in a constant."""
+    if name in index.constants:
+        return np.full(tuple(index.constants[name].dims), PADDING)
+    return through_views(index, value, start, name)
+
+
 def through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 | None:
     """Return what the views from tensor ``start`` to ``end`` make of ``value``; None if one is of another kind."""
     if end == start:
         return value
     node = index.producers[end]
-    parts = [through_views(index, value, start, name) for name in node.input if name not in index.constants]
-    given = [part for part in parts if part is not None]
-    if len(given) < len(parts):
-        return None
     if node.op_type == "Concat":
-        return np.concatenate(given, axis=attribute(node, "axis", 0))
-    (value,) = given
+        parts = [_part(index, value, start, name) for name in node.input]
+        given = [part for part in parts if part is not None]
+        return np.concatenate(given, axis=attribute(node, "axis", 0)) if len(given) == len(parts) else None
+    viewed = through_views(index, value, start, node.input[0])
+    if viewed is None:
+        return None
+    value = viewed
     match node.op_type:
         case "Transpose":
             return value.transpose([int(i) for i in attribute(node, "perm", range(value.ndim)[::-1])])

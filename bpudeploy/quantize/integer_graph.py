@@ -215,10 +215,15 @@ class IntegerRun:
         return self.graph.in_float(node, {name: _real(self.values[name]) for name in names})
 
     def _same_scale(self, node: onnx.NodeProto) -> list[QuantizedTensor]:
-        """Return the inputs of a node if all are integers of one scalar scale, or nothing."""
-        inputs = [self.values.get(name) for name in node.input]
-        found = [value for value in inputs if isinstance(value, QuantizedTensor) and not value.scale.ndim]
-        return found if len(found) == len(inputs) and len({float(value.scale) for value in found}) == 1 else []
+        """Return the inputs of a node if all are integers of one scalar scale, or zeros, or nothing."""
+        inputs = {name: self.values.get(name) for name in node.input}
+        found = {n: v for n, v in inputs.items() if isinstance(v, QuantizedTensor) and not v.scale.ndim}
+        zeros = {n: c for n in inputs if (c := self.graph.constants.get(n)) is not None and not c.any()}
+        if len(found) + len(zeros) < len(inputs) or len({float(value.scale) for value in found.values()}) != 1:
+            return []
+        some = next(iter(found.values()))
+        padding = {n: QuantizedTensor(c.astype(some.integers.dtype), some.scale) for n, c in zeros.items()}
+        return [{**found, **padding}[name] for name in node.input]
 
     def _bound(self, node: onnx.NodeProto, index: int, default: float) -> float:
         name = node.input[index] if len(node.input) > index else ""

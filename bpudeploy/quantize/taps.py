@@ -62,17 +62,26 @@ class GraphIndex:
         self._views: dict[str, bool] = {}
 
     def is_view(self, node: onnx.NodeProto) -> bool:
-        """Return whether a node only selects and moves values of one tensor; a Concat does if its inputs are views."""
+        """Return whether a node only selects and moves values of one tensor.
+
+        A Concat does if its inputs are views of one tensor, or zeros, which no rounding changes.
+        """
         if node.op_type != "Concat":
             return node.op_type in SELECTIONS
         if node.name not in self._views:
-            self._views[node.name] = len({self.source(name) for name in node.input}) == 1
+            moved = [name for name in node.input if not self._is_zero(name)]
+            self._views[node.name] = len({self.source(name) for name in moved}) == 1
         return self._views[node.name]
+
+    def _is_zero(self, name: str) -> bool:
+        from onnx import numpy_helper
+
+        return name in self.constants and not numpy_helper.to_array(self.constants[name]).any()
 
     def source(self, tensor: str) -> str:
         """Return the tensor that ``tensor`` is a view of, or itself."""
         while tensor in self.producers and self.is_view(self.producers[tensor]):
-            tensor = self.producers[tensor].input[0]
+            tensor = next(name for name in self.producers[tensor].input if not self._is_zero(name))
         return tensor
 
     def unrounded(self, tensor: str) -> str:

@@ -19,6 +19,9 @@ class LayoutFacts(Frozen):
     stride: Annotated[int, Field(ge=1, le=64)] | None = None
     """The largest stride of a convolution that is not computed at this stride first; no limit by default."""
 
+    keys: Annotated[int, Field(ge=1, le=64)] = 1
+    """The number of keys of an attention is padded to a multiple: what a product reads beyond it is not 0."""
+
     @property
     def changes_graphs(self) -> bool:
         """Whether any graph is laid out anew for these facts."""

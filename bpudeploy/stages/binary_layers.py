@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import CompilerEstimate
 from bpudeploy.backends.samples import Normalisation
+from bpudeploy.conformance.profile import Profile
 from bpudeploy.quantize.taps import FUSED_ACTIVATIONS
 from bpudeploy.spec.frozen import Frozen
 from bpudeploy.spec.precision import Precision
@@ -47,7 +47,7 @@ def binary_layers(
     images: NDArray[np.uint8],
     normalise: Normalisation,
     integers: Iterator[Mapping[str, Integers]],
-    estimate: CompilerEstimate,
+    profile: Profile,
     costs: Mapping[str, float],
 ) -> tuple[BinaryLayer, ...]:
     """Return the tensors that the binary stores as integers, the largest error first.
@@ -79,7 +79,7 @@ def binary_layers(
                 if key in scales:
                     flat = truth.ravel()
                     sums.setdefault(key, Sums()).add(flat, _real(values.ravel(), flat, scales[key]))
-    layers = []
+    layers, times = [], profile.nodes()
     for (tensor, precision), one in sums.items():
         sqnr_db, cosine = one.measures()
         layers.append(
@@ -91,19 +91,19 @@ def binary_layers(
                 threshold=scales[tensor, precision].threshold,
                 cosine=cosine,
                 error=10.0 ** (-sqnr_db / 20.0),
-                compute_us=_time(producers, tensor, estimate),
+                compute_us=_time(producers, tensor, times),
                 promoted=costs.get(scales[tensor, precision].tap),
             )
         )
     return tuple(sorted(layers, key=lambda layer: -layer.error))
 
 
-def _time(producers: Mapping[str, onnx.NodeProto], tensor: str, estimate: CompilerEstimate) -> float | None:
+def _time(producers: Mapping[str, onnx.NodeProto], tensor: str, times: Mapping[str, float]) -> float | None:
     """Return the time of the node that computes ``tensor``; an activation is fused with the node before it."""
     node = producers[tensor]
-    if node.name not in estimate.nodes and node.op_type in FUSED_ACTIVATIONS and node.input[0] in producers:
+    if node.name not in times and node.op_type in FUSED_ACTIVATIONS and node.input[0] in producers:
         node = producers[node.input[0]]
-    return estimate.nodes.get(node.name)
+    return times.get(node.name)
 
 
 def _real(integers: Integers, truth: NDArray[np.float32], scale: ActivationScale) -> NDArray[np.float64]:

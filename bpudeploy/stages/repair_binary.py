@@ -13,15 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpudeploy.backends.base import (
-    FINDINGS,
-    SIMULATOR,
-    CompileInputs,
-    CompilerEstimate,
-    SimulatingBackend,
-    SimulationInputs,
-)
+from bpudeploy.backends.base import FINDINGS, SIMULATOR, CompileInputs, SimulatingBackend, SimulationInputs
 from bpudeploy.backends.samples import Normalisation, Samples, Scores
+from bpudeploy.conformance.profile import Profile
 from bpudeploy.digest import digest_file
 from bpudeploy.events import Note, Progress
 from bpudeploy.quantize import repair as loop
@@ -114,7 +108,7 @@ class _Binary:
         _note(self.work, f"{len(taps)} taps in int16: {change_text(drop)} points in the binary")
         return drop
 
-    def candidates(self, before: CompilerEstimate) -> list[PromotionCandidate]:
+    def candidates(self, before: Profile) -> list[PromotionCandidate]:
         """Rank the taps by what each wins in the integers per microsecond that it costs."""
         few = self.network.calibration
         images = Samples(few.pixels[:_IMAGES], few.labels[:_IMAGES])
@@ -123,13 +117,14 @@ class _Binary:
         if not tried:
             return []
         _note(self.work, f"compiling with {len(tried)} taps in int16, for what each costs")
-        wide = self.backend.estimate(self.compiled([c.tap for c in tried], "wide") / FINDINGS).nodes
+        narrow = before.nodes()
+        wide = self.backend.profile(self.compiled([c.tap for c in tried], "wide") / FINDINGS).nodes()
         truth = score(str(self.network.prepared), images, self.network.normalise, lambda done: None).logits
         left, found = _error(self.logits((), images.pixels), truth), []
         for done, tap in enumerate(tried):
             self.work.emit(Progress(STEP, done, len(tried), "taps tried in the binary's integers"))
             won = left - _error(self.logits((tap.tap,), images.pixels), truth)
-            cost_us = sum(max(0.0, wide.get(name, 0.0) - before.nodes.get(name, 0.0)) for name in tap.products)
+            cost_us = sum(max(0.0, wide.get(name, 0.0) - narrow.get(name, 0.0)) for name in tap.products)
             _note(self.work, f"{tap.tap} in int16: error {left:.2e} becomes {left - won:.2e}, {cost_us:+.1f} us")
             if won > 0.0:
                 found.append(tap.model_copy(update={"error": won, "cost": cost_us / before.total_us}))
@@ -156,7 +151,7 @@ def repair_in_binary(backend: SimulatingBackend, compile_options: CompileStageOp
             prepared.path, quantized.path, few, normalise, limits.rules, limits.corrected, STEP, work.emit
         )
         made = _Binary(work, backend, options.compile, network, calibration, preprocess)
-        before, cost = backend.estimate(compiled[2].path), dict[str, float]()
+        before, cost = backend.profile(compiled[2].path), dict[str, float]()
 
         def candidates() -> list[PromotionCandidate]:
             found = made.candidates(before)

@@ -40,7 +40,7 @@ def exact(make_model: MakeModel) -> Rewritten:
 
 def laid_out(exact: Rewritten) -> Any:
     graph = editable_graph(exact.model, exact.keep_float)
-    lay_out(graph, LayoutFacts(rows=4, columns=8, stride=2))
+    lay_out(graph, LayoutFacts(rows=4, columns=8, stride=2, keys=4))
     return to_onnx(graph), graph.keep_float
 
 
@@ -120,8 +120,8 @@ def test_a_compiler_gets_the_threshold_of_every_move(exact: Rewritten) -> None:
     made.record.write(made.qdq)
     given = quantization(made.qdq)["activations"]
     for move, source in (
-        ("attn.2.heads", "attn.2"),
-        ("attn.3.heads.turned", "attn.3"),
+        ("attn.2.repeated.heads", "attn.2"),
+        ("attn.3.filled.heads.turned", "attn.3"),
         ("attn.softmax.weighted.joined", "attn.softmax.weighted"),
     ):
         assert given[f"blocks.0.{move}"] == given[f"blocks.0.{source}"]

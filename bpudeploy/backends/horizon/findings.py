@@ -7,7 +7,11 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from bpudeploy.conformance.profile import FUSED, Layer, Profile, Subgraph
 from bpudeploy.spec.frozen import Frozen
+
+_INTERNAL = re.compile("^Hz(S?Quantized|S?Elementwise)?")
+"""What the tool puts before the name of an operator that computes integers: HzSQuantizedConv, HzSElementwiseMul."""
 
 
 class Unit(StrEnum):
@@ -71,21 +75,6 @@ class LatencyEstimate(Frozen):
     ddr_bytes: int | None = None
 
 
-class LayerEstimate(Frozen):
-    """The compiler's estimate for one layer. Layers overlap in time: their sum may exceed the latency.
-
-    ``name``: the node of the network. ``aligned``: its output (N, H, W, C) as the BPU stores it, with padding.
-    """
-
-    name: str
-    subgraph: str
-    shape: tuple[int, ...]
-    aligned: tuple[int, ...]
-    compute_us: float
-    transfer_us: float
-    """Loading and storing."""
-
-
 class LogSummary(Frozen):
     """The parsed content of a log."""
 
@@ -108,7 +97,7 @@ class LogSummary(Frozen):
 class CompilerFindings(Frozen):
     """What a compilation reports beside its binary."""
 
-    version: int = 1
+    version: int = 2
     backend: str
     march: str
     tool: dict[str, str]
@@ -121,7 +110,20 @@ class CompilerFindings(Frozen):
 
     differ: tuple[str, ...] = ()
     """Tensors whose threshold or precision is not that of the recipe's quantization."""
-    layers: tuple[LayerEstimate, ...] = ()
+    subgraphs: tuple[Subgraph, ...] = ()
+    layers: tuple[Layer, ...] = ()
+
+    def profile(self) -> Profile:
+        """Return the compiler's estimate, by layer if it wrote a table."""
+        ops = {row.name: _INTERNAL.sub("", row.op) for row in self.told.nodes}
+        return Profile(
+            total_us=sum(one.latency_us for one in self.told.estimates),
+            layers=tuple(
+                layer.model_copy(update={"op": ops.get(layer.name.removesuffix(FUSED), "")}) for layer in self.layers
+            ),
+            subgraphs=self.subgraphs,
+            on_cpu=tuple(row.name for row in self.told.nodes if Unit.CPU in row.on),
+        )
 
     def summary(self) -> tuple[str, ...]:
         """Return the main results in a few lines."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.base import SIMULATOR, CompileInputs, CompilerEstimate, SimulationInputs
+from bpudeploy.backends.base import SIMULATOR, CompileInputs, SimulationInputs
 from bpudeploy.backends.horizon import network as files
 from bpudeploy.backends.horizon.config import Config, mapper_config, to_yaml
 from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
 from bpudeploy.backends.horizon.inside import BUILD
-from bpudeploy.backends.horizon.layers import read_layers
+from bpudeploy.backends.horizon.layers import read_profiles
 from bpudeploy.backends.horizon.log import MAPPER_CLOSING
 from bpudeploy.backends.horizon.network import Network, write_images
 from bpudeploy.backends.horizon.quant_info import merged_nodes, quantized_names, with_full_name
@@ -21,6 +20,7 @@ from bpudeploy.backends.horizon.session import Session, VendorBackend
 from bpudeploy.backends.horizon.simulate import integers, simulate, tensors
 from bpudeploy.backends.horizon.thresholds import QUANTIZATION, differences, quantization
 from bpudeploy.backends.horizon.tool import Tool, find_tool
+from bpudeploy.conformance.profile import Profile
 from bpudeploy.quantize.vendor import HB_MAPPER
 from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions
 from bpudeploy.stage import Artifact, StepContext
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "hb_mapper"
-_FUSED = "-conv"
-"""What the compiler adds to the name of a convolution that it fused with the nodes after it."""
 NEWEST_IR = 9
 """The newest ONNX ir_version that hb_mapper 1.24.3 reads."""
 
@@ -40,7 +38,7 @@ class HbMapperBackend(VendorBackend):
     """Writes the tool's YAML, network and images, and runs `checker` and `makertbin`; the result is a .bin."""
 
     name = NAME
-    version = 4
+    version = 5
     runtime = "hobot_dnn"
     options_type = HbMapperOptions
 
@@ -67,14 +65,9 @@ class HbMapperBackend(VendorBackend):
         """Run the tool's integer model with every tensor as an output."""
         return tensors(find_tool(NAME, options), work, simulator.path, pixels, options)
 
-    def estimate(self, findings: Path) -> CompilerEstimate:
-        """Add up the estimates of the BPU subgraphs."""
-        found = CompilerFindings.model_validate_json(findings.read_bytes())
-        total_us = sum(one.latency_us for one in found.told.estimates)
-        nodes: defaultdict[str, float] = defaultdict(float)
-        for layer in found.layers:
-            nodes[layer.name.removesuffix(_FUSED)] += layer.compute_us
-        return CompilerEstimate(total_us, dict(nodes))
+    def profile(self, findings: Path) -> Profile:
+        """Read what the compiler estimated."""
+        return CompilerFindings.model_validate_json(findings.read_bytes()).profile()
 
     def simulate(self, work: StepContext, inputs: SimulationInputs, options: HbMapperOptions) -> NDArray[np.float32]:
         """Run the tool's integer model, and hbdk-sim on the binary for a few images."""
@@ -115,7 +108,7 @@ def compile_with(
         differ = differences(session.folder / QUANTIZATION, calibrated)
     if tool.pinned:
         (out / f"{files.PREFIX}_quantized_model.onnx").rename(work.dir / SIMULATOR)
-    found = merged, differ, read_layers(out)
+    found = merged, differ, *read_profiles(out)
     return session.finish(binary, report, inputs.march, to_yaml(written), ".bin", *found), report
 
 

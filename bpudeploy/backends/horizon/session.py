@@ -12,11 +12,12 @@ from pathlib import Path
 
 from bpudeploy.backends.base import FINDINGS
 from bpudeploy.backends.horizon.failures import explain
-from bpudeploy.backends.horizon.findings import CompilerFindings, LayerEstimate, LogSummary
+from bpudeploy.backends.horizon.findings import CompilerFindings, LogSummary
 from bpudeploy.backends.horizon.inside import PYTHON, copy_script
 from bpudeploy.backends.horizon.log import LogReader, indented_tail, percent, phase, read_log
 from bpudeploy.backends.horizon.process import ProcessResult, run
 from bpudeploy.backends.horizon.tool import Command, Tool, find_tool
+from bpudeploy.conformance.profile import Layer, Subgraph
 from bpudeploy.errors import StageError
 from bpudeploy.events import Note, Progress
 from bpudeploy.provenance import Provenance
@@ -152,7 +153,8 @@ class Session:
         suffix: str,
         merged: tuple[str, ...] = (),
         differ: tuple[str, ...] = (),
-        layers: tuple[LayerEstimate, ...] = (),
+        subgraphs: tuple[Subgraph, ...] = (),
+        layers: tuple[Layer, ...] = (),
     ) -> Path:
         """Move the binary out of the folder, and write and summarise the findings."""
         found = CompilerFindings(
@@ -163,6 +165,7 @@ class Session:
             told=report,
             merged=merged,
             differ=differ,
+            subgraphs=subgraphs,
             layers=layers,
         )
         (self.work.dir / FINDINGS).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -8,12 +8,13 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bpudeploy.backends.base import CompilerEstimate, SimulatingBackend
+from bpudeploy.backends.base import SimulatingBackend
 from bpudeploy.backends.registry import load_backend
 from bpudeploy.backends.samples import Normalisation, Samples
 from bpudeploy.cli.arguments import add, recipes, store
 from bpudeploy.cli.output import Live, Output, table
 from bpudeploy.cli.texts import worst_layers
+from bpudeploy.conformance.profile import Profile
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.files import write_atomically
 from bpudeploy.planning import pipeline
@@ -85,12 +86,12 @@ def _rank(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[Pr
 
 def _show_binary(resolved: LoadedRecipe, args: Namespace, out: Output) -> None:
     with out.live() as live:
-        layers, estimate = _in_binary(resolved, args, live)
+        layers, profile = _in_binary(resolved, args, live)
     values = {
         "recipe": resolved.recipe.name,
         "target": resolved.target.name,
         "images": args.images,
-        "total_us": estimate.total_us,
+        "total_us": profile.total_us,
     }
     if args.page is not None:
         write_atomically(args.page, page("layers.html.jinja", {**values, "layers": layers}))
@@ -98,7 +99,7 @@ def _show_binary(resolved: LoadedRecipe, args: Namespace, out: Output) -> None:
     out.show(document, _binary_text(resolved, layers, args.page))
 
 
-def _in_binary(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[BinaryLayer, ...], CompilerEstimate]:
+def _in_binary(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tuple[BinaryLayer, ...], Profile]:
     """Compile, and compare what the binary stores with float.
 
     Raises:
@@ -119,11 +120,11 @@ def _in_binary(resolved: LoadedRecipe, args: Namespace, live: Live) -> tuple[tup
     files = products.prepared.path, products.quantized.path
     network = QuantizedNetwork(*files, samples, normalise, rules, corrected, _STEP, live.draw)
     costs = {tap: network.slowdown([tap]) - 1.0 for tap in can_be_int16(network.quantized, rules)}
-    estimate, pixels = backend.estimate(products.compiler_findings.path), samples.pixels[: args.images]
+    profile, pixels = backend.profile(products.compiler_findings.path), samples.pixels[: args.images]
     with tempfile.TemporaryDirectory(prefix="bpudeploy-layers-") as folder:
         work = StepContext(Path(folder), live.draw)
         integers = backend.tensors(work, products.simulator, pixels, chosen.options)
-        return binary_layers(*files, pixels, normalise, integers, estimate, costs), estimate
+        return binary_layers(*files, pixels, normalise, integers, profile, costs), profile
 
 
 def _binary_text(resolved: LoadedRecipe, layers: Sequence[BinaryLayer], written: Path | None) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from bpudeploy.conformance.report import Device
 from bpudeploy.digest import digest_file
 from bpudeploy.errors import StageError
 from bpudeploy.events import Progress
-from bpudeploy.host import open_session
+from bpudeploy.host import open_session, open_with_outputs
 from bpudeploy.quantize.findings import RepairReport
 from bpudeploy.quantize.scheme import quantize_graph
-from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions, OptimizeLevel
+from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions, InputType, OptimizeLevel
 from bpudeploy.spec.load import load_target
 from bpudeploy.spec.precision import PrecisionRules
 from bpudeploy.spec.quantize import QuantizeSpec
@@ -105,9 +106,9 @@ def test_the_integers_can_be_had_without_compiling_and_by_tensor(tmp_path: Path)
         work.dir.mkdir()
     logits = backend.simulate(works[0], SimulationInputs(simulator, binary, pixels), options)
     np.testing.assert_array_equal(backend.integers(works[1], inputs, pixels, options), logits)
-    estimate = backend.estimate(findings.path)
+    profile = backend.profile(findings.path)
     convolutions = {node.name for node in onnx.load(inputs.graph.path).graph.node if node.op_type == "Conv"}
-    assert estimate.total_us > 0 and convolutions & estimate.nodes.keys()
+    assert profile.total_us > 0 and convolutions & profile.nodes().keys()
     tensors = list(backend.tensors(works[2], simulator, pixels, options))
     assert len(tensors) == len(pixels) and all(t.keys() == tensors[0].keys() != set() for t in tensors)
 
@@ -149,6 +150,48 @@ def test_it_computes_in_the_precisions_of_the_target(target: str, compiling: Com
     options = HbMapperOptions(optimize_level=OptimizeLevel.O0)
     load_backend("hb_mapper").compile(StepContext(compiling.work, compiling.events.append), inputs, options)
     assert compiling.findings.told.warnings == ()
+
+
+def test_int16_results_are_right_on_average(tmp_path: Path) -> None:
+    """The tool floors accumulators; biases undo it for a convolution, an Add after it and a product before it."""
+    inputs, backend = example_inputs(tmp_path, "bayes-e"), load_backend("hb_mapper")
+    assert isinstance(backend, SimulatingBackend)
+    rng = np.random.default_rng(0)
+    shapes = {"a": (6, 3, 1, 1), "m": (6, 6, 1, 1), "w": (3, 6, 8, 8)}
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Conv", ["x", "a"], ["stem"], "stem"),
+                helper.make_node("Mul", ["stem", "stem"], ["square"], "square"),
+                helper.make_node("Conv", ["square", "m"], ["mixed"], "mixed"),
+                helper.make_node("Add", ["stem", "mixed"], ["sum"], "sum"),
+                helper.make_node("Conv", ["sum", "w"], ["logits"], "logits"),
+            ],
+            "norm",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, 8, 8))],
+            [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, (1, 3, 1, 1))],
+            [numpy_helper.from_array(rng.uniform(0.1, 1.0, v).astype(np.float32), k) for k, v in shapes.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 11)],
+        ir_version=7,
+    )
+    pixels, normalise = Samples.read(inputs.calibration.path).pixels, Normalisation.read(inputs.preprocess.path)
+    rules, spec = load_target("rdk-x5", Path())[0].precision, QuantizeSpec(int16=("*",))
+    made = quantize_graph(model, (), (), rules, spec, lambda i: normalise.apply(pixels[i : i + 1]), 4, lambda n: None)
+    made.record.write(made.qdq)
+    onnx.save(made.prepared, inputs.graph.path)
+    onnx.save(made.qdq, inputs.quantized.path)
+    options = HbMapperOptions(optimize_level=OptimizeLevel.O0, input_type_rt=InputType.RGB)
+    _, simulator, _ = compiled(tmp_path / "compiled", inputs, options)
+    work = StepContext(tmp_path / "tensors", lambda event: None)
+    work.dir.mkdir()
+    step = made.record.taps["sum"].threshold / 32767
+    truth = open_with_outputs(made.prepared, ["sum"], only=True)
+    errors = []
+    for i, found in enumerate(backend.tensors(work, simulator, pixels, options)):
+        (exact,) = truth.run(["sum"], {"x": normalise.apply(pixels[i : i + 1])})
+        errors.append(found["sum"].mean(axis=(0, 2, 3)) - exact.mean(axis=(0, 2, 3)) / step)
+    assert np.abs(np.mean(errors, axis=0)).max() < 0.5, "steps of int16; it is -1.6 otherwise"
 
 
 def test_repair_promotes_what_wins_in_the_integers(tmp_path: Path) -> None:
@@ -212,6 +255,19 @@ def test_inspect_agrees_with_the_checker_on_a_held_out_network(march: March) -> 
         assert ours == checked.cpu - {"attention.softmax"}
     else:
         assert len(ours ^ checked.cpu) <= 1, "on X3 a view between two others may be folded"
+
+
+def test_profile_shows_where_the_time_goes(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["profile", str(tiny), "--set", "target=rdk-x5", "--set", "compile.hb_mapper.optimize_level=O0"]
+    assert main([*argv, "--json", "--page", "profile.html"]) == 0
+    (found,) = json.loads(capsys.readouterr().out).values()
+    ops = {layer["op"] for layer in found["layers"]}
+    assert {"Conv", "MatMul", "Mul"} <= {op.removeprefix("S") for op in ops} and found["on_cpu"] == [], ops
+    assert 0.5 * found["total_us"] < max(layer["end_us"] for layer in found["layers"]) < 2 * found["total_us"]
+    assert found["subgraphs"][0]["loaded_bytes"] > 0 and "patch_embed" in Path("profile.html").read_text()
+    assert main([*argv[:2], str(tiny), *argv[2:], "--layers", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "computing units busy" in text and "+0  Conv" in text and "differ most" in text
 
 
 def test_inspect_with_compiler_shows_the_checkers_placement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
