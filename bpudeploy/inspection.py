@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from bpudeploy.conformance.placement import CheckerPlacement
+    from bpudeploy.conformance.profile import Profile
     from bpudeploy.restructure.network import Network
 
 T = TypeVar("T")
@@ -58,15 +59,39 @@ class InspectedModel:
         found = placement(self.model, target.march, self.constants, self.form, trained=self.trained, checked=checked)
         return Inspection(model=self.name, origin=self.origin, target=target.name, placement=found)
 
-    def _checked(self, target: Target, emit: Callable[[Event], None]) -> CheckerPlacement:
-        from bpudeploy.backends.horizon.checker import MARCHES, check
+    def compiled_for(self, target: Target, emit: Callable[[Event], None]) -> Profile:
+        """Compile the restructured graph, laid out for ``target``, and return the compiler's estimate: all int8, O3.
+
+        Raises:
+            UsageError: there is no compiler for this target.
+            ToolMissing: the compiler is not installed.
+            StageError: it fails.
+        """
+        from bpudeploy.backends.horizon.fast import fast_profile
+        from bpudeploy.layout.lay_out import lay_out
+        from bpudeploy.restructure.edit import editable_graph
+        from bpudeploy.restructure.write import to_onnx
         from bpudeploy.spec.compile_options import HbMapperOptions
+
+        self._require_compiler(target)
+        graph = editable_graph(self.model, ())
+        lay_out(graph, target.layout)
+        return fast_profile(to_onnx(graph), target.march, HbMapperOptions(), emit)
+
+    def _require_compiler(self, target: Target) -> None:
+        from bpudeploy.backends.horizon.checker import MARCHES
 
         if target.march not in MARCHES:
             raise UsageError(
-                f"no compiler checks models for {target.march} ({target.name})",
+                f"there is no compiler here for {target.march} ({target.name})",
                 hint="--with-compiler is for X3, Ultra and X5; leave it out",
             )
+
+    def _checked(self, target: Target, emit: Callable[[Event], None]) -> CheckerPlacement:
+        from bpudeploy.backends.horizon.checker import check
+        from bpudeploy.spec.compile_options import HbMapperOptions
+
+        self._require_compiler(target)
         if self.constants:
             raise UsageError(
                 f"{self.name} was exported without its weights, which the compiler needs",

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "planning": WORDS | {"stage", "stages", "backends", "spec", "store"},
     "run": WORDS | {"stage", "planning", "store"},
     "results": WORDS | {"conformance", "spec", "quantize", "predict"},
-    "inspection": WORDS | {"spec", "backends", "stages", "restructure", "conformance", "onnxmodel"},
+    "inspection": WORDS | {"spec", "backends", "stages", "restructure", "layout", "conformance", "onnxmodel"},
     "effects": WORDS | {"stage", "boards", "transfer", "results", "release", "signing", "spec"},
     "commits": set(),
     "releases": WORDS | {"stage", "release", "spec", "results"},

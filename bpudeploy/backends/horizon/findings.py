@@ -94,6 +94,17 @@ class LogSummary(Frozen):
     """Lines inside a table that could not be parsed."""
 
 
+def profile_of(told: LogSummary, subgraphs: tuple[Subgraph, ...], layers: tuple[Layer, ...]) -> Profile:
+    """Return the profile of a binary, its layers with the operators that the log's table has."""
+    ops = {row.name: _INTERNAL.sub("", row.op) for row in told.nodes}
+    return Profile(
+        total_us=sum(one.latency_us for one in told.estimates),
+        layers=tuple(layer.model_copy(update={"op": ops.get(layer.name.removesuffix(FUSED), "")}) for layer in layers),
+        subgraphs=subgraphs,
+        on_cpu=tuple(row.name for row in told.nodes if Unit.CPU in row.on),
+    )
+
+
 class CompilerFindings(Frozen):
     """What a compilation reports beside its binary."""
 
@@ -115,15 +126,7 @@ class CompilerFindings(Frozen):
 
     def profile(self) -> Profile:
         """Return the compiler's estimate, by layer if it wrote a table."""
-        ops = {row.name: _INTERNAL.sub("", row.op) for row in self.told.nodes}
-        return Profile(
-            total_us=sum(one.latency_us for one in self.told.estimates),
-            layers=tuple(
-                layer.model_copy(update={"op": ops.get(layer.name.removesuffix(FUSED), "")}) for layer in self.layers
-            ),
-            subgraphs=self.subgraphs,
-            on_cpu=tuple(row.name for row in self.told.nodes if Unit.CPU in row.on),
-        )
+        return profile_of(self.told, self.subgraphs, self.layers)
 
     def summary(self) -> tuple[str, ...]:
         """Return the main results in a few lines."""

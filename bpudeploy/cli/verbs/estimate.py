@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   bpudeploy estimate recipes/quickstart.yaml --target rdk-x3,rdk-x5,rdk-s100
   bpudeploy estimate deit_small_patch16_224 --target rdk-x5 --top 20
+  bpudeploy estimate deit_tiny_patch16_224 --target rdk-x5 --with-compiler
   bpudeploy estimate deit_tiny_patch16_224 --target rdk-x5 --json
 
 Predicted by a model fitted to published latencies of other networks (docs/explanation/latency-model.md).
-No compiler and no board is used, no weights are fetched, nothing is measured."""
+No board is used, no compiler unless asked for, no weights are fetched, nothing is measured."""
 _PAPER = "the paper reports up to 3.8x, on boards and networks that its abstract does not name"
 _TERMS = {
     Term.COMPUTE: "multiply-accumulates",
@@ -49,6 +50,11 @@ _TERMS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
+    parser.add_argument(
+        "--with-compiler",
+        action="store_true",
+        help="also compile, all int8, for the compiler's own estimate (X3, Ultra, X5; minutes; `bpudeploy toolchain`)",
+    )
     parser.add_argument("--top", type=int, default=8, metavar="N", help="how many of the slowest nodes to show (8)")
 
 
@@ -66,10 +72,46 @@ def run(args: Namespace, out: Output) -> ExitCode:
     originals = load_models(args.model, original=True, image_size=args.image_size)
     rewritten = load_models(args.model, original=False, image_size=args.image_size)
     for (before, own), (after, _), int16 in zip(originals, rewritten, _int16(args.model), strict=True):
-        found += [predicted_on(target, before, after, int16) for target in targets or ((own,) if own else ())]
+        for target in targets or ((own,) if own else ()):
+            one = predicted_on(target, before, after, int16)
+            found.append(_compiled(one, after, target, out) if args.with_compiler else one)
     document = [one.model_dump(mode="json") for one in found]
-    out.show(document, (line for one in found for line in (*_text(one, args.top), "")))
+    compared = [*_compared(found), ""] if len(found) > 1 else []
+    out.show(document, [*compared, *(line for one in found for line in (*_text(one, args.top), ""))])
     return ExitCode.OK
+
+
+def _compiled(one: Prediction, model: InspectedModel, target: Target, out: Output) -> Prediction:
+    with out.live() as live:
+        profile = model.compiled_for(target, live.draw)
+    figures = {"compiler_ms": profile.total_us / 1e3, "compiler_cpu_nodes": len(profile.on_cpu)}
+    return one.model_copy(update=figures)
+
+
+def _compared(found: Sequence[Prediction]) -> list[str]:
+    """Return one row for each network and board."""
+    columns = (
+        ">predicted ms",
+        "interval (90 %)",
+        ">original ms",
+        ">speed-up",
+        ">compiler ms",
+        "bound",
+        "network on board",
+    )
+    rows = [
+        (
+            _ms(p.restructured[0].predicted_ms),
+            _row(p.restructured[0])[2],
+            _ms(p.original.predicted_ms),
+            f"{p.predicted_speedup:.2f}x",
+            "" if p.compiler_ms is None else _ms(p.compiler_ms),
+            p.restructured[0].bound,
+            f"{p.model} on {p.target}",
+        )
+        for p in found
+    ]
+    return table(columns, rows)
 
 
 def _int16(model: str) -> list[tuple[str, ...]]:
@@ -129,6 +171,10 @@ def _text(one: Prediction, top: int) -> Iterator[str]:
     columns = ("predicted latency, one image", ">ms", "interval (90 %)", "bound", ">segments", ">CPU nodes")
     yield from table(columns, [_row(form) for form in (*one.restructured, one.original)])
     yield ""
+    if one.compiler_ms is not None:
+        cpu = f", and {one.compiler_cpu_nodes} nodes on the CPU, not counted" if one.compiler_cpu_nodes else ""
+        text = f"{_ms(one.compiler_ms)} ms by the compiler's estimate: restructured, laid out, all int8, O3{cpu}"
+        yield _wrapped("compiler", text)
     yield _wrapped("speed-up", f"predicted {one.predicted_speedup:.2f}x, original to restructured; {_PAPER}")
     if len(one.restructured) == 1:
         yield _wrapped("int16", f"{chosen.march} has none")
