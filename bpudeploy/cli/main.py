@@ -51,6 +51,7 @@ VERBS = {
     "report": "show all measurements as a page, JSON or CSV, or one run again",
     "inspect": "show which operators run on the BPU and which on the CPU, why, and what would help",
     "estimate": "predict the latency on boards, what bounds it, and what the rewrite gains",
+    "tune": "choose how a network's tokens are laid out, by the compiler's estimate of its blocks",
     "precision": "export scales and precisions in the files that a vendor's compiler takes",
     "profile": "show where a binary's time goes, by the compiler's estimate of each layer",
     "sensitivity": "rank tensors by how much int8 hurts them and what int16 would cost",

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from bpudeploy.restructure.edit import BINARY, emit, reshape, slice_axis, store, tidy
 from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
+from bpudeploy.spec.layout import LayoutFacts
 
 _TO_PIXELS = [0, 2, 3, 1]
 _TO_CHANNELS = [0, 3, 1, 2]
@@ -54,17 +55,13 @@ class _Attention:
     output: _Origin
 
 
-def stack_heads(graph: Graph, multiple: int) -> int:
-    """Rewrite every attention that has the form of the exact rewrite; return how many.
-
-    Args:
-        multiple: the number of keys is padded to a multiple of this.
-    """
+def stack_heads(graph: Graph, facts: LayoutFacts) -> int:
+    """Rewrite every attention that has the form of the exact rewrite; return how many."""
     count = 0
     for node in list(graph.nodes.values()):
         found = _find(graph, node) if node.op == "Softmax" else None
-        if found is not None:
-            _rewrite(graph, found, multiple)
+        if found is not None and facts.tuned.get(found.scores.shape[3]) != 1:
+            _rewrite(graph, found, facts.keys)
             count += 1
     if count:
         _slice_channels(graph)

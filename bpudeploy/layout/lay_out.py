@@ -14,4 +14,4 @@ def lay_out(graph: Graph, facts: LayoutFacts) -> dict[str, int]:
     patches = 0 if facts.stride is None else step_patches(graph, facts.stride)
     if facts.rows == 1:
         return {"patches": patches}
-    return {"patches": patches, "heads": stack_heads(graph, facts.keys), "rows": lay_in_rows(graph, facts)}
+    return {"patches": patches, "heads": stack_heads(graph, facts), "rows": lay_in_rows(graph, facts)}

@@ -47,11 +47,11 @@ class _Region:
 
 def lay_in_rows(graph: Graph, facts: LayoutFacts) -> int:
     """Lay the tokens of every stream in rows; return the number of operators that read them so."""
-    convolutions = [n for n in graph.nodes.values() if _is_pointwise(n) and n.shape[2] == 1]
     total = 0
-    for tokens, count in Counter(n.shape[3] for n in convolutions).items():
+    for tokens, count in token_counts(graph).items():
         rows, columns = shape_of_rows(tokens, facts)
-        if count < _FEW or facts.area(rows, columns) >= facts.area(1, tokens):
+        few = count < _FEW and tokens not in facts.tuned
+        if few or rows == 1 or facts.area(rows, columns) >= facts.area(1, tokens):
             continue
         region = _Region(tokens, rows, columns)
         _grow(graph, region)
@@ -62,8 +62,19 @@ def lay_in_rows(graph: Graph, facts: LayoutFacts) -> int:
     return total
 
 
+def token_counts(graph: Graph) -> Counter[int]:
+    """Return how many 1x1 convolutions compute each number of tokens in one row."""
+    return Counter(n.shape[3] for n in graph.nodes.values() if _is_pointwise(n) and n.shape[2] == 1)
+
+
 def shape_of_rows(tokens: int, facts: LayoutFacts) -> tuple[int, int]:
-    """Return the rows and columns that occupy the fewest pixels, of these with the fewest repeated tokens."""
+    """Return the rows and columns that occupy the fewest pixels, of these with the fewest repeated tokens.
+
+    Those in ``facts.tuned`` are known to be best.
+    """
+    if tokens in facts.tuned:
+        rows = min(facts.tuned[tokens], tokens)
+        return rows, -(-tokens // rows)
     shapes = [(rows, -(-tokens // rows)) for rows in range(1, tokens + 1)]
     return min(shapes, key=lambda shape: (facts.area(*shape), shape[0] * shape[1], shape[0]))
 

@@ -22,6 +22,9 @@ class LayoutFacts(Frozen):
     keys: Annotated[int, Field(ge=1, le=64)] = 1
     """The number of keys of an attention is padded to a multiple: what a product reads beyond it is not 0."""
 
+    tuned: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=64)]] = Field(default_factory=dict)
+    """By number of tokens, or keys of an attention: their rows; 1 leaves them as they were (`bpudeploy tune`)."""
+
     @property
     def changes_graphs(self) -> bool:
         """Whether any graph is laid out anew for these facts."""

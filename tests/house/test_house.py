@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "run": WORDS | {"stage", "planning", "store"},
     "results": WORDS | {"conformance", "spec", "quantize", "predict"},
     "inspection": WORDS | {"spec", "backends", "stages", "restructure", "layout", "conformance", "onnxmodel"},
+    "tuning": WORDS | {"spec", "backends", "restructure", "layout"},
     "effects": WORDS | {"stage", "boards", "transfer", "results", "release", "signing", "spec"},
     "commits": set(),
     "releases": WORDS | {"stage", "release", "spec", "results"},
@@ -67,7 +68,7 @@ MAY_IMPORT = {
     "cli": WORDS
     | {"stage", "stages", "backends", "planning", "run", "results", "store", "spec", "deployment", "boards", "boardjob"}
     | {"effects", "signing", "measure", "releases", "fleet", "nightly", "commits", "extras"}
-    | {"conformance", "inspection", "quantize", "predict", "summarise"},
+    | {"conformance", "inspection", "tuning", "quantize", "predict", "summarise"},
 }
 MIGRATIONS = {
     f"results/migrations/{name}.py"
