@@ -53,9 +53,12 @@ class _Weights:
 
 @dataclass(frozen=True)
 class Quotient:
-    """(E V) / sum E: the tensor E, computed by an Exp, E V as the division reads it, and the result."""
+    """(E V) / sum E: the tensor E, computed by an Exp, the Conv that sums it, E V as the division reads it, and the
+    result.
+    """
 
     exponentials: str
+    total: str
     dividend: str
     quotient: str
 
@@ -116,7 +119,7 @@ def find_quotient(index: GraphIndex, matmul: onnx.NodeProto) -> Quotient | None:
         or readers != {matmul.name, total.name}
     ):
         return None
-    return Quotient(tensor, read, index.nodes[name].output[0])
+    return Quotient(tensor, total.name, read, index.nodes[name].output[0])
 
 
 def _sums_to_one(index: GraphIndex, shapes: Shapes, matmul: onnx.NodeProto, weights: _Weights) -> bool:

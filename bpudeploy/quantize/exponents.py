@@ -8,6 +8,7 @@ values up to 5.6, and with t = 5.6 rounds nothing to 0 that would not be 0 anywa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,23 +26,24 @@ _RAISED = f"softmax.raised.{RAISED:g}"
 _LOWERED = ".lowered"
 
 
-def raise_exponents(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return ``model`` with ``RAISED`` added to the exponents of each written-out softmax."""
-    index = GraphIndex(model)
-    largest = {index.nodes[name].input[1]: name for name in _shifts(index)}
-    if not largest:
-        return model
-    out, nodes = copy_model(model), []
+def raise_exponents(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, tuple[float, ...]]]:
+    """Return ``model`` with ``RAISED`` added to the exponents of each written-out softmax, and the factor of each sum
+    of exponentials, by node.
+    """
+    shifts = dict(_shifts(GraphIndex(model)))
+    if not shifts:
+        return model, {}
+    out, nodes, lowered = copy_model(model), [], set[str]()
     for node in out.graph.node:
-        if node.name in largest.values():
-            node.input[1] += _LOWERED
+        if node.name in shifts:
+            largest, node.input[1] = node.input[1], node.input[1] + _LOWERED
+            if largest not in lowered:
+                lowered.add(largest)
+                nodes.append(helper.make_node("Sub", [largest, _RAISED], [node.input[1]], name=node.input[1]))
         nodes.append(node)
-        if node.output[0] in largest:
-            lowered = node.output[0] + _LOWERED
-            nodes.append(helper.make_node("Sub", [node.output[0], _RAISED], [lowered], name=lowered))
     set_nodes(out, nodes)
     put_constant(out, _RAISED, np.full((1, 1, 1, 1), RAISED, np.float32))
-    return out
+    return out, {total: (math.exp(RAISED),) for total in shifts.values()}
 
 
 def raised(model: onnx.ModelProto) -> frozenset[str]:
@@ -50,12 +52,14 @@ def raised(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(node.output[0] for node in model.graph.node if node.op_type == "Sub" and node.input[1] in sums)
 
 
-def _shifts(index: GraphIndex) -> Iterator[str]:
-    """Yield the Sub of each softmax that is written out."""
+def _shifts(index: GraphIndex) -> Iterator[tuple[str, str]]:
+    """Yield the Sub, and the Conv that sums, of each softmax that is written out."""
     for node in index.nodes.values():
         found = find_quotient(index, node)
-        shift = index.producers.get(index.producers[found.exponentials].input[0]) if found is not None else None
+        if found is None:
+            continue
+        shift = index.producers.get(index.producers[found.exponentials].input[0])
         if shift is not None and shift.op_type == "Sub":
             largest = index.producers.get(shift.input[1])
             if largest is not None and largest.op_type == "ReduceMax" and largest.input[0] == shift.input[0]:
-                yield shift.name
+                yield shift.name, found.total

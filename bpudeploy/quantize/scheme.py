@@ -139,7 +139,7 @@ def quantize_graph(
         taps=taps,
         products=plan.products,
         levers=_techniques(spec, exact, migrations, widened, len(spent)),
-        factors=exact.factors | {m.conv: m.factors for m in migrations if m.conv},
+        factors=exact.factors | exact.sums | {m.conv: m.factors for m in migrations if m.conv},
     )
     return Quantized(prepared, qdq, record)
 
@@ -166,11 +166,12 @@ def _planner(
 class _Rewritten:
     """``model`` after the exact changes that need no full calibration.
 
-    ``factors``: of the channels of each attention's values and their product.
+    ``factors``: of the channels of each attention's values and their product; ``sums``: of sums of exponentials.
     """
 
     model: onnx.ModelProto
     factors: dict[str, tuple[float, ...]]
+    sums: dict[str, tuple[float, ...]]
     one_sided: int
     splits: int
 
@@ -189,13 +190,14 @@ def _rewrite(
     one_sided = splits = 0
     if spec.centre:
         model, factors = centre_values(model, images, equalize=spec.migrate)
+    sums: dict[str, tuple[float, ...]] = {}
     if wide:
-        model = raise_exponents(model)
+        model, sums = raise_exponents(model)
     if spec.split and wide and Precision.INT16 not in rules.matmul:
         model, splits = split_softmax(model)
     if spec.centre and wide and rules.folds_factors:  # elsewhere, scales migrate into the activation at no cost
         model, one_sided = centre_ranges(model, planned(model, ()).points, images, limit)
-    return _Rewritten(model, factors, one_sided, splits)
+    return _Rewritten(model, factors, sums, one_sided, splits)
 
 
 def _check_equivalent(original: onnx.ModelProto, changed: onnx.ModelProto, image: F32) -> None:
