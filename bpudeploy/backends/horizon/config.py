@@ -54,7 +54,7 @@ def mapper_config(network: Network, options: HbMapperOptions, calibration: Calib
             "optimization": ";".join(options.optimization) or None,
         },
         "compiler_parameters": {
-            **_compiler(options, OptimizeLevel.O3),
+            **_compiler(options),
             "debug": options.debug is not False,  # the table of layers, for one more byte in the binary
         },
     }
@@ -73,7 +73,7 @@ def compile_config(network: Network, options: HbCompileOptions) -> Config:
             "per_channel": options.per_channel,
             "optimization": ",".join(options.optimization) or None,
         },
-        "compiler_parameters": _compiler(options, OptimizeLevel.O2, options.balance_factor),
+        "compiler_parameters": _compiler(options, options.balance_factor),
     }
 
 
@@ -102,13 +102,13 @@ def _input(network: Network, options: VendorOptions, *, deprecated: bool) -> dic
     }
 
 
-def _compiler(options: VendorOptions, highest: OptimizeLevel, balance_factor: int | None = None) -> dict[str, Any]:
+def _compiler(options: VendorOptions, balance_factor: int | None = None) -> dict[str, Any]:
     return {
         "compile_mode": options.compile_mode or CompileMode.LATENCY,
         "balance_factor": balance_factor,
         "debug": bool(options.debug),
         "core_num": options.core_num or 1,
-        "optimize_level": options.optimize_level or highest,
+        "optimize_level": options.optimize_level or OptimizeLevel.O2,
         "max_time_per_fc": options.max_time_per_fc,
         "jobs": options.jobs,
     }

@@ -74,7 +74,7 @@ def test_hb_mapper_configuration(inputs: CompileInputs, tmp_path: Path) -> None:
         "compile_mode": "latency",
         "debug": True,
         "core_num": 1,
-        "optimize_level": "O3",
+        "optimize_level": "O2",
     }
 
 
