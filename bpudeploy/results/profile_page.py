@@ -54,7 +54,7 @@ def _over_time(subgraphs: Sequence[Subgraph]) -> list[Plot]:
     moved.set_xlabel("ms")
     if not subgraphs:
         return []
-    moved.legend(frameon=False, fontsize=9)
+    moved.legend(frameon=False, fontsize=9, loc="lower right", ncols=2)
     return [Plot("Use of the accelerator over time", svg(drawn))]
 
 
