@@ -56,7 +56,9 @@ def test_it_has_the_taps_and_the_techniques_of_the_graph_before(exact: Rewritten
     moved = [name for name in after.record.taps if name.endswith((".heads", ".joined", ".rows", ".row", ".tokens"))]
     assert not moved, "moves are views of what they move"
     for made in (before, after):
-        assert len([name for name in made.record.factors if "attn" in name and not name.endswith(".sum")]) == 4, "values and product, two blocks"
+        assert len([name for name in made.record.factors if "attn" in name and not name.endswith(".sum")]) == 4, (
+            "values and product, two blocks"
+        )
     truth = run(exact.model, IMAGES[0])
     for made in (before, after):
         assert np.abs(run(made.prepared, IMAGES[0]) - truth).max() < 0.05 * np.ptp(truth)
