@@ -62,13 +62,14 @@ def binary_layers(
 
     from bpudeploy.host import open_with_outputs
     from bpudeploy.quantize.deviation import Sums
+    from bpudeploy.quantize.exponents import RAISED, raised
     from bpudeploy.quantize.vendor import scale_file
 
     model = onnx.load(prepared)
     producers = {name: node for node in model.graph.node for name in node.output}
     scales = {(s.tensor, s.precision): s for s in scale_file(onnx.load(quantized)).activations if s.tensor in producers}
     tensors = list(dict.fromkeys(tensor for tensor, _ in scales))
-    session = open_with_outputs(model, tensors, only=True)
+    session, exponents = open_with_outputs(model, tensors, only=True), raised(model)
     sums: dict[tuple[str, Precision], Sums] = {}
     for image, found in zip(images, integers, strict=True):
         made = session.run(tensors, {model.graph.input[0].name: normalise.apply(image[None])})
@@ -77,7 +78,7 @@ def binary_layers(
             if values is not None and values.size == truth.size and values.dtype.name in tuple(Precision):
                 key = tensor, Precision(values.dtype.name)
                 if key in scales:
-                    flat = truth.ravel()
+                    flat = truth.clip(min=-RAISED).ravel() if tensor in exponents else truth.ravel()  # exp of less is 0
                     sums.setdefault(key, Sums()).add(flat, _real(values.ravel(), flat, scales[key]))
     layers, times = [], profile.nodes()
     for (tensor, precision), one in sums.items():
