@@ -60,8 +60,10 @@ def stack_heads(graph: Graph, facts: LayoutFacts) -> int:
     count = 0
     for node in list(graph.nodes.values()):
         found = _find(graph, node) if node.op == "Softmax" else None
-        if found is not None and facts.tuned.get(found.scores.shape[3]) != 1:
-            _rewrite(graph, found, facts.keys)
+        keys = found.scores.shape[3] if found is not None else 0
+        added = -keys % facts.keys
+        if found is not None and added <= keys and facts.tuned.get(keys) != 1:
+            _rewrite(graph, found, added)
             count += 1
     if count:
         _slice_channels(graph)
@@ -153,13 +155,14 @@ def _viewed(numbers: NDArray[np.int64], chain: Sequence[Node]) -> NDArray[np.int
     return numbers
 
 
-def _rewrite(graph: Graph, found: _Attention, multiple: int) -> None:
+def _rewrite(graph: Graph, found: _Attention, added: int) -> None:
+    """Rewrite an attention, with ``added`` more keys."""
     b, h, _, keys = found.scores.shape
     query, *others = found.inputs
     pixels = (query.height, query.width)
     left = _transposed(graph, _split(graph, query.name, h), _TO_PIXELS)
     k, v = (_in_a_row(graph, other) for other in others)
-    if added := min(-keys % multiple, keys):
+    if added:
         k, v, keys = _repeat_first(graph, k, added), _append_zeros(graph, v, added), keys + added
     k, v = _split(graph, k, h), _split(graph, v, h)
     right, values = _transposed(graph, k, [0, 2, 1, 3]), _transposed(graph, v, _TO_PIXELS)

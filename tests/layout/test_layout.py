@@ -85,6 +85,20 @@ def test_no_other_shape_of_the_rows_occupies_less(tokens: int, rows: int, column
     assert facts.area(height, width) == min(facts.area(*shape) for shape in others)
 
 
+@pytest.mark.parametrize(("keys", "padded"), [(1, 17), (4, 20), (8, 24), (64, None)])
+def test_keys_are_padded_to_a_multiple(keys: int, padded: int | None, make_model: MakeModel) -> None:
+    """An attention with fewer keys than would be added stays as it is: 17 have no 47 to repeat."""
+    model = make_model("vit_tiny_patch16_224", img_size=64, depth=2)
+    exact = rewrite(network_of_module(model, shape_of(model))).model
+    made, changes = laid_out(exact, LayoutFacts(rows=4, columns=8, stride=2, keys=keys))
+    assert changes["heads"] == (2 if padded else 0)
+    found = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred(made).value_info}
+    assert padded is None or {shape[1] for name, shape in found.items() if name.endswith("softmax.exp")} == {padded}
+    image = np.random.default_rng(keys).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    (before,), (after,) = outputs(exact, image), outputs(made, image)
+    assert np.abs(before - after).max() < 1e-5 * np.ptp(before)
+
+
 @pytest.mark.parametrize(
     ("side", "stride", "left"),
     [(16, 2, [2, 2]), (16, 4, [4, 4]), (14, 2, [1, 7]), (4, 2, [2, 2]), (2, 2, [2, 2]), (7, 2, [1, 7])],
