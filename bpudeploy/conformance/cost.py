@@ -58,17 +58,8 @@ def cost_of(node: NodeView) -> Cost:
 
 
 def multiply_accumulates(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the multiply-accumulates of each node that has any, as a BPU computes them.
-
-    A stride above 2 is computed at stride 2, an odd one at 1, and the rest thrown away (hb_mapper 1.24.3 on X5).
-    """
-    found = {}
-    for node in read_graph(model):
-        product = product_of(node) if not node.folded else None
-        if product is not None and product.macs:
-            strides = node.numbers("strides", default=[1]) if node.op == "Conv" else ()
-            found[node.name] = product.macs * prod(s // (1 if s % 2 else 2) for s in strides if s > 2)
-    return found
+    """Return the multiply-accumulates of each node that has any."""
+    return {n.name: p.macs for n in read_graph(model) if not n.folded and (p := product_of(n)) and p.macs}
 
 
 def product_of(node: NodeView) -> Product | None:

@@ -26,8 +26,8 @@ class Prediction(Frozen):
     """The exported graph by the target's rules, with softmax on the BPU if possible."""
     predicted_speedup: float
     """Original over restructured latency, both by the rules."""
-    compiler_ms: float | None = None
-    """The compiler's own estimate of the restructured form, laid out, all int8, BPU only; None if it was not asked."""
+    compiler_estimate: float | None = None
+    """Milliseconds, by the compiler: the restructured form, laid out, all int8, BPU only; None if it was not asked."""
     compiler_cpu_nodes: int | None = None
 
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpudeploy.conformance.cost import multiply_accumulates
 from bpudeploy.conformance.graph import read_graph
 from bpudeploy.conformance.grouping import group_nodes, network_parts
 from bpudeploy.conformance.picture import picture
@@ -181,17 +180,6 @@ def test_weights_that_are_inputs_of_the_graph_are_constants() -> None:
 )
 def test_macs(op: str, shapes: list[Any], weights: Any, attributes: Any, macs: int) -> None:
     assert one(op, shapes, X5, weights=weights, **attributes).cost.macs == macs
-
-
-@pytest.mark.parametrize(("stride", "times"), [(1, 1), (2, 1), (4, 4), (7, 49), (16, 64)])
-def test_a_large_stride_is_computed_at_a_small_one(stride: int, times: int) -> None:
-    model = graph(
-        [("Conv", ["x", "w"], ["y"], {"strides": [stride, stride], "kernel_shape": [1, 1]})],
-        {"x": (1, 8, 112, 112)},
-        {"w": zeros(6, 8, 1, 1)},
-    )
-    side = -(-112 // stride)
-    assert multiply_accumulates(model) == {"y": 6 * 8 * side * side * times}
 
 
 def test_other_costs() -> None:

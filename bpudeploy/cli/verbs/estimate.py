@@ -84,7 +84,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
 def _compiled(one: Prediction, model: InspectedModel, target: Target, out: Output) -> Prediction:
     with out.live() as live:
         profile = model.compiled_for(target, live.draw)
-    figures = {"compiler_ms": profile.total_us / 1e3, "compiler_cpu_nodes": len(profile.on_cpu)}
+    figures = {"compiler_estimate": profile.total_us / 1e3, "compiler_cpu_nodes": len(profile.on_cpu)}
     return one.model_copy(update=figures)
 
 
@@ -105,7 +105,7 @@ def _compared(found: Sequence[Prediction]) -> list[str]:
             _row(p.restructured[0])[2],
             _ms(p.original.predicted_ms),
             f"{p.predicted_speedup:.2f}x",
-            "" if p.compiler_ms is None else _ms(p.compiler_ms),
+            "" if p.compiler_estimate is None else _ms(p.compiler_estimate),
             p.restructured[0].bound,
             f"{p.model} on {p.target}",
         )
@@ -171,9 +171,9 @@ def _text(one: Prediction, top: int) -> Iterator[str]:
     columns = ("predicted latency, one image", ">ms", "interval (90 %)", "bound", ">segments", ">CPU nodes")
     yield from table(columns, [_row(form) for form in (*one.restructured, one.original)])
     yield ""
-    if one.compiler_ms is not None:
+    if one.compiler_estimate is not None:
         cpu = f", and {one.compiler_cpu_nodes} nodes on the CPU, not counted" if one.compiler_cpu_nodes else ""
-        text = f"{_ms(one.compiler_ms)} ms by the compiler's estimate: restructured, laid out, all int8, O3{cpu}"
+        text = f"{_ms(one.compiler_estimate)} ms by the compiler's estimate: restructured, laid out, all int8, O3{cpu}"
         yield _wrapped("compiler", text)
     yield _wrapped("speed-up", f"predicted {one.predicted_speedup:.2f}x, original to restructured; {_PAPER}")
     if len(one.restructured) == 1:
