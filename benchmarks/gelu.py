@@ -12,10 +12,11 @@ import sys
 import numpy as np
 import onnx
 
-from benchmarks.compiled import compiled
 from benchmarks.operators.build import NetworkBuilder, f32, positive
-from bpudeploy.backends.horizon.findings import Unit
+from bpudeploy.backends.horizon.fast import fast_profile
 from bpudeploy.backends.horizon.toolchain.installed import installed
+from bpudeploy.spec.compile_options import HbMapperOptions
+from bpudeploy.spec.target import March
 
 INNER, OUTER, TOKENS = 192, 768, (1, 192, 1, 197)
 FORMS = ("as it is", "factor in the GELU", "factor behind it")
@@ -40,18 +41,16 @@ def network(form: str) -> onnx.ModelProto:
 
 def main() -> None:
     """Print a row for each march and form."""
-    tool = installed()
-    if tool is None:
+    if installed() is None:
         sys.exit("bpudeploy toolchain install")
     print("| march | form | ms | over as it is | nodes on the CPU |\n|---|---|---|---|---|")
-    for march in ("bernoulli2", "bayes", "bayes-e"):
+    for march in (March.BERNOULLI2, March.BAYES, March.BAYES_E):
         base = 0.0
         for form in FORMS:
-            told, _ = compiled(tool, network(form), march, 600)
-            ms = sum(e.latency_us for e in told.estimates) / 1000
+            found = fast_profile(network(form), march, HbMapperOptions(minutes=10), lambda event: None)
+            ms = found.total_us / 1000
             base = base or ms
-            cpu = sum(Unit.CPU in node.on for node in told.nodes)
-            print(f"| {march} | {form} | {ms:.3f} | {ms / base:.2f} | {cpu} |", flush=True)
+            print(f"| {march} | {form} | {ms:.3f} | {ms / base:.2f} | {len(found.on_cpu)} |", flush=True)
 
 
 if __name__ == "__main__":
