@@ -29,11 +29,9 @@ import torch
 from bpudeploy.backends.horizon.fast import fast_profile
 from bpudeploy.backends.horizon.toolchain.installed import installed
 from bpudeploy.errors import StageError
-from bpudeploy.layout.lay_out import lay_out
-from bpudeploy.restructure.edit import editable_graph
+from bpudeploy.layout.lay_out import laid_out
 from bpudeploy.restructure.export import network_of_module
 from bpudeploy.restructure.rewrite import rewrite
-from bpudeploy.restructure.write import to_onnx
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.spec.load import load_target
 from bpudeploy.spec.target import Target
@@ -79,9 +77,7 @@ def network(name: str, blocks: int | None, form: str, target: Target) -> onnx.Mo
     exact = rewrite(network_of_module(reparameterized(model), shape))
     if form == "exact":
         return exact.model
-    graph = editable_graph(exact.model, exact.keep_float)
-    lay_out(graph, target.layout)
-    return to_onnx(graph)
+    return laid_out(exact.model, target.layout, exact.keep_float)
 
 
 def measure(name: str, blocks: int | None, target: Target, form: str, minutes: int) -> Row:

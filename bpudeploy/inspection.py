@@ -68,15 +68,11 @@ class InspectedModel:
             StageError: it fails.
         """
         from bpudeploy.backends.horizon.fast import fast_profile
-        from bpudeploy.layout.lay_out import lay_out
-        from bpudeploy.restructure.edit import editable_graph
-        from bpudeploy.restructure.write import to_onnx
+        from bpudeploy.layout.lay_out import laid_out
         from bpudeploy.spec.compile_options import HbMapperOptions
 
         self._require_compiler(target)
-        graph = editable_graph(self.model, ())
-        lay_out(graph, target.layout)
-        return fast_profile(to_onnx(graph), target.march, HbMapperOptions(), emit)
+        return fast_profile(laid_out(self.model, target.layout), target.march, HbMapperOptions(), emit)
 
     def _require_compiler(self, target: Target) -> None:
         from bpudeploy.backends.horizon.checker import MARCHES

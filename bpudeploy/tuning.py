@@ -11,9 +11,7 @@ from bpudeploy.backends.horizon.fast import fast_profile
 from bpudeploy.errors import StageError
 from bpudeploy.events import Event, Progress
 from bpudeploy.layout.blocks import Block, distinct_blocks
-from bpudeploy.layout.lay_out import lay_out
-from bpudeploy.restructure.edit import editable_graph
-from bpudeploy.restructure.write import to_onnx
+from bpudeploy.layout.lay_out import laid_out
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.spec.layout import LayoutFacts
 from bpudeploy.spec.target import Target
@@ -45,22 +43,20 @@ def tune(model: onnx.ModelProto, target: Target, minutes: int, emit: Callable[[E
     blocks = [block for block in distinct_blocks(model) if block.tokens]
     total, done = len(blocks) * len(ROWS), 0
     for block in blocks:
-        seen: dict[bytes, Trial] = {}
+        seen: set[bytes] = set()
         for rows in ROWS:
-            laid = laid_out(block, target.layout, rows)
-            same = seen.get(laid.SerializeToString())
-            if same is None:
-                seen[laid.SerializeToString()] = trial = _compile(block, laid, rows, target, minutes)
-                yield trial
+            model = in_rows(block, target.layout, rows)
+            content = model.SerializeToString()
+            if content not in seen:
+                seen.add(content)
+                yield _compile(block, model, rows, target, minutes)
             done += 1
             emit(Progress(STEP, done, total, "forms"))
 
 
-def laid_out(block: Block, facts: LayoutFacts, rows: int) -> onnx.ModelProto:
+def in_rows(block: Block, facts: LayoutFacts, rows: int) -> onnx.ModelProto:
     """Return a block with all of its tokens in ``rows``."""
-    graph = editable_graph(block.model, ())
-    lay_out(graph, facts.model_copy(update={"tuned": dict.fromkeys(block.tokens, rows)}))
-    return to_onnx(graph)
+    return laid_out(block.model, facts.model_copy(update={"tuned": dict.fromkeys(block.tokens, rows)}))
 
 
 def _compile(block: Block, model: onnx.ModelProto, rows: int, target: Target, minutes: int) -> Trial:

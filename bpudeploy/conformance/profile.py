@@ -42,6 +42,11 @@ class Layer(Frozen):
         return MOVE if moves else self.op or "other"
 
     @property
+    def time_us(self) -> float:
+        """What it takes alone: computing and DDR overlap."""
+        return max(self.compute_us, self.transfer_us)
+
+    @property
     def padding(self) -> float:
         """The share of ``aligned`` that is padding."""
         return 1.0 - prod(self.shape) / max(prod(self.aligned), 1) if self.aligned else 0.0
@@ -84,7 +89,7 @@ class Profile(Frozen):
 
     def kinds(self) -> dict[str, float]:
         """Return the time by kind of layer, in microseconds, the longest first."""
-        found = _sums((layer.kind, max(layer.compute_us, layer.transfer_us)) for layer in self.layers)
+        found = _sums((layer.kind, layer.time_us) for layer in self.layers)
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import onnx
 from onnx.utils import Extractor
@@ -25,7 +26,7 @@ class Block:
     model: onnx.ModelProto
     count: int = 1
 
-    @property
+    @cached_property
     def tokens(self) -> frozenset[int]:
         """The numbers of tokens and keys by which its layout is chosen."""
         graph = editable_graph(self.model, ())

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from bpudeploy.layout.heads import stack_heads
 from bpudeploy.layout.patches import step_patches
 from bpudeploy.layout.rows import lay_in_rows
+from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.restructure.graph import Graph
+from bpudeploy.restructure.write import to_onnx
 from bpudeploy.spec.layout import LayoutFacts
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def laid_out(model: onnx.ModelProto, facts: LayoutFacts, keep_float: Sequence[str] = ()) -> onnx.ModelProto:
+    """Return an exactly rewritten graph, laid out."""
+    graph = editable_graph(model, keep_float)
+    lay_out(graph, facts)
+    return to_onnx(graph)
 
 
 def lay_out(graph: Graph, facts: LayoutFacts) -> dict[str, int]:

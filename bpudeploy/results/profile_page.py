@@ -41,6 +41,8 @@ def _kinds(profiles: Sequence[tuple[str, Profile]]) -> str:
 
 def _over_time(subgraphs: Sequence[Subgraph]) -> list[Plot]:
     """Return the use of computing units and of memory, the parts one after another."""
+    if not subgraphs:
+        return []
     starts = [0.0, *accumulate(one.latency_us for one in subgraphs)]
     drawn, (busy, moved) = figure(3.2, panels=2)
     for start, one in zip(starts, subgraphs, strict=False):
@@ -52,8 +54,6 @@ def _over_time(subgraphs: Sequence[Subgraph]) -> list[Plot]:
     busy.set_ylim(0, 100)
     moved.set_ylabel("DDR, MB/s")
     moved.set_xlabel("ms")
-    if not subgraphs:
-        return []
     moved.legend(frameon=False, fontsize=9, loc="lower right", ncols=2)
     return [Plot("Use of the accelerator over time", svg(drawn))]
 

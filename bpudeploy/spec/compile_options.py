@@ -61,7 +61,7 @@ class VendorOptions(Frozen):
     """Options of both vendor compilers; the target lists the values that its march allows."""
 
     optimize_level: Annotated[OptimizeLevel, Field(strict=False)] | None = None
-    """Optimization level; O2 by default. O3 takes twice as long and was no faster."""
+    """Optimization level; O2 by default."""
     compile_mode: Annotated[CompileMode, Field(strict=False)] | None = None
     """Optimization goal; latency by default."""
     core_num: Annotated[int, Field(ge=1, le=4)] | None = None

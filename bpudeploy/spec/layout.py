@@ -20,7 +20,7 @@ class LayoutFacts(Frozen):
     """The largest stride of a convolution that is not computed at this stride first; no limit by default."""
 
     keys: Annotated[int, Field(ge=1, le=64)] = 1
-    """The number of keys of an attention is padded to a multiple: what a product reads beyond it is not 0."""
+    """The number of keys of an attention is padded to a multiple of this: its products read beyond the last key."""
 
     tuned: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=64)]] = Field(default_factory=dict)
     """By number of tokens, or keys of an attention: their rows; 1 leaves them as they were (`bpudeploy tune`)."""

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "run": WORDS | {"stage", "planning", "store"},
     "results": WORDS | {"conformance", "spec", "quantize", "predict"},
     "inspection": WORDS | {"spec", "backends", "stages", "restructure", "layout", "conformance", "onnxmodel"},
-    "tuning": WORDS | {"spec", "backends", "restructure", "layout"},
+    "tuning": WORDS | {"spec", "backends", "layout"},
     "effects": WORDS | {"stage", "boards", "transfer", "results", "release", "signing", "spec"},
     "commits": set(),
     "releases": WORDS | {"stage", "release", "spec", "results"},

@@ -17,7 +17,7 @@ from bpudeploy.layout.blocks import all_blocks, distinct_blocks
 from bpudeploy.restructure.export import network_of_module
 from bpudeploy.restructure.rewrite import rewrite
 from bpudeploy.spec.layout import LayoutFacts
-from bpudeploy.tuning import ROWS, Trial, best_rows, laid_out
+from bpudeploy.tuning import ROWS, Trial, best_rows, in_rows
 from tests.layout.test_layout import outputs
 from tests.restructure.test_families import MakeModel, shape_of
 
@@ -55,7 +55,7 @@ def test_a_block_is_the_same_in_any_number_of_rows(rows: int, vit: Any) -> None:
             continue
         shape = [d.dim_value for d in block.model.graph.input[0].type.tensor_type.shape.dim]
         image = rng.standard_normal(shape).astype(np.float32)
-        laid = laid_out(block, FACTS, rows)
+        laid = in_rows(block, FACTS, rows)
         (before,), (after,) = outputs(block.model, image), outputs(laid, image)
         assert np.abs(after - before).max() < 1e-5 * np.ptp(before)
         if rows > 1:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.horizon import hb_mapper
 from bpudeploy.backends.horizon.findings import PlacementRow, Unit
+from bpudeploy.backends.horizon.hb_mapper import tool_session
 from bpudeploy.backends.horizon.network import MODEL
 from bpudeploy.backends.horizon.quant_info import is_part_of, quantized_names, with_full_name
-from bpudeploy.backends.horizon.session import Session
-from bpudeploy.backends.horizon.tool import find_tool
 from bpudeploy.conformance.placement import CheckerPlacement
 from bpudeploy.events import Event
-from bpudeploy.onnxmodel import copy_model
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.spec.target import March
-from bpudeploy.stage import StepContext
 
 if TYPE_CHECKING:
     import onnx
@@ -35,19 +29,12 @@ def check(
         ToolMissing: the tool is not on this machine.
         StageError: it refuses the model; the message has its reason.
     """
-    import onnx
-
-    tool = find_tool(hb_mapper.NAME, options)
-    given = copy_model(model)
-    given.ir_version = min(given.ir_version, hb_mapper.NEWEST_IR)
-    with tempfile.TemporaryDirectory(prefix="bpudeploy-checker-") as folder:
-        session = Session(StepContext(Path(folder), emit), hb_mapper.NAME, tool, options)
-        onnx.save(given, session.folder / MODEL)
+    with tool_session(model, options, emit) as session:
         arguments = ("checker", "--model-type", "onnx", "--march", march.value, "--model", MODEL)
         report = session.call(*arguments, log="hb_mapper_checker.log")
         names = quantized_names(session.folder / ".hb_check" / "quant_info.json")
     rows = [with_full_name(row, names) for row in report.nodes]
-    on_cpu = frozenset(node.name for node in given.graph.node if unit_of(node.name, rows) is Unit.CPU)
+    on_cpu = frozenset(node.name for node in model.graph.node if unit_of(node.name, rows) is Unit.CPU)
     return CheckerPlacement(f"hb_mapper {report.versions.get('hb_mapper', '?')} checker", on_cpu)
 
 

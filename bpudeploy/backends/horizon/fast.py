@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpudeploy.backends.horizon import hb_mapper
 from bpudeploy.backends.horizon.findings import profile_of
+from bpudeploy.backends.horizon.hb_mapper import tool_session
 from bpudeploy.backends.horizon.layers import read_profiles
 from bpudeploy.backends.horizon.network import MODEL
-from bpudeploy.backends.horizon.session import Session
-from bpudeploy.backends.horizon.tool import find_tool
 from bpudeploy.conformance.profile import Profile
 from bpudeploy.events import Event
-from bpudeploy.onnxmodel import copy_model
 from bpudeploy.spec.compile_options import HbMapperOptions
 from bpudeploy.spec.target import March
-from bpudeploy.stage import StepContext
 
 if TYPE_CHECKING:
     import onnx
@@ -35,14 +29,7 @@ def fast_profile(
         ToolMissing: the tool is not on this machine.
         StageError: it fails, or takes longer than ``options.minutes``; the message has its reason.
     """
-    import onnx
-
-    tool = find_tool(hb_mapper.NAME, options)
-    given = copy_model(model)
-    given.ir_version = min(given.ir_version, hb_mapper.NEWEST_IR)
-    with tempfile.TemporaryDirectory(prefix="bpudeploy-fast-") as folder:
-        session = Session(StepContext(Path(folder), emit), hb_mapper.NAME, tool, options)
-        onnx.save(given, session.folder / MODEL)
+    with tool_session(model, options, emit) as session:
         arguments = ("makertbin", "--fast-perf", "--model-type", "onnx", "--march", march.value, "--model", MODEL)
         report = session.call(*arguments, log="hb_mapper_makertbin.log")
         return profile_of(report, *read_profiles(session.folder / _OUT))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +23,37 @@ from bpudeploy.backends.horizon.simulate import integers, simulate, tensors
 from bpudeploy.backends.horizon.thresholds import QUANTIZATION, differences, quantization
 from bpudeploy.backends.horizon.tool import Tool, find_tool
 from bpudeploy.conformance.profile import Profile
+from bpudeploy.events import Event
+from bpudeploy.onnxmodel import copy_model
 from bpudeploy.quantize.vendor import HB_MAPPER
 from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions
 from bpudeploy.stage import Artifact, StepContext
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
     from numpy.typing import NDArray
 
 NAME = "hb_mapper"
 NEWEST_IR = 9
 """The newest ONNX ir_version that hb_mapper 1.24.3 reads."""
+
+
+@contextmanager
+def tool_session(model: onnx.ModelProto, options: HbMapperOptions, emit: Callable[[Event], None]) -> Iterator[Session]:
+    """Open the tool in a temporary folder that has ``model`` (opset 10 or 11) and nothing else.
+
+    Raises:
+        ToolMissing: the tool is not on this machine.
+    """
+    import onnx
+
+    tool, given = find_tool(NAME, options), copy_model(model)
+    given.ir_version = min(given.ir_version, NEWEST_IR)
+    with tempfile.TemporaryDirectory(prefix="bpudeploy-") as folder:
+        session = Session(StepContext(Path(folder), emit), NAME, tool, options)
+        onnx.save(given, session.folder / files.MODEL)
+        yield session
 
 
 class HbMapperBackend(VendorBackend):

@@ -102,7 +102,7 @@ def _compared(found: Sequence[Prediction]) -> list[str]:
     rows = [
         (
             _ms(p.restructured[0].predicted_ms),
-            _row(p.restructured[0])[2],
+            _interval(p.restructured[0]),
             _ms(p.original.predicted_ms),
             f"{p.predicted_speedup:.2f}x",
             "" if p.compiler_estimate is None else _ms(p.compiler_estimate),
@@ -190,8 +190,11 @@ def _text(one: Prediction, top: int) -> Iterator[str]:
 
 
 def _row(e: Estimate) -> tuple[object, ...]:
-    interval = f"{_ms(e.predicted_low_ms)} to {_ms(e.predicted_high_ms)}"
-    return f"{e.form}, {e.width}", _ms(e.predicted_ms), interval, e.bound, e.segments, e.cpu_nodes
+    return f"{e.form}, {e.width}", _ms(e.predicted_ms), _interval(e), e.bound, e.segments, e.cpu_nodes
+
+
+def _interval(e: Estimate) -> str:
+    return f"{_ms(e.predicted_low_ms)} to {_ms(e.predicted_high_ms)}"
 
 
 def _node(node: NodeTime, e: Estimate) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from bpudeploy.backends.base import SimulatingBackend
 from bpudeploy.backends.registry import backend_names, load_backend
 from bpudeploy.cli.arguments import add, store
 from bpudeploy.cli.output import Output, table
-from bpudeploy.conformance.profile import Layer, Profile
+from bpudeploy.conformance.profile import Profile
 from bpudeploy.digest import short
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.planning import pipeline
@@ -78,23 +78,19 @@ def _profile(named: str, args: Namespace, out: Output) -> tuple[str, Profile]:
     return name, found.profile(products.compiler_findings.path)
 
 
-def _time_us(layer: Layer) -> float:
-    return max(layer.compute_us, layer.transfer_us)
-
-
 def _one(name: str, profile: Profile, count: int) -> Iterator[str]:
     yield _headline(name, profile)
     yield from table(
         [">ms", ">share", "kind of layer"],
         [[f"{us / 1e3:.3f}", f"{100 * us / profile.total_us:.0f} %", kind] for kind, us in profile.kinds().items()],
     )
-    longest = sorted(profile.layers, key=_time_us, reverse=True)[:count]
+    longest = sorted(profile.layers, key=lambda layer: layer.time_us, reverse=True)[:count]
     yield f"  the {len(longest)} longest of {len(profile.layers)} layers:"
     yield from table(
         [">us", "bound", ">padding", "shape", "aligned", "layer"],
         [
             [
-                f"{_time_us(layer):.0f}",
+                f"{layer.time_us:.0f}",
                 layer.bound,
                 f"{100 * layer.padding:.0f} %",
                 "x".join(map(str, layer.shape)),
@@ -126,7 +122,7 @@ def _two(profiles: list[tuple[str, Profile]], count: int) -> Iterator[str]:
     (_, before), (_, after) = profiles
     yield from _differences("kind of layer", before.kinds(), after.kinds())
     yield f"  the {count} layers that differ most:"
-    times = [{layer.name: _time_us(layer) for layer in profile.layers} for profile in (before, after)]
+    times = [{layer.name: layer.time_us for layer in profile.layers} for profile in (before, after)]
     yield from _differences("layer", times[0], times[1], count)
 
 
