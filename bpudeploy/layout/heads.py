@@ -10,6 +10,9 @@ with the queries as pixels and one matrix of keys for all their rows, and O goes
 written out, with keys as channels and the sum as a 1x1 convolution: the division is one for each query and channel,
 not for each query and key, and E, whose largest value is 1 in every row, uses int8 better than softmax(S) does.
 
+Scores of many keys do not fit on the chip for all heads: these are computed one head after another, on slices that are
+joined at the end.
+
 Where the accelerator needs a multiple of keys, the first keys are repeated: no maximum changes. Their values are 0, and
 they do not count in the sum.
 """
@@ -63,7 +66,7 @@ def stack_heads(graph: Graph, facts: LayoutFacts) -> int:
         keys = found.scores.shape[3] if found is not None else 0
         added = -keys % facts.keys
         if found is not None and added <= keys and facts.tuned.get(keys) != 1:
-            _rewrite(graph, found, added)
+            _rewrite(graph, found, added, apart=facts.heads_together is not None and keys > facts.heads_together)
             count += 1
     if count:
         _slice_channels(graph)
@@ -155,29 +158,44 @@ def _viewed(numbers: NDArray[np.int64], chain: Sequence[Node]) -> NDArray[np.int
     return numbers
 
 
-def _rewrite(graph: Graph, found: _Attention, added: int) -> None:
-    """Rewrite an attention, with ``added`` more keys."""
-    b, h, _, keys = found.scores.shape
-    query, *others = found.inputs
-    pixels = (query.height, query.width)
-    left = _transposed(graph, _split(graph, query.name, h), _TO_PIXELS)
-    k, v = (_in_a_row(graph, other) for other in others)
+def _rewrite(graph: Graph, found: _Attention, added: int, *, apart: bool) -> None:
+    """Rewrite an attention, with ``added`` more keys; ``apart``: one head at a time."""
+    heads, query = found.scores.shape[1], found.inputs[0].name
+    k, v = (_in_a_row(graph, other) for other in found.inputs[1:])
     if added:
-        k, v, keys = _repeat_first(graph, k, added), _append_zeros(graph, v, added), keys + added
-    k, v = _split(graph, k, h), _split(graph, v, h)
-    right, values = _transposed(graph, k, [0, 2, 1, 3]), _transposed(graph, v, _TO_PIXELS)
-    scores = emit(graph, "MatMul", found.scores.name, [left, right], (h * b, *pixels, keys))
-    names = {found.scores.name: _transposed(graph, scores, _TO_CHANNELS)}
-    for node in found.between[:-1]:
-        inputs = [names[n] if n in names else _constant(graph, n, (b, h), pixels, added) for n in node.inputs]
-        names[node.name] = emit(graph, node.op, node.name, inputs, (h * b, keys, *pixels), **node.attributes)
-        graph.nodes[names[node.name]].keep_float = node.keep_float
-    product = _weighted(graph, found, names[found.between[-1].inputs[0]], values)
-    joined = _join(graph, product, h)
+        k, v = _repeat_first(graph, k, added), _append_zeros(graph, v, added)
+    if apart:
+        each = zip(*(_slices(graph, tensor, 1, heads) for tensor in (query, k, v)), strict=True)
+        products = [_attend(graph, found, one, added, i) for i, one in enumerate(each)]
+        shape = list(graph.shape(products[0]))
+        shape[1] *= heads
+        joined = emit(graph, "Concat", f"{found.product}.joined", products, shape, axis=1)
+    else:
+        together = [_split(graph, tensor, heads) for tensor in (query, k, v)]
+        joined = _join(graph, _attend(graph, found, together, added), heads)
     end = graph.shape(found.output.name)
     if graph.shape(joined) != end:
         joined = reshape(graph, joined, end, f"{joined}.shaped")
     graph.replace_uses(found.output.name, joined)
+
+
+def _attend(graph: Graph, found: _Attention, inputs: Sequence[str], added: int, head: int | None = None) -> str:
+    """Return the attention of q (n, d, H, W), k and v (n, d, 1, T), as (n, d, H, W), n = h B; of one ``head``, B."""
+    q, k, v = inputs
+    n, _, *pixels = graph.shape(q)
+    keys = graph.shape(k)[3]
+    left, right, values = (
+        _transposed(graph, tensor, perm) for tensor, perm in ((q, _TO_PIXELS), (k, [0, 2, 1, 3]), (v, _TO_PIXELS))
+    )
+    scores = emit(graph, "MatMul", found.scores.name, [left, right], (n, *pixels, keys))
+    names = {found.scores.name: _transposed(graph, scores, _TO_CHANNELS)}
+    for node in found.between[:-1]:
+        operands = [
+            names[name] if name in names else _constant(graph, name, found, added, head) for name in node.inputs
+        ]
+        names[node.name] = emit(graph, node.op, node.name, operands, (n, keys, *pixels), **node.attributes)
+        graph.nodes[names[node.name]].keep_float = node.keep_float
+    return _weighted(graph, found, names[found.between[-1].inputs[0]], values)
 
 
 def _weighted(graph: Graph, found: _Attention, scores: str, values: str) -> str:
@@ -245,10 +263,15 @@ def _regrouped(graph: Graph, tensor: str, heads: int, source: int, target: int, 
     if heads == 1:
         return tensor
     shape = list(graph.shape(tensor))
-    size = shape[source] // heads
-    parts = [slice_axis(graph, tensor, source, i * size, (i + 1) * size, f"{tensor}.slice") for i in range(heads)]
-    shape[source], shape[target] = size, heads * shape[target]
+    shape[source], shape[target] = shape[source] // heads, heads * shape[target]
+    parts = _slices(graph, tensor, source, heads)
     return emit(graph, "Concat", f"{tensor}.{suffix}", parts, shape, axis=target)
+
+
+def _slices(graph: Graph, tensor: str, axis: int, count: int) -> list[str]:
+    """Cut a tensor into ``count`` slices of an axis."""
+    size = graph.shape(tensor)[axis] // count
+    return [slice_axis(graph, tensor, axis, i * size, (i + 1) * size, f"{tensor}.slice") for i in range(count)]
 
 
 def _transposed(graph: Graph, tensor: str, perm: list[int]) -> str:
@@ -256,15 +279,19 @@ def _transposed(graph: Graph, tensor: str, perm: list[int]) -> str:
     return emit(graph, "Transpose", f"{tensor}.turned", [tensor], [given[p] for p in perm], perm=perm)
 
 
-def _constant(graph: Graph, name: str, heads: tuple[int, int], pixels: tuple[int, int], added: int) -> str:
-    """Return a constant operand of the (B, h, T, T) scores for (h B, T + added, H, W), keys first."""
-    array = graph.constants[name]
+def _constant(graph: Graph, name: str, found: _Attention, added: int, head: int | None) -> str:
+    """Return a constant operand of the (B, h, T, T) scores for (h B, T + added, H, W), keys first; of one ``head``, h
+    is 1.
+    """
+    array, (b, heads, *_), query = graph.constants[name], found.scores.shape, found.inputs[0]
     array = array.reshape((1,) * (4 - array.ndim) + array.shape)
     *_, tokens, keys = array.shape
     if keys > 1:
         array, keys = np.concatenate([array, array[..., :added]], axis=3), keys + added
+    if head is not None:
+        array, heads = array[:, head : head + 1] if array.shape[1] > 1 else array, 1
     if array.shape[:2] != (1, 1):
-        array = np.broadcast_to(array, (*heads, tokens, keys)).swapaxes(0, 1)
+        array = np.broadcast_to(array, (b, heads, tokens, keys)).swapaxes(0, 1)
     array = array.reshape(-1, tokens, keys).transpose(0, 2, 1)
-    shape = (len(array), keys, *(pixels if tokens > 1 else (1, 1)))
+    shape = (len(array), keys, *((query.height, query.width) if tokens > 1 else (1, 1)))
     return store(graph, np.ascontiguousarray(array).reshape(shape), f"{name}.heads")

@@ -5,6 +5,7 @@ P V with P a Softmax, or (E V) / sum E with E = exp(S) and the sum as a convolut
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,26 +17,36 @@ from bpudeploy.quantize.arrays import I64
 from bpudeploy.quantize.taps import GraphIndex, is_pointwise, softmax_input
 
 Shapes = dict[str, tuple[int, ...]]
+_VIEWS = frozenset({"Concat", "Identity", "Reshape", "Slice", "Transpose"})
 PADDING = -1
 """In place of the number of a channel: zeros that a Concat appended."""
 
 
 @dataclass(frozen=True)
-class Attention:
-    """``values`` computes V, ``product`` is P V, which ``reader`` reads.
+class Product:
+    """``node`` is P V of some heads. ``channels``: for each number of one token of its output, the channel of V.
 
-    ``order``: channel i of the reader's input is channel ``order[i]`` of V. ``channels``: the same for the product's
-    output, for each of its numbers of one token. ``token_axes``: the axes of that output which are not channels.
-    ``divided``: the product is of exp(S), and divided by its sum afterwards.
+    ``token_axes``: the axes of that output which are not channels. ``divided``: it is of exp(S), and divided by its sum
+    afterwards.
     """
 
-    values: str
-    product: str
-    reader: str
-    order: tuple[int, ...]
+    node: str
     channels: tuple[int, ...]
     token_axes: tuple[int, ...]
     divided: bool
+
+
+@dataclass(frozen=True)
+class Attention:
+    """``values`` computes V, ``products`` are P V of all heads, or each of one, and ``reader`` reads them all.
+
+    ``order``: channel i of the reader's input is channel ``order[i]`` of V.
+    """
+
+    values: str
+    products: tuple[Product, ...]
+    reader: str
+    order: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,28 +75,55 @@ class Quotient:
 
 
 def find_attentions(model: onnx.ModelProto, index: GraphIndex) -> list[Attention]:
-    """Find each MatMul of attention and the output of a Conv, if its result is read by a single 1x1 Conv only."""
+    """Find the Convs that compute values which only attentions read, whose results a single 1x1 Conv reads only."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes = shapes_of(inferred) | {t.name: tuple(t.dims) for t in inferred.initializer}
-    found = []
+    products: dict[str, list[tuple[onnx.NodeProto, _Weights]]] = {}
     for node in model.graph.node:
         weights = _weights(index, shapes, node)
-        if weights is None:
-            continue
-        values = index.producers.get(index.source(node.input[1 - weights.side]))
-        if values is None or values.op_type != "Conv" or not _sums_to_one(index, shapes, node, weights):
-            continue
-        after, of_values = (
-            index.readers_through_views(tensor, index.nodes) for tensor in (weights.divided[1], values.output[0])
-        )
-        if any(len(r.products) != 1 or r.others for r in (after, of_values)):
-            continue
-        read, name = after.products[0]
-        traced = _trace(index, shapes, values.output[0], node, weights, read)
-        if traced is not None and is_pointwise(index, index.nodes[name]):
-            divided = weights.divided[1] != node.output[0]
-            found.append(Attention(values.name, node.name, name, *traced, divided))
-    return found
+        if weights is not None:
+            products.setdefault(index.source(node.input[1 - weights.side]), []).append((node, weights))
+    found = (_attention(index, shapes, values, read_by) for values, read_by in products.items())
+    return [attention for attention in found if attention is not None]
+
+
+def _attention(
+    index: GraphIndex, shapes: Shapes, values: str, products: Sequence[tuple[onnx.NodeProto, _Weights]]
+) -> Attention | None:
+    """Return the attention of the tensor ``values`` and the products that read it, or None."""
+    computes, end = index.producers.get(values), _reader(index, products[0][1].divided[1])
+    readers = index.readers_through_views(values, ()).others
+    if computes is None or computes.op_type != "Conv" or end is None or not is_pointwise(index, end):
+        return None
+    if {name for _, name in readers} != {node.name for node, _ in products} or len(readers) != len(products):
+        return None
+    channels = {values: np.broadcast_to(np.arange(shapes[values][1])[None, :, None, None], shapes[values])}
+    found, results = [], dict[str, I64]()
+    for node, weights in products:
+        traced = _trace(index, shapes, channels, node, weights) if _sums_to_one(index, shapes, node, weights) else None
+        if traced is None or _reader(index, weights.divided[1]) is not end:
+            return None
+        product, results[weights.divided[1]] = traced
+        found.append(product)
+    after = through_views(index, results, end.input[0])
+    if after is None or after.ndim != 4 or (after != after[:1, :, :1, :1]).any():
+        return None
+    return Attention(computes.name, tuple(found), end.name, tuple(int(c) for c in after[0, :, 0, 0]))
+
+
+def _reader(index: GraphIndex, tensor: str) -> onnx.NodeProto | None:
+    """Return the one node that reads ``tensor``, through views and where it is joined with others, or None."""
+    ends, todo = set[str](), [tensor]
+    while todo:
+        name = todo.pop()
+        if name in index.outputs:
+            return None
+        for node in index.readers.get(name, ()):
+            if node.op_type == "Concat" or index.is_view(node):
+                todo.append(node.output[0])
+            else:
+                ends.add(node.name)
+    return index.nodes[ends.pop()] if len(ends) == 1 else None
 
 
 def _weights(index: GraphIndex, shapes: Shapes, node: onnx.NodeProto) -> _Weights | None:
@@ -128,7 +166,7 @@ def _sums_to_one(index: GraphIndex, shapes: Shapes, matmul: onnx.NodeProto, weig
     along = [1] * len(shape)
     along[weights.axis] = shape[weights.axis]
     positions = np.broadcast_to(np.arange(shape[weights.axis]).reshape(along), shape)
-    viewed = through_views(index, positions, weights.tensor, matmul.input[weights.side])
+    viewed = through_views(index, {weights.tensor: positions}, matmul.input[weights.side])
     if viewed is None or viewed.ndim < 2:
         return False
     moved = viewed if weights.side == 0 else viewed.swapaxes(-1, -2)
@@ -136,47 +174,45 @@ def _sums_to_one(index: GraphIndex, shapes: Shapes, matmul: onnx.NodeProto, weig
 
 
 def _trace(
-    index: GraphIndex, shapes: Shapes, values: str, matmul: onnx.NodeProto, weights: _Weights, read: str
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
-    """Trace the channel numbers of ``values`` through views, the MatMul and the division.
-
-    Returns those of the tensor ``read``, those of one token of the MatMul's output, and the axes of its tokens.
-    """
+    index: GraphIndex, shapes: Shapes, channels: Mapping[str, I64], matmul: onnx.NodeProto, weights: _Weights
+) -> tuple[Product, I64] | None:
+    """Trace the channel numbers of V through views, the MatMul and the division, whose result is the second."""
     side = 1 - weights.side
-    channels = np.broadcast_to(np.arange(shapes[values][1])[None, :, None, None], shapes[values])
-    viewed = through_views(index, channels, values, matmul.input[side])
+    viewed = through_views(index, channels, matmul.input[side])
     if viewed is None or viewed.shape != shapes[matmul.input[side]]:
         return None
     token = viewed[..., :1, :] if side == 1 else viewed[..., :1]
     if ((viewed != token) & (viewed != PADDING)).any():
         return None
     product = np.broadcast_to(token, shapes[matmul.output[0]])
-    divided = through_views(index, product, matmul.output[0], weights.divided[0])
-    after = None if divided is None else through_views(index, divided, weights.divided[1], read)
-    if after is None or after.ndim != 4 or (after != after[:1, :, :1, :1]).any():
+    divided = through_views(index, {matmul.output[0]: product}, weights.divided[0])
+    if divided is None:
         return None
     axes = tuple(axis for axis in range(product.ndim) if (product == product.take([0], axis=axis)).all())
     first = product[tuple(slice(1) if axis in axes else slice(None) for axis in range(product.ndim))]
-    return tuple(int(c) for c in after[0, :, 0, 0]), tuple(int(c) for c in first.ravel()), axes
+    is_quotient = weights.divided[1] != matmul.output[0]
+    return Product(matmul.name, tuple(int(c) for c in first.ravel()), axes, is_quotient), divided
 
 
-def _part(index: GraphIndex, value: I64, start: str, name: str) -> I64 | None:
-    """Return what is left of ``value`` in one input of a Concat: nothing in a constant."""
+def _part(index: GraphIndex, values: Mapping[str, I64], name: str) -> I64 | None:
+    """Return ``through_views`` of one input of a Concat; in a constant, nothing of them is left."""
     if name in index.constants:
         return np.full(tuple(index.constants[name].dims), PADDING)
-    return through_views(index, value, start, name)
+    return through_views(index, values, name)
 
 
-def through_views(index: GraphIndex, value: I64, start: str, end: str) -> I64 | None:
-    """Return what the views from tensor ``start`` to ``end`` make of ``value``; None if one is of another kind."""
-    if end == start:
-        return value
-    node = index.producers[end]
+def through_views(index: GraphIndex, values: Mapping[str, I64], end: str) -> I64 | None:
+    """Return what the views between the tensors ``values`` and ``end`` make of them; None if one is of another kind."""
+    if end in values:
+        return values[end]
+    node = index.producers.get(end)
+    if node is None or node.op_type not in _VIEWS:
+        return None
     if node.op_type == "Concat":
-        parts = [_part(index, value, start, name) for name in node.input]
+        parts = [_part(index, values, name) for name in node.input]
         given = [part for part in parts if part is not None]
         return np.concatenate(given, axis=attribute(node, "axis", 0)) if len(given) == len(parts) else None
-    viewed = through_views(index, value, start, node.input[0])
+    viewed = through_views(index, values, node.input[0])
     if viewed is None:
         return None
     value = viewed

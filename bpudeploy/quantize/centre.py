@@ -86,7 +86,7 @@ def centre_values(
             shift_bias(out, computes, constant(out, computes.input[2]) * (factors - 1.0))
             _scale(out, computes, constant(out, computes.input[1]) * factors[:, None, None, None])
         moved[attention.values] = tuple(factors.tolist())
-        moved[attention.product] = tuple(factors[list(attention.channels)].tolist())
+        moved |= {product.node: tuple(factors[list(product.channels)].tolist()) for product in attention.products}
     return out, moved
 
 

@@ -77,7 +77,8 @@ def layer_deviations(
     """
     record, index, written = QuantizeRecord.read(quantized), GraphIndex(graph), GraphIndex(quantized)
     attentions = find_attentions(graph, index)
-    undivided = {a.product for a in attentions if a.divided}  # only the quotient is free of the values' means
+    # only the quotient is free of the values' means
+    undivided = {product.node for a in attentions for product in a.products if product.divided}
     found = _compared_nodes(record.products, index, written)
     compared = {name: product for name, product in found.items() if name not in undivided}
     means = _mean_axes(attentions)
@@ -119,8 +120,12 @@ def _compared_nodes(products: Iterable[str], index: GraphIndex, written: GraphIn
 
 
 def _mean_axes(found: Iterable[Attention]) -> dict[str, tuple[int, ...]]:
-    """Return, for the values of each attention and their product with the softmax, the axes of the ignored mean."""
-    return {name: axes for a in found for name, axes in ((a.values, (0, 2, 3)), (a.product, a.token_axes))}
+    """Return, for the values of each attention and their products with the softmax, the axes of the ignored mean."""
+    axes: dict[str, tuple[int, ...]] = {}
+    for attention in found:
+        axes[attention.values] = (0, 2, 3)
+        axes |= {product.node: product.token_axes for product in attention.products}
+    return axes
 
 
 def _input_precisions(product: str, written: GraphIndex, record: QuantizeRecord) -> tuple[Precision, ...]:

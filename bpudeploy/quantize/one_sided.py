@@ -64,6 +64,8 @@ def _is_candidate(index: GraphIndex, point: QuantizationPoint) -> bool:
     producer = index.producers.get(point.source)
     if point.precision is not Precision.INT8 or producer is None or producer.op_type not in _PRODUCERS:
         return False
+    if any(name in index.producers and index.producers[name].op_type == "Reciprocal" for name in producer.input):
+        return False  # a norm, or a division by a sum
     readers = index.readers.get(point.source, ())
     return {node.name for node in readers} == set(point.products) and all(is_pointwise(index, n) for n in readers)
 

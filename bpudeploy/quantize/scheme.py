@@ -172,6 +172,7 @@ class _Rewritten:
     model: onnx.ModelProto
     factors: dict[str, tuple[float, ...]]
     sums: dict[str, tuple[float, ...]]
+    centred: int
     one_sided: int
     splits: int
 
@@ -187,9 +188,10 @@ def _rewrite(
     """Centre values and one-sided ranges, and split softmaxes, as the recipe and the march want it."""
     wide = rules.elsewhere is Precision.INT16
     factors: dict[str, tuple[float, ...]] = {}
-    one_sided = splits = 0
+    centred = one_sided = splits = 0
     if spec.centre:
         model, factors = centre_values(model, images, equalize=spec.migrate)
+        centred = sum(node.op_type == "Conv" and node.name in factors for node in model.graph.node)
     sums: dict[str, tuple[float, ...]] = {}
     if wide:
         model, sums = raise_exponents(model)
@@ -197,7 +199,7 @@ def _rewrite(
         model, splits = split_softmax(model)
     if spec.centre and wide and rules.folds_factors:  # elsewhere, scales migrate into the activation at no cost
         model, one_sided = centre_ranges(model, planned(model, ()).points, images, limit)
-    return _Rewritten(model, factors, sums, one_sided, splits)
+    return _Rewritten(model, factors, sums, centred, one_sided, splits)
 
 
 def _check_equivalent(original: onnx.ModelProto, changed: onnx.ModelProto, image: F32) -> None:
@@ -308,8 +310,8 @@ def _techniques(
     found = [f"{spec.observer.value} thresholds"]
     if widened:
         found.append(f"{widened} of them widened, as clipping there changes the outputs")
-    if centred := len(exact.factors) // 2:
-        found.append(f"values of {centred} attention blocks centred{' and equalized' * spec.migrate}")
+    if exact.centred:
+        found.append(f"values of {exact.centred} attention blocks centred{' and equalized' * spec.migrate}")
     if exact.one_sided:
         found.append(f"{exact.one_sided} one-sided activations centred, with a Sub each")
     if exact.splits:

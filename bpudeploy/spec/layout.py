@@ -22,6 +22,11 @@ class LayoutFacts(Frozen):
     keys: Annotated[int, Field(ge=1, le=64)] = 1
     """The number of keys of an attention is padded to a multiple of this: its products read beyond the last key."""
 
+    heads_together: Annotated[int, Field(ge=1)] | None = None
+    """The most keys with which the heads of an attention are computed together, otherwise one at a time, whose scores
+    fit on the chip; no limit by default.
+    """
+
     tuned: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=64)]] = Field(default_factory=dict)
     """By number of tokens, or keys of an attention: their rows; 1 leaves them as they were (`bpudeploy tune`)."""
 

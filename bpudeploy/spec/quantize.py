@@ -68,7 +68,7 @@ class QuantizeSpec(Frozen):
     """INT16 inputs of Conv and MatMul, if the march has INT16: patterns (``*``) of tensor names or of the nodes that
     read them, ``op:NAME`` of the operator that produces them, ``last`` for the input of the last layer, or ``small``
     for inputs of layers with at most 0.1 % of the multiplications each."""
-    int16_budget: Annotated[float, Field(ge=0, le=100)] = 10.0
+    int16_budget: Annotated[float, Field(ge=0, le=100)] = 20.0
     """On BPUs with INT16: percent of the predicted time that it may cost. It is spent on the inputs whose INT8 form
     changes the outputs most, and only until what is left is small. 0 spends none."""
     repair: bool = True

@@ -131,7 +131,7 @@ def golden(work: StepContext, options: GoldenOptions, inputs: tuple[Artifact, ..
 
 QUANTIZE = Stage(
     "quantize",
-    version=16,
+    version=17,
     takes=(Kind.GRAPH, Kind.SAMPLES, Kind.PREPROCESS),
     gives={"prepared": Kind.GRAPH, "quantized": Kind.QUANTIZED},
     run=quantize,

@@ -134,7 +134,7 @@ REFERENCE = Stage(
 )
 RESTRUCTURE = Stage(
     "restructure",
-    version=3,
+    version=4,
     takes=(Kind.MODEL, Kind.PREPROCESS, Kind.SAMPLES, Kind.SCORES),
     gives={"graph": Kind.GRAPH, "scores": Kind.SCORES},
     run=restructure,

@@ -23,6 +23,8 @@ from bpudeploy.stages.timm_models import reparameterized
 from tests.restructure.test_families import FAMILIES, TOLERANCE, MakeModel, shape_of
 
 X5 = LayoutFacts(rows=4, columns=8, stride=2, keys=4)
+APART = X5.model_copy(update={"heads_together": 1})
+"""Every head of every attention alone."""
 TRANSFORMERS = [
     pair for pair in FAMILIES if not pair[0].startswith(("resnet", "mobilenetv3", "efficientnet", "repvgg"))
 ]
@@ -41,12 +43,15 @@ def outputs(model: Any, image: Any) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize("facts", [X5, APART], ids=["heads together", "one head at a time"])
 @pytest.mark.parametrize(("name", "options"), TRANSFORMERS, ids=[name for name, _ in TRANSFORMERS])
-def test_every_family_computes_what_it_did(make_model: MakeModel, name: str, options: dict[str, Any]) -> None:
+def test_every_family_computes_what_it_did(
+    make_model: MakeModel, name: str, options: dict[str, Any], facts: LayoutFacts
+) -> None:
     model = make_model(name, **options)
     shape = shape_of(model)
     exact = rewrite(network_of_module(reparameterized(model), shape)).model
-    made, _ = laid_out(exact, X5)
+    made, _ = laid_out(exact, facts)
     assert form_errors(made) == []
     image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     for before, after in zip(outputs(exact, image), outputs(made, image), strict=True):

@@ -38,9 +38,9 @@ def exact(make_model: MakeModel) -> Rewritten:
     return rewrite(network_of_module(model, shape_of(model)))
 
 
-def laid_out(exact: Rewritten) -> Any:
+def laid_out(exact: Rewritten, heads_together: int | None = None) -> Any:
     graph = editable_graph(exact.model, exact.keep_float)
-    lay_out(graph, LayoutFacts(rows=4, columns=8, stride=2, keys=4))
+    lay_out(graph, LayoutFacts(rows=4, columns=8, stride=2, keys=4, heads_together=heads_together))
     return to_onnx(graph), graph.keep_float
 
 
@@ -51,13 +51,17 @@ def quantized(model: Any, keep_float: tuple[str, ...]) -> Quantized:
     )
 
 
-def test_it_has_the_taps_and_the_techniques_of_the_graph_before(exact: Rewritten) -> None:
-    before, after = quantized(exact.model, exact.keep_float), quantized(*laid_out(exact))
-    moved = [name for name in after.record.taps if name.endswith((".heads", ".joined", ".rows", ".row", ".tokens"))]
+@pytest.mark.parametrize("apart", [False, True], ids=["heads together", "one head at a time"])
+def test_it_has_the_taps_and_the_techniques_of_the_graph_before(exact: Rewritten, apart: bool) -> None:
+    before, after = quantized(exact.model, exact.keep_float), quantized(*laid_out(exact, 16 if apart else None))
+    moved = [name for name in after.record.taps if name.endswith((".heads", ".rows", ".row", ".tokens", ".slice"))]
     assert not moved, "moves are views of what they move"
-    for made in (before, after):
-        assert len([name for name in made.record.factors if "attn" in name and not name.endswith(".sum")]) == 4, (
-            "values and product, two blocks"
+    for made, products in ((before, 1), (after, 3 if apart else 1)):
+        factors = [name for name in made.record.factors if "attn" in name and ".sum" not in name]
+        assert len(factors) == 2 * (1 + products), "values and products, two blocks"
+        assert "values of 2 attention blocks centred and equalized" in made.record.levers
+        assert (
+            f"{2 * products} softmaxes split into two ranges, for a MatMul that takes int8 only" in made.record.levers
         )
     truth = run(exact.model, IMAGES[0])
     for made in (before, after):
@@ -65,14 +69,16 @@ def test_it_has_the_taps_and_the_techniques_of_the_graph_before(exact: Rewritten
         assert np.abs(run(made.qdq, IMAGES[0]) - truth).max() < 0.2 * np.ptp(truth)
 
 
-def test_its_layers_and_integers_can_be_compared(exact: Rewritten) -> None:
-    model, keep_float = laid_out(exact)
+@pytest.mark.parametrize("apart", [False, True], ids=["heads together", "one head at a time"])
+def test_its_layers_and_integers_can_be_compared(exact: Rewritten, apart: bool) -> None:
+    model, keep_float = laid_out(exact, 16 if apart else None)
     made = quantized(model, keep_float)
     made.record.write(made.qdq)
     report = layer_deviations(model, made.qdq, IMAGES[:2], lambda done: None)
     products = {n.name for n in model.graph.node if n.op_type in ("Conv", "MatMul")}
     undivided = {name for name in products if "attn.matmul.2" in name}
-    assert {layer.node for layer in report.layers} == products - undivided and len(undivided) == 2
+    assert {layer.node for layer in report.layers} == products - undivided
+    assert len(undivided) == (6 if apart else 2)
     assert min(layer.cosine for layer in report.layers) > 0.9, "channel means and factors are undone"
     assert min(layer.sqnr_db for layer in report.layers) > 3.0, "so are the raised exponents of a sum"
     integers = IntegerGraph(made.qdq).run({"pixels": IMAGES[0]}, Rounding.HALF_EVEN)

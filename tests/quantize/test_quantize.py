@@ -170,6 +170,38 @@ def test_between_convolutions_scales_migrate_for_nothing(depthwise: bool) -> Non
     assert len(made.record.factors["first"]) == 16
 
 
+@pytest.mark.parametrize(("height", "width", "shape"), [(6, 5, (1, 8, 6, 1)), (1, 5, (1, 8, 1, 5)), (1, 1, None)])
+def test_a_compiler_that_folds_factors_is_given_one_for_each_row(
+    height: int, width: int, shape: tuple[int, ...] | None
+) -> None:
+    rng = np.random.default_rng(0)
+    model = chain(
+        node("Conv", ["x", "a"], "one"),
+        node("Conv", ["x", "b"], "two"),
+        node("Add", ["one", "two"], "sum"),
+        node("Conv", ["sum", "w"], "y"),
+        weights={
+            "a": uneven(rng, 8, 8, 1, 1),
+            "b": uneven(rng, 8, 8, 1, 1),
+            "w": rng.standard_normal((8, 8, 1, 1)) / np.logspace(-1, 1, 8).reshape(1, -1, 1, 1),
+        },
+        shape=(1, 8, height, width),
+    )
+    rng = np.random.default_rng(1)
+    images = rng.standard_normal((8, 1, 8, height, width)).astype(np.float32)
+    rules = X5.model_copy(update={"folds_factors": True})
+
+    def loss(spec: QuantizeSpec) -> tuple[float, Quantized]:
+        made = quantize_graph(model, (), (), rules, spec, lambda i: images[i], 8, lambda done: None)
+        return float(np.mean([(run(model, i) - run(made.qdq, i)) ** 2 for i in images])), made
+
+    before, _ = loss(INT8)
+    after, made = loss(INT8.model_copy(update={"migrate": True}))
+    found = {t.name: tuple(t.dims) for t in made.prepared.graph.initializer if t.name.endswith(".migrated.factor")}
+    assert found == ({} if shape is None else {"sum.migrated.factor": shape})
+    assert shape is None or after < 0.5 * before
+
+
 @pytest.mark.parametrize("rules", [CPU, X5, X3])
 def test_what_an_addition_reads_too_is_not_divided(rules: PrecisionRules) -> None:
     """The narrow ends of MobileNetV2's blocks: a Conv and the sum around it read what a Conv gives."""

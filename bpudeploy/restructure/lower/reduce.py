@@ -173,7 +173,7 @@ def _bind_scaled(ctx: Lowering, value: Value, atoms: Atoms) -> None:
 
 
 def _normalised(ctx: Lowering, value: Value, axes: tuple[Atoms, ...]) -> Value:
-    """Return (x - mean) / sqrt(var + ε) over ``axes``, marked to stay in float."""
+    """Return (x - mean) / sqrt(var + ε) over ``axes``; what it is computed from is marked to stay in float."""
     value = ctx.materialize(value)
     arranged = _arranged(ctx, value, set(flat(axes)))
     average = mean(ctx, arranged, axes, keep_float=True)
@@ -182,7 +182,7 @@ def _normalised(ctx: Lowering, value: Value, axes: tuple[Atoms, ...]) -> Value:
     variance = mean(ctx, square(ctx, centred), axes, keep_float=True, bias=eps)
     root = elementwise(ctx, "Sqrt", variance, suffix="sqrt", keep_float=True)
     inverse = elementwise(ctx, "Reciprocal", root, suffix="rsqrt", keep_float=True)
-    normalised = elementwise(ctx, "Mul", centred, inverse.name, suffix="norm", keep_float=True)
+    normalised = elementwise(ctx, "Mul", centred, inverse.name, suffix="norm")
     return replace(normalised, axes=value.axes)
 
 

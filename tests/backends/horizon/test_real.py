@@ -194,6 +194,57 @@ def test_int16_results_are_right_on_average(tmp_path: Path) -> None:
     assert np.abs(np.mean(errors, axis=0)).max() < 0.5, "steps of int16; it is -1.6 otherwise"
 
 
+def test_a_factor_for_each_row_is_left_where_it_is(tmp_path: Path) -> None:
+    """The tool folds a factor for each channel into the next convolution, and with it the use of migrated scales."""
+    inputs, backend = example_inputs(tmp_path, "bayes-e"), load_backend("hb_mapper")
+    assert isinstance(backend, SimulatingBackend)
+    rng, sizes = np.random.default_rng(0), np.logspace(-1.5, 1.5, 8)
+    weights = {
+        "a": rng.standard_normal((8, 3, 1, 1)) * sizes.reshape(-1, 1, 1, 1),
+        "w": rng.standard_normal((3, 8, 8, 8)) / sizes.reshape(1, -1, 1, 1),
+    }
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Conv", ["x", "a"], ["stem"], "stem"),
+                helper.make_node("Add", ["stem", "stem"], ["sum"], "sum"),
+                helper.make_node("Conv", ["sum", "w"], ["logits"], "logits"),
+            ],
+            "uneven",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, 8, 8))],
+            [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, (1, 3, 1, 1))],
+            [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 11)],
+        ir_version=7,
+    )
+    pixels, normalise = Samples.read(inputs.calibration.path).pixels, Normalisation.read(inputs.preprocess.path)
+    rules = load_target("rdk-x5", Path())[0].precision
+    errors = []
+    for migrate in (False, True):
+        spec = QuantizeSpec(int16=(), migrate=migrate)
+        made = quantize_graph(
+            model, (), (), rules, spec, lambda i: normalise.apply(pixels[i : i + 1]), 4, lambda n: None
+        )
+        made.record.write(made.qdq)
+        onnx.save(made.prepared, inputs.graph.path)
+        onnx.save(made.qdq, inputs.quantized.path)
+        work = StepContext(tmp_path / f"work{migrate}", lambda event: None)
+        work.dir.mkdir()
+        options = HbMapperOptions(optimize_level=OptimizeLevel.O0, input_type_rt=InputType.RGB)
+        found = backend.integers(work, inputs, pixels, options).reshape(4, -1)
+        truth = [
+            open_with_outputs(model, ["logits"], only=True).run(["logits"], {"x": x})
+            for x in _images(pixels, normalise)
+        ]
+        errors.append(float(((found - np.array(truth).reshape(4, -1)) ** 2).mean()))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def _images(pixels: Any, normalise: Normalisation) -> list[Any]:
+    return [normalise.apply(pixels[i : i + 1]) for i in range(len(pixels))]
+
+
 def test_repair_promotes_what_wins_in_the_integers(tmp_path: Path) -> None:
     """The scores that it is given are wrong on purpose, so that the limit seems to be exceeded."""
     inputs, backend = example_inputs(tmp_path, "bayes-e"), load_backend("hb_mapper")
