@@ -60,8 +60,8 @@ class PrecisionRules(Frozen):
     rounding: Annotated[Rounding, Field(strict=False)] = Rounding.HALF_EVEN
     """How ties are rounded when a sum is requantized."""
     folds_factors: bool = False
-    """Whether the compiler folds a constant factor before a convolution into its weights: this undoes a migrated scale,
-    and a factor at the end of a GELU prevents its fusion to one lookup table."""
+    """Whether the compiler folds a constant factor for each channel into the next convolution's weights, which undoes a
+    migrated scale; factors are then given once for each row. At the end of a GELU they prevent its fusion."""
     int8_only: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Operators for which the compiler rounds a tensor to int8, for all its readers, whatever was asked. ONNX names, or
     ``strided depthwise Conv``."""
