@@ -36,6 +36,9 @@ MIGRATED = ".migrated"
 _MAX_ERROR_WITH_MUL = 0.5
 """Migration that needs a Mul is done only if it reduces a layer's squared error to at most this fraction; migration at
 no cost if it reduces it at all."""
+_WORTH_A_MUL = 512
+"""A Mul in int16 takes as long as 160 multiply-accumulates in int8 for each of its values, by hb_mapper 1.24.3 for X5:
+where a factor must not be folded, it is added before layers with at least these."""
 _STRENGTHS = (1.0, 0.5)
 """Exponents of the channels' peaks: 1 equalizes them and may widen the weights too much, 0.5 goes half of the way."""
 _FLOOR = 2.0**-10
@@ -101,7 +104,7 @@ def migrate(
         producer = None if others else _scalable_producer(index, point)
         if not factors_stay and producer is not None and producer.op_type != "Conv":
             producer = None
-        repeats = (1, 1) if factors_stay else _repeats(shapes[point.tensor])
+        repeats = (1, 1) if factors_stay else _repeats(shapes[point.tensor], readers)
         if producer is None and repeats is None:
             continue
         peaks = _peaks(statistics, readers)
@@ -167,8 +170,13 @@ def _scalable_producer(index: GraphIndex, point: QuantizationPoint) -> onnx.Node
     return node if scalable else None
 
 
-def _repeats(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return how often factors are repeated along rows and columns, so that a compiler sees more than channels."""
+def _repeats(shape: tuple[int, ...], readers: Sequence[_Reader]) -> tuple[int, int] | None:
+    """Return how often factors are repeated along rows and columns, so that a compiler sees more than channels.
+
+    None if the tensor has one pixel, or if a Mul costs too much beside what reads it.
+    """
+    if sum(reader.weights.macs_per_value for reader in readers) < _WORTH_A_MUL:
+        return None
     height, width = shape[2:]
     if height > 1:
         return height, 1

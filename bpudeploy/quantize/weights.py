@@ -40,6 +40,11 @@ class ConvWeights:
         rows = weight.reshape(groups, len(weight) // groups, -1)
         return cls(node.name, rows, weight.shape, bias[0] if bias else None)
 
+    @property
+    def macs_per_value(self) -> float:
+        """The multiply-accumulates for each value that it reads, at stride 1."""
+        return self.rows.size / (len(self.rows) * self.shape[1])
+
     def grouped(self, columns: F32) -> F32:
         """Return columns (C * kh * kw, k) as (groups, n, k)."""
         return columns.reshape(len(self.rows), self.rows.shape[2], -1)

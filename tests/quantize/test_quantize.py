@@ -170,9 +170,12 @@ def test_between_convolutions_scales_migrate_for_nothing(depthwise: bool) -> Non
     assert len(made.record.factors["first"]) == 16
 
 
-@pytest.mark.parametrize(("height", "width", "shape"), [(6, 5, (1, 8, 6, 1)), (1, 5, (1, 8, 1, 5)), (1, 1, None)])
-def test_a_compiler_that_folds_factors_is_given_one_for_each_row(
-    height: int, width: int, shape: tuple[int, ...] | None
+@pytest.mark.parametrize(
+    ("height", "width", "out", "shape"),
+    [(6, 5, 512, (1, 8, 6, 1)), (1, 5, 512, (1, 8, 1, 5)), (1, 1, 512, None), (6, 5, 64, None)],
+)
+def test_a_compiler_that_folds_factors_is_given_one_for_each_row_where_that_pays(
+    height: int, width: int, out: int, shape: tuple[int, ...] | None
 ) -> None:
     rng = np.random.default_rng(0)
     model = chain(
@@ -183,7 +186,7 @@ def test_a_compiler_that_folds_factors_is_given_one_for_each_row(
         weights={
             "a": uneven(rng, 8, 8, 1, 1),
             "b": uneven(rng, 8, 8, 1, 1),
-            "w": rng.standard_normal((8, 8, 1, 1)) / np.logspace(-1, 1, 8).reshape(1, -1, 1, 1),
+            "w": rng.standard_normal((out, 8, 1, 1)) / np.logspace(-1, 1, 8).reshape(1, -1, 1, 1),
         },
         shape=(1, 8, height, width),
     )

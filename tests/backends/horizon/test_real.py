@@ -201,14 +201,18 @@ def test_a_factor_for_each_row_is_left_where_it_is(tmp_path: Path) -> None:
     rng, sizes = np.random.default_rng(0), np.logspace(-1.5, 1.5, 8)
     weights = {
         "a": rng.standard_normal((8, 3, 1, 1)) * sizes.reshape(-1, 1, 1, 1),
-        "w": rng.standard_normal((3, 8, 8, 8)) / sizes.reshape(1, -1, 1, 1),
+        "w": rng.standard_normal((512, 8, 1, 1)) / sizes.reshape(1, -1, 1, 1),
+        "n": rng.standard_normal((3, 512, 1, 1)),
+        "e": rng.standard_normal((3, 3, 8, 8)),
     }
     model = helper.make_model(
         helper.make_graph(
             [
                 helper.make_node("Conv", ["x", "a"], ["stem"], "stem"),
                 helper.make_node("Add", ["stem", "stem"], ["sum"], "sum"),
-                helper.make_node("Conv", ["sum", "w"], ["logits"], "logits"),
+                helper.make_node("Conv", ["sum", "w"], ["wide"], "wide"),
+                helper.make_node("Conv", ["wide", "n"], ["narrow"], "narrow"),
+                helper.make_node("Conv", ["narrow", "e"], ["logits"], "logits"),
             ],
             "uneven",
             [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, 8, 8))],
