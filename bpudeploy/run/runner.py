@@ -15,13 +15,24 @@ from typing import Any
 from bpudeploy.digest import Digest, Key
 from bpudeploy.errors import StageContractError, StoreError
 from bpudeploy.events import Event, Note, StepFinished, StepStarted, StepWaiting
+from bpudeploy.planning.preview import differences
 from bpudeploy.planning.step import Plan, Step, step_key
 from bpudeploy.stage import Artifact, StepContext
 from bpudeploy.store.leases import lease
 from bpudeploy.store.locks import step_lock, store_in_use
 from bpudeploy.store.objects import add_object, object_path, storing
 from bpudeploy.store.shared import ReadOnly, SharedStore, fetch, fetch_object, share
-from bpudeploy.store.steps import Record, StepOutput, find_record, keep_record, record_path, remember
+from bpudeploy.store.steps import (
+    Record,
+    StepOutput,
+    find_record,
+    keep_record,
+    latest_record,
+    record_path,
+    remember,
+)
+
+_LONG_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,7 @@ def ensure_step(
             hit = record is not None
             if record is None:
                 emit(StepStarted(step.name))
+                _tell_time_before(root, recipe, step, emit)
                 record = _run_step(step, _local_inputs(inputs, root, shared), key, parts, root, emit)
                 keep_record(root, record)
                 remember(root, recipe, record)
@@ -134,6 +146,15 @@ def ensure_step(
     digests = tuple(o.digest for o in record.outputs)
     emit(StepFinished(step.name, "hit" if hit else "miss", digests, record.seconds, record.peak_mb))
     return StepResult(record, hit, artifacts_of(step, record, root))
+
+
+def _tell_time_before(root: Path, recipe: str, step: Step, emit: Callable[[Event], None]) -> None:
+    """Say how long a long step of this recipe took with the same options, but other inputs."""
+    before = latest_record(root, recipe, step.name)
+    if before is None or before.seconds < _LONG_S:
+        return
+    if not differences(before.parts["options"], step.options.canonical()):
+        emit(Note(step.name, f"took {before.seconds / 60:.0f} min with these options before"))
 
 
 def _find(root: Path, key: Key, shared: SharedStore | None, emit: Callable[[Event], None]) -> Record | None:

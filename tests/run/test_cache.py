@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from bpudeploy import BpudeployError
 from bpudeploy.digest import canonical, key_of
 from bpudeploy.errors import StageContractError, StoreError, UsageError
-from bpudeploy.events import Event, StepWaiting
+from bpudeploy.events import Event, Note, StepWaiting
 from bpudeploy.planning.preview import StepState, preview
 from bpudeploy.planning.step import PlanBuilder
 from bpudeploy.run.runner import run
 from bpudeploy.stage import Artifact, Kind, Stage, StepContext
 from bpudeploy.store.gc import collect, usage, verify
+from bpudeploy.store.steps import all_records, keep_record
 from tests.run.toy import Change, Toy, joined, stage, toy_plan
 
 ALL = ["fetch/weights", "fetch/calibration", "restructure", "quantize", "compile"]
@@ -55,6 +56,24 @@ def test_a_change_reruns_what_it_reaches(tmp_path: Path, change: dict[str, objec
     assert ran(tmp_path) == ALL
     assert ran(tmp_path, replace(Change(), **change)) == expected  # type: ignore[arg-type]
     assert ran(tmp_path) == []
+
+
+def test_a_long_step_says_how_long_it_took_before(tmp_path: Path) -> None:
+    def told(change: Change) -> list[str]:
+        events: list[Event] = []
+        run(toy_plan(change), tmp_path, events.append)
+        return [f"{event.step} {event.text}" for event in events if isinstance(event, Note)]
+
+    assert told(PLAIN) == []
+    for record in all_records(tmp_path):
+        keep_record(tmp_path, replace(record, seconds=497.0 if record.step in ("compile", "restructure") else 59.0))
+    assert told(replace(PLAIN, weights="v")) == [
+        "restructure took 8 min with these options before",
+        "compile took 8 min with these options before",
+    ]
+    for record in all_records(tmp_path):
+        keep_record(tmp_path, replace(record, seconds=497.0))
+    assert told(replace(PLAIN, tolerance="1e-6")) == [], "other options"
 
 
 def test_touching_every_file_reruns_nothing(tmp_path: Path) -> None:
