@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bpudeploy.backends.base import SimulatingBackend
 from bpudeploy.backends.registry import backend_names, load_backend
@@ -16,17 +18,21 @@ from bpudeploy.digest import short
 from bpudeploy.errors import ExitCode, UsageError
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY, Products
+from bpudeploy.predict.against_compiler import NodeComparison, compare_nodes
+from bpudeploy.predict.march import model_of
 from bpudeploy.releases import find_release
 from bpudeploy.run.runner import run as run_plan
-from bpudeploy.spec.load import load_recipe
+from bpudeploy.spec.load import load_recipe, load_target
+from bpudeploy.spec.precision import Precision
 
+_FEW = 10
 EXAMPLE = """\
   bpudeploy profile recipes/inspection-cnn.yaml --set target=rdk-x5
   bpudeploy profile quickstart@rdk-x5 --page profile.html
   bpudeploy profile 3fa9c1d2 recipes/quickstart.yaml --set target=rdk-x5     a release, and what the recipe makes now
 
 A recipe is compiled first, if that is not cached. Every time is the compiler's estimate for the BPU, not a measurement;
-layers overlap, so that their sum may exceed the latency."""
+layers overlap, so that their sum may exceed the latency. Nodes are compared with the times that `estimate` predicts."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,19 +46,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> ExitCode:
     if args.layers < 1:
         raise UsageError(f"--layers {args.layers} is below 1", hint="25 shows most of the time")
-    profiles = [_profile(named, args, out) for named in (args.subject, args.other) if named is not None]
+    found = [_find(named, args, out) for named in (args.subject, args.other) if named is not None]
+    profiles = [(one.name, one.profile) for one in found]
     if args.page is not None:
         from bpudeploy.results.profile_page import write_profiles
 
         write_profiles(profiles, args.page)
-    lines = _one(*profiles[0], args.layers) if len(profiles) == 1 else _two(profiles, args.layers)
+    lines = [*_one(found[0], args.layers)] if len(found) == 1 else [*_two(profiles, args.layers)]
     written = [f"  page: {args.page}"] if args.page is not None else []
-    out.show({name: profile.model_dump(mode="json") for name, profile in profiles}, [*lines, *written])
+    out.show({one.name: one.document() for one in found}, [*lines, *written])
     return ExitCode.OK
 
 
-def _profile(named: str, args: Namespace, out: Output) -> tuple[str, Profile]:
-    """Return a name for the binary, and its profile.
+@dataclass(frozen=True)
+class _Compiled:
+    """A binary: its profile, and its nodes compared with their prediction; none without a model of its march."""
+
+    name: str
+    profile: Profile
+    compared: tuple[NodeComparison, ...]
+
+    def document(self) -> dict[str, Any]:
+        compared = [node.model_dump(mode="json") for node in self.compared]
+        return {**self.profile.model_dump(mode="json"), "against_prediction": compared}
+
+
+def _find(named: str, args: Namespace, out: Output) -> _Compiled:
+    """Return the binary that a command names.
 
     Raises:
         UsageError: its compiler gives no estimate by layer.
@@ -64,22 +84,33 @@ def _profile(named: str, args: Namespace, out: Output) -> tuple[str, Profile]:
         with out.live() as live:
             steps = run_plan(pipeline.plan(jobs[0]).until(BINARY), store(args), live.draw).artifacts
         name, products = f"{jobs[0].recipe.name}@{jobs[0].target.name}", Products(steps)
-        backend = jobs[0].target.backend
+        backend, target = jobs[0].target.backend, jobs[0].target
     else:
         release = find_release(named)
         name = f"{release.manifest.name}@{release.manifest.target} {short(release.digest)}"
         products = Products.of_release(release.manifest.steps, store(args))
-        backend = release.manifest.backend
+        backend, target = release.manifest.backend, load_target(release.manifest.target, Path())[0]
     found = load_backend(backend)
     if not isinstance(found, SimulatingBackend):
         raise UsageError(
             f"{name}: {backend} gives no estimate by layer", hint="hb_mapper does: rdk-x3, rdk-x5, rdk-ultra"
         )
-    return name, found.profile(products.compiler_findings.path)
+    profile, model = found.profile(products.compiler_findings.path), model_of(target)
+    if model is None:
+        return _Compiled(name, profile, ())
+    import onnx
+
+    from bpudeploy.quantize.record import QuantizeRecord
+
+    taps = QuantizeRecord.read(onnx.load(products.quantized.path)).taps.values()
+    int16 = {product for tap in taps if tap.precision is Precision.INT16 for product in tap.products}
+    graph = onnx.load(products.prepared.path)
+    return _Compiled(name, profile, compare_nodes(profile, graph, int16, model, target.precision))
 
 
-def _one(name: str, profile: Profile, count: int) -> Iterator[str]:
-    yield _headline(name, profile)
+def _one(compiled: _Compiled, count: int) -> Iterator[str]:
+    profile = compiled.profile
+    yield _headline(compiled.name, profile)
     yield from table(
         [">ms", ">share", "kind of layer"],
         [[f"{us / 1e3:.3f}", f"{100 * us / profile.total_us:.0f} %", kind] for kind, us in profile.kinds().items()],
@@ -103,6 +134,27 @@ def _one(name: str, profile: Profile, count: int) -> Iterator[str]:
     yield "  bound: what takes longer; padding: the share of the aligned shape (N, H, W, C) that is not the tensor's"
     if profile.on_cpu:
         yield f"  on the CPU, and not in the time: {', '.join(profile.on_cpu)}"
+    if compiled.compared:
+        yield from _against_prediction(compiled.compared, min(count, _FEW))
+
+
+def _against_prediction(compared: Sequence[NodeComparison], count: int) -> Iterator[str]:
+    """Yield the nodes that differ most from what `estimate` predicts."""
+    for node in (node for node in compared if node.elsewhere):
+        where = ("BPU", "CPU") if node.predicted_on_cpu else ("CPU", "BPU")
+        yield f"  {node.name} ({node.op}) is on the {where[0]}, predicted on the {where[1]}"
+    yield f"  the {min(count, len(compared))} nodes that differ most from the prediction of `bpudeploy estimate`:"
+    yield from table(
+        [">compiler, us", ">predicted, us", "node"],
+        [
+            [
+                "CPU" if node.compiler_us is None else f"{node.compiler_us:.0f}",
+                f"{node.predicted_us:.0f}",
+                f"{node.name} ({node.op})",
+            ]
+            for node in compared[:count]
+        ],
+    )
 
 
 def _headline(name: str, profile: Profile) -> str:

@@ -331,6 +331,11 @@ def test_profile_shows_where_the_time_goes(tiny: Path, capsys: pytest.CaptureFix
     ops = {layer["op"] for layer in found["layers"]}
     assert {"Conv", "Matmul", "Mul"} <= ops and found["on_cpu"] == [], ops
     assert 0.5 * found["total_us"] < max(layer["end_us"] for layer in found["layers"]) < 2 * found["total_us"]
+    compared = found["against_prediction"]
+    assert {"Conv", "MatMul"} <= {node["op"] for node in compared}
+    assert all(node["predicted_us"] > 0 and node["compiler_us"] is not None for node in compared)
+    off = [abs(node["compiler_us"] - node["predicted_us"]) for node in compared]
+    assert off == sorted(off, reverse=True)
     assert found["subgraphs"][0]["loaded_bytes"] > 0 and "patch_embed" in Path("profile.html").read_text()
     assert main([*argv[:2], str(tiny), *argv[2:], "--layers", "3"]) == 0
     text = capsys.readouterr().out
