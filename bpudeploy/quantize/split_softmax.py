@@ -45,9 +45,9 @@ class _WrittenOut:
         """Return, by name of a node, the nodes that take its place."""
         low, high = parts = tuple(f"{self.product.name}.{part}" for part in ("low", "high"))
         inverse = next(name for name in self.quotient.input if name != self.back.output[0])
-        found = {self.exponentials.name: [self.exponentials, *_ranges(model, self.exponentials.output[0], low, high)]}
-        for name in (self.turn.name, self.product.name, self.back.name):
-            found[name] = []
+        weights = self.exponentials.output[0]
+        found = {self.exponentials.name: [self.exponentials, *_ranges(model, weights, low, high, _RAISED_LIMIT)]}
+        found |= {node.name: [] for node in (self.turn, self.product, self.back)}
         quotients = []
         for part, side in zip(parts, _SIDES, strict=True):
             product, back, quotient = (f"{node.name}.{side}" for node in (self.product, self.back, self.quotient))
@@ -96,9 +96,7 @@ def _written_out(index: GraphIndex, node: onnx.NodeProto, exponents: Collection[
     return _WrittenOut(exponentials, turn, node, back, index.producers[found.quotient])
 
 
-def _ranges(
-    model: onnx.ModelProto, weights: str, low: str, high: str, limit: float = _RAISED_LIMIT
-) -> Iterator[onnx.NodeProto]:
+def _ranges(model: onnx.ModelProto, weights: str, low: str, high: str, limit: float) -> Iterator[onnx.NodeProto]:
     """Yield the nodes that cut ``weights`` into two ranges."""
     most = put_constant(model, f"softmax.limit.{limit:g}", np.array(limit, np.float32))
     less = put_constant(model, f"softmax.limit.{-limit:g}", np.full((1, 1, 1, 1), -limit, np.float32))
