@@ -178,7 +178,8 @@ def find_quantization_points(
         wide = _precision_elsewhere(index, tensor, readers, rules, in_float)
         if readers.products:
             able = all(reads_int16(index, node, rules) for node in _nodes(index, readers))
-            narrow = Precision.INT16 if able and _matches(index, tensor, readers, int16, small) else Precision.INT8
+            wanted = _matches(index, tensor, readers, int16, small) or _stays_wide(index, tensor, readers, wide)
+            narrow = Precision.INT16 if able and wanted else Precision.INT8
             found += _product_points(tensor, readers, narrow, wide)
         elif wide is not Precision.FLOAT32:
             names = (*readers.views, *(node for _, node in readers.others if node))
@@ -207,6 +208,19 @@ def _matches(index: GraphIndex, tensor: str, readers: Readers, patterns: Sequenc
     if all(node in small for _, node in readers.products):
         names.append("small")
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+
+def _stays_wide(index: GraphIndex, tensor: str, readers: Readers, wide: Precision) -> bool:
+    """Return whether a tensor is int16 for all its readers, whatever is asked.
+
+    hb_mapper 1.24.3 does that to an elementwise result that a product and a Reshape read: the norm in the last block of
+    a ViT, whose queries are of the class token only.
+    """
+    producer = index.producers.get(tensor)
+    if wide is not Precision.INT16 or producer is None or producer.op_type in PRODUCTS:
+        return False
+    direct = any(read == tensor for read, _ in readers.products)
+    return direct and any(index.nodes[view].op_type == "Reshape" for view in readers.views)
 
 
 def _precision_elsewhere(

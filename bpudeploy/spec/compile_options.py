@@ -107,7 +107,7 @@ class HbCompileOptions(VendorOptions):
 class BpuSimOptions(Frozen):
     """Options of the BPU simulator: they affect its predictions, never its results."""
 
-    int16_cost: Int16Cost = Int16Cost(products=4.0, elementwise=2.0)
+    int16_cost: Int16Cost = Int16Cost(products=2.3, elementwise=2.0)
     """Cost of int16 relative to int8, as assumed by the targets of these marches."""
 
 
