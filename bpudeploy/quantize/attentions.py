@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from bpudeploy.onnxmodel import attribute, shapes_of
 from bpudeploy.quantize.arrays import I64
 from bpudeploy.quantize.taps import GraphIndex, is_pointwise, softmax_input
+from bpudeploy.spec.operators import VIEWS
 
 Shapes = dict[str, tuple[int, ...]]
-_VIEWS = frozenset({"Concat", "Identity", "Reshape", "Slice", "Transpose"})
 PADDING = -1
 """In place of the number of a channel: zeros that a Concat appended."""
 
@@ -206,13 +206,13 @@ def through_views(index: GraphIndex, values: Mapping[str, I64], end: str) -> I64
     if end in values:
         return values[end]
     node = index.producers.get(end)
-    if node is None or node.op_type not in _VIEWS:
+    if node is None:
         return None
     if node.op_type == "Concat":
         parts = [_part(index, values, name) for name in node.input]
         given = [part for part in parts if part is not None]
         return np.concatenate(given, axis=attribute(node, "axis", 0)) if len(given) == len(parts) else None
-    viewed = through_views(index, values, node.input[0])
+    viewed = through_views(index, values, node.input[0]) if node.op_type in VIEWS else None
     if viewed is None:
         return None
     value = viewed

@@ -116,11 +116,11 @@ def migrate(
         for reader in readers:
             _scale_weights(out, index.nodes[reader.weights.node], reader, factors)
         added, conv = "", ""
-        if producer is None and repeats is not None:
-            added = _insert_mul(out, point, 1.0 / factors, repeats)
-        elif producer is not None:
+        if producer is not None:
             _scale_producer(out, producer, 1.0 / factors)
             conv = producer.name if producer.op_type == "Conv" else ""
+        elif repeats is not None:
+            added = _insert_mul(out, point, 1.0 / factors, repeats)
         index = GraphIndex(out)
         for tensor in dict.fromkeys([point.source, *(r.tensor for r in readers)]):
             name = added if added and tensor == point.source else tensor

@@ -153,7 +153,7 @@ def _tell_time_before(root: Path, recipe: str, step: Step, emit: Callable[[Event
     before = latest_record(root, recipe, step.name)
     if before is None or before.seconds < _LONG_S:
         return
-    if not differences(before.parts["options"], step.options.canonical()):
+    if not differences(before.parts.get("options", {}), step.options.canonical()):
         emit(Note(step.name, f"took {before.seconds / 60:.0f} min with these options before"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bpudeploy.cli.arguments import add, store
 from bpudeploy.cli.output import Output, table
 from bpudeploy.conformance.profile import Profile
 from bpudeploy.digest import short
-from bpudeploy.errors import ExitCode, UsageError
+from bpudeploy.errors import ExitCode, SpecError, UsageError
 from bpudeploy.planning import pipeline
 from bpudeploy.planning.products import BINARY, Products
 from bpudeploy.predict.against_compiler import NodeComparison, compare_nodes
@@ -24,6 +25,7 @@ from bpudeploy.releases import find_release
 from bpudeploy.run.runner import run as run_plan
 from bpudeploy.spec.load import load_recipe, load_target
 from bpudeploy.spec.precision import Precision
+from bpudeploy.spec.target import Target
 
 _FEW = 10
 EXAMPLE = """\
@@ -52,7 +54,7 @@ def run(args: Namespace, out: Output) -> ExitCode:
         from bpudeploy.results.profile_page import write_profiles
 
         write_profiles(profiles, args.page)
-    lines = [*_one(found[0], args.layers)] if len(found) == 1 else [*_two(profiles, args.layers)]
+    lines = _one(found[0], args.layers) if len(found) == 1 else _two(profiles, args.layers)
     written = [f"  page: {args.page}"] if args.page is not None else []
     out.show({one.name: one.document() for one in found}, [*lines, *written])
     return ExitCode.OK
@@ -84,28 +86,37 @@ def _find(named: str, args: Namespace, out: Output) -> _Compiled:
         with out.live() as live:
             steps = run_plan(pipeline.plan(jobs[0]).until(BINARY), store(args), live.draw).artifacts
         name, products = f"{jobs[0].recipe.name}@{jobs[0].target.name}", Products(steps)
-        backend, target = jobs[0].target.backend, jobs[0].target
+        target: Target | None = jobs[0].target
+        backend = jobs[0].target.backend
     else:
         release = find_release(named)
         name = f"{release.manifest.name}@{release.manifest.target} {short(release.digest)}"
         products = Products.of_release(release.manifest.steps, store(args))
-        backend, target = release.manifest.backend, load_target(release.manifest.target, Path())[0]
+        backend, target = release.manifest.backend, None
+        with suppress(SpecError):  # a target's file that is elsewhere
+            target = load_target(release.manifest.target, Path())[0]
     found = load_backend(backend)
     if not isinstance(found, SimulatingBackend):
         raise UsageError(
             f"{name}: {backend} gives no estimate by layer", hint="hb_mapper does: rdk-x3, rdk-x5, rdk-ultra"
         )
-    profile, model = found.profile(products.compiler_findings.path), model_of(target)
-    if model is None:
-        return _Compiled(name, profile, ())
+    profile = found.profile(products.compiler_findings.path)
+    return _Compiled(name, profile, () if target is None else _compared(profile, products, target))
+
+
+def _compared(profile: Profile, products: Products, target: Target) -> tuple[NodeComparison, ...]:
+    """Compare a binary's nodes with their prediction; none without a model of the march, or without its graphs."""
     import onnx
 
     from bpudeploy.quantize.record import QuantizeRecord
 
-    taps = QuantizeRecord.read(onnx.load(products.quantized.path)).taps.values()
+    model, graphs = model_of(target), (products.quantized.path, products.prepared.path)
+    if model is None or not all(path.is_file() for path in graphs):
+        return ()
+    quantized, prepared = (onnx.load(path) for path in graphs)
+    taps = QuantizeRecord.read(quantized).taps.values()
     int16 = {product for tap in taps if tap.precision is Precision.INT16 for product in tap.products}
-    graph = onnx.load(products.prepared.path)
-    return _Compiled(name, profile, compare_nodes(profile, graph, int16, model, target.precision))
+    return compare_nodes(profile, prepared, int16, model, target.precision)
 
 
 def _one(compiled: _Compiled, count: int) -> Iterator[str]:
@@ -143,7 +154,8 @@ def _against_prediction(compared: Sequence[NodeComparison], count: int) -> Itera
     for node in (node for node in compared if node.elsewhere):
         where = ("BPU", "CPU") if node.predicted_on_cpu else ("CPU", "BPU")
         yield f"  {node.name} ({node.op}) is on the {where[0]}, predicted on the {where[1]}"
-    yield f"  the {min(count, len(compared))} nodes that differ most from the prediction of `bpudeploy estimate`:"
+    most = compared[:count]
+    yield f"  the {len(most)} nodes that differ most from the prediction of `bpudeploy estimate`:"
     yield from table(
         [">compiler, us", ">predicted, us", "node"],
         [
@@ -152,7 +164,7 @@ def _against_prediction(compared: Sequence[NodeComparison], count: int) -> Itera
                 f"{node.predicted_us:.0f}",
                 f"{node.name} ({node.op})",
             ]
-            for node in compared[:count]
+            for node in most
         ],
     )
 

@@ -26,7 +26,7 @@ from bpudeploy.errors import StageError
 from bpudeploy.events import Progress
 from bpudeploy.host import open_session, open_with_outputs
 from bpudeploy.quantize.findings import RepairReport
-from bpudeploy.quantize.scheme import quantize_graph
+from bpudeploy.quantize.scheme import Quantized, quantize_graph
 from bpudeploy.spec.compile_options import CalibrationType, HbMapperOptions, InputType, OptimizeLevel
 from bpudeploy.spec.load import load_target
 from bpudeploy.spec.precision import PrecisionRules
@@ -113,6 +113,39 @@ def test_the_integers_can_be_had_without_compiling_and_by_tensor(tmp_path: Path)
     assert len(tensors) == len(pixels) and all(t.keys() == tensors[0].keys() != set() for t in tensors)
 
 
+def assembled(nodes: list[Any], weights: dict[str, Any]) -> onnx.ModelProto:
+    """Return a network from ``x``, the size of ``example_inputs``, to three logits."""
+    graph = helper.make_graph(
+        nodes,
+        "assembled",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, 8, 8))],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, (1, 3, 1, 1))],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
+
+
+def pixels_of(inputs: CompileInputs) -> Any:
+    return Samples.read(inputs.calibration.path).pixels
+
+
+def images_of(inputs: CompileInputs) -> list[Any]:
+    normalise, pixels = Normalisation.read(inputs.preprocess.path), pixels_of(inputs)
+    return [normalise.apply(pixels[i : i + 1]) for i in range(len(pixels))]
+
+
+def quantize_into(
+    inputs: CompileInputs, model: onnx.ModelProto, rules: PrecisionRules, spec: QuantizeSpec
+) -> Quantized:
+    """Quantize ``model`` on the calibration images of ``inputs``, and put it in place of their network."""
+    images = images_of(inputs)
+    made = quantize_graph(model, (), (), rules, spec, lambda i: images[i], len(images), lambda done: None)
+    made.record.write(made.qdq)
+    onnx.save(made.prepared, inputs.graph.path)
+    onnx.save(made.qdq, inputs.quantized.path)
+    return made
+
+
 @pytest.mark.parametrize("target", ["rdk-x5", "rdk-ultra"])
 def test_it_computes_in_the_precisions_of_the_target(target: str, compiling: Compiling) -> None:
     """Squeeze-and-excitation after a strided depthwise convolution: neither pools nor such convolutions read int16."""
@@ -121,31 +154,17 @@ def test_it_computes_in_the_precisions_of_the_target(target: str, compiling: Com
     inputs = example_inputs(compiling.folder, march.value)
     rng = np.random.default_rng(0)
     shapes = {"a": (8, 3, 3, 3), "d": (8, 1, 3, 3), "r": (8, 8, 1, 1), "w": (3, 8, 4, 4)}
-    model = helper.make_model(
-        helper.make_graph(
-            [
-                helper.make_node("Conv", ["x", "a"], ["stem"], "stem", pads=[1] * 4),
-                helper.make_node("Conv", ["stem", "d"], ["strided"], "strided", group=8, strides=[2, 2], pads=[1] * 4),
-                helper.make_node("GlobalAveragePool", ["strided"], ["pool"], "pool"),
-                helper.make_node("Conv", ["pool", "r"], ["reduce"], "reduce"),
-                helper.make_node("Sigmoid", ["reduce"], ["gate"], "gate"),
-                helper.make_node("Mul", ["strided", "gate"], ["scaled"], "scaled"),
-                helper.make_node("Conv", ["scaled", "w"], ["logits"], "logits"),
-            ],
-            "squeeze",
-            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, 8, 8))],
-            [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, (1, 3, 1, 1))],
-            [numpy_helper.from_array(rng.standard_normal(v).astype(np.float32), k) for k, v in shapes.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 11)],
-        ir_version=7,
-    )
-    pixels, normalise = Samples.read(inputs.calibration.path).pixels, Normalisation.read(inputs.preprocess.path)
-    spec = QuantizeSpec(int16=("*",))
-    made = quantize_graph(model, (), (), rules, spec, lambda i: normalise.apply(pixels[i : i + 1]), 4, lambda n: None)
-    made.record.write(made.qdq)
-    onnx.save(made.prepared, inputs.graph.path)
-    onnx.save(made.qdq, inputs.quantized.path)
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["stem"], "stem", pads=[1] * 4),
+        helper.make_node("Conv", ["stem", "d"], ["strided"], "strided", group=8, strides=[2, 2], pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["strided"], ["pool"], "pool"),
+        helper.make_node("Conv", ["pool", "r"], ["reduce"], "reduce"),
+        helper.make_node("Sigmoid", ["reduce"], ["gate"], "gate"),
+        helper.make_node("Mul", ["strided", "gate"], ["scaled"], "scaled"),
+        helper.make_node("Conv", ["scaled", "w"], ["logits"], "logits"),
+    ]
+    model = assembled(nodes, {k: rng.standard_normal(v) for k, v in shapes.items()})
+    quantize_into(inputs, model, rules, QuantizeSpec(int16=("*",)))
     compiling.work.mkdir()
     options = HbMapperOptions(optimize_level=OptimizeLevel.O0)
     load_backend("hb_mapper").compile(StepContext(compiling.work, compiling.events.append), inputs, options)
@@ -158,29 +177,15 @@ def test_int16_results_are_right_on_average(tmp_path: Path) -> None:
     assert isinstance(backend, SimulatingBackend)
     rng = np.random.default_rng(0)
     shapes = {"a": (6, 3, 1, 1), "m": (6, 6, 1, 1), "w": (3, 6, 8, 8)}
-    model = helper.make_model(
-        helper.make_graph(
-            [
-                helper.make_node("Conv", ["x", "a"], ["stem"], "stem"),
-                helper.make_node("Mul", ["stem", "stem"], ["square"], "square"),
-                helper.make_node("Conv", ["square", "m"], ["mixed"], "mixed"),
-                helper.make_node("Add", ["stem", "mixed"], ["sum"], "sum"),
-                helper.make_node("Conv", ["sum", "w"], ["logits"], "logits"),
-            ],
-            "norm",
-            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, 8, 8))],
-            [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, (1, 3, 1, 1))],
-            [numpy_helper.from_array(rng.uniform(0.1, 1.0, v).astype(np.float32), k) for k, v in shapes.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 11)],
-        ir_version=7,
-    )
-    pixels, normalise = Samples.read(inputs.calibration.path).pixels, Normalisation.read(inputs.preprocess.path)
-    rules, spec = load_target("rdk-x5", Path())[0].precision, QuantizeSpec(int16=("*",))
-    made = quantize_graph(model, (), (), rules, spec, lambda i: normalise.apply(pixels[i : i + 1]), 4, lambda n: None)
-    made.record.write(made.qdq)
-    onnx.save(made.prepared, inputs.graph.path)
-    onnx.save(made.qdq, inputs.quantized.path)
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["stem"], "stem"),
+        helper.make_node("Mul", ["stem", "stem"], ["square"], "square"),
+        helper.make_node("Conv", ["square", "m"], ["mixed"], "mixed"),
+        helper.make_node("Add", ["stem", "mixed"], ["sum"], "sum"),
+        helper.make_node("Conv", ["sum", "w"], ["logits"], "logits"),
+    ]
+    model = assembled(nodes, {k: rng.uniform(0.1, 1.0, v) for k, v in shapes.items()})
+    made = quantize_into(inputs, model, load_target("rdk-x5", Path())[0].precision, QuantizeSpec(int16=("*",)))
     options = HbMapperOptions(optimize_level=OptimizeLevel.O0, input_type_rt=InputType.RGB)
     _, simulator, _ = compiled(tmp_path / "compiled", inputs, options)
     work = StepContext(tmp_path / "tensors", lambda event: None)
@@ -188,8 +193,9 @@ def test_int16_results_are_right_on_average(tmp_path: Path) -> None:
     step = made.record.taps["sum"].threshold / 32767
     truth = open_with_outputs(made.prepared, ["sum"], only=True)
     errors = []
-    for i, found in enumerate(backend.tensors(work, simulator, pixels, options)):
-        (exact,) = truth.run(["sum"], {"x": normalise.apply(pixels[i : i + 1])})
+    images = images_of(inputs)
+    for image, found in zip(images, backend.tensors(work, simulator, pixels_of(inputs), options), strict=True):
+        (exact,) = truth.run(["sum"], {"x": image})
         errors.append(found["sum"].mean(axis=(0, 2, 3)) - exact.mean(axis=(0, 2, 3)) / step)
     assert np.abs(np.mean(errors, axis=0)).max() < 0.5, "steps of int16; it is -1.6 otherwise"
 
@@ -205,48 +211,26 @@ def test_a_factor_for_each_row_is_left_where_it_is(tmp_path: Path) -> None:
         "n": rng.standard_normal((3, 512, 1, 1)),
         "e": rng.standard_normal((3, 3, 8, 8)),
     }
-    model = helper.make_model(
-        helper.make_graph(
-            [
-                helper.make_node("Conv", ["x", "a"], ["stem"], "stem"),
-                helper.make_node("Add", ["stem", "stem"], ["sum"], "sum"),
-                helper.make_node("Conv", ["sum", "w"], ["wide"], "wide"),
-                helper.make_node("Conv", ["wide", "n"], ["narrow"], "narrow"),
-                helper.make_node("Conv", ["narrow", "e"], ["logits"], "logits"),
-            ],
-            "uneven",
-            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 3, 8, 8))],
-            [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, (1, 3, 1, 1))],
-            [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 11)],
-        ir_version=7,
-    )
-    pixels, normalise = Samples.read(inputs.calibration.path).pixels, Normalisation.read(inputs.preprocess.path)
-    rules = load_target("rdk-x5", Path())[0].precision
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["stem"], "stem"),
+        helper.make_node("Add", ["stem", "stem"], ["sum"], "sum"),
+        helper.make_node("Conv", ["sum", "w"], ["wide"], "wide"),
+        helper.make_node("Conv", ["wide", "n"], ["narrow"], "narrow"),
+        helper.make_node("Conv", ["narrow", "e"], ["logits"], "logits"),
+    ]
+    model = assembled(nodes, weights)
+    rules, images = load_target("rdk-x5", Path())[0].precision, images_of(inputs)
+    session = open_session(model.SerializeToString())
+    truth = np.concatenate([session.run(None, {"x": image})[0].reshape(1, -1) for image in images])
     errors = []
     for migrate in (False, True):
-        spec = QuantizeSpec(int16=(), migrate=migrate)
-        made = quantize_graph(
-            model, (), (), rules, spec, lambda i: normalise.apply(pixels[i : i + 1]), 4, lambda n: None
-        )
-        made.record.write(made.qdq)
-        onnx.save(made.prepared, inputs.graph.path)
-        onnx.save(made.qdq, inputs.quantized.path)
+        quantize_into(inputs, model, rules, QuantizeSpec(int16=(), migrate=migrate))
         work = StepContext(tmp_path / f"work{migrate}", lambda event: None)
         work.dir.mkdir()
         options = HbMapperOptions(optimize_level=OptimizeLevel.O0, input_type_rt=InputType.RGB)
-        found = backend.integers(work, inputs, pixels, options).reshape(4, -1)
-        truth = [
-            open_with_outputs(model, ["logits"], only=True).run(["logits"], {"x": x})
-            for x in _images(pixels, normalise)
-        ]
-        errors.append(float(((found - np.array(truth).reshape(4, -1)) ** 2).mean()))
+        found = backend.integers(work, inputs, pixels_of(inputs), options).reshape(truth.shape)
+        errors.append(float(((found - truth) ** 2).mean()))
     assert errors[1] < 0.5 * errors[0]
-
-
-def _images(pixels: Any, normalise: Normalisation) -> list[Any]:
-    return [normalise.apply(pixels[i : i + 1]) for i in range(len(pixels))]
 
 
 def test_repair_promotes_what_wins_in_the_integers(tmp_path: Path) -> None:
