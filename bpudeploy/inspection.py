@@ -56,8 +56,17 @@ class InspectedModel:
         from bpudeploy.conformance.placement import placement
 
         checked = None if emit is None else self._checked(target, emit)
-        found = placement(self.model, target.march, self.constants, self.form, trained=self.trained, checked=checked)
+        graph = self.graph_for(target)
+        found = placement(graph, target.march, self.constants, self.form, trained=self.trained, checked=checked)
         return Inspection(model=self.name, origin=self.origin, target=target.name, placement=found)
+
+    def graph_for(self, target: Target) -> onnx.ModelProto:
+        """Return the graph as ``target``'s compiler gets it: the restructured form is laid out for it."""
+        if self.form is Form.ORIGINAL or not target.layout.changes_graphs:
+            return self.model
+        from bpudeploy.layout.lay_out import laid_out
+
+        return laid_out(self.model, target.layout)
 
     def compiled_for(self, target: Target, emit: Callable[[Event], None]) -> Profile:
         """Compile the restructured graph, laid out for ``target``, and return the compiler's estimate: all int8, O3.
@@ -68,11 +77,10 @@ class InspectedModel:
             StageError: it fails.
         """
         from bpudeploy.backends.horizon.fast import fast_profile
-        from bpudeploy.layout.lay_out import laid_out
         from bpudeploy.spec.compile_options import HbMapperOptions
 
         self._require_compiler(target)
-        return fast_profile(laid_out(self.model, target.layout), target.march, HbMapperOptions(), emit)
+        return fast_profile(self.graph_for(target), target.march, HbMapperOptions(), emit)
 
     def _require_compiler(self, target: Target) -> None:
         from bpudeploy.backends.horizon.checker import MARCHES
@@ -93,7 +101,7 @@ class InspectedModel:
                 f"{self.name} was exported without its weights, which the compiler needs",
                 hint="inspect the restructured form (without --original), or an .onnx file",
             )
-        return check(self.model, target.march, HbMapperOptions(), emit)
+        return check(self.graph_for(target), target.march, HbMapperOptions(), emit)
 
 
 def load_models(

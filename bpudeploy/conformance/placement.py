@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bpudeploy.conformance.cost import cost_of
@@ -92,7 +92,10 @@ def placement(
         placed = [_FOLDED if n.folded else unknown for n in nodes]
         return _placement(nodes, placed, march, march, form, (f"there are no operator tables of {march}",))
     table = op_table(march)
-    placed = _with_neighbours(nodes, [_place(node, table, form) for node in nodes], table)
+    placed = [_place(node, table, form) for node in nodes]
+    if form is Form.RESTRUCTURED and checked is None:
+        placed = [_requested(p) for p in placed]
+    placed = _with_neighbours(nodes, placed, table)
     if checked is None:
         findings = tuple(_model_findings(model, nodes, placed, table, constants))
         return _placement(nodes, placed, march, table.board, form, table.notes, findings)
@@ -163,6 +166,13 @@ def _as_checked(node: NodeView, ours: _Placed, checked: CheckerPlacement) -> _Pl
         return ours
     hint = ours.hint if device is Device.CPU else None
     return _Placed(device, f"the checker's own table has it on the {device}", checked.source, hint=hint)
+
+
+def _requested(placed: _Placed) -> _Placed:
+    """Return a node on the BPU if a compiler option puts it there: `run` sets that option."""
+    if placed.hint is None or placed.hint.fix is not Fix.COMPILER_OPTION:
+        return placed
+    return replace(placed, device=Device.BPU, reason=f"`run` requests it: {placed.hint.text}", hint=None)
 
 
 def _with_neighbours(nodes: Sequence[NodeView], placed: list[_Placed], table: OpTable) -> list[_Placed]:

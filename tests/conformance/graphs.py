@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bpudeploy.conformance.placement import placement
-from bpudeploy.conformance.report import Device, NodePlacement
+from bpudeploy.conformance.report import Device, Form, NodePlacement
 from bpudeploy.spec.target import March
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def one(
     outputs: int = 1,
     opset: int = 11,
     after: str | None = None,
+    form: Form = Form.RESTRUCTURED,
     **attributes: Any,
 ) -> NodePlacement:
     """Return the placement of a single node, with inputs of ``shapes`` and then constants.
@@ -66,7 +67,7 @@ def one(
     if after != "":
         second = ["y0", "y0"] if after == "Add" else ["y0"]
         nodes.append((after or "Relu", second, ["z"], {}))
-    return placement(graph(nodes, inputs, constants, opset=opset), march).nodes[0]
+    return placement(graph(nodes, inputs, constants, opset=opset), march, form=form).nodes[0]
 
 
 def zeros(*shape: int) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bpudeploy.conformance.limits.check import CHECKS
-from bpudeploy.conformance.report import Device
+from bpudeploy.conformance.report import Device, Form
 from bpudeploy.conformance.table import Limits
 from bpudeploy.spec.target import March
 from tests.conformance.graphs import S100, ULTRA, X3, X5, ints, one, zeros
@@ -206,13 +206,15 @@ def test_grid_sample() -> None:
     assert one("GridSample", shapes, X3, opset=16).device is Device.UNSUPPORTED
 
 
-def test_softmax_is_on_the_cpu_by_default_with_an_option_if_supported() -> None:
+def test_softmax_is_on_the_cpu_unless_an_option_is_set_which_run_does() -> None:
+    as_exported = one("Softmax", [IMAGE], X5, form=Form.ORIGINAL, axis=3)
+    assert as_exported.device is Device.CPU and "set_Softmax_input_int8" in as_exported.reason
+    assert as_exported.hint is not None and as_exported.hint.fix == "ask the compiler"
     asked = one("Softmax", [IMAGE], X5, axis=3)
-    assert asked.device is Device.CPU and "set_Softmax_input_int8" in asked.reason
-    assert asked.hint is not None and asked.hint.fix == "ask the compiler"
+    assert asked.device is Device.BPU and "`run` requests it" in asked.reason and asked.hint is None
     other = one("Softmax", [IMAGE], X5, axis=1)
     assert "axis 1, must be 3" in other.reason and (other.hint is None or other.hint.fix != "ask the compiler")
-    assert "CPU by default" in one("Softmax", [IMAGE], X5, axis=1, opset=13).reason  # torch's meaning since opset 13
+    assert one("Softmax", [IMAGE], X5, axis=1, opset=13).device is Device.BPU  # torch's meaning since opset 13
     x3 = one("Softmax", [IMAGE], X3, axis=1)
     assert "only supported as the network's output" in x3.reason
     assert "run_on_bpu" in one("Softmax", [IMAGE], X3, axis=1, after="").reason

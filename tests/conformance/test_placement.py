@@ -199,10 +199,12 @@ def test_attributes_of_an_unknown_operator_mean_nothing() -> None:
 
 def test_hints_count_the_remaining_segments() -> None:
     nodes: list[Any] = [("Relu", ["x"], ["a"], {}), ("Softmax", ["a"], ["b"], {"axis": 3}), ("Relu", ["b"], ["y"], {})]
-    found = placement(graph(nodes, {"x": (1, 4, 4, 4)}), X5)
+    model = graph(nodes, {"x": (1, 4, 4, 4)})
+    found = placement(model, X5, form=Form.ORIGINAL)
     (help_,) = found.helps
     assert (help_.fix, help_.ops, help_.nodes, help_.segments_after) == (Fix.COMPILER_OPTION, ("Softmax",), 1, 1)
     assert found.cuts.segments == 2
+    assert placement(model, X5).cuts.segments == 1  # the restructured form, for which `run` sets the option
 
 
 def test_hints_for_an_original_graph_mention_the_rewrite() -> None:

@@ -23,6 +23,8 @@ from bpudeploy.spec.quantize import QuantizeSpec
 from bpudeploy.spec.target import March, Target
 
 if TYPE_CHECKING:
+    import onnx
+
     from bpudeploy.inspection import InspectedModel
 
 EXAMPLE = """\
@@ -131,15 +133,16 @@ def predicted_on(target: Target, before: InspectedModel, after: InspectedModel, 
 
     model = _require_model(target)
 
-    def count(of: InspectedModel) -> Workload:
-        return count_workload(of.model, target.march, model.array, of.constants, of.form, trained=of.trained)
+    def count(of: InspectedModel, graph: onnx.ModelProto) -> Workload:
+        return count_workload(graph, target.march, model.array, of.constants, of.form, trained=of.trained)
 
-    work = count(after)
+    graph = after.graph_for(target)
+    work = count(after, graph)
     places = find_quantization_points(
-        after.model, target.precision, [n.name for n in work.nodes if not n.on_bpu], int16
+        graph, target.precision, [n.name for n in work.nodes if not n.on_bpu], int16
     )
     promoted = {product for place in places if place.precision is Precision.INT16 for product in place.products}
-    return predict(after.name, after.origin, target, model, work, count(before), promoted)
+    return predict(after.name, after.origin, target, model, work, count(before, before.model), promoted)
 
 
 def _require_model(target: Target) -> MarchModel:
