@@ -10,8 +10,8 @@ with the queries as pixels and one matrix of keys for all their rows, and O goes
 written out, with keys as channels and the sum as a 1x1 convolution: the division is one for each query and channel,
 not for each query and key, and E, whose largest value is 1 in every row, uses int8 better than softmax(S) does.
 
-Scores of many keys do not fit on the chip for all heads: these are computed one head after another, on slices that are
-joined at the end.
+Scores of many keys do not fit on the chip for all heads, and a compiler may refuse a long axis 0: these are computed
+one head after another, on slices that are joined at the end.
 
 Where the accelerator needs a multiple of keys, the first keys are repeated: no maximum changes. Their values are 0, and
 they do not count in the sum.
@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bpudeploy.layout.moves import Indices, moved, numbered
 from bpudeploy.restructure.edit import BINARY, emit, reshape, slice_axis, store, tidy
 from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 from bpudeploy.spec.layout import LayoutFacts
@@ -66,12 +66,21 @@ def stack_heads(graph: Graph, facts: LayoutFacts) -> int:
         keys = found.scores.shape[3] if found is not None else 0
         added = -keys % facts.keys
         if found is not None and added <= keys and facts.tuned.get(keys) != 1:
-            _rewrite(graph, found, added, apart=facts.heads_together is not None and keys > facts.heads_together)
+            _rewrite(graph, found, added, apart=_exceeds(keys, facts.heads_together) or _stacks_too_many(found, facts))
             count += 1
     if count:
         _slice_channels(graph)
         tidy(graph)
     return count
+
+
+def _stacks_too_many(found: _Attention, facts: LayoutFacts) -> bool:
+    windows, heads, *_ = found.scores.shape
+    return windows > 1 and _exceeds(windows * heads, facts.most_stacked)
+
+
+def _exceeds(count: int, limit: int | None) -> bool:
+    return limit is not None and count > limit
 
 
 def _find(graph: Graph, softmax: Node) -> _Attention | None:
@@ -86,7 +95,7 @@ def _find(graph: Graph, softmax: Node) -> _Attention | None:
             return None
         before.insert(0, node)
     scores, after = before[0], list(islice(graph.chain(softmax.name, readers), 2))
-    turned = bool(after) and after[0].op in ("Reshape", "Transpose") and _turns(after[0], softmax.shape)
+    turned = bool(after) and after[0].op in ("Reshape", "Transpose") and _turns(graph, after[0], softmax.shape)
     product = after[-1] if turned else after[0] if after else softmax
     side = 1 if turned else 0  # O' = V' P' where that moves fewer values
     if product.op != "MatMul" or product.inputs[side] != (after[0].name if turned else softmax.name):
@@ -115,9 +124,8 @@ def _origin(graph: Graph, tensor: str, shape: Sequence[int], perm: Sequence[int]
         name = node.inputs[0]
         given = graph.shape(name)
         if _holds(given, fine):
-            numbers = np.arange(int(np.prod(given)))
-            expected = numbers.reshape(fine).transpose(np.argsort(perm))
-            same = np.array_equal(_viewed(numbers.reshape(given), chain), expected)
+            expected = numbered(fine).transpose(np.argsort(perm))
+            same = np.array_equal(_viewed(graph, numbered(given), chain), expected)
             return _Origin(name, *given[2:]) if same else None
     return None
 
@@ -133,7 +141,7 @@ def _end(graph: Graph, product: Node, readers: dict[str, list[Node]], perm: Sequ
     With the heads on axis 0 already, B of them, it may be (1, B d, H, W).
     """
     fine = [product.shape[p] for p in perm]
-    numbers = np.arange(int(np.prod(product.shape))).reshape(product.shape)
+    numbers = numbered(product.shape)
     chain: list[Node] = []
     for node in graph.chain(product.name, readers):
         if node.op not in ("Reshape", "Transpose"):
@@ -142,19 +150,23 @@ def _end(graph: Graph, product: Node, readers: dict[str, list[Node]], perm: Sequ
         apart = fine[1] == 1 and node.shape[:2] == (1, fine[0] * fine[2]) and node.shape[2] * node.shape[3] == fine[3]
         if _holds(node.shape, fine) or apart:
             expected = numbers.transpose(perm).reshape(node.shape)
-            return _Origin(node.name, *node.shape[2:]) if np.array_equal(_viewed(numbers, chain), expected) else None
+            return (
+                _Origin(node.name, *node.shape[2:])
+                if np.array_equal(_viewed(graph, numbers, chain), expected)
+                else None
+            )
     return None
 
 
-def _turns(node: Node, shape: tuple[int, ...]) -> bool:
+def _turns(graph: Graph, node: Node, shape: tuple[int, ...]) -> bool:
     """Return whether a move swaps the last two axes of a tensor of ``shape``."""
-    numbers = np.arange(int(np.prod(shape))).reshape(shape)
-    return np.array_equal(_viewed(numbers, [node]), numbers.swapaxes(2, 3))
+    numbers = numbered(shape)
+    return np.array_equal(moved(graph, node, [numbers]), numbers.swapaxes(2, 3))
 
 
-def _viewed(numbers: NDArray[np.int64], chain: Sequence[Node]) -> NDArray[np.int64]:
+def _viewed(graph: Graph, numbers: Indices, chain: Sequence[Node]) -> Indices:
     for node in chain:
-        numbers = numbers.transpose(node.attributes["perm"]) if node.op == "Transpose" else numbers.reshape(node.shape)
+        numbers = moved(graph, node, [numbers])
     return numbers
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from bpudeploy.layout.heads import stack_heads
 from bpudeploy.layout.patches import step_patches
+from bpudeploy.layout.pixels import move_pixels
 from bpudeploy.layout.rows import lay_in_rows
+from bpudeploy.layout.windows import slice_windows
 from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.restructure.graph import Graph
 from bpudeploy.restructure.write import to_onnx
@@ -29,4 +31,7 @@ def lay_out(graph: Graph, facts: LayoutFacts) -> dict[str, int]:
     patches = 0 if facts.stride is None else step_patches(graph, facts.stride)
     if facts.rows == 1:
         return {"patches": patches}
-    return {"patches": patches, "heads": stack_heads(graph, facts), "rows": lay_in_rows(graph, facts)}
+    pixels = 0 if facts.stride is None else move_pixels(graph)
+    windows = slice_windows(graph)
+    heads, rows = stack_heads(graph, facts), lay_in_rows(graph, facts)
+    return {"patches": patches, "pixels": pixels, "windows": windows, "heads": heads, "rows": rows}

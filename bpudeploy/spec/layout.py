@@ -27,6 +27,9 @@ class LayoutFacts(Frozen):
     fit on the chip; no limit by default.
     """
 
+    most_stacked: Annotated[int, Field(ge=1)] | None = None
+    """The most heads of all windows that are computed together, otherwise one head at a time; no limit by default."""
+
     tuned: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=64)]] = Field(default_factory=dict)
     """By number of tokens, or keys of an attention: their rows; 1 leaves them as they were (`bpudeploy tune`)."""
 

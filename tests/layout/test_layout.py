@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -125,6 +125,134 @@ def test_a_patch_convolution_is_cut_in_steps(side: int, stride: int, left: list[
     assert next(list(a.ints) for a in last.attribute if a.name == "kernel_shape") == left
     image = rng.standard_normal(shape).astype(np.float32)
     (before,), (after,) = outputs(model, image), outputs(made, image)
+    assert np.abs(before - after).max() < 1e-5 * np.ptp(before)
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]:
+    """Return images (N, C, H, W), the windows in a column and in a row, and by how much they are rolled."""
+    n, channels, rows, columns = (draw(st.integers(1, most)) for most in (2, 3, 3, 3))
+    height, width = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    roll = draw(st.integers(0, rows * height - 1)), draw(st.integers(0, columns * width - 1))
+    return (n, channels, rows * height, columns * width), (rows, columns), roll
+
+
+@given(windows(), st.booleans(), st.booleans())
+@settings(deadline=None)
+def test_windows_are_cut_and_joined_by_slices(
+    made: tuple[tuple[int, ...], tuple[int, int], tuple[int, int]], join: bool, in_a_row: bool
+) -> None:
+    shape, (rows, columns), roll = made
+    n, channels, height, width = shape
+    size = (height // rows, width // columns)
+    cut = (n * rows * columns, channels, *((1, size[0] * size[1]) if in_a_row else size))
+    builder = Moves()
+    if join:
+        tensor = builder.reshape("x", (n * rows, columns, channels * size[0], size[1]))
+        tensor = builder.transpose(tensor, (0, 2, 1, 3))  # windows to bands
+        tensor = builder.reshape(tensor, (n, rows, channels, size[0] * width))
+        tensor = builder.reshape(builder.transpose(tensor, (0, 2, 1, 3)), shape)
+        tensor = builder.roll(builder.roll(tensor, 2, roll[0], shape), 3, roll[1], shape)
+    else:
+        tensor = builder.roll(builder.roll("x", 2, roll[0], shape), 3, roll[1], shape)
+        tensor = builder.reshape(tensor, (n, channels, rows, size[0] * width))
+        tensor = builder.reshape(
+            builder.transpose(tensor, (0, 2, 1, 3)), (n * rows, channels * size[0], columns, size[1])
+        )
+        tensor = builder.reshape(builder.transpose(tensor, (0, 2, 1, 3)), cut)
+    before, after = (cut, shape) if join else (shape, cut)
+    model = builder.model(tensor, before, after)
+    result, changes = laid_out(model, X5)
+    image = np.arange(np.prod(before), dtype=np.float32).reshape(before)
+    (expected,), (found,) = outputs(model, image), outputs(result, image)
+    assert np.array_equal(expected, found)
+    if rows * columns > 1:
+        assert changes["windows"] == 1 and "Transpose" not in {node.op_type for node in result.graph.node}
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("end", ["channels first", "pixels first", "axis 0", "axis 0 in a row"])
+def test_every_second_pixel_is_moved_by_one_operator(end: str, back: bool) -> None:
+    image, (c, h, w), builder = (1, 3, 6, 8), (3, 3, 4), Moves()
+    shapes = {"axis 0": (4, c, h, w), "axis 0 in a row": (4, c, 1, h * w)}
+    after = shapes.get(end, (1, 4 * c, h, w))
+    first = end == "channels first"
+    if back:
+        tensor = builder.reshape("x", (c, 4, h, w) if first else (4, c, h, w))
+        tensor = tensor if first else builder.transpose(tensor, (1, 0, 2, 3))
+        tensor = builder.reshape(builder.transpose(tensor, (0, 2, 1, 3)), (c * h, 2, 2, w))
+        tensor = builder.reshape(builder.transpose(tensor, (0, 1, 3, 2)), image)
+    else:
+        tensor = builder.transpose(builder.reshape("x", (c * h, 2, w, 2)), (0, 1, 3, 2))
+        tensor = builder.transpose(builder.reshape(tensor, (c, h, 4, w)), (0, 2, 1, 3))
+        tensor = tensor if first else builder.transpose(tensor, (1, 0, 2, 3))
+        tensor = builder.reshape(tensor, after)
+    before, after = (after, image) if back else (image, after)
+    model = builder.model(tensor, before, after)
+    made, changes = laid_out(model, X5)
+    values = np.arange(np.prod(before), dtype=np.float32).reshape(before)
+    (expected,), (found,) = outputs(model, values), outputs(made, values)
+    assert np.array_equal(expected, found)
+    ops = {node.op_type for node in made.graph.node}
+    if first and back:  # DepthToSpace has its pixels first
+        assert changes["pixels"] == 0
+    else:
+        assert changes["pixels"] == 1 and "Transpose" not in ops and ("DepthToSpace" if back else "Conv") in ops
+
+
+class Moves:
+    """Builds a graph of moves that ends in a Relu."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def reshape(self, tensor: str, shape: tuple[int, ...]) -> str:
+        return self._add("Reshape", [tensor, self._ints(shape)])
+
+    def transpose(self, tensor: str, perm: tuple[int, ...]) -> str:
+        return self._add("Transpose", [tensor], perm=perm)
+
+    def roll(self, tensor: str, axis: int, start: int, shape: tuple[int, ...]) -> str:
+        if not start:
+            return tensor
+        ends = [
+            self._add("Slice", [tensor, self._ints([a]), self._ints([b]), self._ints([axis])])
+            for a, b in ((start, shape[axis]), (0, start))
+        ]
+        return self._add("Concat", ends, axis=axis)
+
+    def model(self, tensor: str, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
+        self.nodes.append(helper.make_node("Relu", [tensor], ["y"], "y"))
+        values = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("x", before), ("y", after))
+        ]
+        graph = helper.make_graph(self.nodes, "moves", values[:1], values[1:], self.constants)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
+
+    def _add(self, op: str, inputs: list[str], **attributes: Any) -> str:
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
+        return name
+
+    def _ints(self, numbers: Any) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
+        return name
+
+
+@pytest.mark.parametrize(("stacked", "together"), [(12, True), (11, False)])
+def test_windows_with_many_heads_are_computed_one_head_at_a_time(
+    stacked: int, together: bool, make_model: MakeModel
+) -> None:
+    model = make_model("swin_tiny_patch4_window7_224", img_size=56, depths=(2,), num_heads=(3,))
+    exact = rewrite(network_of_module(model, shape_of(model))).model
+    made, changes = laid_out(exact, X5.model_copy(update={"most_stacked": stacked}))
+    assert changes["windows"] == 4, "each of the two blocks cuts 14 x 14 pixels into 4 windows, and joins them"
+    assert sum(node.op_type == "MatMul" for node in made.graph.node) == (4 if together else 12)
+    image = np.random.default_rng(0).standard_normal((1, 3, 56, 56)).astype(np.float32)
+    (before,), (after,) = outputs(exact, image), outputs(made, image)
     assert np.abs(before - after).max() < 1e-5 * np.ptp(before)
 
 

@@ -138,9 +138,7 @@ def predicted_on(target: Target, before: InspectedModel, after: InspectedModel, 
 
     graph = after.graph_for(target)
     work = count(after, graph)
-    places = find_quantization_points(
-        graph, target.precision, [n.name for n in work.nodes if not n.on_bpu], int16
-    )
+    places = find_quantization_points(graph, target.precision, [n.name for n in work.nodes if not n.on_bpu], int16)
     promoted = {product for place in places if place.precision is Precision.INT16 for product in place.products}
     return predict(after.name, after.origin, target, model, work, count(before, before.model), promoted)
 
