@@ -3,7 +3,6 @@
     bpudeploy toolchain install
     .venv/bin/python -m benchmarks.compiler_rows blocks              about 5 seconds a block
     .venv/bin/python -m benchmarks.compiler_rows networks            one to three minutes each
-    .venv/bin/python -m benchmarks.compiler_rows count               counts the work again, compiles nothing
 
 Graphs are timm's with random weights, rewritten exactly and laid out for the target, as `run` compiles them. All int8,
 O3 (`hb_mapper makertbin --fast-perf`). Each row is kept in ``benchmarks/compiler_rows.json`` with what the latency
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -164,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -80,7 +80,7 @@ def lay_out(work: StepContext, options: LayOutOptions, inputs: tuple[Artifact, .
 
 LAY_OUT = Stage(
     "layout",
-    version=4,
+    version=5,
     takes=(Kind.GRAPH, Kind.SCORES, Kind.PREPROCESS, Kind.SAMPLES),
     gives={"graph": Kind.GRAPH, "scores": Kind.SCORES},
     run=lay_out,
