@@ -44,7 +44,7 @@ mobilenetv2_050 mobilenetv2_100 mobilenetv3_small_050 mobilenetv3_large_100 resn
 mobileone_s0 mobilenetv4_conv_small regnetx_002 mnasnet_100 tinynet_e repghostnet_100 levit_128s
 """
 _LARGE = """
-resnet50 resnext50_32x4d regnety_008 convnext_atto fasternet_t0 densenet121 googlenet repvit_m0_9 edgenext_xx_small
+resnet50 resnext50_32x4d regnety_008 convnext_atto fasternet_t0 densenet121 dla34 repvit_m0_9 edgenext_xx_small
 fastvit_t8 efficientformer_l1 efficientformerv2_s0 efficientvit_m0 efficientvit_b0 mobilevit_xxs mobilevitv2_050
 deit_tiny_patch16_224 deit_small_patch16_224 vit_base_patch32_224 swin_tiny_patch4_window7_224 visformer_tiny
 poolformer_s12 tiny_vit_5m_224 xcit_nano_12_p16_224 pvt_v2_b0 coat_lite_tiny twins_svt_small pit_ti_224

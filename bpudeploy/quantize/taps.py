@@ -232,7 +232,8 @@ def _precision_elsewhere(
         return Precision.FLOAT32
     if feeds_activations_only(producer, nodes):
         return Precision.FLOAT32
-    if rules.elsewhere is Precision.INT16 and any(_is_int8_only(index, node, rules) for node in nodes):
+    resized = [producer] if producer.op_type == "Resize" else []  # of all of them, it alone has no int16 result either
+    if rules.elsewhere is Precision.INT16 and any(_is_int8_only(index, node, rules) for node in [*resized, *nodes]):
         return Precision.INT8
     return rules.elsewhere
 

@@ -45,7 +45,7 @@ HB_COMPILE = frozenset({March.NASH_E, March.NASH_M, March.NASH_P})
 _INTEGERS = dict.fromkeys((*HB_MAPPER, *HB_COMPILE), (Precision.INT8, Precision.INT16)) | {
     March.BERNOULLI2: (Precision.INT8,)
 }
-_WIDENED = frozenset({"Concat", "Slice", "Transpose"})
+_WIDENED = frozenset({"Concat", "Reshape", "Slice", "Transpose"})
 """Moves that hb_mapper widens to int16 between int8 neighbours, unless node_info names them."""
 _WIDTH = {Precision.INT8: 0, Precision.INT16: 1, Precision.FLOAT32: 2}
 
@@ -190,7 +190,7 @@ def node_info(model: onnx.ModelProto, march: March, on_cpu: Collection[str] = ()
             continue
         inputs = _bpu_inputs(node)
         output = _bpu_output(node, inputs.values())
-        named = node.op == "Softmax" or node.op in _WIDENED
+        named = node.op == "Softmax" or node.op in _WIDENED | PRODUCTS
         if named or {*inputs.values(), *output.values()} != {Precision.INT8.value}:
             # A type for all inputs would change int8 weights too.
             alike = len(set(inputs.values())) == 1 and not (node.op in PRODUCTS and len(node.inputs) == 1)

@@ -78,7 +78,9 @@ def emit(graph: Graph, op: str, base: str, inputs: Sequence[str], shape: Sequenc
 
 
 def reshape(graph: Graph, tensor: str, shape: Sequence[int], base: str) -> str:
-    """Append a Reshape of ``tensor`` and return its name."""
+    """Append a Reshape of ``tensor``, or of what ``tensor`` itself is a Reshape of, and return its name."""
+    while tensor in graph.nodes and graph.nodes[tensor].op == "Reshape":
+        tensor = graph.nodes[tensor].inputs[0]
     return emit(graph, "Reshape", base, [tensor, shape_constant(graph, shape)], shape)
 
 

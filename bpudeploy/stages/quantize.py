@@ -131,7 +131,7 @@ def golden(work: StepContext, options: GoldenOptions, inputs: tuple[Artifact, ..
 
 QUANTIZE = Stage(
     "quantize",
-    version=18,
+    version=19,
     takes=(Kind.GRAPH, Kind.SAMPLES, Kind.PREPROCESS),
     gives={"prepared": Kind.GRAPH, "quantized": Kind.QUANTIZED},
     run=quantize,

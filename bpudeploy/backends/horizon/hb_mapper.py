@@ -60,7 +60,7 @@ class HbMapperBackend(VendorBackend):
     """Writes the tool's YAML, network and images, and runs `checker` and `makertbin`; the result is a .bin."""
 
     name = NAME
-    version = 5
+    version = 6
     runtime = "hobot_dnn"
     options_type = HbMapperOptions
 

@@ -35,7 +35,7 @@ def quantization(quantized: onnx.ModelProto) -> dict[str, Any]:
         if graph.is_view(node):
             moved = activations.get(graph.unrounded(node.input[0]))
             if moved is not None:
-                activations.setdefault(node.output[0], moved)
+                activations[node.output[0]] = moved | activations.get(node.output[0], {})
     return {"activations": activations, "weights": {weight.tensor: weight.scales for weight in found.weights}}
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from safetensors.torch import save_file
 
 from bpudeploy.backends.base import FINDINGS, SIMULATOR, CompileInputs, SimulatingBackend, SimulationInputs
 from bpudeploy.backends.check import example_inputs
@@ -38,7 +41,9 @@ from bpudeploy.stages.feed import run_all
 from bpudeploy.stages.repair import RepairOptions
 from bpudeploy.stages.repair_binary import BinaryRepairOptions, repair_in_binary
 from bpudeploy.testing import check_backend
+from tests.backends.horizon import networks
 from tests.backends.horizon.conftest import Compiling, check_reports
+from tests.backends.horizon.networks import Joins, Windows
 from tests.backends.horizon.record import network
 
 MARCHES = [March.BERNOULLI2, March.BAYES, March.BAYES_E]
@@ -290,8 +295,7 @@ def test_inspect_agrees_with_the_checker_on_a_held_out_network(march: March) -> 
     checked = check(model, march, HbMapperOptions(), lambda event: None)
     ours = {n.name for n in placement(model, march).nodes if n.device is not Device.BPU}
     if march is not March.BERNOULLI2:
-        ours.discard("attention.softmax")  # on the BPU only with an option, which the checker run does not set
-        assert ours == checked.cpu - {"attention.softmax"}
+        assert ours == checked.cpu - {"attention.softmax"}, "on the BPU only with an option, which the checker lacks"
     else:
         assert len(ours ^ checked.cpu) <= 1, "on X3 a view between two others may be folded"
 
@@ -306,6 +310,30 @@ def test_a_vision_transformer_s_binary_has_the_integers_that_are_scored(
     out = capsys.readouterr()
     assert "the same integers as the tool's integer model on 6 images" in out.err + out.out
     assert "threshold" not in out.err, "every tensor has the recipe's threshold and precision"
+
+
+@pytest.mark.parametrize(
+    ("network", "target"), [(Windows, "rdk-x5"), (Windows, "rdk-ultra"), (Joins, "rdk-x5")], ids=lambda v: str(v)
+)
+def test_moves_and_joins_keep_the_precision_that_was_asked(
+    network: type[Windows | Joins], target: str, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Concat before a Reshape, or of int16 tensors, became int16, with the convolution after it."""
+    torch.manual_seed(0)
+    save_file(network().state_dict(), tiny.with_name("network.safetensors"))
+    shutil.copy(networks.__file__, tiny.parent)
+    recipe = tiny.with_name("network.yaml")
+    recipe.write_text(
+        "extends: tiny.yaml\nname: network\n"
+        f"model: {{module: networks.py:{network.__name__}, source: network.safetensors, trust: true, head: null,"
+        " architecture: null}\n"
+        "preprocess: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25], interpolation: bilinear, crop_pct: 1.0}\n"
+    )
+    level = "compile.hb_mapper.optimize_level=O0"
+    assert main(["run", str(recipe), "--set", f"target={target}", "--set", level, "--until", "compile"]) == 0
+    out = capsys.readouterr()
+    assert "the same integers as the tool's integer model on 6 images" in out.err + out.out
+    assert "threshold or precision" not in out.err
 
 
 def test_profile_shows_where_the_time_goes(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
