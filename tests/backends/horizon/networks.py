@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bpudeploy.stages.timm_models import timm
 
 
-class Windows(nn.Module):
+class Windows(nn.Module):  # type: ignore[misc]
     """Windows, shifted and not, patch merging, and a transformer on every second pixel."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ def _step(channels: int, made: int, kernel: int, stride: int = 1) -> nn.Sequenti
     return nn.Sequential(conv, nn.BatchNorm2d(made), nn.SiLU())
 
 
-class Joins(nn.Module):
+class Joins(nn.Module):  # type: ignore[misc]
     """Halves of channels, a residual sum of one of them, joins of all, and an enlarged image, as YOLOs have."""
 
     def __init__(self) -> None:
