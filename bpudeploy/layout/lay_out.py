@@ -9,6 +9,7 @@ from bpudeploy.layout.heads import stack_heads
 from bpudeploy.layout.patches import step_patches
 from bpudeploy.layout.pixels import move_pixels
 from bpudeploy.layout.rows import lay_in_rows
+from bpudeploy.layout.shapes import move_through_shapes
 from bpudeploy.layout.windows import slice_windows
 from bpudeploy.restructure.edit import editable_graph
 from bpudeploy.restructure.graph import Graph
@@ -33,5 +34,6 @@ def lay_out(graph: Graph, facts: LayoutFacts) -> dict[str, int]:
         return {"patches": patches}
     pixels = 0 if facts.stride is None else move_pixels(graph)
     windows = slice_windows(graph)
-    heads, rows = stack_heads(graph, facts), lay_in_rows(graph, facts)
-    return {"patches": patches, "pixels": pixels, "windows": windows, "heads": heads, "rows": rows}
+    heads = stack_heads(graph, facts)
+    shapes, rows = move_through_shapes(graph, facts.moved_columns), lay_in_rows(graph, facts)
+    return {"patches": patches, "pixels": pixels, "windows": windows, "heads": heads, "shapes": shapes, "rows": rows}

@@ -16,6 +16,9 @@ class LayoutFacts(Frozen):
     """Rows of a feature map that are computed together: other heights are padded to a multiple."""
     columns: Annotated[int, Field(ge=1, le=512)] = 1
     """Columns that are computed together."""
+    moved_columns: Annotated[int, Field(ge=1, le=1024)] = 1
+    """What a Reshape reads and writes is padded to a multiple of these columns."""
+
     stride: Annotated[int, Field(ge=1, le=64)] | None = None
     """The largest stride of a convolution that is not computed at this stride first; no limit by default."""
 

@@ -22,7 +22,7 @@ from bpudeploy.spec.layout import LayoutFacts
 from bpudeploy.stages.timm_models import reparameterized
 from tests.restructure.test_families import FAMILIES, TOLERANCE, MakeModel, shape_of
 
-X5 = LayoutFacts(rows=4, columns=8, stride=2, keys=4)
+X5 = LayoutFacts(rows=4, columns=8, moved_columns=128, stride=2, keys=4)
 APART = X5.model_copy(update={"heads_together": 1})
 """Every head of every attention alone."""
 TRANSFORMERS = [
@@ -198,6 +198,28 @@ def test_every_second_pixel_is_moved_by_one_operator(end: str, back: bool) -> No
         assert changes["pixels"] == 0
     else:
         assert changes["pixels"] == 1 and "Transpose" not in ops and ("DepthToSpace" if back else "Conv") in ops
+
+
+@given(st.integers(1, 4), st.integers(2, 5), st.integers(2, 40), st.booleans(), st.booleans())
+@settings(deadline=None)
+def test_heads_are_split_and_joined_through_the_shape_that_is_padded_least(
+    heads: int, channels: int, tokens: int, join: bool, first: bool
+) -> None:
+    whole, fine, builder = (1, heads * channels, 1, tokens), (heads, channels, tokens, 1), Moves()
+    perm = (3, 0, 1, 2) if first else (3, 0, 2, 1)
+    split = tuple(fine[axis] for axis in perm)
+    before, after = (split, whole) if join else (whole, split)
+    if join:
+        tensor = builder.reshape(builder.transpose("x", tuple(int(i) for i in np.argsort(perm))), after)
+    else:
+        tensor = builder.transpose(builder.reshape("x", fine), perm)
+    model = builder.model(tensor, before, after)
+    made, changes = laid_out(model, X5)
+    values = np.arange(np.prod(before), dtype=np.float32).reshape(before)
+    (expected,), (found,) = outputs(model, values), outputs(made, values)
+    assert np.array_equal(expected, found)
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred(made).value_info]
+    assert changes["shapes"] == 1 and not [shape for shape in shapes if len(shape) == 4 and shape[3] == 1]
 
 
 class Moves:
