@@ -115,19 +115,21 @@ def _find(graph: Graph, softmax: Node) -> _Attention | None:
 
 
 def _origin(graph: Graph, tensor: str, shape: Sequence[int], perm: Sequence[int]) -> _Origin | None:
-    """Return where ``tensor`` of ``shape`` comes from, by moves only; ``perm`` makes it (B, h, d, T)."""
+    """Return where ``tensor`` of ``shape`` comes from, by moves only; ``perm`` makes it (B, h, d, T).
+
+    The farthest such tensor: one in between has no rows of pixels.
+    """
     fine = [shape[p] for p in perm]
+    expected = numbered(fine).transpose(np.argsort(perm))
     chain: list[Node] = []
-    name = tensor
+    name, found = tensor, None
     while (node := graph.nodes.get(name)) is not None and node.op in ("Reshape", "Transpose"):
         chain.insert(0, node)
         name = node.inputs[0]
         given = graph.shape(name)
-        if _holds(given, fine):
-            expected = numbered(fine).transpose(np.argsort(perm))
-            same = np.array_equal(_viewed(graph, numbered(given), chain), expected)
-            return _Origin(name, *given[2:]) if same else None
-    return None
+        if _holds(given, fine) and np.array_equal(_viewed(graph, numbered(given), chain), expected):
+            found = _Origin(name, *given[2:])
+    return found
 
 
 def _holds(shape: tuple[int, ...], fine: Sequence[int]) -> bool:
@@ -138,24 +140,22 @@ def _holds(shape: tuple[int, ...], fine: Sequence[int]) -> bool:
 def _end(graph: Graph, product: Node, readers: dict[str, list[Node]], perm: Sequence[int]) -> _Origin | None:
     """Return the view (B, h d, H, W) of P V that everything else reads, or None; ``perm`` makes it (B, h, d, T).
 
-    With the heads on axis 0 already, B of them, it may be (1, B d, H, W).
+    With the heads on axis 0 already, B of them, it may be (1, B d, H, W). The farthest such view, as in ``_origin``.
     """
     fine = [product.shape[p] for p in perm]
     numbers = numbered(product.shape)
     chain: list[Node] = []
+    found = None
     for node in graph.chain(product.name, readers):
         if node.op not in ("Reshape", "Transpose"):
-            return None
+            break
         chain.append(node)
         apart = fine[1] == 1 and node.shape[:2] == (1, fine[0] * fine[2]) and node.shape[2] * node.shape[3] == fine[3]
         if _holds(node.shape, fine) or apart:
             expected = numbers.transpose(perm).reshape(node.shape)
-            return (
-                _Origin(node.name, *node.shape[2:])
-                if np.array_equal(_viewed(graph, numbers, chain), expected)
-                else None
-            )
-    return None
+            if np.array_equal(_viewed(graph, numbers, chain), expected):
+                found = _Origin(node.name, *node.shape[2:])
+    return found
 
 
 def _turns(graph: Graph, node: Node, shape: tuple[int, ...]) -> bool:

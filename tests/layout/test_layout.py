@@ -278,6 +278,16 @@ def test_windows_with_many_heads_are_computed_one_head_at_a_time(
     assert np.abs(before - after).max() < 1e-5 * np.ptp(before)
 
 
+def test_queries_stay_pixels_where_heads_are_on_axis_0_already(make_model: MakeModel) -> None:
+    """CoAtNet cuts q, k and v out of each head: its attention was once laid out as (h, T, 1, d), 196 rows of one."""
+    model = make_model("coatnet_nano_rw_224")
+    made, changes = laid_out(rewrite(network_of_module(model, shape_of(model))).model, X5)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred(made).value_info}
+    products = [shapes[node.output[0]] for node in made.graph.node if node.op_type == "MatMul"]
+    assert changes["heads"] > 0 and len(products) == 2 * changes["heads"]
+    assert {tuple(shape[1:3]) for shape in products} == {(14, 14), (7, 7)}
+
+
 def test_without_facts_nothing_changes(make_model: MakeModel) -> None:
     model = make_model("vit_tiny_patch16_224", img_size=64, depth=1)
     exact = rewrite(network_of_module(model, shape_of(model))).model
