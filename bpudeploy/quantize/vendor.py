@@ -46,7 +46,8 @@ _INTEGERS = dict.fromkeys((*HB_MAPPER, *HB_COMPILE), (Precision.INT8, Precision.
     March.BERNOULLI2: (Precision.INT8,)
 }
 _WIDENED = frozenset({"Concat", "Reshape", "Slice", "Transpose"})
-"""Moves that hb_mapper widens to int16 between int8 neighbours, unless node_info names them."""
+"""Moves that hb_mapper widens to int16 between int8 neighbours, with the product after them, unless node_info names
+both."""
 _WIDTH = {Precision.INT8: 0, Precision.INT16: 1, Precision.FLOAT32: 2}
 
 
@@ -172,11 +173,11 @@ def node_precisions(model: onnx.ModelProto, on_cpu: Collection[str] = ()) -> tup
 
 
 def node_info(model: onnx.ModelProto, march: March, on_cpu: Collection[str] = ()) -> dict[str, dict[str, str]]:
-    """Return ``model_parameters.node_info`` of hb_mapper: the nodes that are not int8 on the BPU.
+    """Return ``model_parameters.node_info`` of hb_mapper: products, moves, and other nodes that are not int8 on the BPU.
 
     The tool places Softmax on the CPU by default, so every integer Softmax is listed. A float tensor that enters the
     BPU is int16, the widest available. A float node that the tool would place on the BPU is moved to the CPU. Nodes
-    of ``on_cpu`` are on the CPU anyway, and views follow their neighbours; neither is listed.
+    of ``on_cpu`` are on the CPU anyway, and a float view follows its neighbours; neither is listed.
 
     Raises:
         UsageError: the compiler of the march has no node_info.

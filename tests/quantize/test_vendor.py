@@ -153,7 +153,7 @@ def test_precisions_of_nodes_follow_views_and_what_is_not_stored() -> None:
 
 
 @pytest.mark.parametrize("march", BAYES)
-def test_node_info_names_what_deviates_from_int8(march: March) -> None:
+def test_node_info_names_what_is_not_int8_and_what_the_tool_would_widen(march: March) -> None:
     assert node_info(mixed(), march) == {
         "stem": {"ON": "BPU", "InputType0": "int8", "OutputType": "int16"},
         "q": {"ON": "BPU", "InputType0": "int8", "OutputType": "int16"},
@@ -162,9 +162,16 @@ def test_node_info_names_what_deviates_from_int8(march: March) -> None:
         "av": {"ON": "BPU", "InputType0": "int16", "InputType1": "int8", "OutputType": "int16"},
         "add": {"ON": "BPU", "InputType": "int16", "OutputType": "int16"},
         "half": {"ON": "BPU", "InputType": "int16", "OutputType": "int8"},
-        "turn": {"ON": "BPU", "InputType": "int8", "OutputType": "int8"},  # a move, which the tool would widen
+        # What the tool would widen: moves, and products that read them.
+        "turn": {"ON": "BPU", "InputType": "int8", "OutputType": "int8"},
+        **{name: {"ON": "BPU", "InputType0": "int8", "OutputType": "int8"} for name in ("k", "v", "up")},
+        "head": {"ON": "BPU", "InputType0": "int8"},
     }
-    assert node_info(plain(), march) == {"softmax": {"ON": "BPU", "InputType": "int8", "OutputType": "int8"}}
+    assert node_info(plain(), march) == {
+        "stem": {"ON": "BPU", "InputType0": "int8", "OutputType": "int8"},
+        "softmax": {"ON": "BPU", "InputType": "int8", "OutputType": "int8"},
+        "av": {"ON": "BPU", "InputType": "int8"},
+    }
 
 
 @pytest.mark.parametrize("march", BAYES)
@@ -173,6 +180,8 @@ def test_node_info_sends_float_nodes_to_the_cpu(march: March) -> None:
         "root": {"ON": "CPU"},
         "rest": {"ON": "CPU"},
         "mul": {"ON": "BPU", "InputType": "int16", "OutputType": "int8"},
+        "stem": {"ON": "BPU", "InputType0": "int8"},
+        "head": {"ON": "BPU", "InputType0": "int8"},
     }
     assert "root" not in node_info(floating(), march, on_cpu={"root"}), "the tool leaves it there by itself"
     assert "softmax" not in node_info(mixed(), march, on_cpu={"softmax"})
