@@ -173,7 +173,7 @@ def node_precisions(model: onnx.ModelProto, on_cpu: Collection[str] = ()) -> tup
 
 
 def node_info(model: onnx.ModelProto, march: March, on_cpu: Collection[str] = ()) -> dict[str, dict[str, str]]:
-    """Return ``model_parameters.node_info`` of hb_mapper: products, moves, and other nodes that are not int8 on the BPU.
+    """Return ``model_parameters.node_info`` of hb_mapper: products, moves, and what else is not int8 on the BPU.
 
     The tool places Softmax on the CPU by default, so every integer Softmax is listed. A float tensor that enters the
     BPU is int16, the widest available. A float node that the tool would place on the BPU is moved to the CPU. Nodes
