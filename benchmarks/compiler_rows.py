@@ -1,7 +1,7 @@
-"""The compiler's estimates that the latency model is fitted to: blocks of networks and whole networks, X5, Ultra, X3.
+"""The compiler's estimates of blocks and of whole networks on X5, Ultra and X3, for the latency model's next fit.
 
     bpudeploy toolchain install
-    .venv/bin/python -m benchmarks.compiler_rows blocks              about 5 seconds a block
+    .venv/bin/python -m benchmarks.compiler_rows blocks              seconds each, a few take minutes
     .venv/bin/python -m benchmarks.compiler_rows networks            one to three minutes each
 
 Graphs are timm's with random weights, rewritten exactly and laid out for the target, as `run` compiles them. All int8,

@@ -25,8 +25,8 @@ from itertools import islice
 
 import numpy as np
 
-from bpudeploy.layout.moves import Indices, moved, numbered
-from bpudeploy.restructure.edit import BINARY, emit, reshape, slice_axis, store, tidy
+from bpudeploy.layout.moves import indices, numbered
+from bpudeploy.restructure.edit import BINARY, emit, reshape, slice_axis, store, tidy, transpose
 from bpudeploy.restructure.graph import POINTWISE_CONV, Graph, Node
 from bpudeploy.spec.layout import LayoutFacts
 
@@ -117,17 +117,15 @@ def _find(graph: Graph, softmax: Node) -> _Attention | None:
 def _origin(graph: Graph, tensor: str, shape: Sequence[int], perm: Sequence[int]) -> _Origin | None:
     """Return where ``tensor`` of ``shape`` comes from, by moves only; ``perm`` makes it (B, h, d, T).
 
-    The farthest such tensor: one in between has no rows of pixels.
+    Of several tensors, the first of the network: later ones may have all their pixels in one column.
     """
     fine = [shape[p] for p in perm]
     expected = numbered(fine).transpose(np.argsort(perm))
-    chain: list[Node] = []
     name, found = tensor, None
     while (node := graph.nodes.get(name)) is not None and node.op in ("Reshape", "Transpose"):
-        chain.insert(0, node)
         name = node.inputs[0]
         given = graph.shape(name)
-        if _holds(given, fine) and np.array_equal(_viewed(graph, numbered(given), chain), expected):
+        if _holds(given, fine) and np.array_equal(indices(graph, tensor, name), expected):
             found = _Origin(name, *given[2:])
     return found
 
@@ -140,34 +138,23 @@ def _holds(shape: tuple[int, ...], fine: Sequence[int]) -> bool:
 def _end(graph: Graph, product: Node, readers: dict[str, list[Node]], perm: Sequence[int]) -> _Origin | None:
     """Return the view (B, h d, H, W) of P V that everything else reads, or None; ``perm`` makes it (B, h, d, T).
 
-    With the heads on axis 0 already, B of them, it may be (1, B d, H, W). The farthest such view, as in ``_origin``.
+    With the heads on axis 0 already, B of them, it may be (1, B d, H, W). Of several views, the last.
     """
     fine = [product.shape[p] for p in perm]
-    numbers = numbered(product.shape)
-    chain: list[Node] = []
-    found = None
+    expected, found = numbered(product.shape).transpose(perm), None
     for node in graph.chain(product.name, readers):
         if node.op not in ("Reshape", "Transpose"):
             break
-        chain.append(node)
         apart = fine[1] == 1 and node.shape[:2] == (1, fine[0] * fine[2]) and node.shape[2] * node.shape[3] == fine[3]
-        if _holds(node.shape, fine) or apart:
-            expected = numbers.transpose(perm).reshape(node.shape)
-            if np.array_equal(_viewed(graph, numbers, chain), expected):
-                found = _Origin(node.name, *node.shape[2:])
+        fits = _holds(node.shape, fine) or apart
+        if fits and np.array_equal(indices(graph, node.name, product.name), expected.reshape(node.shape)):
+            found = _Origin(node.name, *node.shape[2:])
     return found
 
 
 def _turns(graph: Graph, node: Node, shape: tuple[int, ...]) -> bool:
     """Return whether a move swaps the last two axes of a tensor of ``shape``."""
-    numbers = numbered(shape)
-    return np.array_equal(moved(graph, node, [numbers]), numbers.swapaxes(2, 3))
-
-
-def _viewed(graph: Graph, numbers: Indices, chain: Sequence[Node]) -> Indices:
-    for node in chain:
-        numbers = moved(graph, node, [numbers])
-    return numbers
+    return np.array_equal(indices(graph, node.name, node.inputs[0]), numbered(shape).swapaxes(2, 3))
 
 
 def _rewrite(graph: Graph, found: _Attention, added: int, *, apart: bool) -> None:
@@ -287,8 +274,7 @@ def _slices(graph: Graph, tensor: str, axis: int, count: int) -> list[str]:
 
 
 def _transposed(graph: Graph, tensor: str, perm: list[int]) -> str:
-    given = graph.shape(tensor)
-    return emit(graph, "Transpose", f"{tensor}.turned", [tensor], [given[p] for p in perm], perm=perm)
+    return transpose(graph, tensor, perm, f"{tensor}.turned")
 
 
 def _constant(graph: Graph, name: str, found: _Attention, added: int, head: int | None) -> str:

@@ -1,4 +1,4 @@
-"""Lay a 4-D graph out for an accelerator: patches in small steps, heads on axis 0, tokens in rows."""
+"""Lay a 4-D graph out for an accelerator: patches in small steps, windows and heads on axis 0, tokens in rows."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def lay_out(graph: Graph, facts: LayoutFacts) -> dict[str, int]:
     pixels = 0 if facts.stride is None else move_pixels(graph)
     windows = slice_windows(graph)
     heads = stack_heads(graph, facts)
-    shapes, rows = move_through_shapes(graph, facts.moved_columns), lay_in_rows(graph, facts)
+    shapes, rows = move_through_shapes(graph, facts.reshape_columns), lay_in_rows(graph, facts)
     return {"patches": patches, "pixels": pixels, "windows": windows, "heads": heads, "shapes": shapes, "rows": rows}

@@ -9,12 +9,13 @@ padding, it is rewritten.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import permutations
 
 import numpy as np
 
 from bpudeploy.layout.moves import Indices, ends, indices, numbered
-from bpudeploy.restructure.edit import emit, reshape, tidy
+from bpudeploy.restructure.edit import reshape, tidy, transpose
 from bpudeploy.restructure.graph import Graph, Node
 
 _WORTH = 2
@@ -35,10 +36,10 @@ def move_through_shapes(graph: Graph, columns: int) -> int:
         if len({node.op for node in chain}) < 2:  # a Reshape alone may be part of a convolution's weights
             continue
         before, after = numbered(graph.shape(source)), indices(graph, name, source)
-        costs = {tuple(moves): _padded(before.shape, moves, columns) for moves in _ways(before, after)}
-        best = min(costs, key=lambda moves: costs[moves], default=())
         given = [(node.op, node.shape if node.op == "Reshape" else node.attributes["perm"]) for node in chain]
-        if best and _WORTH * costs[best] <= _padded(before.shape, given, columns):
+        cost = partial(_padded, before.shape, columns=columns)
+        best = min(_ways(before, after), key=cost, default=None)
+        if best is not None and _WORTH * cost(best) <= cost(given):
             graph.replace_uses(name, _emit(graph, source, best, name))
             count += 1
     if count:
@@ -69,7 +70,7 @@ def _ways(before: Indices, after: Indices) -> Iterator[list[_Move]]:
 
 
 def _padded(shape: tuple[int, ...], moves: Sequence[_Move], columns: int) -> int:
-    """Return how many values the Reshapes move, with padding: (N, C, H, W) is stored with W last."""
+    """Return how many values the Reshapes move, with the padding of W: a Reshape moves (N, C, H, W) with W last."""
     total = 0
     for op, given in moves:
         made = given if op == "Reshape" else tuple(shape[axis] for axis in given)
@@ -81,10 +82,8 @@ def _padded(shape: tuple[int, ...], moves: Sequence[_Move], columns: int) -> int
 
 def _emit(graph: Graph, tensor: str, moves: Sequence[_Move], base: str) -> str:
     for op, given in moves:
-        shape = graph.shape(tensor)
-        if op == "Reshape":
-            tensor = tensor if shape == given else reshape(graph, tensor, given, f"{base}.shape")
-        elif given != tuple(range(len(given))):
-            turned = tuple(shape[axis] for axis in given)
-            tensor = emit(graph, "Transpose", f"{base}.turned", [tensor], turned, perm=list(given))
+        if op == "Reshape" and given != graph.shape(tensor):
+            tensor = reshape(graph, tensor, given, f"{base}.shape")
+        if op == "Transpose" and given != tuple(range(len(given))):
+            tensor = transpose(graph, tensor, given, f"{base}.turned")
     return tensor

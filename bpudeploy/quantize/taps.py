@@ -160,10 +160,10 @@ def find_quantization_points(
     An input of a Conv or MatMul is int8. It is int16 if a pattern of ``int16`` matches its name, the operator that
     produces it (``op:Softmax``), a reader's name, ``last`` (a reader produces a network output) or ``small`` (all
     readers are), and if the march supports int16 for all its readers. Every other tensor has the precision
-    ``rules.elsewhere``, or int8 if a reader is of ``rules.int8_only``; a tensor that only fused activations read is
-    never stored, so not rounded. If a tensor has both kinds of readers and their precisions differ, the others read the
-    wide form (``NAME.wide``), and products read a narrowed form of it; with float32 elsewhere, the others read the
-    unrounded tensor.
+    ``rules.elsewhere``, or int8 if a reader, or a Resize that makes it, is of ``rules.int8_only``; a tensor that only
+    fused activations read is never stored, so not rounded. If a tensor has both kinds of readers and their precisions
+    differ, the others read the wide form (``NAME.wide``), and products read a narrowed form of it; with float32
+    elsewhere, the others read the unrounded tensor.
 
     Args:
         in_float: nodes that the accelerator does not run in integers.
@@ -232,7 +232,7 @@ def _precision_elsewhere(
         return Precision.FLOAT32
     if feeds_activations_only(producer, nodes):
         return Precision.FLOAT32
-    resized = [producer] if producer.op_type == "Resize" else []  # of all of them, it alone has no int16 result either
+    resized = [producer] if producer.op_type == "Resize" else []  # the only one of them whose result is int8 too
     if rules.elsewhere is Precision.INT16 and any(_is_int8_only(index, node, rules) for node in [*resized, *nodes]):
         return Precision.INT8
     return rules.elsewhere

@@ -45,9 +45,9 @@ HB_COMPILE = frozenset({March.NASH_E, March.NASH_M, March.NASH_P})
 _INTEGERS = dict.fromkeys((*HB_MAPPER, *HB_COMPILE), (Precision.INT8, Precision.INT16)) | {
     March.BERNOULLI2: (Precision.INT8,)
 }
-_WIDENED = frozenset({"Concat", "Reshape", "Slice", "Transpose"})
-"""Moves that hb_mapper widens to int16 between int8 neighbours, with the product after them, unless node_info names
-both."""
+_NAMED = PRODUCTS | {"Concat", "Reshape", "Slice", "Transpose", "Softmax"}
+"""What node_info names between int8 neighbours too: hb_mapper makes moves int16, with the product after them, and puts
+Softmax on the CPU."""
 _WIDTH = {Precision.INT8: 0, Precision.INT16: 1, Precision.FLOAT32: 2}
 
 
@@ -191,8 +191,7 @@ def node_info(model: onnx.ModelProto, march: March, on_cpu: Collection[str] = ()
             continue
         inputs = _bpu_inputs(node)
         output = _bpu_output(node, inputs.values())
-        named = node.op == "Softmax" or node.op in _WIDENED | PRODUCTS
-        if named or {*inputs.values(), *output.values()} != {Precision.INT8.value}:
+        if node.op in _NAMED or {*inputs.values(), *output.values()} != {Precision.INT8.value}:
             # A type for all inputs would change int8 weights too.
             alike = len(set(inputs.values())) == 1 and not (node.op in PRODUCTS and len(node.inputs) == 1)
             types = {"InputType": inputs[min(inputs)]} if alike else {f"InputType{i}": p for i, p in inputs.items()}

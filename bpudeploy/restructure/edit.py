@@ -84,6 +84,12 @@ def reshape(graph: Graph, tensor: str, shape: Sequence[int], base: str) -> str:
     return emit(graph, "Reshape", base, [tensor, shape_constant(graph, shape)], shape)
 
 
+def transpose(graph: Graph, tensor: str, perm: Sequence[int], base: str) -> str:
+    """Append a Transpose of ``tensor`` and return its name."""
+    given = graph.shape(tensor)
+    return emit(graph, "Transpose", base, [tensor], [given[axis] for axis in perm], perm=list(perm))
+
+
 def slice_axis(graph: Graph, tensor: str, axis: int, start: int, stop: int, base: str) -> str:
     """Append the Slice [``start``, ``stop``) of ``tensor`` on one axis and return its name."""
     shape = [stop - start if i == axis else size for i, size in enumerate(graph.shape(tensor))]

@@ -16,7 +16,7 @@ class LayoutFacts(Frozen):
     """Rows of a feature map that are computed together: other heights are padded to a multiple."""
     columns: Annotated[int, Field(ge=1, le=512)] = 1
     """Columns that are computed together."""
-    moved_columns: Annotated[int, Field(ge=1, le=1024)] = 1
+    reshape_columns: Annotated[int, Field(ge=1, le=1024)] = 1
     """What a Reshape reads and writes is padded to a multiple of these columns."""
 
     stride: Annotated[int, Field(ge=1, le=64)] | None = None

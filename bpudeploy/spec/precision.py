@@ -63,8 +63,8 @@ class PrecisionRules(Frozen):
     """Whether the compiler folds a constant factor for each channel into the next convolution's weights, which undoes a
     migrated scale; factors are then given once for each row. At the end of a GELU they prevent its fusion."""
     int8_only: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Operators for which the compiler rounds a tensor to int8, for all its readers, whatever was asked. ONNX names, or
-    ``strided depthwise Conv``."""
+    """Operators for which the compiler rounds a tensor to int8, for all its readers, whatever was asked; of a
+    Resize the result too. ONNX names, or ``strided depthwise Conv``."""
     int16_cost: Int16Cost = Int16Cost()
     """Cost of int16 relative to int8."""
 

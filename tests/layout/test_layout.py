@@ -22,7 +22,7 @@ from bpudeploy.spec.layout import LayoutFacts
 from bpudeploy.stages.timm_models import reparameterized
 from tests.restructure.test_families import FAMILIES, TOLERANCE, MakeModel, shape_of
 
-X5 = LayoutFacts(rows=4, columns=8, moved_columns=128, stride=2, keys=4)
+X5 = LayoutFacts(rows=4, columns=8, reshape_columns=128, stride=2, keys=4)
 APART = X5.model_copy(update={"heads_together": 1})
 """Every head of every attention alone."""
 TRANSFORMERS = [
@@ -161,11 +161,7 @@ def test_windows_are_cut_and_joined_by_slices(
         )
         tensor = builder.reshape(builder.transpose(tensor, (0, 2, 1, 3)), cut)
     before, after = (cut, shape) if join else (shape, cut)
-    model = builder.model(tensor, before, after)
-    result, changes = laid_out(model, X5)
-    image = np.arange(np.prod(before), dtype=np.float32).reshape(before)
-    (expected,), (found,) = outputs(model, image), outputs(result, image)
-    assert np.array_equal(expected, found)
+    result, changes = same_moves(builder.model(tensor, before, after))
     if rows * columns > 1:
         assert changes["windows"] == 1 and "Transpose" not in {node.op_type for node in result.graph.node}
 
@@ -188,11 +184,7 @@ def test_every_second_pixel_is_moved_by_one_operator(end: str, back: bool) -> No
         tensor = tensor if first else builder.transpose(tensor, (1, 0, 2, 3))
         tensor = builder.reshape(tensor, after)
     before, after = (after, image) if back else (image, after)
-    model = builder.model(tensor, before, after)
-    made, changes = laid_out(model, X5)
-    values = np.arange(np.prod(before), dtype=np.float32).reshape(before)
-    (expected,), (found,) = outputs(model, values), outputs(made, values)
-    assert np.array_equal(expected, found)
+    made, changes = same_moves(builder.model(tensor, before, after))
     ops = {node.op_type for node in made.graph.node}
     if first and back:  # DepthToSpace has its pixels first
         assert changes["pixels"] == 0
@@ -213,13 +205,19 @@ def test_heads_are_split_and_joined_through_the_shape_that_is_padded_least(
         tensor = builder.reshape(builder.transpose("x", tuple(int(i) for i in np.argsort(perm))), after)
     else:
         tensor = builder.transpose(builder.reshape("x", fine), perm)
-    model = builder.model(tensor, before, after)
-    made, changes = laid_out(model, X5)
-    values = np.arange(np.prod(before), dtype=np.float32).reshape(before)
-    (expected,), (found,) = outputs(model, values), outputs(made, values)
-    assert np.array_equal(expected, found)
+    made, changes = same_moves(builder.model(tensor, before, after))
     shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred(made).value_info]
     assert changes["shapes"] == 1 and not [shape for shape in shapes if len(shape) == 4 and shape[3] == 1]
+
+
+def same_moves(model: Any) -> tuple[Any, dict[str, int]]:
+    """Lay out a graph of moves, which must put every value where it was put before; return what ``laid_out`` does."""
+    made, changes = laid_out(model, X5)
+    shape = [dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim]
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    (expected,), (found,) = outputs(model, values), outputs(made, values)
+    assert np.array_equal(expected, found)
+    return made, changes
 
 
 class Moves:

@@ -313,9 +313,11 @@ def test_a_vision_transformer_s_binary_has_the_integers_that_are_scored(
 
 
 @pytest.mark.parametrize(
-    ("network", "target"), [(Windows, "rdk-x5"), (Windows, "rdk-ultra"), (Joins, "rdk-x5")], ids=lambda v: str(v)
+    ("network", "target"),
+    [(Windows, "rdk-x5"), (Windows, "rdk-ultra"), (Joins, "rdk-x5")],
+    ids=["windows, X5", "windows, Ultra", "joins, X5"],
 )
-def test_moves_and_joins_keep_the_precision_that_was_asked(
+def test_moves_and_joins_keep_the_precision_that_was_asked_for(
     network: type[Windows | Joins], target: str, tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A Concat before a Reshape, or of int16 tensors, became int16, with the convolution after it."""
